@@ -1,0 +1,34 @@
+#!/bin/bash
+# Installs what Lading needs on Debian 12: system packages, then .venv with the lading command. Safe to repeat.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+packages=(
+    python3-venv                    # the interpreter's own tool for environments
+    containerd crun runc            # shims and runtimes; containerd itself is not started
+    docker-registry skopeo umoci    # peers that the tests compare with
+    busybox-static debootstrap      # images for tests and the demo are made from Debian's packages
+    e2fsprogs xfsprogs iproute2 nftables strace attr acl libcap2-bin pigz make
+)
+missing=()
+for package in "${packages[@]}"; do
+    dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
+done
+if ((${#missing[@]})); then
+    echo "installing: ${missing[*]}"
+    # No service of a package may start: Lading uses containerd's shim, not its daemon.
+    guard=/usr/sbin/policy-rc.d
+    if [ ! -e "$guard" ]; then
+        printf '#!/bin/sh\nexit 101\n' >"$guard"
+        chmod +x "$guard"
+        trap 'rm -f "$guard"' EXIT
+    fi
+    apt-get update -q
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
+fi
+stamp=.venv/.lading-setup
+if [ ! -x .venv/bin/lading ] || [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
+    "${PYTHON:-python3}" -m venv .venv
+    .venv/bin/python -m pip install -q --upgrade pip
+    .venv/bin/python -m pip install -q -e . --group dev
+    touch "$stamp"
+fi

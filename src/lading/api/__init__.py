@@ -1,0 +1,1 @@
+"""Edges: translate protocols into service calls. Edges do not know each other."""

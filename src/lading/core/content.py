@@ -1,0 +1,195 @@
+"""Content: immutable blobs, named by their digest.
+
+**Terms.** A *blob* is a sequence of bytes with a `Digest`. An *ingest* is a blob being written; its *ref* is any
+non-empty string that the writer chooses, and two writers that name the same ref mean the same work. A *label* is
+a key and a value, together at most 4096 bytes; some keys steer the garbage collector (see `lading.core.labels`).
+
+**Life of a blob.** ``open_writer(ref)`` starts an ingest, or takes up the one that an earlier writer left under
+that ref, at its `Writer.offset`. Bytes are appended with `Writer.write`. `Writer.commit` verifies size and digest,
+makes the bytes durable and then makes the blob visible, in that order; from then on the blob never changes.
+Leaving the writer without a commit never publishes anything; it keeps the ingest, so that the work can be resumed,
+also by another process after a crash. `Store.abort` discards it. An ingest without a lease expires after 24 hours.
+
+**Namespaces.** A store object belongs to one namespace. Bytes are stored once, whoever owns them; visibility and
+labels are per namespace.
+
+**Colour.** Port methods are ``async``. `Writer.write`, `Writer.truncate` and everything of `Reader` are *blocking*
+and belong on a data thread (`lading.kit.aio`): no byte of a layer passes through the event loop.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NewType, Protocol
+
+from typing_extensions import Buffer
+
+from lading.core.leases import LeaseID
+from lading.oci.descriptor import Descriptor
+from lading.oci.digest import Digest
+
+IngestRef = NewType("IngestRef", str)
+Labels = Mapping[str, str]
+NO_LABELS: Labels = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Info:
+    """What the store knows of a blob. ``size`` is in bytes; times are UTC."""
+
+    digest: Digest
+    size: int
+    created_at: datetime
+    updated_at: datetime
+    labels: Labels = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestStatus:
+    """A blob being written. ``offset`` bytes are there; ``total`` is 0 if unknown; times are UTC."""
+
+    ref: IngestRef
+    offset: int
+    total: int
+    expected: Digest | None
+    started_at: datetime
+    updated_at: datetime
+
+
+class Reader(Protocol):
+    """An open blob. Blocking; safe to use from several threads at once. Close it, or leave its context."""
+
+    @property
+    def size(self) -> int:
+        """Length of the blob in bytes."""
+        ...
+
+    def fileno(self) -> int:
+        """A file descriptor that stays open as long as the reader, for ``sendfile`` and ``mmap``.
+
+        Raises:
+            UnsupportedError: The bytes are not in a local file.
+
+        """
+        ...
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """At most ``length`` bytes from ``offset``; fewer only at the end of the blob."""
+        ...
+
+    def readinto(self, buffer: Buffer, offset: int) -> int:
+        """Fill ``buffer`` from ``offset``; the number of bytes, less than its length only at the end."""
+        ...
+
+
+class Writer(Protocol):
+    """The one open writer of an ingest."""
+
+    @property
+    def ref(self) -> IngestRef:
+        """The ingest's ref."""
+        ...
+
+    @property
+    def offset(self) -> int:
+        """Number of bytes that the ingest holds."""
+        ...
+
+    def digest(self, algorithm: str = "sha256") -> Digest:
+        """Digest of the bytes so far. Only the algorithm of ``expected`` (else sha256) costs nothing."""
+        ...
+
+    def write(self, data: Buffer) -> None:
+        """Append all of ``data``. Blocking; ``data`` may be reused when the call returns.
+
+        Raises:
+            ResourceExhaustedError: The disk or the quota is full. What was written stays.
+
+        """
+        ...
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """Bytes that the ingest already holds, as `Reader.pread`. Blocking."""
+        ...
+
+    def truncate(self) -> None:
+        """Forget all bytes and start at offset 0. Blocking."""
+        ...
+
+    async def commit(
+        self, *, size: int | None = None, expected: Digest | None = None, labels: Labels = NO_LABELS
+    ) -> Info:
+        """Verify, make durable, and publish the blob; the writer is then closed.
+
+        ``size`` and ``expected`` default to those of the descriptor that the writer was opened with; without either,
+        whatever was written is committed. If the blob appeared meanwhile, its labels are kept, the given ones
+        are added, and the call succeeds. Cancel-safe: afterwards the blob is either committed or still an ingest.
+
+        Raises:
+            DigestMismatchError: The bytes are not what was promised. The ingest is discarded.
+            SizeMismatchError: Likewise for the length.
+
+        """
+        ...
+
+
+class Store(Protocol):
+    """The blobs and ingests of one namespace."""
+
+    async def info(self, digest: Digest) -> Info:
+        """What is known of a blob, without reading it. Raises `NotFoundError`."""
+        ...
+
+    async def update(self, digest: Digest, labels: Mapping[str, str | None]) -> Info:
+        """Set the given labels, remove those whose value is ``None``, leave the others. Atomic.
+
+        Raises `NotFoundError`; `InvalidArgumentError` for a label over 4096 bytes.
+        """
+        ...
+
+    def walk(self) -> AsyncIterator[Info]:
+        """All blobs of the namespace, in order of digest, as they were when the walk began."""
+        ...
+
+    async def delete(self, digest: Digest) -> None:
+        """Take the blob out of the namespace; its bytes go with their last owner. Raises `NotFoundError`."""
+        ...
+
+    def open_reader(self, digest: Digest) -> AbstractAsyncContextManager[Reader]:
+        """Open a blob; it stays readable while open, also if it is deleted meanwhile. Raises `NotFoundError`."""
+        ...
+
+    async def read(self, digest: Digest, *, limit: int) -> bytes:
+        """A whole small blob (manifest, config), verified against its digest.
+
+        Raises `NotFoundError`; `ResourceExhaustedError` over ``limit`` bytes; `DataLossError` if it is damaged.
+        """
+        ...
+
+    def open_writer(
+        self, ref: IngestRef, *, expected: Descriptor | None = None, lease: LeaseID | None = None
+    ) -> AbstractAsyncContextManager[Writer]:
+        """Start or resume the ingest ``ref``; waits while another writer of this process has it open.
+
+        ``lease``, if given, holds the ingest and then the blob.
+
+        Raises:
+            AlreadyExistsError: ``expected`` is in the namespace already (it joins ``lease``), or is there after
+                waiting for another writer.
+            UnavailableError: Another process has the ingest open.
+
+        """
+        ...
+
+    async def status(self, ref: IngestRef) -> IngestStatus:
+        """The state of one ingest. Raises `NotFoundError`."""
+        ...
+
+    async def statuses(self) -> list[IngestStatus]:
+        """All ingests of the namespace, in order of ref."""
+        ...
+
+    async def abort(self, ref: IngestRef) -> None:
+        """Discard an ingest that no writer has open. Raises `NotFoundError`, `UnavailableError`."""
+        ...

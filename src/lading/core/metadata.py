@@ -1,0 +1,264 @@
+"""Metadata: the durable rows behind content, images, snapshots, leases and containers.
+
+One `Database` per data-root, one writer. Every method is one short transaction that is never held across I/O, and is
+durable when it returns unless it says otherwise. Adapters for content and snapshots keep files; what those files *are* stands
+here. A row that promises a file is written after the file is durable; a file is deleted after its row is gone.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NewType, Protocol
+
+from lading.core import containers, content, images, leases, snapshots
+from lading.core.content import IngestRef
+from lading.core.leases import LeaseID
+from lading.oci.digest import Digest
+
+Namespace = NewType("Namespace", str)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestRow:
+    """A leased or expiring ingest. ``expires_at`` counts when no lease holds it."""
+
+    ref: IngestRef
+    expected: Digest | None
+    total: int
+    started_at: datetime
+    expires_at: datetime
+
+
+class Blobs(Protocol):
+    """Rows of the blobs and ingests of one namespace."""
+
+    async def get(self, digest: Digest) -> content.Info:
+        """Raises `NotFoundError`."""
+        ...
+
+    async def list(self) -> "Sequence[content.Info]":
+        """In order of digest."""
+        ...
+
+    async def add(
+        self,
+        digest: Digest,
+        size: int,
+        *,
+        labels: content.Labels,
+        ref: IngestRef | None = None,
+        lease: LeaseID | None = None,
+    ) -> content.Info:
+        """Insert the row, or add ``labels`` to the one that is there; join ``lease``; drop the row of ingest ``ref``.
+
+        ``size`` is the blob's length in bytes. Resurrects a blob that the collector has condemned but not yet deleted.
+        """
+        ...
+
+    async def hold(self, digest: Digest, lease: LeaseID) -> bool:
+        """Let ``lease`` hold the blob if it is in the namespace; whether it is."""
+        ...
+
+    async def update(self, digest: Digest, labels: Mapping[str, str | None]) -> content.Info:
+        """Set or (with ``None``) remove labels. Raises `NotFoundError`."""
+        ...
+
+    async def delete(self, digest: Digest) -> bool:
+        """Delete the row; whether no namespace has the blob any more, so that its file may go. Raises `NotFoundError`."""
+        ...
+
+    async def present(self, digest: Digest) -> int | None:
+        """Size of the blob if any namespace has it."""
+        ...
+
+    async def open_ingest(self, row: IngestRow, *, lease: LeaseID | None = None) -> None:
+        """Insert or replace the row of an ingest, which joins ``lease``. Need not be durable before the next call that is."""
+        ...
+
+    async def ingests(self) -> "Sequence[IngestRow]":
+        """In order of ref."""
+        ...
+
+    async def close_ingest(self, ref: IngestRef) -> None:
+        """Delete the row of an ingest; idempotent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotRow:
+    """A snapshot as the database knows it. ``id`` names its directory, is unique in the data-root and never reused.
+
+    ``boot_id`` is the boot in which a snapshot was committed whose data was not flushed yet; empty once durable.
+    """
+
+    id: int
+    info: snapshots.SnapshotInfo
+    usage: snapshots.Usage
+    boot_id: str = ""
+    extra: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What the snapshotter needs to remember, e.g. the device layout of an EROFS layer."""
+
+
+class Snapshots(Protocol):
+    """Rows of the snapshots of one namespace and one snapshotter."""
+
+    async def get(self, key: str) -> SnapshotRow:
+        """Raises `NotFoundError`."""
+        ...
+
+    async def chain(self, key: str) -> "Sequence[SnapshotRow]":
+        """The row of ``key`` and of all its parents, top first, in one read. Raises `NotFoundError`."""
+        ...
+
+    async def list(self) -> "Sequence[SnapshotRow]":
+        """In order of key."""
+        ...
+
+    async def allocate(self) -> int:
+        """A fresh directory ID."""
+        ...
+
+    async def create(
+        self,
+        key: str,
+        *,
+        id: int,
+        kind: snapshots.Kind,
+        parent: str | None,
+        labels: snapshots.Labels,
+        usage: snapshots.Usage,
+        boot_id: str = "",
+        extra: Mapping[str, str] | None = None,
+        lease: LeaseID | None = None,
+    ) -> SnapshotRow:
+        """Insert a row, also a committed one.
+
+        Raises `AlreadyExistsError` if the key is taken; `NotFoundError` if the parent is missing; `InvalidArgumentError` if it is
+        not committed.
+        """
+        ...
+
+    async def commit(
+        self,
+        name: str,
+        key: str,
+        *,
+        labels: snapshots.Labels,
+        usage: snapshots.Usage,
+        boot_id: str = "",
+        lease: LeaseID | None = None,
+    ) -> SnapshotRow:
+        """Active to committed under a new name. Raises as `lading.core.snapshots.Snapshotter.commit`."""
+        ...
+
+    async def mark_durable(self, ids: Sequence[int]) -> None:
+        """Clear ``boot_id`` after the data was flushed."""
+        ...
+
+    async def discard_foreign_boots(self, boot_id: str) -> "Sequence[SnapshotRow]":
+        """Delete committed rows of other boots that never became durable, with committed descendants; returns them.
+
+        Active snapshots and views keep their row: their parent is unpacked again under the same name before use.
+        """
+        ...
+
+    async def hold(self, key: str, lease: LeaseID) -> bool:
+        """Let ``lease`` hold the snapshot if it exists; whether it does."""
+        ...
+
+    async def update(self, key: str, labels: Mapping[str, str | None]) -> SnapshotRow:
+        """Set or remove labels. Raises `NotFoundError`."""
+        ...
+
+    async def set_usage(self, key: str, usage: snapshots.Usage) -> None:
+        """Record a measured usage. Raises `NotFoundError`."""
+        ...
+
+    async def delete(self, key: str) -> SnapshotRow:
+        """Delete a row and return it. Raises `NotFoundError`; `FailedPreconditionError` while it has children."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One thing that the collector can keep or delete. ``scope`` is the snapshotter's name for snapshots, else empty."""
+
+    kind: str
+    """``content``, ``snapshot``, ``image``, ``lease``, ``container`` or ``ingest``."""
+    id: str
+    scope: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    """Everything of one namespace at one moment: all nodes, which of them are roots, and what each refers to.
+
+    An edge may name a node that does not exist; it then keeps nothing.
+    """
+
+    nodes: frozenset[Node]
+    roots: Mapping[Node, str]
+    """Root to the reason why it is one, in words for `lading why`."""
+    edges: Mapping[Node, Sequence[Node]]
+    flat: frozenset[Node]
+    """Leases labelled ``gc.flat``: their resources' own edges do not count."""
+    version: int
+    """Rises with every mutation of the namespace."""
+
+
+class Database(Protocol):
+    """All metadata of one data-root. The stores it returns are cheap and may be made per call."""
+
+    def blobs(self, namespace: Namespace) -> Blobs:
+        """Rows of a namespace's blobs."""
+        ...
+
+    def snapshots(self, namespace: Namespace, snapshotter: str) -> Snapshots:
+        """Rows of a namespace's snapshots on one snapshotter."""
+        ...
+
+    def images(self, namespace: Namespace) -> images.Store:
+        """A namespace's image records."""
+        ...
+
+    def leases(self, namespace: Namespace) -> leases.Manager:
+        """A namespace's leases."""
+        ...
+
+    def containers(self, namespace: Namespace) -> containers.Store:
+        """A namespace's container records."""
+        ...
+
+    async def namespaces(self) -> list[Namespace]:
+        """All namespaces that hold anything, sorted."""
+        ...
+
+    async def graph(self, namespace: Namespace, *, now: datetime) -> Graph:
+        """The collector's view (containerd's rules), read from one consistent snapshot; blocks no writer."""
+        ...
+
+    async def condemn(
+        self, namespace: Namespace, nodes: Sequence[Node], *, graph: Graph, now: datetime
+    ) -> list[Node]:
+        """Delete the rows of those ``nodes`` that nothing came to need since ``graph`` was read; returns the ones deleted.
+
+        One short transaction. Snapshots are deleted children first. Files are the caller's to delete afterwards.
+        """
+        ...
+
+    def exclusive(self) -> AbstractAsyncContextManager[None]:
+        """Hold off every writer of this process, for backup and repair."""
+        ...
+
+    async def setting(self, key: str) -> str | None:
+        """A value that the daemon remembers, e.g. its ID."""
+        ...
+
+    async def set_setting(self, key: str, value: str) -> None:
+        """Remember a value."""
+        ...
+
+    async def close(self) -> None:
+        """Flush and close. Idempotent."""
+        ...

@@ -1,0 +1,3 @@
+"""Composition root: configuration, wiring, lifecycle. The only place that names adapters.
+Start at:  wiring.py.
+"""
