@@ -2,6 +2,7 @@
 # Shows Lading at work on this machine, in a scratch directory, and cleans up.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+root=$PWD
 . scripts/lib.sh
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
@@ -18,7 +19,7 @@ show docker version --format '{{.Server.Platform.Name}} {{.Server.Version}}, API
 say "2. An image for amd64 and arm64, made from Debian's busybox-static packages"
 packages=()
 for architecture in amd64 arm64; do
-    packages+=("$(cd "$scratch" && "$OLDPWD/scripts/foreign-package.sh" "$architecture" busybox-static):$architecture")
+    packages+=("$(cd "$scratch" && "$root/scripts/foreign-package.sh" "$architecture" busybox-static):$architecture")
 done
 .venv/bin/python scripts/debian_image.py "$scratch/layout" demo "${packages[@]}"
 skopeo copy -q --all --dest-tls-verify=false "oci:$scratch/layout:demo" "docker://$registry/demo/busybox:latest"

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Downloads a Debian package of any architecture into the current directory, without touching apt's own configuration:
-#   foreign-package.sh ARCHITECTURE PACKAGE
+#   [SUITE=sid] foreign-package.sh ARCHITECTURE PACKAGE
 set -euo pipefail
 architecture=$1 package=$2
 state=$(mktemp -d)
@@ -23,6 +23,11 @@ for list in /etc/apt/sources.list /etc/apt/sources.list.d/*; do
     *) grep -hE '^deb .*debian' "$list" >>"$state/sources.list" || : ;;
     esac
 done
+if [ -n "${SUITE:-}" ]; then
+    # Another suite of the same archive; security and update suites have no counterpart there.
+    rm -f "$state"/sources.list.d/*security*
+    sed -Ei "s/^(Suites:).*/\1 $SUITE/; /-security/d; s/^(deb (\[[^]]*\] )?[^ ]+) [^ ]+/\1 $SUITE/" "$state"/sources.list "$state"/sources.list.d/*
+fi
 apt-get "${options[@]}" update -q >"$state/log" 2>&1 || { cat "$state/log" >&2; exit 1; }
 apt-get "${options[@]}" download -q "$package:$architecture" >"$state/log" 2>&1 || { cat "$state/log" >&2; exit 1; }
 ls "$PWD/${package}"_*_"$architecture".deb
