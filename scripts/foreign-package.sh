@@ -24,9 +24,13 @@ for list in /etc/apt/sources.list /etc/apt/sources.list.d/*; do
     esac
 done
 if [ -n "${SUITE:-}" ]; then
-    # Another suite of the same archive; security and update suites have no counterpart there.
-    rm -f "$state"/sources.list.d/*security*
-    sed -Ei "s/^(Suites:).*/\1 $SUITE/; /-security/d; s/^(deb (\[[^]]*\] )?[^ ]+) [^ ]+/\1 $SUITE/" "$state"/sources.list "$state"/sources.list.d/*
+    # Another suite of the same archive; the security archive has no counterpart there.
+    for list in "$state"/sources.list.d/*.sources; do
+        [ -e "$list" ] || continue
+        awk -v RS= -v ORS='\n\n' '!/-security/' "$list" | sed -E "s/^Suites:.*/Suites: $SUITE/" >"$list.new"
+        mv "$list.new" "$list"
+    done
+    sed -Ei "/-security/d; s/^(deb (\[[^]]*\] )?[^ ]+) [^ ]+/\1 $SUITE/" "$state/sources.list"
 fi
 apt-get "${options[@]}" update -q >"$state/log" 2>&1 || { cat "$state/log" >&2; exit 1; }
 apt-get "${options[@]}" download -q "$package:$architecture" >"$state/log" 2>&1 || { cat "$state/log" >&2; exit 1; }
