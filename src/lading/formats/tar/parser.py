@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 from typing_extensions import Buffer
 
-from lading.formats.tar import header, names, pax, sparse
+from lading.formats.tar import header, names, pax, sparse, usual
 from lading.formats.tar.entry import (
     BLOCK,
     DEFAULT_LIMITS,
@@ -73,6 +73,8 @@ class TarParser:
         self._padding = 0
         self._zero_seen = False
         self._dirty = False  # extension headers wait for their entry
+        self._shortcut = usual.allowed(limits)
+        self._usual = self._shortcut  # the next header may be a usual one
         self._flag = b""
         self._extension_size = 0
         self._records: pax.Records = {}
@@ -149,69 +151,35 @@ class TarParser:
         self.position = start + end
 
     def _take_header(self, view: memoryview, at: int, events: list[Event]) -> None:
+        if self._usual:
+            entry = usual.entry(view, at, self.position)
+            if entry is not None:
+                self._count()
+                if size := entry.size:
+                    self._content = entry
+                    self._content_left = size
+                    self._padding = -size % BLOCK
+                events.append(entry)
+                return
         block = header.parse(view, at)
         if block is None:
             self._end_block()
             return
         if self._zero_seen:
             raise TarError("an entry follows a lone zero block in a tar archive")
-        flag = block.flag
-        if flag[0] in _EXTENSIONS:
+        if block.flag[0] in _EXTENSIONS:
             self._expect_extension(block)
             return
+        self._count()
+        kind = _TYPES.get(block.flag)
+        if kind is None:
+            raise TarError(f"unsupported tar entry type {block.flag!r} of {names.shown(block.name)}")
+        self._merge(block, kind, view, at, events)
+
+    def _count(self) -> None:
         self.entries += 1
         if self.entries > self.limits.entries:
             raise TarLimitError(f"the tar archive has more than {self.limits.entries} entries")
-        kind = _TYPES.get(flag)
-        if kind is None:
-            raise TarError(f"unsupported tar entry type {flag!r} of {names.shown(block.name)}")
-        self._block = block
-        if self._dirty or flag == b"S":
-            self._extended(view, at, kind, events)
-            return
-        if flag == b"\0" and block.name.endswith(b"/"):
-            kind = EntryType.DIRECTORY
-        self._emit(kind, view, at, events)
-
-    def _emit(self, kind: EntryType, view: memoryview, at: int, events: list[Event]) -> None:
-        """Give out the entry of a header that no extension changes."""
-        block, limits = self._block, self.limits
-        raw, uid, gid, size = block.name, block.uid, block.gid, block.size
-        if b"\n" in raw or len(raw) > limits.component or raw.count(b"/") >= limits.depth:
-            names.check(raw, limits)
-        if uid > MAX_ID or gid > MAX_ID:
-            raise TarError(f"owner {uid}:{gid} of {names.shown(raw)} is out of range")
-        name = raw.decode("utf-8", "surrogateescape")
-        position = self.position
-        if kind is _FILE:
-            if size > limits.file_size:
-                raise TarLimitError(f"{names.shown(raw)} in a tar archive claims {size} bytes")
-            entry = Entry(
-                name, kind, "", block.mode & 0o7777, uid, gid, block.mtime * _NANO, size, size, position
-            )
-            if size:
-                self._expect_content(entry)
-        else:
-            major = minor = 0
-            if kind in _DEVICES:
-                major, minor = header.device(view, at)
-            link = block.linkname
-            self._check_link(kind, link)
-            entry = Entry(
-                name,
-                kind,
-                names.text(link) if kind is EntryType.HARDLINK or kind is EntryType.SYMLINK else "",
-                block.mode & 0o7777,
-                uid,
-                gid,
-                block.mtime * _NANO,
-                0,
-                0,
-                position,
-                major,
-                minor,
-            )
-        events.append(entry)
 
     def _check_link(self, kind: EntryType, link: bytes) -> None:
         if kind is EntryType.HARDLINK:
@@ -226,12 +194,7 @@ class TarParser:
             raise TarError("the tar archive ends after an extension header without its entry")
         self.ended = self._zero_seen
         self._zero_seen = True
-
-    def _expect_content(self, entry: Entry) -> None:
-        self._content = entry
-        self._content_left = entry.size
-        self._padding = -entry.size % BLOCK
-        self._run = self._run_done = 0
+        self._usual = False
 
     def _spans(self, view: memoryview, events: list[Event]) -> None:
         entry = self._content
@@ -262,7 +225,9 @@ class TarParser:
             raise TarLimitError(
                 f"an extension header in a tar archive is longer than {self.limits.extension} bytes"
             )
-        self._dirty = self._dirty or block.flag != b"g"
+        if block.flag != b"g":
+            self._dirty = True
+            self._usual = False
         self._flag = block.flag
         self._extension_size = block.size
         if block.size:
@@ -288,9 +253,11 @@ class TarParser:
         self._need = BLOCK
         self._unit = self._take_header
 
-    def _extended(self, view: memoryview, at: int, kind: EntryType, events: list[Event]) -> None:
-        """An entry with extension headers, or an old GNU sparse file: merge the fields, then read its map if any."""
-        block, records = self._block, self._records
+    def _merge(
+        self, block: header.Block, kind: EntryType, view: memoryview, at: int, events: list[Event]
+    ) -> None:
+        """Apply extension headers to a header; then read its sparse map, if any, or give out the entry."""
+        records = self._records
         # Go's order: PAX over ustar, GNU long names over both, GNU.sparse.name over all.
         name = self._long_name or records.get(b"path") or block.name
         value = records.get(b"size")
@@ -301,11 +268,11 @@ class TarParser:
         form = sparse.version(records) if block.flag != b"S" else "old"
         if form and kind is not _FILE:
             raise TarError(f"{names.shown(name)} in a tar archive is sparse and no file")
-        if size > self.limits.file_size:
+        if kind is _FILE and size > self.limits.file_size:
             raise TarLimitError(f"{names.shown(name)} in a tar archive claims {size} bytes")
         self._block = msgspec.structs.replace(block, name=name, size=size)
         if not form:
-            self._emit_extended(kind, None, view, at, events)
+            self._emit(kind, None, view, at, events)
         elif form == "old":
             self._old_sparse(view, at, events)
         else:
@@ -315,7 +282,7 @@ class TarParser:
                 self._map = sparse.MapReader(self.limits)
                 self._unit = self._take_sparse_map
             else:
-                self._emit_extended(kind, sparse.from_records(records, self.limits), view, at, events)
+                self._emit(kind, sparse.from_records(records, self.limits), view, at, events)
 
     def _old_sparse(self, view: memoryview, at: int, events: list[Event]) -> None:
         if not self._block.gnu:
@@ -324,10 +291,9 @@ class TarParser:
             )
         self._runs, self._logical, more = header.gnu_sparse(view, at)
         if more:
-            self._dirty = True
             self._unit = self._take_old_sparse
         else:
-            self._emit_extended(_FILE, self._runs, view, at, events)
+            self._emit(_FILE, self._runs, view, at, events)
 
     def _take_old_sparse(self, view: memoryview, at: int, events: list[Event]) -> None:
         runs, more = header.gnu_sparse_more(view[at : at + BLOCK], 0)
@@ -335,7 +301,7 @@ class TarParser:
         if len(self._runs) * 24 > self.limits.sparse_map:
             raise TarLimitError(f"sparse map of a tar entry is longer than {self.limits.sparse_map} bytes")
         if not more:
-            self._emit_extended(_FILE, self._runs, view, at, events)
+            self._emit(_FILE, self._runs, view, at, events)
 
     def _take_sparse_map(self, view: memoryview, at: int, events: list[Event]) -> None:
         runs = self._map.feed(view[at : at + BLOCK])
@@ -343,9 +309,9 @@ class TarParser:
             raise TarError("sparse map of a tar entry is longer than the entry")
         if runs is not None:
             self._block = msgspec.structs.replace(self._block, size=self._block.size - self._map.length)
-            self._emit_extended(_FILE, runs, view, at, events)
+            self._emit(_FILE, runs, view, at, events)
 
-    def _emit_extended(
+    def _emit(
         self, kind: EntryType, runs: sparse.Runs | None, view: memoryview, at: int, events: list[Event]
     ) -> None:
         block, records, limits = self._block, self._records, self.limits
@@ -382,9 +348,12 @@ class TarParser:
         self._records = {}
         self._long_name = self._long_link = b""
         self._dirty = False
+        self._usual = self._shortcut
         self._back_to_headers()
-        if size:
-            self._expect_content(entry)
+        self._content = entry
+        self._content_left = size
+        self._padding = -size % BLOCK
+        self._run = self._run_done = 0
         events.append(entry)
 
     def _id(self, keyword: bytes, default: int) -> int:
