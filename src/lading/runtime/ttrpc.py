@@ -258,6 +258,9 @@ class _Session(Connection):
         except LadingError as exc:
             code, message = status_of(exc)
             response.status.code, response.status.message = code, message
+        except Exception:  # one call's bug must not end the others
+            _log.exception("ttrpc_handler_failed")
+            response.status.code, response.status.message = 13, "internal error"
         finally:
             self._active -= 1
         self.send(Frame(stream=frame.stream, kind=Kind.RESPONSE, payload=response.SerializeToString()))

@@ -12,7 +12,6 @@ import shlex
 import signal as signals
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from types import TracebackType
 from typing import Any, Final, Self
 
 import anyio
@@ -213,11 +212,12 @@ class Machine:
         await self._group.__aenter__()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
+    async def __aexit__(self, *_: object) -> None:
         self.group.cancel_scope.cancel()
-        return await self.group.__aexit__(kind, value, trace)
+        await self.group.__aexit__(None, None, None)
+        for record in self.records.values():
+            for process in record.processes.values():
+                process.close()
 
     def next_pid(self) -> int:
         """A process ID that was never used."""
