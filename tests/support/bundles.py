@@ -48,7 +48,7 @@ def process(*args: str, terminal: bool = False) -> dict[str, Any]:
         "args": list(args),
         "env": ["PATH=/bin", "TERM=xterm"],
         "cwd": "/",
-        "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), CAPABILITIES),
+        "capabilities": {kind: CAPABILITIES for kind in ("bounding", "effective", "permitted")},
         "noNewPrivileges": True,
     }
 
