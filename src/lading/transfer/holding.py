@@ -8,8 +8,9 @@ from typing import Final
 import anyio
 
 from lading.core import leases
-from lading.core.leases import EXPIRE, LeaseID
+from lading.core.leases import EXPIRE, LeaseID, Resource
 from lading.errors import NotFoundError
+from lading.oci.digest import Digest
 from lading.transfer import limits
 
 PURPOSE: Final = "lading.transfer"
@@ -46,6 +47,10 @@ class Holder:
         with anyio.CancelScope(shield=True):
             await self._end(lease)
             await self._end_earlier(purpose)
+
+    async def add(self, lease: LeaseID, digest: Digest) -> None:
+        """Let the lease hold a blob and everything below it."""
+        await self._leases.add(lease, Resource(kind="content", id=digest))
 
     async def _end(self, lease: LeaseID) -> None:
         with contextlib.suppress(NotFoundError):  # expired and collected, or removed by hand

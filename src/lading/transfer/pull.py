@@ -73,6 +73,7 @@ class Puller:
         documents: Documents,
         downloads: Downloads,
         image_store: images.Store,
+        names: KeyedLock,
         holder: Holder,
         registries: Registries,
         unpacker: Unpacker,
@@ -87,7 +88,7 @@ class Puller:
         self._unpacker = unpacker
         self._host = host
         self._max_downloads = max_downloads
-        self._names = KeyedLock()
+        self._names = names
 
     async def pull(
         self,
