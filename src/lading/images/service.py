@@ -33,6 +33,7 @@ from lading.oci import reference
 from lading.oci.config import History
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.reference import Reference
+from lading.transfer.service import TransferService
 
 PRUNE_FILTERS = frozenset({"dangling", "until", "label", "label!"})
 
@@ -80,6 +81,7 @@ class ImageService:
     Args:
         store: The namespace's blobs.
         records: The namespace's image records.
+        transfer: Points names by the same rules as a pull.
         blobs: Rows of the same blobs, for sizes.
         snapshots: Rows of the active snapshotter, for sizes.
         uses: Asks which containers use images.
@@ -94,6 +96,7 @@ class ImageService:
         *,
         store: content.Store,
         records: images.Store,
+        transfer: TransferService,
         blobs: metadata.Blobs,
         snapshots: metadata.Snapshots,
         uses: Uses,
@@ -105,6 +108,7 @@ class ImageService:
         self.host = host
         self._store = store
         self._records = records
+        self._transfer = transfer
         self._blobs = blobs
         self._snapshots = snapshots
         self._uses = uses
@@ -289,12 +293,8 @@ class ImageService:
         if name.digest is not None:
             raise InvalidArgumentError("refusing to create a tag with a digest reference", subject=str(name))
         found = await self.find(source)
-        await self.point(name.with_default_tag(), found.image.target)
+        await self._transfer.point(str(name.with_default_tag()), found.image.target)
         self._publish("tag", found.image.target.digest, name.with_default_tag().familiar)
-
-    async def point(self, name: Reference, target: Descriptor) -> images.Image | None:
-        """Make ``name`` mean ``target``; what it meant before, if anything. Cleans up placeholders either way."""
-        return await point(self._records, name, target)
 
     async def remove(
         self, name: str, *, force: bool = False, platforms: Sequence[Platform] = ()
@@ -309,7 +309,7 @@ class ImageService:
         plan = removal.plan(found, name, await self._uses(), force=force)
         target = found.image.target
         if plan.keep_dangling:
-            await point_dangling(self._records, target)
+            await self._transfer.point(reference.dangling_name(target.digest), target)
         for record in plan.delete:
             if not (plan.keep_dangling and reference.is_dangling(record.name)):
                 await self._delete_record(record)
@@ -413,34 +413,6 @@ class ImageService:
 
     def _publish(self, action: str, actor: str, name: str) -> None:
         self._bus.publish("image", action, actor, {"name": name})
-
-
-async def point(records: images.Store, name: Reference, target: Descriptor) -> images.Image | None:
-    """Make ``name`` mean ``target``. What it meant before stays as dangling if it has no other name; a placeholder
-    that kept ``target`` itself is no longer needed.
-    """
-    held = await records.by_target(target.digest)
-    before = await _current(records, str(name))
-    displaced = None
-    if before is not None and before.target.digest != target.digest:
-        displaced = reference.dangling_name(before.target.digest)
-    replaced = await records.put(str(name), target, displaced=displaced)
-    for record in held:
-        if reference.is_dangling(record.name):
-            await records.delete(record.name)
-    return replaced
-
-
-async def point_dangling(records: images.Store, target: Descriptor) -> None:
-    """Keep a target that has no name, under its placeholder."""
-    await records.put(reference.dangling_name(target.digest), target)
-
-
-async def _current(records: images.Store, name: str) -> images.Image | None:
-    try:
-        return await records.get(name)
-    except NotFoundError:
-        return None
 
 
 def _by_manifest(uses: Sequence[Use]) -> dict[str, list[str]]:

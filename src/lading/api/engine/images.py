@@ -1,6 +1,6 @@
 """Routes of images (engine-api.md §1.1)."""
 
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from typing import Any, Final
 
 from aiohttp import web
@@ -12,12 +12,16 @@ from lading.api.engine.streams import ProgressStream, empty, json_response, open
 from lading.core.progress import Progress
 from lading.errors import InvalidArgumentError, UnsupportedError
 from lading.images.exchange import ImageExchange, Login
-from lading.images.service import PRUNE_FILTERS, ImageService
 from lading.images.listing import FILTERS
+from lading.images.service import PRUNE_FILTERS, ImageService
 from lading.oci import mediatypes, platform, reference
+from lading.oci.config import RunConfig
 from lading.oci.descriptor import Platform
 from lading.oci.digest import Digest
 from lading.oci.reference import Reference
+from lading.transfer import changes
+from lading.transfer.archive_in import LoadedImage
+from lading.transfer.import_ import ImportOptions
 from lading.transfer.push import PushResult
 
 Json = dict[str, Any]
@@ -61,7 +65,9 @@ class ImageRoutes:
         wanted = request.platform_json("platform") if request.at_least(1, 49) else None
         manifests = request.flag("manifests") and request.at_least(1, 48)
         if wanted is not None and manifests:
-            raise InvalidArgumentError("conflicting options: manifests and platform options cannot both be set")
+            raise InvalidArgumentError(
+                "conflicting options: manifests and platform options cannot both be set"
+            )
         detail = await self._service.inspect(request.param("name"), platform=wanted)
         return json_response(
             shapes.inspect(
@@ -83,13 +89,17 @@ class ImageRoutes:
     async def remove(self, request: Request) -> web.StreamResponse:
         """``DELETE /images/{name}``."""
         platforms = request.platforms_json("platforms") if request.at_least(1, 50) else []
-        lines = await self._service.remove(request.param("name"), force=request.flag("force"), platforms=platforms)
+        lines = await self._service.remove(
+            request.param("name"), force=request.flag("force"), platforms=platforms
+        )
         return json_response(shapes.removed(lines))
 
     async def prune(self, request: Request) -> web.StreamResponse:
         """``POST /images/prune``."""
         done = await self._service.prune(request.filters(PRUNE_FILTERS))
-        return json_response({"ImagesDeleted": shapes.removed(done.removed) or None, "SpaceReclaimed": done.reclaimed})
+        return json_response(
+            {"ImagesDeleted": shapes.removed(done.removed) or None, "SpaceReclaimed": done.reclaimed}
+        )
 
     async def search(self, request: Request) -> web.StreamResponse:
         """``GET /images/search``: the v1 search protocol belongs to one hub, and is not spoken here."""
@@ -128,44 +138,52 @@ class ImageRoutes:
                     await self._pull_one(stream, ref.with_tag(tag), wanted, login)
         return stream.response
 
-    async def _pull_one(self, stream: ProgressStream, ref: Reference, wanted: Platform | None, login: Login) -> None:
+    async def _pull_one(
+        self, stream: ProgressStream, ref: Reference, wanted: Platform | None, login: Login
+    ) -> None:
         async def work(progress: Progress) -> Any:
-            return await self._exchange.pull(ref, platforms=[wanted] if wanted else (), login=login, progress=progress)
+            return await self._exchange.pull(
+                ref, platforms=[wanted] if wanted else (), login=login, progress=progress
+            )
 
         heading = {"status": f"Pulling from {ref.path}", "id": ref.tag or str(ref.digest)}
         result = await tell(stream, work, pull_object, heading=heading)
         state = "Downloaded newer image for" if result.updated else "Image is up to date for"
-        await stream.send_many([{"status": f"Digest: {result.target.digest}"}, {"status": f"Status: {state} {ref.familiar}"}])
+        await stream.send_many(
+            [{"status": f"Digest: {result.target.digest}"}, {"status": f"Status: {state} {ref.familiar}"}]
+        )
 
     async def _import(self, request: Request) -> web.StreamResponse:
         if request.text("fromSrc") != "-":
             raise UnsupportedError(
-                "importing from a URL is not supported", hint="download it and pipe it: curl … | docker import - NAME"
+                "importing from a URL is not supported",
+                hint="download it and pipe it: curl … | docker import - NAME",
             )
         name = _reference(request.text("repo"), request.text("tag")) if request.text("repo") else None
         wanted = platform.parse(request.text("platform")) if request.text("platform") else None
+        options = ImportOptions(
+            platform=wanted or platform.host(),
+            config=changes.apply(RunConfig(), request.query.getall("changes", [])),
+            message=request.text("message") or "Imported from -",
+        )
         async with ProgressStream(request) as stream:
-            digest = await self._exchange.import_(
-                request.chunks(),
-                name=name,
-                message=request.text("message"),
-                changes=request.query.getall("changes", []),
-                platform=wanted,
-            )
-            await stream.send({"status": str(digest)})
+            target = await self._exchange.import_(request.chunks(), options, name=name)
+            await stream.send({"status": str(target.digest)})
         return stream.response
 
     async def push(self, request: Request) -> web.StreamResponse:
         """``POST /images/{name}/push``."""
         wanted = request.platform_json("platform") if request.at_least(1, 46) else None
         login = _login(request)
-        name = _reference(request.param("name"), request.text("tag"), default_tag=False)
+        name = _reference(request.param("name"), request.text("tag"))
         async with ProgressStream(request) as stream:
             for ref in await self._exchange.to_push(name):
                 await self._push_one(stream, ref, wanted, login)
         return stream.response
 
-    async def _push_one(self, stream: ProgressStream, ref: Reference, wanted: Platform | None, login: Login) -> None:
+    async def _push_one(
+        self, stream: ProgressStream, ref: Reference, wanted: Platform | None, login: Login
+    ) -> None:
         async def work(progress: Progress) -> PushResult:
             return await self._exchange.push(ref, platform=wanted, login=login, progress=progress)
 
@@ -173,7 +191,9 @@ class ImageRoutes:
         result = await tell(stream, work, push_object, heading=heading)
         pushed = result.pushed
         said: list[Json] = [{"status": f"{ref.tag}: digest: {pushed.digest} size: {pushed.size}"}]
-        said.append({"progressDetail": {}, "aux": {"Tag": ref.tag, "Digest": str(pushed.digest), "Size": pushed.size}})
+        said.append(
+            {"progressDetail": {}, "aux": {"Tag": ref.tag, "Digest": str(pushed.digest), "Size": pushed.size}}
+        )
         said += [{"aux": {"contentMissing": True, "desc": shapes.descriptor(d)}} for d in result.missing]
         if pushed.digest != result.target.digest and mediatypes.is_index(result.target.media_type):
             note = {
@@ -195,14 +215,18 @@ class ImageRoutes:
             raise InvalidArgumentError("no image to save is named", hint="give names=…")
         return await self._save(request, names)
 
-    async def _save(self, request: Request, names: "list[str]") -> web.StreamResponse:
+    async def _save(self, request: Request, names: Sequence[str]) -> web.StreamResponse:
         platforms = request.platforms_json("platform") if request.at_least(1, 48) else []
-        plan = await self._exchange.plan_save(names, platforms)
-        response = await open_stream(request, TAR)
-        async with self._exchange.save(plan) as chunks:
-            async for chunk in chunks:
-                await write(response, chunk)
-        return response
+        chosen = await self._exchange.to_save(names)
+        response: web.StreamResponse | None = None
+
+        async def sink(chunk: bytes) -> None:
+            nonlocal response
+            response = response or await open_stream(request, TAR)
+            await write(response, chunk)
+
+        await self._exchange.save(chosen, sink, platforms=platforms)
+        return response or await open_stream(request, TAR)
 
     async def load(self, request: Request) -> web.StreamResponse:
         """``POST /images/load``."""
@@ -210,11 +234,13 @@ class ImageRoutes:
 
         async with ProgressStream(request) as stream:
 
-            async def work(progress: Progress) -> "list[str]":
-                return await self._exchange.load(_body(request), platforms=platforms, progress=progress)
+            async def work(progress: Progress) -> Sequence[LoadedImage]:
+                return await self._exchange.load(request.chunks(), platforms=platforms, progress=progress)
 
-            lines = await tell(stream, work, _nothing if request.flag("quiet", default=True) else pull_object)
-            await stream.send_many([{"stream": line + "\n"} for line in lines])
+            loaded = await tell(
+                stream, work, _nothing if request.flag("quiet", default=True) else pull_object
+            )
+            await stream.send_many([{"stream": _loaded(image) + "\n"} for image in loaded])
         return stream.response
 
 
@@ -222,20 +248,21 @@ def _nothing(_item: object) -> Json | None:
     return None
 
 
-async def _body(request: Request) -> AsyncIterator[bytes]:
-    async for chunk in request.chunks():
-        yield chunk
+def _loaded(image: LoadedImage) -> str:
+    if image.reference is not None:
+        return f"Loaded image: {image.reference.familiar}"
+    return f"Loaded image ID: {image.target.digest}"
 
 
 def _login(request: Request) -> Login:
     return Login(credentials=request.registry_auth(), headers=request.meta_headers())
 
 
-def _reference(name: str, tag: str, *, default_tag: bool = False) -> Reference:
+def _reference(name: str, tag: str) -> Reference:
     """A repository and the ``tag`` field, which may be a tag or a digest; the name may hold either itself."""
     if not name:
         raise InvalidArgumentError("invalid reference format: repository name is missing")
     ref = reference.parse(name)
     if tag:
         ref = ref.with_digest(Digest(tag)) if ":" in tag else ref.with_tag(tag)
-    return ref.with_default_tag() if default_tag else ref
+    return ref

@@ -76,7 +76,9 @@ class _Teller:
         for item in list(self._progress.items.values()):
             state = (item.phase, item.current)
             before = self._told.get(item.id)
-            if before == state or (before is not None and before[0] is item.phase and item.phase not in _MOVING):
+            if before == state or (
+                before is not None and before[0] is item.phase and item.phase not in _MOVING
+            ):
                 continue
             self._told[item.id] = state
             made = self._render(item)
