@@ -15,10 +15,19 @@ from lading.api.engine.version import ApiVersion
 from lading.core.events import Bus, Event
 from lading.errors import InvalidArgumentError
 
-FILTERS: Final = frozenset(
-    ["config", "container", "daemon", "event", "image", "label", "network", "node"]
-    + ["plugin", "scope", "secret", "service", "type", "volume"]
+_OBJECTS: Final = (
+    "config",
+    "container",
+    "daemon",
+    "image",
+    "network",
+    "node",
+    "plugin",
+    "secret",
+    "service",
+    "volume",
 )
+FILTERS: Final = frozenset({*_OBJECTS, "event", "label", "scope", "type"})
 _STAMP: Final = re.compile(r"(-?\d{1,11})(?:\.(\d{1,9}))?", re.ASCII)
 _NANO: Final = 1_000_000_000
 
