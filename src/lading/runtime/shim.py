@@ -272,7 +272,7 @@ class ShimTask(Task):
     @override
     async def delete(self, exec_id: str = "") -> Exit:
         if exec_id:
-            response = await self._alive("Delete", self._process(exec_id), task_pb2.DeleteResponse)
+            response = await self._refusable("Delete", self._process(exec_id), task_pb2.DeleteResponse)
             self._exec_pids.discard(response.pid)
             return exit_of(response)
         async with self._deleting:

@@ -258,7 +258,7 @@ class _Session(Connection):
         except LadingError as exc:
             code, message = status_of(exc)
             response.status.code, response.status.message = code, message
-        except Exception:  # one call's bug must not end the others
+        except Exception:  # noqa: BLE001 -- one call's bug must not end the others
             _log.exception("ttrpc_handler_failed")
             response.status.code, response.status.message = 13, "internal error"
         finally:
