@@ -329,8 +329,9 @@ class ShimTask(Task):
         async with self._deleting:
             if self.gone:
                 return
-            with contextlib.suppress(LadingError):
+            with contextlib.suppress(LadingError), anyio.move_on_after(_SHUTDOWN):
                 await self.kill(SIGKILL, all=True)
+                await self.ended.wait()
             try:
                 await self._delete()
             except LadingError as exc:
