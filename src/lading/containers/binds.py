@@ -157,8 +157,7 @@ def _parse_mount(request: MountRequest) -> Bind | Tmpfs:
             parts.append(f"size={wanted.size_bytes}")
         if wanted and wanted.mode:
             parts.append(f"mode={wanted.mode:o}")
-        for pair in (wanted and wanted.options) or ():
-            parts.append("=".join(pair))
+        parts += ["=".join(pair) for pair in (wanted and wanted.options) or ()]
         return _parse_tmpfs(target, ",".join(parts))
     raise UnsupportedError(
         f"HostConfig.Mounts: mount type {request.type!r} is not supported", hint="use type=bind or type=tmpfs"

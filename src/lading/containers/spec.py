@@ -73,7 +73,7 @@ def arguments(
     command = _words(config.cmd)
     if given is None:
         given = list(entrypoint or ())
-        command = list(cmd or ()) if not command else command
+        command = command or list(cmd or ())
     elif given == [""]:
         given = []
     if not given and not command:
@@ -202,10 +202,8 @@ def _security(host: HostConfig, caps: Sequence[str]) -> _Security:
             no_new_privileges = value != "false"
         elif name == "seccomp":
             profile = value
-        elif name == "apparmor" and value == "unconfined":
-            continue
-        elif name == "label" and value == "disable":
-            continue
+        elif (name, value) in (("apparmor", "unconfined"), ("label", "disable")):
+            continue  # neither is in force here
         elif name == "systempaths" and value == "unconfined":
             unmasked = True
         else:
