@@ -1,0 +1,1 @@
+"""In-memory fakes of the ports, held to the same conformance suites as the real adapters."""
