@@ -1,7 +1,8 @@
 """What a client may ask for when it creates a container: Docker's create body, read and judged.
 
 A field that Lading honours is an attribute here. A field of Docker's API that it does not honour is refused by name as soon as
-it says anything but its zero value; nothing is ignored silently. Fields that Docker itself does not know are ignored, as Docker does.
+it says anything but its zero value; nothing is ignored silently. Fields that
+Docker itself does not know are ignored, as Docker does.
 """
 
 from collections.abc import Mapping

@@ -174,5 +174,7 @@ def detach_keys(text: str) -> bytes:
         elif len(key) == 1 and key.isascii():
             keys += key.encode()
         else:
-            raise InvalidArgumentError(f"Unknown character: '{key[:40]}'", hint="detach keys look like ctrl-p,ctrl-q")
+            raise InvalidArgumentError(
+                f"Unknown character: '{key[:40]}'", hint="detach keys look like ctrl-p,ctrl-q"
+            )
     return bytes(keys)
