@@ -194,7 +194,9 @@ def version_document(host: Host, version: ApiVersion) -> dict[str, Any]:  # noqa
         "KernelVersion": host.kernel,
         "MinAPIVersion": versions.text(versions.MIN),
         "Os": "linux",
-        "PythonVersion": host.python,
+        "GoVersion": f"Python {host.python}",
+        "GitCommit": "",
+        "BuildTime": "",
     }
     components = [{"Name": "Engine", "Version": host.version, "Details": engine}]
     components += [{"Name": name, "Version": found, "Details": {}} for name, found in host.components.items()]
