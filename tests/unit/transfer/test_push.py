@@ -27,14 +27,14 @@ async def test_an_image_goes_to_an_empty_registry_unchanged(world: World):
     progress = Progress()
     result = await world.service.push(name, reference.parse("other.test/copy:v1"), progress=progress)
     assert (result.pushed, result.target, result.missing) == (result.target, result.target, ())
-    repository = world.registries.registry("other.test").repository("copy")
+    repository = world.elsewhere.repository("copy")
     assert repository.tags == {"v1": image.descriptor.digest}
     assert repository.manifests[image.descriptor.digest].body == image.body
     assert set(repository.blobs.values()) == {BASE.blob, TOP.blob, image.config}
     assert {item.phase for item in progress.items.values()} == {Phase.UPLOADED}
     labels = (await world.content.info(TOP.descriptor.digest)).labels
     assert labels["containerd.io/distribution.source.other.test"] == "copy"
-    assert world.bus.events[-1][:2] == ("image", "push")
+    assert world.bus.events[-1].action == "push"
     assert await world.leases.list() == []
 
 
@@ -44,7 +44,7 @@ async def test_what_is_there_is_not_sent_again(world: World):
     await world.service.push(name, elsewhere)
     progress = Progress()
     await world.service.push(name, elsewhere, progress=progress)
-    assert world.registries.registry("other.test").calls["push"] == 3
+    assert world.elsewhere.calls["push"] == 3
     assert {item.phase for item in progress.items.values()} == {Phase.EXISTS}
 
 
@@ -61,7 +61,7 @@ async def test_an_index_goes_whole_when_it_is_whole(world: World):
     name = await pulled(world, index, platforms="all")
     result = await world.service.push(name, reference.parse("other.test/copy:v1"))
     assert result.pushed.digest == index.descriptor.digest
-    repository = world.registries.registry("other.test").repository("copy")
+    repository = world.elsewhere.repository("copy")
     assert repository.tags["v1"] == index.descriptor.digest
     assert len(repository.manifests) == 3
 
@@ -81,7 +81,7 @@ async def test_of_an_incomplete_index_the_hosts_manifest_goes(world: World):
     result = await world.service.push(name, reference.parse("other.test/copy:v1"))
     assert result.pushed.digest == native.descriptor.digest
     assert [d.digest for d in result.missing] == [foreign.descriptor.digest]
-    assert world.registries.registry("other.test").repository("copy").tags["v1"] == native.descriptor.digest
+    assert world.elsewhere.repository("copy").tags["v1"] == native.descriptor.digest
 
 
 async def test_of_several_foreign_manifests_none_is_chosen(world: World):
@@ -110,7 +110,7 @@ async def test_a_lost_blob_is_named(world: World):
     await world.content.delete(TOP.descriptor.digest)
     with pytest.raises(NotFoundError, match=TOP.descriptor.digest):
         await world.service.push(name, reference.parse("other.test/copy:v1"))
-    assert world.registries.registry("other.test").repository("copy").tags == {}
+    assert world.elsewhere.repository("copy").tags == {}
 
 
 async def test_a_lost_blob_is_mounted_where_it_came_from(world: World):
