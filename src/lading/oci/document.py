@@ -1,0 +1,108 @@
+"""Strict JSON for untrusted documents: one text has one meaning, or none (reliability.md D2 to D5).
+
+Go matches keys without regard to case and takes the last of two; Python does neither. A document that readers could
+understand differently is refused. The caller keeps the original bytes: nothing is ever re-encoded to compute a digest.
+"""
+
+import json
+import re
+from typing import Final, NoReturn, TypeVar
+
+import msgspec
+from typing_extensions import Buffer
+
+from lading.errors import InvalidArgumentError, ResourceExhaustedError
+from lading.oci.digest import Digest
+
+T = TypeVar("T")
+
+MANIFEST_LIMIT: Final = 4 * 1024 * 1024
+"""Bytes of a manifest or index; registries must accept this much (distribution-spec, "Pushing Manifests")."""
+CONFIG_LIMIT: Final = 8 * 1024 * 1024
+"""Bytes of an image config."""
+DEPTH_LIMIT: Final = 64
+_DIGITS: Final = 20
+_STRUCTURE: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+
+
+def decode(data: Buffer, kind: type[T], *, what: str, limit: int) -> T:
+    """Decode a JSON object into ``kind`` (a `msgspec.Struct` type); unknown fields are dropped from the view.
+
+    Args:
+        data: The document's bytes.
+        kind: What to read it as.
+        what: Name of the document for error messages, e.g. ``manifest sha256:…``.
+        limit: Largest size in bytes.
+
+    Raises:
+        ResourceExhaustedError: It is over ``limit``.
+        InvalidArgumentError: It is not strict JSON, is ambiguous, or lacks or misstates a field.
+
+    """
+    raw = bytes(data)
+    if len(raw) > limit:
+        raise ResourceExhaustedError(f"{what} is over {limit} bytes")
+    _check_depth(raw, what)
+
+    def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
+        folded = {key.casefold() for key, _ in items}
+        if len(folded) != len(items):
+            raise InvalidArgumentError(f"{what} has a key twice, or twice but for case")
+        return dict(items)
+
+    def integer(text: str) -> int:
+        if len(text) > _DIGITS:
+            raise InvalidArgumentError(f"{what} has a number of {len(text)} digits")
+        return int(text)
+
+    def constant(name: str) -> NoReturn:
+        raise InvalidArgumentError(f"{what} has the number {name}")
+
+    try:
+        tree = json.loads(
+            raw.decode("utf-8"), object_pairs_hook=pairs, parse_int=integer, parse_constant=constant
+        )
+        _check_text(tree, what)
+        return msgspec.convert(tree, kind, dec_hook=_decode_hook)
+    except (ValueError, msgspec.ValidationError) as exc:
+        raise InvalidArgumentError(f"{what} is malformed: {exc}") from exc
+
+
+def encode(document: msgspec.Struct) -> bytes:
+    """The bytes of a *new* document. Received documents keep their own bytes and never pass through here."""
+    return msgspec.json.encode(document, enc_hook=str)
+
+
+def _decode_hook(kind: type[object], value: object) -> object:
+    """Build the only custom type of our documents, which is a digest of some kind; `Digest` itself checks the text."""
+    if not (issubclass(kind, Digest) and isinstance(value, str)):
+        raise TypeError(f"expected text, got {type(value).__name__}")
+    return kind(value)
+
+
+def _check_depth(raw: bytes, what: str) -> None:
+    """Bound the nesting before the recursive parser sees it."""
+    depth = 0
+    for match in _STRUCTURE.finditer(raw):
+        token = match[0]
+        if token in (b"{", b"["):
+            depth += 1
+            if depth > DEPTH_LIMIT:
+                raise InvalidArgumentError(f"{what} is nested deeper than {DEPTH_LIMIT} levels")
+        elif token in (b"}", b"]"):
+            depth -= 1
+
+
+def _check_text(tree: object, what: str) -> None:
+    """Refuse lone surrogates, which have no UTF-8 form; a key is text too."""
+    stack = [tree]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, str):
+            if any("\ud800" <= c <= "\udfff" for c in node):
+                raise InvalidArgumentError(f"{what} has a lone surrogate")
+        elif isinstance(node, dict):
+            stack.extend(node.keys())  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+            stack.extend(node.values())  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+        elif isinstance(node, list):
+            stack.extend(node)  # pyright: ignore[reportUnknownArgumentType]
