@@ -537,3 +537,9 @@ def test_noise_never_surprises(noise):
 
 def test_a_block_of_zeros_is_no_header():
     assert header.parse(memoryview(bytes(512)), 0) is None
+
+
+def test_empty_runs_inside_a_sparse_map():
+    found, content = read(old_sparse([(0, 2), (3, 0), (5, 1)], 3, 9) + padded(b"abc"))[0]
+    assert content == b"ab\0\0\0c\0\0\0"
+    assert found.extents() == [(0, 512, 2), (5, 514, 1)]
