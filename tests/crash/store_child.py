@@ -4,11 +4,11 @@ import sys
 from pathlib import Path
 
 import anyio
+from support.stores import describe, open_stores
 
 from lading.core.content import IngestRef
 from lading.errors import AlreadyExistsError, LadingError
 from lading.kit import aio
-from support.stores import describe, open_stores
 
 
 def say(*words: str) -> None:

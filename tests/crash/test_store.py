@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.stores import MOBY, open_stores
 
 from lading.content.sweep import sweep
 from lading.oci.digest import Digest
-from support.stores import MOBY, open_stores
 
 pytestmark = [pytest.mark.anyio, pytest.mark.crash]
 
@@ -85,7 +85,9 @@ async def test_kill(tmp_path, point):
 
 @pytest.mark.parametrize("nth", [1, 4])
 @pytest.mark.parametrize(("error", "code"), [("eio", "data-loss"), ("enospc", "resource-exhausted")])
-@pytest.mark.parametrize("point", ["write.before", "commit.fsync", "commit.after_fsync", "commit.after_rename"])
+@pytest.mark.parametrize(
+    "point", ["write.before", "commit.fsync", "commit.after_fsync", "commit.after_rename"]
+)
 async def test_failing_system_call(tmp_path, point, error, code, nth):
     nth = nth if point == "write.before" else (nth + 2) // 3
     root = tmp_path / "root"
