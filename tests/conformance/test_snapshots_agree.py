@@ -114,8 +114,26 @@ def disk(tmp_path):
         yield disk
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(
+    max_examples=200,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@QUICK
 @given(layers=LAYERS)
 def test_snapshotters_agree(disk, layers):
+    with tempfile.TemporaryDirectory(dir=disk) as place:
+        anyio.run(compare, Path(place), layers)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+@settings(QUICK, max_examples=20_000, derandomize=False)
+@given(layers=LAYERS)
+def test_snapshotters_agree_at_length(disk, layers):
     with tempfile.TemporaryDirectory(dir=disk) as place:
         anyio.run(compare, Path(place), layers)

@@ -98,7 +98,7 @@ class _Layer:
         if entry.type is EntryType.HARDLINK:
             target = self._place(rooted(entry.linkname), make=False)
             node = self.own.get(target)
-            if node is not None and node is self.own.get(path):
+            if node is not None and node is self.own.get(path) and node.type is not EntryType.DIRECTORY:
                 return
             if target.startswith(f"{path}/"):
                 raise TarError(f"hard link {entry.name!r} replaces the directory of its target")
