@@ -5,7 +5,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import anyio
 import anyio.abc
@@ -13,7 +13,7 @@ import msgspec
 
 from lading.containers import capabilities, spec, users
 from lading.containers.journal import Chunk
-from lading.containers.rootfs import in_process
+from lading.containers.rootfs import Root, in_process
 from lading.containers.runs import write_fifo
 from lading.containers.streams import DetachFilter, Peer, detach_keys, encode
 from lading.core.runtime import Stdio, Task
@@ -95,9 +95,11 @@ def process(
 
 async def plan(request: ExecRequest, base: Mapping[str, Any], pid: int, default_user: str) -> dict[str, Any]:
     """The process of an exec in the container whose first process is ``pid``."""
-    user = await aio.run(
-        aio.DISK, in_process, pid, lambda root: users.resolve(root, request.user or default_user)
-    )
+
+    def look(root: Root) -> users.User:
+        return users.resolve(root, request.user or default_user)
+
+    user = await aio.run(aio.DISK, in_process, pid, look)
     held: list[str] = base["capabilities"]["bounding"]
     return process(request, base, user, list(capabilities.known()) if request.privileged else held)
 
@@ -118,7 +120,7 @@ class ExecStreams:
         f = self._fifos
         return Stdio(stdin=f.stdin, stdout=f.stdout, stderr=f.stderr, terminal=self._exec.request.tty)
 
-    async def __aenter__(self) -> "ExecStreams":
+    async def __aenter__(self) -> Self:
         if self._attached or self._exec.request.tty:
             await aio.run(aio.DISK, self._open)
         return self

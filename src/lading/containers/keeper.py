@@ -2,8 +2,9 @@
 
 A pipe's bytes live as long as any process has it open. A container that ends while the daemon is down
 lets its shim close the FIFOs, and their last bytes would be gone. The keeper holds the read ends; it never
-reads. It is started by the first daemon that needs it, survives it, serves the next one through the same socket, and ends when no daemon is connected and it holds nothing.
-
+lets its shim close the FIFOs, and their last bytes would be gone. The keeper holds the read ends; it never
+reads. It is started by the first daemon that needs it, survives it, serves the next one through the same socket,
+and ends when no daemon is connected and it holds nothing.
 Run as a program (``python -I -S keeper.py SOCKET``) it uses the standard library only, to stay small. Messages on the
 ``SOCK_SEQPACKET`` socket: ``+name`` with one descriptor, ``-name``, ``?``; the answer is ``ok`` or the number of descriptors.
 """

@@ -78,6 +78,7 @@ class Lifecycle:
         self.processes: dict[str, dict[str, Any]] = {}
         """Runtime-spec process of running containers, for execs."""
         self._exits: dict[str, Exit] = {}
+        self._reported: dict[str, anyio.Event] = {}
 
     # Places.
 
@@ -132,17 +133,15 @@ class Lifecycle:
         try:
             task, run = await self._create_task(container)
         except (LadingError, OSError) as exc:
-            with anyio.CancelScope(shield=True):
-                raise await self._failed(container, exc) from exc
+            raise await self._failed(container, exc) from exc
         container.task = task
         self._group.start_soon(run.pump)
         try:
             pid = await task.start()
         except LadingError as exc:
-            with anyio.CancelScope(shield=True):
-                with contextlib.suppress(LadingError):
-                    await task.delete()
-                raise await self._failed(container, exc) from exc
+            with anyio.CancelScope(shield=True), contextlib.suppress(LadingError):
+                await task.delete()
+            raise await self._failed(container, exc) from exc
         now = time.time_ns()
         container.document.state = State(running=True, pid=pid, started_at=now)
         with anyio.CancelScope(shield=True):
@@ -221,10 +220,11 @@ class Lifecycle:
         """Clean up after a start that failed; the error to raise."""
         words = error.message if isinstance(error, LadingError) else str(error)
         code = signals.start_exit_code(words)
-        await self._end_run(container)
-        container.task = None
-        container.document.state = State(exit_code=code, error=words, finished_at=time.time_ns())
-        await self.save(container)
+        with anyio.CancelScope(shield=True):
+            await self._end_run(container)
+            container.task = None
+            container.document.state = State(exit_code=code, error=words, finished_at=time.time_ns())
+            await self.save(container)
         if container.host.auto_remove:
             self._group.start_soon(self._remove_quietly, container)
         message = f"failed to create task for container: {words}"
@@ -362,7 +362,7 @@ class Lifecycle:
         self._env.bus.publish("container", "kill", container.id, container.attributes(signal=str(signal)))
 
     async def stop(self, container: Container, *, timeout: int | None, signal: str) -> None:
-        """Ask it to end, and kill it after ``timeout`` seconds (negative: never). Raises `NotModifiedError` if it does not run."""
+        """Ask it to end; kill it after ``timeout`` seconds (negative: never). Raises `NotModifiedError` if it does not run."""
         if container.state.restarting:
             container.stop_requested = True
             self.cancel_restart(container)
@@ -468,8 +468,8 @@ class Lifecycle:
                 await self._restore_one(container, task)
             except (LadingError, OSError) as exc:
                 _log.error("container_not_restored", container=container.id, reason=str(exc))
-        for id, task in tasks.items():
-            _log.warning("stray_task_ended", container=id)
+        for stray, task in tasks.items():
+            _log.warning("stray_task_ended", container=stray)
             await self._destroy(task)
 
     async def _restore_one(self, container: Container, task: Task | None) -> None:
@@ -509,9 +509,9 @@ class Lifecycle:
 
     async def _finish_lost(self, container: Container) -> None:
         """Its shim is gone. The runtime reports the exit if it can still find it out."""
+        reported = self._reported.setdefault(container.id, anyio.Event())
         with anyio.move_on_after(_EVENT_SECONDS):
-            while container.id not in self._exits:
-                await anyio.sleep(0.01)
+            await reported.wait()
         end = self._exits.get(container.id, Exit(status=_LOST_EXIT, exited_at_nano=time.time_ns()))
         with anyio.CancelScope(shield=True):
             await self._finish(container, None, end)
@@ -524,6 +524,7 @@ class Lifecycle:
                 continue
             if event.topic == "/tasks/exit" and container.task is None:
                 self._exits[event.container] = Exit(status=event.exit_status, exited_at_nano=event.time_nano)
+                self._reported.setdefault(event.container, anyio.Event()).set()
             elif event.topic == "/tasks/oom":
                 container.state.oom_killed = True
                 self._env.bus.publish("container", "oom", container.id, container.attributes())

@@ -41,7 +41,7 @@ class State(msgspec.Struct, kw_only=True, rename="pascal", omit_defaults=True):
         for word in ("paused", "restarting", "running", "removing", "dead"):
             if getattr(self, word):
                 return word
-        return "exited" if self.started_at or self.finished_at else "created"
+        return "exited" if self.started_at else "created"
 
 
 class Document(msgspec.Struct, kw_only=True, rename="pascal"):

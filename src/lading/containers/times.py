@@ -85,3 +85,8 @@ def now_text() -> str:
 def utc(nano: int) -> datetime:
     """A `datetime` of nanoseconds since the epoch."""
     return datetime.fromtimestamp(nano / 1e9, UTC)
+
+
+def now_nano() -> int:
+    """The present moment, in nanoseconds since the epoch."""
+    return time.time_ns()

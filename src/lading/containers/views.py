@@ -7,7 +7,6 @@ from lading.containers import times
 from lading.containers.binds import Bind
 from lading.containers.execs import Exec
 from lading.containers.model import Container
-from lading.containers.signals import START_FAILED
 
 
 def status_text(container: Container, now: int) -> str:
@@ -20,7 +19,7 @@ def status_text(container: Container, now: int) -> str:
         return f"Restarting ({state.exit_code}) {times.ago(state.finished_at, now=now)} ago"
     if state.removing:
         return "Removal In Progress"
-    if state.status == "created" or (state.exit_code in (126, 127, START_FAILED) and not state.started_at):
+    if state.status == "created":
         return "Created"
     return f"Exited ({state.exit_code}) {times.ago(state.finished_at, now=now)} ago"
 
@@ -28,7 +27,7 @@ def status_text(container: Container, now: int) -> str:
 def _state(container: Container) -> dict[str, Any]:
     state = container.state
     return {
-        "Status": "created" if state.error and not state.started_at else state.status,
+        "Status": state.status,
         "Running": state.running,
         "Paused": state.paused,
         "Restarting": state.restarting,

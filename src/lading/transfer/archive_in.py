@@ -26,6 +26,7 @@ from lading.errors import (
     ResourceExhaustedError,
 )
 from lading.formats import compression
+from lading.formats.compression import Compression
 from lading.kit import aio
 from lading.oci import config as oci_config
 from lading.oci import manifest as oci_manifest
@@ -44,6 +45,11 @@ from lading.transfer.documents import Documents, ManifestNode, is_document
 _BLOB: Final = re.compile(r"blobs/(sha256|sha384|sha512)/([0-9a-f]+)")
 _DOCUMENTS: Final = frozenset({"index.json", "manifest.json", "oci-layout", "repositories"})
 _LINK_HOPS: Final = 8
+_LAYER_TYPES: Final = {
+    Compression.NONE: mediatypes.DOCKER_LAYER,
+    Compression.GZIP: mediatypes.DOCKER_LAYER_GZIP,
+    Compression.ZSTD: mediatypes.DOCKER_LAYER_ZSTD,
+}
 
 
 class ArchiveError(InvalidArgumentError):
@@ -287,12 +293,10 @@ class Loader:
         """A layer's descriptor; what it is compressed with is what its bytes say."""
         async with self._content.open_reader(digest) as reader:
             magic = await aio.run(aio.DISK, reader.pread, compression.MAGIC_LENGTH, 0)
-        types = {
-            "": mediatypes.DOCKER_LAYER,
-            "gzip": mediatypes.DOCKER_LAYER_GZIP,
-            "zstd": mediatypes.DOCKER_LAYER_ZSTD,
-        }
-        return Descriptor(media_type=types[compression.sniff(magic)], digest=digest, size=size)
+        found = compression.sniff(magic)
+        if found not in _LAYER_TYPES:
+            raise ArchiveError(f"layer {digest} in the archive is packed with {found.value}")
+        return Descriptor(media_type=_LAYER_TYPES[found], digest=digest, size=size)
 
     async def _checked(
         self, reference: Reference | None, target: Descriptor, platforms: Sequence[Platform] | None

@@ -14,7 +14,8 @@ import msgspec
 
 from lading.core import content
 from lading.errors import NotFoundError
-from lading.formats.tar import TarWriter
+from lading.formats.tar.entry import Entry, EntryType
+from lading.formats.tar.writer import END, header, padding
 from lading.kit import aio
 from lading.oci import mediatypes, platform
 from lading.oci.descriptor import Descriptor, Platform
@@ -173,12 +174,11 @@ class Saver:
     async def _archive(self, layout: _Layout) -> AsyncIterator[bytes]:
         """The members in the order in which containerd writes them: sorted by path."""
         blobs = {**layout.blobs, **{digest: len(body) for digest, body in layout.made.items()}}
-        writer = TarWriter()
-        yield writer.directory("blobs/")
+        yield _directory("blobs/")
         for algorithm in sorted({digest.algorithm for digest in blobs}):
-            yield writer.directory(f"blobs/{algorithm}/")
+            yield _directory(f"blobs/{algorithm}/")
         for digest in sorted(blobs):
-            async for chunk in self._blob(writer, digest, blobs[digest], layout.made.get(digest)):
+            async for chunk in self._blob(digest, blobs[digest], layout.made.get(digest)):
                 yield chunk
         documents = {
             "index.json": _index_json(layout.entries),
@@ -188,21 +188,26 @@ class Saver:
         if layout.repositories:
             documents["repositories"] = _json(layout.repositories)
         for name, body in sorted(documents.items()):
-            yield writer.file(name, len(body)) + body + writer.padding(len(body))
-        yield writer.end()
+            yield _file(name, len(body)) + body + padding(len(body))
+        yield END
 
-    async def _blob(
-        self, writer: TarWriter, digest: Digest, size: int, made: bytes | None
-    ) -> AsyncIterator[bytes]:
-        yield writer.file(_path(digest), size)
+    async def _blob(self, digest: Digest, size: int, made: bytes | None) -> AsyncIterator[bytes]:
+        yield _file(_path(digest), size)
         if made is not None:
             yield made
         else:
             async with self._content.open_reader(digest) as reader:
                 for offset in range(0, size, CHUNK):
                     yield await aio.run(aio.DATA, reader.pread, min(CHUNK, size - offset), offset)
-        if padding := writer.padding(size):
-            yield padding
+        yield padding(size)
+
+
+def _directory(path: str) -> bytes:
+    return header(Entry(name=path, type=EntryType.DIRECTORY, mode=0o755))
+
+
+def _file(path: str, size: int) -> bytes:
+    return header(Entry(name=path, type=EntryType.FILE, mode=0o444, size=size, real_size=size))
 
 
 def _entry(top: Descriptor, reference: Reference | None) -> Descriptor:

@@ -66,7 +66,10 @@ def _entrypoint(config: RunConfig, rest: str) -> RunConfig:
 
 
 def _env(config: RunConfig, rest: str) -> RunConfig:
-    variables = dict(entry.partition("=")[::2] for entry in config.env or ())
+    variables: dict[str, str] = {}
+    for entry in config.env or ():
+        key, _, value = entry.partition("=")
+        variables[key] = value
     variables.update(_pairs("ENV", rest))
     return msgspec.structs.replace(config, env=tuple(f"{key}={value}" for key, value in variables.items()))
 

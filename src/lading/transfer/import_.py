@@ -15,6 +15,7 @@ from lading.core.progress import Item, Phase, Progress
 from lading.core.remotes import Document
 from lading.errors import InvalidArgumentError
 from lading.formats import compression
+from lading.formats.compression import Compression
 from lading.kit import aio
 from lading.oci import mediatypes
 from lading.oci.config import History, ImageConfig, RootFS, RunConfig
@@ -22,10 +23,13 @@ from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.digest import DiffID, new_hasher
 from lading.oci.document import encode
 from lading.oci.manifest import Manifest, descriptor_of
-from lading.transfer.archive_stream import pieces
+from lading.transfer.archive_stream import pieces, unpacker
 from lading.transfer.documents import Documents, ManifestNode
 
-_KEPT: Final = {"gzip": mediatypes.OCI_LAYER_GZIP, "zstd": mediatypes.OCI_LAYER_ZSTD}
+_KEPT: Final = {
+    Compression.GZIP: mediatypes.OCI_LAYER_GZIP,
+    Compression.ZSTD: mediatypes.OCI_LAYER_ZSTD,
+}
 """Compressions that an OCI layer may have: such a tar is stored as it came. Anything else is packed with gzip."""
 
 
@@ -104,8 +108,8 @@ class _Intake:
         kind = compression.sniff(first)
         self.media_type = _KEPT.get(kind, mediatypes.OCI_LAYER_GZIP)
         self._writer = writer
-        self._decompressor = compression.decompressor(first)
-        self._compressor = None if kind in _KEPT else compression.compressor("gzip")
+        self._decompressor = unpacker(first)
+        self._compressor = None if kind in _KEPT else compression.compressor(Compression.GZIP)
         self._hasher = new_hasher()
 
     def feed(self, data: bytes) -> None:
@@ -126,7 +130,8 @@ class _Intake:
     def _take(self, chunk: Buffer) -> None:
         self._hasher.update(chunk)
         if self._compressor is not None:
-            self._writer.write(self._compressor.feed(chunk))
+            for packed in self._compressor.feed(chunk):
+                self._writer.write(packed)
 
 
 def _config(options: ImportOptions, diff_id: DiffID) -> ImageConfig:

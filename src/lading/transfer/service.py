@@ -54,7 +54,7 @@ class TransferService:
         self._images = image_store
         self._bus = bus
         self._names = KeyedLock()
-        self._holder = Holder(lease_manager)
+        self._holder = Holder(lease_manager, store)
         self._unpacker = Unpacker(store, lease_manager, snapshotter)
         sources = Sources(store)
         self._documents = Documents(store, sources)

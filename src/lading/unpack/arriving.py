@@ -83,7 +83,7 @@ class Cursor:
     def __init__(self, blob: Arriving) -> None:
         self.offset = 0
         self._blob = blob
-        self._size = blob.descriptor.size
+        self.size = blob.descriptor.size
         self._condition = blob.condition
         self._stored: PRead | None = None
         self._reading = False
@@ -115,7 +115,7 @@ class Cursor:
             DataLossError: The store gave back fewer bytes than it holds.
 
         """
-        if self.offset >= self._size:
+        if self.offset >= self.size:
             return b""
         read, available, stored = self._begin()
         try:
@@ -143,7 +143,7 @@ class Cursor:
                     raise DataLossError(f"what was kept of blob {digest} was damaged", subject=digest)
                 if self._stored is not None:
                     self._reading = True
-                    return self._stored, self._size - self.offset, True
+                    return self._stored, self.size - self.offset, True
                 found = self._blob.take(self.offset)
                 if found is not None:
                     return *found, False

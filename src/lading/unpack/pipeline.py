@@ -102,14 +102,12 @@ async def unpack(cursor: Cursor, layer: LayerWriter, *, item: Item | None = None
 
 def _inflate(cursor: Cursor, queue: ChunkQueue, item: Item | None) -> None:
     try:
-        data = cursor.read(READ_BYTES)
-        decompressor = compression.decompressor(data)
-        while data:
+        decompressor = compression.decompressor(compressed_size=cursor.size)
+        while data := cursor.read(READ_BYTES):
             for chunk in decompressor.feed(data):
                 queue.put(chunk, memoryview(chunk).nbytes)
             if item is not None and item.phase is Phase.EXTRACTING:
                 item.current = cursor.offset
-            data = cursor.read(READ_BYTES)
         for chunk in decompressor.finish():
             queue.put(chunk, memoryview(chunk).nbytes)
         queue.close()
