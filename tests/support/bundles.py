@@ -48,7 +48,7 @@ def process(*args: str, terminal: bool = False) -> dict[str, Any]:
         "args": list(args),
         "env": ["PATH=/bin", "TERM=xterm"],
         "cwd": "/",
-        "capabilities": {kind: CAPABILITIES for kind in ("bounding", "effective", "permitted")},
+        "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), CAPABILITIES),
         "noNewPrivileges": True,
     }
 
