@@ -137,6 +137,9 @@ class ContainerService:
 
         """
         asked = request.parse(body)
+        runtime = asked.host.runtime
+        if runtime not in self._env.runtimes and not runtime.startswith(("io.containerd.", "/")):
+            raise InvalidArgumentError(f"unknown or invalid runtime name: {runtime}", subject=runtime)
         async with self._creating:
             chosen = naming.check(name) if name else self._random_name()
             self._check_free(chosen)
@@ -148,8 +151,8 @@ class ContainerService:
                 name=chosen,
                 snapshotter=self._env.snapshotter.name,
                 snapshot_key=id_,
-                image=image.manifest.digest,
-                target=image.target.digest,
+                image=str(image.manifest.digest),
+                target=str(image.target.digest),
                 document={},
             )
             container = model.make(record, document)

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import msgspec
@@ -131,10 +131,7 @@ class ContainerRoutes:
         waiting = self._service.begin_wait(container, condition)
         response = await open_stream(request)
         code = await waiting()
-        status: dict[str, Any] = {"StatusCode": code}
-        if container.state.error:
-            status["Error"] = {"Message": container.state.error}
-        await write(response, msgspec.json.encode(status) + b"\n")
+        await write(response, msgspec.json.encode({"StatusCode": code}) + b"\n")
         return response
 
     async def logs(self, request: Request) -> web.StreamResponse:
