@@ -7,7 +7,7 @@ record store; this object holds the same records with what is alive beside them.
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -137,6 +137,9 @@ class ContainerService:
 
         """
         asked = request.parse(body)
+        runtime = asked.host.runtime
+        if runtime not in self._env.runtimes and not runtime.startswith(("io.containerd.", "/")):
+            raise InvalidArgumentError(f"unknown or invalid runtime name: {runtime}", subject=runtime)
         async with self._creating:
             chosen = naming.check(name) if name else self._random_name()
             self._check_free(chosen)
@@ -148,8 +151,8 @@ class ContainerService:
                 name=chosen,
                 snapshotter=self._env.snapshotter.name,
                 snapshot_key=id_,
-                image=image.manifest.digest,
-                target=image.target.digest,
+                image=str(image.manifest.digest),
+                target=str(image.target.digest),
                 document={},
             )
             container = model.make(record, document)
@@ -268,17 +271,24 @@ class ContainerService:
         size = {"width": str(width), "height": str(height)}
         self._env.bus.publish("container", "resize", container.id, container.attributes(**size))
 
-    async def wait(self, container: Container, condition: Condition) -> int:
-        """Wait for ``condition``; the exit code."""
-        if condition == "removed":
+    def begin_wait(self, container: Container, condition: Condition) -> Callable[[], Awaitable[int]]:
+        """Take note of what is to be waited for now; the wait that is returned gives the exit code."""
+        stopped = container.stopped
+
+        async def removed() -> int:
             await container.removed.wait()
-        elif condition == "next-exit":
-            stopped = container.stopped
+            return container.state.exit_code
+
+        async def next_exit() -> int:
             await _first(stopped, container.removed)
-        else:
+            return container.state.exit_code
+
+        async def not_running() -> int:
             while container.state.running or container.state.restarting:
                 await container.stopped.wait()
-        return container.state.exit_code
+            return container.state.exit_code
+
+        return {"removed": removed, "next-exit": next_exit, "not-running": not_running}[condition]
 
     async def prune(self, filters: Mapping[str, Sequence[str]]) -> Pruned:
         """Remove all stopped containers that pass the filters. Raises `ConflictError` if a prune runs."""
@@ -371,7 +381,7 @@ class ContainerService:
 
     # Streams.
 
-    def logs(self, name: str, options: LogOptions) -> AsyncIterator[Chunk]:
+    def logs(self, name: str, options: LogOptions) -> AsyncGenerator[Chunk]:
         """Messages of its log; raises as `attaching.read_log`."""
         container = self.find(name)
         return attaching.read_log(
