@@ -51,6 +51,7 @@ from lading.kit import aio
 from lading.oci.descriptor import Platform
 
 Condition = Literal["not-running", "next-exit", "removed"]
+_EXEC_FAILED: Final = "OCI runtime exec failed: "
 CONDITIONS: Final = ("not-running", "next-exit", "removed")
 
 
@@ -488,7 +489,8 @@ class ContainerService:
         except LadingError as exc:
             if not exec_.up.is_set():
                 exec_.exit_code = signals.start_exit_code(exc.message)
-                raise StartError(f"OCI runtime exec failed: {exc.message}") from exc
+                words = exc.message.removeprefix(_EXEC_FAILED)
+                raise StartError(f"{_EXEC_FAILED}{words}") from exc
             raise
         finally:
             exec_.running = False
