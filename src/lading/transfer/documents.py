@@ -105,10 +105,12 @@ class Documents:
         if repository is not None:
             labels[source_key(repository)] = repository.path
         if not await self.put(descriptor, document.body, lease=lease, labels=labels):
-            labels.pop(source_key(repository), None) if repository else None
-            await self._content.update(descriptor.digest, labels)
             if repository is not None:
+                del labels[source_key(repository)]
                 await self._sources.add(descriptor.digest, repository)
+            present = (await self._content.info(descriptor.digest)).labels
+            if not labels.items() <= dict(present).items():
+                await self._content.update(descriptor.digest, labels)
 
     async def put(
         self, descriptor: Descriptor, body: bytes, *, lease: LeaseID, labels: dict[str, str] | None = None
