@@ -31,6 +31,7 @@ _LOAD_TIMEOUT: Final = 5
 _EVENT_GRACE: Final = 2
 """Seconds that a shim's own exit event has before we publish one: events after an exit must not overtake an OOM."""
 _EXIT: Final = "/tasks/exit"
+_DELETE: Final = "/tasks/delete"
 _KILLED: Final = 128 + SIGKILL
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("lading.runtime")
 
@@ -238,7 +239,7 @@ class ShimRuntime(Runtime):
             _log.warning("shim_not_found_again", container=bundle.id, reason=str(exc))
             end = await self._clean(bundle, None)
             if self._early is None or bundle.id not in self._early:
-                self._emit_exit(bundle.id, 0, end)
+                self._events.put(_event(_EXIT, bundle.id, 0, end))
 
     async def _find(self, bundle: Bundle) -> None:
         """Connect to the shim of a bundle and ask it for its task; raises if it has none."""
@@ -255,7 +256,8 @@ class ShimRuntime(Runtime):
             raise
         task = self._adopt(shim, state.pid, connected.shim_pid)
         if self._early is not None and bundle.id in self._early:
-            task.reported.set()
+            task.reported.add(_EXIT)
+            task.exit_reported.set()
 
     @override
     async def get(self, id: ContainerID) -> Task:
@@ -269,24 +271,28 @@ class ShimRuntime(Runtime):
         return aiter(self._events)
 
     def _event_arrived(self, event: TaskEvent) -> None:
-        """A shim reports. The exit of a first process is passed on once, and only if it is of the task that is here."""
-        if event.topic == _EXIT and not event.exec_id:
+        """A shim reports. The end of a first process is passed on once, and only if it is of the task that is here."""
+        if event.topic in (_EXIT, _DELETE) and not event.exec_id:
             task = self._tasks.get(event.container)
-            if task is None:
-                if self._early is not None:
-                    self._early.add(event.container)
-            elif task.reported.is_set() or task.pid != event.pid:
-                return
-            else:
-                task.reported.set()
-                task.record_exit(Exit(status=event.exit_status, exited_at_nano=event.time_nano))
-        self._events.put(event)
+            if task is not None and task.pid == event.pid:
+                self._report(task, event)
+            elif self._early is not None:
+                self._early.add(event.container)
+                self._events.put(event)
+        else:
+            self._events.put(event)
 
-    def _emit_exit(self, id: ContainerID, pid: int, end: Exit) -> None:
-        event = TaskEvent(
-            topic=_EXIT, container=id, pid=pid, exit_status=end.status, time_nano=end.exited_at_nano
-        )
-        self._events.put(event)
+    def _report(self, task: ShimTask, event: TaskEvent) -> None:
+        if event.topic not in task.reported:
+            task.reported.add(event.topic)
+            if event.topic == _EXIT:
+                task.record_exit(Exit(status=event.exit_status, exited_at_nano=event.time_nano))
+                task.exit_reported.set()
+            self._events.put(event)
+
+    def _report_end(self, task: ShimTask, topic: str, end: Exit) -> None:
+        """Report in the shim's place, if it has not done so."""
+        self._report(task, _event(topic, task.id, task.pid, end))
 
     async def _follow(self, task: ShimTask) -> None:
         """Learn the end of a task's first process, even if its event is lost."""
@@ -297,10 +303,8 @@ class ShimRuntime(Runtime):
         task.record_exit(end)
         await aio.run(aio.DISK, task.shim.bundle.save_exit, end)
         with anyio.move_on_after(_EVENT_GRACE):
-            await task.reported.wait()
-        if not task.reported.is_set():
-            task.reported.set()
-            self._emit_exit(task.id, task.pid, end)
+            await task.exit_reported.wait()
+        self._report_end(task, _EXIT, end)
 
     def _lost(self, task: ShimTask) -> None:
         if not (self._closed or task.leaving):
@@ -313,15 +317,16 @@ class ShimRuntime(Runtime):
         end = await self._clean(task.shim.bundle, task.shim)
         self._reaper.sweep(task.pids_known)
         task.bury(end)
-        if not task.reported.is_set():
-            task.reported.set()
-            self._emit_exit(task.id, task.pid, task.exit or end)
+        self._report_end(task, _EXIT, task.exit or end)
 
-    async def _dispose(self, task: ShimTask) -> None:
+    async def _dispose(self, task: ShimTask, end: Exit) -> None:
         """Remove everything of a task whose first process is deleted."""
         if not task.dying:
             await self._clean(task.shim.bundle, task.shim)
             self._reaper.kill(task.shim_pid)
+        # Some shims end before they have sent their last events.
+        self._report_end(task, _EXIT, end)
+        self._report_end(task, _DELETE, end)
         self._tasks.pop(task.id, None)
 
     async def _clean(self, bundle: Bundle, shim: Shim | None) -> Exit:
@@ -359,3 +364,7 @@ class ShimRuntime(Runtime):
         assert self._group is not None, "the runtime is not open: use `async with`"
         if not self._closed:
             self._group.start_soon(supervised)
+
+
+def _event(topic: str, id: ContainerID, pid: int, end: Exit) -> TaskEvent:
+    return TaskEvent(topic=topic, container=id, pid=pid, exit_status=end.status, time_nano=end.exited_at_nano)

@@ -115,7 +115,7 @@ class ShimTask(Task):
         shim_pid: int,
         *,
         watch: Callable[[int], None],
-        dispose: Callable[["ShimTask"], Awaitable[None]],
+        dispose: Callable[["ShimTask", Exit], Awaitable[None]],
     ) -> None:
         self.shim = shim
         self.shim_pid = shim_pid
@@ -123,8 +123,10 @@ class ShimTask(Task):
         """How the first process ended."""
         self.ended = anyio.Event()
         """``exit`` is known."""
-        self.reported = anyio.Event()
-        """The exit event of the first process has been published."""
+        self.reported: set[str] = set()
+        """Topics of events of the first process's end that have been published."""
+        self.exit_reported = anyio.Event()
+        """Its exit is among them."""
         self.leaving = False
         """The shim is being shut down on purpose."""
         self.dying = False
@@ -209,7 +211,7 @@ class ShimTask(Task):
         except DisconnectedError:
             # An exec dies with its container, and the container with its shim.
             await self._wait_grave()
-            return self.exit or Exit(status=128 + SIGKILL, exited_at_nano=time.time_ns())
+            return self.exit or _killed()
 
     async def wait_rpc(self, exec_id: str = "") -> Exit:
         """Ask the shim itself, for as long as it takes."""
@@ -272,7 +274,7 @@ class ShimTask(Task):
     @override
     async def delete(self, exec_id: str = "") -> Exit:
         if exec_id:
-            response = await self._alive("Delete", self._process(exec_id), task_pb2.DeleteResponse)
+            response = await self._refusable("Delete", self._process(exec_id), task_pb2.DeleteResponse)
             self._exec_pids.discard(response.pid)
             return exit_of(response)
         async with self._deleting:
@@ -318,27 +320,29 @@ class ShimTask(Task):
         except LadingError as exc:
             self.leaving = False
             raise self.refusal(exc, "delete") from exc
-        await self._dispose(self)
-        self.gone = True
-        end = end or self.exit or Exit(status=128 + SIGKILL, exited_at_nano=time.time_ns())
-        self.record_exit(end)
+        end = end or self.exit or _killed()
+        await self._finish(end)
         return end
+
+    async def _finish(self, end: Exit) -> None:
+        await self._dispose(self, end)
+        self.gone = True
+        self.record_exit(end)
 
     async def destroy(self) -> None:
         """End the container by force and remove everything, whatever state it is in. Idempotent."""
         async with self._deleting:
             if self.gone:
                 return
-            with contextlib.suppress(LadingError):
+            with contextlib.suppress(LadingError), anyio.move_on_after(_SHUTDOWN):
                 await self.kill(SIGKILL, all=True)
+                await self.ended.wait()
             try:
                 await self._delete()
             except LadingError as exc:
                 _log.warning("task_destroyed_by_force", container=self.id, reason=str(exc))
                 self.leaving = True
-                await self._dispose(self)
-                self.gone = True
-                self.record_exit(Exit(status=128 + SIGKILL, exited_at_nano=time.time_ns()))
+                await self._finish(self.exit or _killed())
 
     async def _call(
         self, method: str, request: Message, response: type[M], timeout: float | None = _CONTROL
@@ -375,6 +379,10 @@ class ShimTask(Task):
     def _missing(self, exec_id: str = "") -> NotFoundError:
         what = f"process {exec_id} of container {self.id}" if exec_id else f"the task of container {self.id}"
         return NotFoundError(f"{what} does not exist", subject=self.id)
+
+
+def _killed() -> Exit:
+    return Exit(status=128 + SIGKILL, exited_at_nano=time.time_ns())
 
 
 async def runtime_words(bundle: Bundle, error: LadingError) -> LadingError:

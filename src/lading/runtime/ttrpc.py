@@ -233,7 +233,14 @@ class _Session(Connection):
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        if self._group.cancel_scope.cancel_called:  # accepted while the server was ending
+            self.close()
         self._sessions.add(self)
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        if not self._group.cancel_scope.cancel_called:
+            super().data_received(data)
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
@@ -258,7 +265,7 @@ class _Session(Connection):
         except LadingError as exc:
             code, message = status_of(exc)
             response.status.code, response.status.message = code, message
-        except Exception:  # one call's bug must not end the others
+        except Exception:  # noqa: BLE001 -- one call's bug must not end the others
             _log.exception("ttrpc_handler_failed")
             response.status.code, response.status.message = 13, "internal error"
         finally:
@@ -304,9 +311,9 @@ async def serve(path: str, methods: Mapping[str, Handler]) -> AsyncGenerator[Non
             yield
         finally:
             server.close()
+            group.cancel_scope.cancel()
             for session in list(sessions):
                 session.close()
-            group.cancel_scope.cancel()
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
 

@@ -122,7 +122,6 @@ class Puller:
             resolver = self._registries.resolver(credentials, headers=headers)
             document = await resolver.resolve(reference)
             check_size(document.descriptor)
-            progress.messages.append(f"Pulling from {reference.path}")
             run = _Pull(
                 reference=reference,
                 fetcher=resolver.fetcher(reference),

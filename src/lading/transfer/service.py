@@ -193,6 +193,10 @@ class TransferService:
         self._publish("import", digest, reference.familiar if reference else digest)
         return node.descriptor
 
+    async def point(self, name: str, target: Descriptor) -> images.Image | None:
+        """Make ``name`` mean ``target``, by the same rules as a pull; see `lading.transfer.pull.point_name`."""
+        return await point_name(self._images, self._names, name, target)
+
     async def ensure_unpacked(
         self,
         manifest: Descriptor,

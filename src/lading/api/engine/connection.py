@@ -187,6 +187,8 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
+        if request.writer.output_size > 0:
+            raise ConnectionResetError("half an answer is out")
         words = " ".join((message or "the request is not HTTP").split())[:256]
         response = error_response(status, words)
         response.force_close()

@@ -97,6 +97,8 @@ class EngineServer:
         response: web.StreamResponse | None = None
         try:
             response = await self._answer(raw)
+            if self._stopping:
+                response.force_close()
             return response
         finally:
             connection.request_ended(raw, response)

@@ -27,6 +27,11 @@ _PROGRAMS: Final = (*_NAMES, *(f"/bin/{name}" for name in _NAMES))
 _BUFFERED_EVENTS: Final = 10_000
 
 
+def _check_identifier(id: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*", id) or len(id) > 76:
+        raise InvalidArgumentError(f"{id!r} is not an identifier", subject=id)
+
+
 class _Exited(Exception):  # noqa: N818 -- it is control flow, not an error
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -197,7 +202,7 @@ class Machine:
     def __init__(self) -> None:
         self.records: dict[ContainerID, _Record] = {}
         self.listener: MemoryRuntime | None = None
-        self.dead: list[TaskEvent] = []
+        self.unseen: list[TaskEvent] = []
         self._pids = 1000
         self._group: TaskGroup | None = None
 
@@ -228,23 +233,17 @@ class Machine:
         """Report an event to the runtime that is attached, if one is."""
         if self.listener is not None:
             self.listener.deliver(event)
+        elif event.topic == "/tasks/exit":
+            self.unseen.append(event)
 
     def kill_shim(self, id: ContainerID) -> None:
         """End a container as if its shim had been killed: its exit is 137, seen now or by the next `load`."""
         record = self.records[id]
         first = record.process("")
         if first.exit is None:
-            listener, self.listener = self.listener, None
             first.end(128 + signals.SIGKILL)
-            self.listener = listener
-        event = TaskEvent(
-            topic="/tasks/exit", container=id, pid=first.pid, exit_status=137, time_nano=time.time_ns()
-        )
         if self.listener is None:
             del self.records[id]
-            self.dead.append(event)
-        else:
-            self.emit(event)
 
 
 class MemoryTask(Task):
@@ -312,6 +311,7 @@ class MemoryTask(Task):
 
     @override
     async def exec(self, exec_id: str, process: Mapping[str, Any], stdio: Stdio) -> None:
+        _check_identifier(exec_id)
         if exec_id in self._record.processes:
             raise AlreadyExistsError(f"process {exec_id} of container {self.id} exists", subject=exec_id)
         if self._process().status is not Status.RUNNING:
@@ -420,8 +420,7 @@ class MemoryRuntime(Runtime):
         stdio: Stdio,
         options: Mapping[str, Any] | None = None,
     ) -> Task:
-        if not re.fullmatch(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*", id) or len(id) > 76:
-            raise InvalidArgumentError(f"{id!r} is not an identifier", subject=id)
+        _check_identifier(id)
         if id in self._machine.records:
             raise AlreadyExistsError(f"container {id} has a task", subject=id)
         if not re.fullmatch(r"io\.containerd\.(runc|memory)\.v\d+", runtime):
@@ -437,8 +436,8 @@ class MemoryRuntime(Runtime):
 
     @override
     async def load(self) -> list[Task]:
-        dead, self._machine.dead = self._machine.dead, []
-        for event in dead:
+        unseen, self._machine.unseen = self._machine.unseen, []
+        for event in unseen:
             self.deliver(event)
         return [MemoryTask(self._machine, record) for record in self._machine.records.values()]
 
