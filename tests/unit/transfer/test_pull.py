@@ -229,6 +229,21 @@ async def test_a_config_that_does_not_fit_its_layers_is_refused(world: World):
     assert await world.images.list() == []
 
 
+async def test_a_size_that_a_stored_blob_does_not_have_is_refused(world: World):
+    make.publish(world.repository, make.image([BASE]), "latest")
+    await world.service.pull(world.reference)
+    liar = Descriptor(
+        media_type=BASE.descriptor.media_type, digest=BASE.descriptor.digest, size=BASE.descriptor.size + 1
+    )
+    config = make.image([BASE]).config_descriptor
+    body = encode(
+        Manifest(schema_version=2, media_type=mediatypes.OCI_MANIFEST, config=config, layers=(liar,))
+    )
+    world.repository.add_manifest(body, mediatypes.OCI_MANIFEST, tag="liar")
+    with pytest.raises(DataLossError, match="was announced with"):
+        await world.service.pull(world.reference.with_tag("liar"))
+
+
 async def test_schema_1_is_refused_with_an_explanation(world: World):
     body = b'{"schemaVersion":1,"name":"app","tag":"latest","fsLayers":[]}'
     world.repository.add_manifest(body, mediatypes.DOCKER_SCHEMA1_SIGNED, tag="latest")
