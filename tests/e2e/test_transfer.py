@@ -3,11 +3,11 @@
 import io
 import json
 import shutil
-import subprocess
 import tarfile
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from pathlib import Path
 
+import anyio
 import pytest
 from support.registry import docker_registry
 from support.world import World
@@ -97,10 +97,9 @@ async def test_skopeo_reads_what_is_saved(tmp_path: Path):
     with tarfile.open(fileobj=io.BytesIO(data)) as opened:
         opened.extractall(tmp_path / "layout", filter="data")
     for where in (f"docker-archive:{tmp_path}/image.tar", f"oci:{tmp_path}/layout:latest"):
-        shown = subprocess.run(
+        shown = await anyio.run_process(
             ["skopeo", "--override-os", "linux", "--override-arch", "amd64", "inspect", "--config", where],
             check=True,
-            capture_output=True,
         )
         assert json.loads(shown.stdout)["rootfs"]["diff_ids"] == [layer.diff_id for layer in image.layers]
 
@@ -113,7 +112,7 @@ async def test_what_skopeo_writes_is_loaded(tmp_path: Path, host: str, registrie
     make.publish(world.repository, image, "latest")
     name = (await world.service.pull(world.reference)).name
     await served(world, registries).push(name, reference.parse(f"{host}/skopeo:v1"))
-    subprocess.run(
+    await anyio.run_process(
         [
             "skopeo",
             "copy",
@@ -123,7 +122,6 @@ async def test_what_skopeo_writes_is_loaded(tmp_path: Path, host: str, registrie
             f"{form}:{tmp_path}/image.tar:example.test/copied:v1",
         ],
         check=True,
-        capture_output=True,
     )
     [loaded] = await target.service.load(stream((tmp_path / "image.tar").read_bytes()))
     assert str(loaded.reference) == "example.test/copied:v1"
