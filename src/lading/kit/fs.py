@@ -5,7 +5,7 @@ import ctypes
 import fcntl
 import os
 from collections.abc import Generator
-from errno import EDQUOT, ENOSPC
+from errno import EDQUOT, EINVAL, ENOSPC, ENOSYS
 from pathlib import Path
 from typing import Final
 
@@ -82,7 +82,10 @@ def rename_new(source: str | Path, target: str | Path) -> None:
     """Rename without replacing; ``FileExistsError`` if the target is there."""
     if _libc.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE):
         errno = ctypes.get_errno()
-        raise OSError(errno, os.strerror(errno), os.fspath(target))
+        if errno not in (EINVAL, ENOSYS):
+            raise OSError(errno, os.strerror(errno), os.fspath(target))
+        os.link(source, target)  # this file system has no such flag; a link does not replace either
+        os.unlink(source)
 
 
 def start_writeback(fd: int, offset: int, length: int) -> None:
