@@ -19,6 +19,7 @@ from lading.errors import (
     FailedPreconditionError,
     NotFoundError,
     UnavailableError,
+    UnsupportedError,
 )
 from lading.kit.tasks import KeyedLock
 from lading.oci.descriptor import Descriptor
@@ -81,6 +82,17 @@ class FakeReader(content.Reader):
     @override
     def pread(self, length: int, offset: int) -> bytes:
         return self._data[offset : offset + length]
+
+    @override
+    def readinto(self, buffer: Buffer, offset: int) -> int:
+        view = memoryview(buffer).cast("B")
+        piece = self._data[offset : offset + len(view)]
+        view[: len(piece)] = piece
+        return len(piece)
+
+    @override
+    def fileno(self) -> int:
+        raise UnsupportedError("the blob is not in a file")
 
 
 class FakeWriter(content.Writer):
