@@ -257,6 +257,11 @@ class FakeImages(images.Store):
         return [self.records[name] for name in sorted(self.records)]
 
     @override
+    async def by_target(self, digest_prefix: str) -> "list[images.Image]":
+        bare = digest_prefix.removeprefix("sha256:")
+        return [image for image in await self.list() if image.target.digest.hex.startswith(bare)]
+
+    @override
     async def put(
         self,
         name: str,
