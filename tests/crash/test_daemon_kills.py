@@ -103,8 +103,7 @@ class Harness:
         collected = self.daemon.lading("gc")
         assert collected.returncode == 0, collected.stdout + collected.stderr
         assert _files(self.daemon.data_root / "content") == []
-        left = [p for p in (self.daemon.data_root / "snapshots").glob("*/snapshots/*")]
-        assert left == []
+        assert list((self.daemon.data_root / "snapshots").glob("*/snapshots/*")) == []
 
 
 def _files(root: Path) -> list[Path]:
@@ -134,10 +133,7 @@ def run(rounds: int, tmp_path: Path, seed: int) -> None:
         for _ in range(rounds):
             harness.round()
         harness.finish()
-        print(
-            f"restarts: median {sorted(harness.ready)[len(harness.ready) // 2]:.2f} s, worst {max(harness.ready):.2f} s"
-        )
-        assert max(harness.ready) < READY_SECONDS
+        assert max(harness.ready) < READY_SECONDS, sorted(harness.ready)
 
 
 @pytest.mark.timeout(300)
