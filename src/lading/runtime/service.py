@@ -73,17 +73,18 @@ class ShimRuntime(Runtime):
         self._beside = Path(publish_binary).parent
         self._runc_root = str(state / ".runc")
         self._subreaper = subreaper
+        self._reaper = Reaper()
         self._launcher = Launcher(
             namespace=namespace,
             ttrpc_address=ttrpc_address,
             grpc_address=grpc_address or str(state / "lading.sock"),
             publish_binary=publish_binary,
             socket_directory=state / ".s",
+            adopt=self._reaper.watch,
             debug=debug,
         )
         self._tasks: dict[ContainerID, ShimTask] = {}
         self._creating: set[ContainerID] = set()
-        self._reaper = Reaper()
         self._events = EventQueue()
         self._early: set[ContainerID] | None = set()
         """Exits that came before `load` knew their task; None after it."""

@@ -61,6 +61,7 @@ def launcher(directory: Path) -> Launcher:
         grpc_address="/g.sock",
         publish_binary="/bin/false",
         socket_directory=directory / "s",
+        adopt=lambda _: None,
     )
 
 
