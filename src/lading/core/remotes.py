@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from lading.core.content import Reader
+from lading.errors import LadingError
 from lading.oci.descriptor import Descriptor
 from lading.oci.reference import Reference
 
@@ -33,6 +34,26 @@ class Document:
 
     descriptor: Descriptor
     body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostReply:
+    """What one host said to a request that failed.
+
+    ``status`` is 0 if it never answered; ``codes`` are the error codes of the reply (distribution-spec, "Error Codes"), in
+    its order, such as ``NAME_UNKNOWN`` or ``DENIED``.
+    """
+
+    host: str
+    status: int = 0
+    codes: tuple[str, ...] = ()
+    message: str = ""
+
+
+def replies_of(error: LadingError) -> tuple[HostReply, ...]:
+    """What each host said, if ``error`` came from a registry; else nothing."""
+    found: object = getattr(error, "replies", ())
+    return found if isinstance(found, tuple) else ()  # pyright: ignore[reportUnknownVariableType]
 
 
 class Fetcher(Protocol):
