@@ -9,7 +9,6 @@ from typing import Final, Generic, TypeVar
 from urllib.parse import quote, urljoin
 
 import anyio
-import structlog
 
 from lading.core.remotes import Credentials, HostReply
 from lading.errors import LadingError, PermissionDeniedError, UnauthenticatedError
@@ -35,7 +34,6 @@ from lading.remotes.replies import read_reply
 
 T = TypeVar("T")
 
-_log = structlog.get_logger()
 _THROTTLED: Final = frozenset({408, 429})
 _PASSING: Final = frozenset({500, 502, 503, 504})
 
@@ -132,7 +130,6 @@ class Session:
                 return await self.call(host, call, last=number == len(hosts) - 1)
             except HostFailedError as exc:
                 replies.append(exc.reply)
-                _log.debug("host_failed", host=host.name, status=exc.reply.status, message=exc.reply.message)
         raise failure(what, tuple(replies), subject=self.name)
 
     async def call(self, host: Host, call: Call[T], *, last: bool = True) -> T:

@@ -17,7 +17,7 @@ from lading.errors import LadingError, PermissionDeniedError, UnavailableError
 from lading.oci import mediatypes, reference
 from lading.remotes.connection import Origin
 from lading.remotes.dial import Dialer, Proxies, Trust, classify
-from lading.remotes.errors import ForbiddenAddressError, TransportError
+from lading.remotes.errors import ForbiddenAddressError
 from lading.testing.registry import FakeRegistry, Fault
 from lading.testing.remotes import image
 
@@ -118,15 +118,32 @@ async def test_a_redirect_to_what_is_no_address(registry: FakeRegistry, where: s
 
 
 def test_a_name_cannot_hide_its_address() -> None:
-    public = Origin("https", "registry.example", 443)
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    public = Origin("http", "registry.example", port)
     inner = Origin("http", "innocent.example", 80)
     answers = {"registry.example": "192.0.2.1", "innocent.example": "127.0.0.1"}
     dialer = Dialer(Proxies(), idle=1, resolver=lambda host, port: [(socket.AF_INET, (answers[host], port))])
     with pytest.raises(ForbiddenAddressError):
         dialer.connect(inner, Trust(), timeout=1, guard=public)
     answers["registry.example"] = "127.0.0.1"
-    with pytest.raises(TransportError):  # allowed, and nobody listens at port 80
-        dialer.connect(Origin("http", "innocent.example", 1), Trust(), timeout=1, guard=public)
+    dialer.connect(public, Trust(), timeout=1, guard=None).close()
+    dialer.connect(Origin("http", "innocent.example", port), Trust(), timeout=1, guard=public).close()
+    listener.close()
+
+
+def test_a_registry_cannot_move_to_where_it_wants_to_lead() -> None:
+    """DNS rebinding: it was elsewhere when it sent the redirect."""
+    answers = {"registry.example": "127.0.0.1", "target.example": "127.0.0.1"}
+    dialer = Dialer(Proxies(), idle=1, resolver=lambda host, port: [(socket.AF_INET, (answers[host], port))])
+    with socket.create_server(("0.0.0.0", 0)) as listener:
+        port = listener.getsockname()[1]
+        registry = Origin("http", "registry.example", port)
+        dialer.connect(registry, Trust(), timeout=1, guard=None).close()
+        answers["registry.example"] = "0.0.0.0"
+        dialer.connect(registry, Trust(), timeout=1, guard=None).close()
+        with pytest.raises(ForbiddenAddressError):
+            dialer.connect(Origin("http", "target.example", port), Trust(), timeout=1, guard=registry)
 
 
 @pytest.mark.parametrize(
