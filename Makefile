@@ -20,4 +20,16 @@ check: setup ## lint, types, layering
 test: check ## set up and pass every test
 	$(RUN)/python -m pytest -m "not nightly"
 
-.PHONY: help setup check test
+test-nightly: check ## the long suites: crash matrices, stateful runs, large images
+	$(RUN)/python -m pytest -m nightly --timeout 3600
+
+demo: setup ## show Lading at work: pull, list, run, push
+	@scripts/demo.sh
+
+daemon: setup ## leave a daemon running on a private socket
+	@scripts/daemon.sh
+
+bench: setup ## measure beside the peers; raw samples in bench/results
+	$(RUN)/python bench/run.py
+
+.PHONY: help setup check test test-nightly demo daemon bench

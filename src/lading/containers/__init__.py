@@ -1,6 +1,6 @@
-"""Containers: from a create request to a running process and back.
-Invariant: a field that cannot be honoured is refused by name, never ignored.
-Start at:  service.py.
-Imports:   transfer, core ports.
-Proved by: tests/e2e/ with the docker client.
+"""Containers: create, run, watch and remove them; the service behind ``docker run``.
+Invariant: what a container writes reaches its log exactly once, whatever happens to the daemon (ADR 0080).
+Start at:  service.py (what can be asked for), lifecycle.py (how a container lives), journal.py (why no line is lost).
+Imports:   transfer, core, oci, kit.  Never: images, adapters.
+Proved by: tests/unit/containers/, tests/crash/test_container_logs.py, tests/e2e/test_containers.py.
 """

@@ -8,8 +8,9 @@ process in it, named by an exec ID. Exec ID ``""`` means the first process.
 runs the program; ``wait`` returns when it ended; ``delete`` frees everything. Shims outlive the daemon: after a restart
 ``load`` finds the tasks of earlier daemons again.
 
-**Standard streams** are FIFO paths that the caller made (empty means ``/dev/null``); the shim opens both ends of each, so
-that a reader may come and go. With ``terminal`` only stdin and stdout are used.
+**Standard streams** are FIFO paths that the caller made (empty means ``/dev/null``). The caller holds the reading ends of the
+outputs open while ``create`` (for an exec: ``start``) runs, since a shim waits for a reader; then it has opened both ends of
+each, so that a reader may come and go. With ``terminal`` only stdin and stdout are used.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence

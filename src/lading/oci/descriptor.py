@@ -32,7 +32,7 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit
     digest: Digest
     size: Size
     urls: tuple[str, ...] = ()
-    annotations: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    annotations: dict[str, str] = {}
     data: str | None = None
     platform: Platform | None = None
     artifact_type: str = ""

@@ -29,7 +29,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_d
     media_type: str = ""
     artifact_type: str = ""
     subject: Descriptor | None = None
-    annotations: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    annotations: dict[str, str] = {}
 
     @property
     def is_image(self) -> bool:
@@ -45,7 +45,7 @@ class Index(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defa
     media_type: str = ""
     artifact_type: str = ""
     subject: Descriptor | None = None
-    annotations: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    annotations: dict[str, str] = {}
 
 
 class _Envelope(msgspec.Struct, rename="camel"):

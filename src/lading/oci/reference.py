@@ -72,6 +72,10 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True):
         """The same repository with this digest and no tag."""
         return Reference(domain=self.domain, path=self.path, digest=digest)
 
+    def without_tag(self) -> "Reference":
+        """The repository alone."""
+        return Reference(domain=self.domain, path=self.path)
+
     def with_default_tag(self) -> "Reference":
         """Itself, or with ``:latest`` if it names neither a tag nor a digest."""
         return self if self.tag or self.digest else self.with_tag(DEFAULT_TAG)

@@ -1,0 +1,160 @@
+"""Images to measure with, made from Debian's linux-source package; the same every time.
+
+one-file      500 MB in one file, one layer
+small-files   35,000 files, one layer
+eight-layers  1 GB in 8 layers
+tiny          two small layers, for what is not about bytes
+sixteen       16 layers of 500 MB (only with --memory)
+"""
+
+import io
+import pathlib
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "scripts"))
+from debian_image import EPOCH, Layout
+
+from lading.oci.config import RunConfig
+from lading.oci.descriptor import Platform
+
+SOURCE = "linux-source-6.1"
+MB = 1_000_000
+AMD64 = Platform(os="linux", architecture="amd64")
+
+
+class Corpus:
+    """OCI layouts in a directory that survives runs."""
+
+    def __init__(self, root: pathlib.Path) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def layout(self, name: str) -> pathlib.Path:
+        """The layout of an image, made on first use; its tag is the image's name."""
+        path = self.root / name
+        if not (path / "index.json").exists():
+            subprocess.run(["rm", "-rf", str(path)], check=True)
+            layout = Layout(path)
+            makers: dict[str, Callable[[], list[bytes]]] = {
+                "one-file": self._one_file,
+                "small-files": self._small_files,
+                "eight-layers": self._eight_layers,
+                "tiny": self._tiny,
+            }
+            manifest = layout.image(
+                AMD64,
+                [self._with_shell(n, t) for n, t in enumerate(makers[name]())],
+                RunConfig(cmd=("/true",)),
+            )
+            layout.index([manifest], name)
+        return path
+
+    def sixteen(self) -> pathlib.Path:
+        """16 layers of 500 MB, written layer by layer so that making them needs no more memory than one."""
+        path = self.root / "sixteen"
+        if not (path / "index.json").exists():
+            subprocess.run(["rm", "-rf", str(path)], check=True)
+            layout = Layout(path)
+            block = self._bytes(0, 500 * MB)
+            tars = (_tar([(f"layer-{n}", bytes([n]) + block)]) for n in range(16))
+            layout.index([layout.image(AMD64, list(tars), RunConfig(cmd=("/true",)))], "sixteen")
+        return path
+
+    def _with_shell(self, number: int, data: bytes) -> bytes:
+        return data if number else _append(data, [("true", _static_true())], mode=0o755)
+
+    def _one_file(self) -> list[bytes]:
+        return [_tar([("data", self._bytes(0, 500 * MB))])]
+
+    def _small_files(self) -> list[bytes]:
+        files = []
+        for info, data in self._members():
+            files.append((info.name, data))
+            if len(files) == 35_000:
+                break
+        return [_tar(files)]
+
+    def _eight_layers(self) -> list[bytes]:
+        layers: list[bytes] = []
+        files: list[tuple[str, bytes]] = []
+        size = 0
+        for info, data in self._members():
+            files.append((f"{len(layers)}/{info.name}", data))
+            size += len(data)
+            if size >= 125 * MB:
+                layers.append(_tar(files))
+                files, size = [], 0
+                if len(layers) == 8:
+                    return layers
+        return [*layers, _tar(files)]
+
+    def _tiny(self) -> list[bytes]:
+        return [_tar([("etc/hostname", b"tiny\n")]), _tar([("etc/motd", b"tiny\n")])]
+
+    def _bytes(self, start: int, length: int) -> bytes:
+        out = io.BytesIO()
+        for _, data in self._members():
+            out.write(data)
+            if out.tell() >= start + length:
+                break
+        return out.getvalue()[start : start + length]
+
+    def _members(self) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+        archive = self.root / "source.tar"
+        if not archive.exists():
+            subprocess.run(
+                ["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", SOURCE],
+                cwd=self.root,
+                check=True,
+            )
+            package = next(self.root.glob(f"{SOURCE}_*.deb"))
+            fsys = subprocess.run(
+                ["dpkg-deb", "--fsys-tarfile", str(package)], check=True, capture_output=True
+            ).stdout
+            with tarfile.open(fileobj=io.BytesIO(fsys)) as tar:
+                inner = next(m for m in tar if m.name.endswith(".tar.xz"))
+                stream = tar.extractfile(inner)
+                assert stream is not None
+                with open(archive.with_suffix(".part"), "wb") as out:
+                    subprocess.run(["xz", "-dc"], input=stream.read(), stdout=out, check=True)
+            archive.with_suffix(".part").rename(archive)
+        with tarfile.open(archive) as tar:
+            for info in tar:
+                if info.isreg():
+                    stream = tar.extractfile(info)
+                    assert stream is not None
+                    yield info, stream.read()
+
+
+def _tar(files: list[tuple[str, bytes]]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.TarFile(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        _add(tar, files, 0o644)
+    return out.getvalue()
+
+
+def _append(data: bytes, files: list[tuple[str, bytes]], mode: int) -> bytes:
+    out = io.BytesIO(data)
+    with tarfile.TarFile(fileobj=out, mode="a", format=tarfile.PAX_FORMAT) as tar:
+        _add(tar, files, mode)
+    return out.getvalue()
+
+
+def _add(tar: tarfile.TarFile, files: list[tuple[str, bytes]], mode: int) -> None:
+    for name, data in files:
+        info = tarfile.TarInfo(name)
+        info.size, info.mode, info.mtime = len(data), mode, EPOCH
+        tar.addfile(info, io.BytesIO(data))
+
+
+def _static_true() -> bytes:
+    """A program that exits with 0 and needs nothing: busybox, which does so when it is called ``true``."""
+    return pathlib.Path("/bin/busybox").read_bytes()
+
+
+def compressed_size(layout: pathlib.Path) -> int:
+    """Bytes of all blobs of a layout."""
+    return sum(p.stat().st_size for p in (layout / "blobs/sha256").iterdir())

@@ -1,0 +1,316 @@
+"""The engines that are measured: Lading, and its peers in a chroot made of Debian's packages.
+
+Each runs on a fresh ext4 file system of its own (a loop device with direct I/O), so that no engine pays for another's leftovers.
+"""
+
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from typing import Self
+
+SIZE = "40G"
+
+
+class Volume:
+    """A fresh ext4 file system, mounted on a directory."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self.path = directory
+        self._image = directory.with_suffix(".ext4")
+        self._loop = ""
+
+    def __enter__(self) -> Self:
+        self.path.mkdir(parents=True, exist_ok=True)
+        run("truncate", "-s", SIZE, str(self._image))
+        run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(self._image))
+        self._loop = run("losetup", "--find", "--show", "--direct-io=on", str(self._image)).strip()
+        run("mount", self._loop, str(self.path))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for mount in reversed(_mounts_below(self.path)):
+            subprocess.run(["umount", "-l", mount], check=False)
+        subprocess.run(["losetup", "-d", self._loop], check=False)
+        self._image.unlink()
+
+    def used(self) -> int:
+        """Bytes allocated."""
+        stat = os.statvfs(self.path)
+        return (stat.f_blocks - stat.f_bfree) * stat.f_frsize
+
+    def flush(self) -> None:
+        """Make everything durable, on this file system only."""
+        subprocess.run(["sync", "-f", str(self.path)], check=True)
+
+
+class Engine:
+    """An engine that is driven by the docker client."""
+
+    name = "engine"
+
+    def __init__(self, volume: Volume, registry: str) -> None:
+        self.volume = volume
+        self.registry = registry
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For the docker client."""
+        return os.environ | {
+            "DOCKER_HOST": f"unix://{self.socket}",
+            "DOCKER_CONFIG": str(self.volume.path / "client"),
+        }
+
+    @property
+    def socket(self) -> pathlib.Path:
+        return self.volume.path / "run/docker.sock"
+
+    def start(self) -> None:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        for process in reversed(self._processes):
+            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(20)
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        self._processes.clear()
+
+    def docker(self, *arguments: str) -> str:
+        """Run the docker client; its output."""
+        return run("docker", *arguments, env=self.environment)
+
+    def pull(self, image: str) -> None:
+        self.docker("pull", "-q", f"{self.registry}/{image}:latest")
+
+    def push(self, image: str, to: str) -> None:
+        self.docker("tag", f"{self.registry}/{image}:latest", f"{self.registry}/{to}:latest")
+        self.docker("push", "-q", f"{self.registry}/{to}:latest")
+
+    def save(self, image: str, path: pathlib.Path) -> None:
+        self.docker("save", "-o", str(path), f"{self.registry}/{image}:latest")
+
+    def load(self, path: pathlib.Path) -> None:
+        self.docker("load", "-q", "-i", str(path))
+
+    def remove(self, image: str) -> None:
+        self.docker("rmi", "-f", f"{self.registry}/{image}:latest")
+
+    def images(self) -> None:
+        self.docker("image", "ls", "-q")
+
+    def run_true(self, image: str) -> None:
+        self.docker("run", "--rm", "--network", "host", f"{self.registry}/{image}:latest", "/true")
+
+    def peak_memory(self) -> int:
+        """Largest resident size of the daemons, in bytes."""
+        return sum(_status(p.pid, "VmHWM") for p in self._processes)
+
+    def cpu_seconds(self) -> float:
+        """Processor time of the daemons and the children that they waited for."""
+        return sum(_cpu(p.pid) for p in self._processes)
+
+    def _spawn(self, log: str, *command: str) -> None:
+        with open(self.volume.path / f"{log}.log", "wb") as out:
+            self._processes.append(
+                subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+            )
+
+    def _wait(self, *command: str) -> None:
+        for _ in range(300):
+            done = subprocess.run(command, env=self.environment, capture_output=True, check=False)
+            if done.returncode == 0:
+                return
+            time.sleep(0.1)
+        logs = "\n".join(p.read_text(errors="replace")[-2000:] for p in self.volume.path.glob("*.log"))
+        raise RuntimeError(f"{self.name} did not come up:\n{logs}")
+
+
+class Lading(Engine):
+    """This project's daemon."""
+
+    name = "lading"
+
+    def start(self) -> None:
+        lading = pathlib.Path(__file__).parents[1] / ".venv/bin/lading"
+        root = self.volume.path
+        (root / "run").mkdir(exist_ok=True)
+        self._spawn(
+            "daemon", str(lading), "daemon", "--data-root", str(root / "data"), "--exec-root", str(root / "run/exec"),
+            "--pidfile", str(root / "run/pid"), "--host", f"unix://{self.socket}",
+        )  # fmt: skip
+        self._wait("docker", "version")
+
+
+class Peer(Engine):
+    """An engine in the chroot; its state is on the volume, which is bound into the chroot."""
+
+    def __init__(self, volume: Volume, registry: str, chroot: pathlib.Path) -> None:
+        super().__init__(volume, registry)
+        self.chroot = chroot
+        self._bind = chroot / "bench"
+
+    def start(self) -> None:
+        self._bind.mkdir(exist_ok=True)
+        (self.volume.path / "run").mkdir(exist_ok=True)
+        run("mount", "--bind", str(self.volume.path), str(self._bind))
+        config = self.volume.path / "containerd.toml"
+        config.write_text(
+            'version = 3\nroot = "/bench/containerd"\nstate = "/bench/run/containerd"\n'
+            '[grpc]\naddress = "/bench/run/containerd.sock"\n'
+        )
+        self._in_chroot("containerd", "containerd", "-c", "/bench/containerd.toml")
+        self._wait("chroot", str(self.chroot), "ctr", "-a", "/bench/run/containerd.sock", "version")
+
+    def stop(self) -> None:
+        super().stop()
+        for mount in reversed(_mounts_below(self._bind)):
+            subprocess.run(["umount", "-l", mount], check=False)
+
+    def _in_chroot(self, log: str, *command: str) -> None:
+        self._spawn(log, "chroot", str(self.chroot), *command)
+
+
+class Docker(Peer):
+    """Docker Engine 28 with the containerd image store."""
+
+    name = "docker-containerd-store"
+    containerd_store = True
+
+    def start(self) -> None:
+        super().start()
+        (self.volume.path / "daemon.json").write_text(
+            '{"features":{"containerd-snapshotter":%s},"bridge":"none","iptables":false,"ip6tables":false,"insecure-registries":["%s"]}'
+            % (str(self.containerd_store).lower(), self.registry)
+        )
+        self._in_chroot(
+            "dockerd", "dockerd", "--config-file", "/bench/daemon.json", "--data-root", "/bench/docker", "--exec-root", "/bench/run/docker",
+            "--pidfile", "/bench/run/docker.pid", "-H", "unix:///bench/run/docker.sock", "--containerd", "/bench/run/containerd.sock",
+        )  # fmt: skip
+        self._wait("docker", "version")
+
+
+class DockerClassic(Docker):
+    """Docker Engine 28 with the classic overlay2 store."""
+
+    name = "docker-classic"
+    containerd_store = False
+
+
+class Containerd(Peer):
+    """containerd 2.1 by itself, driven by ctr."""
+
+    name = "containerd-overlayfs"
+    snapshotter = "overlayfs"
+
+    def ctr(self, *arguments: str) -> str:
+        return run("chroot", str(self.chroot), "ctr", "-a", "/bench/run/containerd.sock", *arguments)
+
+    def pull(self, image: str) -> None:
+        # The transfer service takes its snapshotter from the daemon's configuration; --local takes it from here.
+        self.ctr(
+            "images",
+            "pull",
+            "--plain-http",
+            "--local",
+            "--snapshotter",
+            self.snapshotter,
+            f"{self.registry}/{image}:latest",
+        )
+
+    def push(self, image: str, to: str) -> None:
+        self.ctr(
+            "images",
+            "push",
+            "--plain-http",
+            f"{self.registry}/{to}:latest",
+            f"{self.registry}/{image}:latest",
+        )
+
+    def save(self, image: str, path: pathlib.Path) -> None:
+        self.ctr("images", "export", str(self._inside(path)), f"{self.registry}/{image}:latest")
+
+    def load(self, path: pathlib.Path) -> None:
+        self.ctr("images", "import", "--local", "--snapshotter", self.snapshotter, str(self._inside(path)))
+
+    def remove(self, image: str) -> None:
+        self.ctr("images", "rm", "--sync", f"{self.registry}/{image}:latest")
+
+    def images(self) -> None:
+        self.ctr("images", "ls", "-q")
+
+    def run_true(self, image: str) -> None:
+        self.ctr(
+            "run",
+            "--rm",
+            "--snapshotter",
+            self.snapshotter,
+            f"{self.registry}/{image}:latest",
+            f"bench-{time.monotonic_ns()}",
+            "/true",
+        )
+
+    def _inside(self, path: pathlib.Path) -> pathlib.Path:
+        return pathlib.Path("/bench") / path.relative_to(self.volume.path)
+
+
+class ContainerdErofs(Containerd):
+    """containerd 2.1 with its own erofs snapshotter."""
+
+    name = "containerd-erofs"
+    snapshotter = "erofs"
+
+
+def run(*command: str, env: dict[str, str] | None = None) -> str:
+    """Run to the end; standard output. A failure shows what the command said."""
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def available(chroot: pathlib.Path) -> Sequence[type[Peer]]:
+    """The peers that this machine has."""
+    if not (chroot / "usr/sbin/dockerd").exists() and not (chroot / "usr/bin/dockerd").exists():
+        return ()
+    return (Docker, DockerClassic, Containerd, ContainerdErofs)
+
+
+@contextlib.contextmanager
+def running(engine: Engine) -> Iterator[Engine]:
+    """An engine between its start and its end."""
+    try:
+        engine.start()
+        yield engine
+    finally:
+        engine.stop()
+
+
+def _mounts_below(path: pathlib.Path) -> list[str]:
+    prefix = str(path)
+    with open("/proc/self/mounts") as mounts:
+        points = [line.split()[1] for line in mounts]
+    return [p for p in points if p == prefix or p.startswith(prefix + "/")]
+
+
+def _status(pid: int, key: str) -> int:
+    try:
+        with open(f"/proc/{pid}/status") as status:
+            return next((int(line.split()[1]) * 1024 for line in status if line.startswith(key)), 0)
+    except FileNotFoundError:
+        return 0
+
+
+def _cpu(pid: int) -> float:
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            fields = stat.read().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return 0.0
+    return sum(int(f) for f in fields[11:15]) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,137 @@
+"""``GET /events``: what happened and what happens, filtered, in the shape of the client's version."""
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import anyio
+from aiohttp import web
+
+from lading.api.engine.routing import Request, Router
+from lading.api.engine.streams import encode, open_stream, write
+from lading.api.engine.version import ApiVersion
+from lading.core.events import Bus, Event
+from lading.errors import InvalidArgumentError
+
+_OBJECTS: Final = (
+    "config",
+    "container",
+    "daemon",
+    "image",
+    "network",
+    "node",
+    "plugin",
+    "secret",
+    "service",
+    "volume",
+)
+FILTERS: Final = frozenset({*_OBJECTS, "event", "label", "scope", "type"})
+_STAMP: Final = re.compile(r"(-?\d{1,11})(?:\.(\d{1,9}))?", re.ASCII)
+_NANO: Final = 1_000_000_000
+
+
+def add_routes(router: Router, bus: Bus) -> None:
+    """Serve ``/events``."""
+
+    async def events(request: Request) -> web.StreamResponse:
+        now = time.time_ns()
+        since = parse_time(request.text("since"), now)
+        until = parse_time(request.text("until"), 0)
+        if until and since > until:
+            raise InvalidArgumentError("`since` time cannot be after `until` time")
+        filters = request.filters(FILTERS)
+        async with bus.subscribe() as coming:
+            past = bus.history(since, until or now) if request.text("since") else []
+            response = await open_stream(request)
+
+            async def tell(event: Event) -> None:
+                if matches(event, filters) and visible(event, request.version):
+                    await write(response, encode(shape(event, request.version)) + b"\n")
+
+            for event in past:
+                await tell(event)
+            latest = past[-1].time_nano if past else 0
+            with anyio.move_on_after((until - time.time_ns()) / _NANO if until else None):
+                async for event in coming:
+                    if event.time_nano > latest:
+                        await tell(event)
+        return response
+
+    router.add("GET", "/events", events, endless=True)
+
+
+def parse_time(text: str, default: int) -> int:
+    """A timestamp (``1136073845.000000001`` or RFC 3339) in nanoseconds since the epoch; ``default`` if empty."""
+    if not text:
+        return default
+    stamp = _STAMP.fullmatch(text)
+    if stamp is not None:
+        return int(stamp[1]) * _NANO + int((stamp[2] or "0").ljust(9, "0"))
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as exc:
+        raise InvalidArgumentError(
+            f"invalid time {text[:64]!r}", hint="give seconds since the epoch, or RFC 3339"
+        ) from exc
+    return int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * _NANO)
+
+
+def visible(event: Event, version: ApiVersion) -> bool:
+    """Image ``create`` events are new in 1.46 (engine-api.md §1.5)."""
+    return version >= (1, 46) or (event.type, event.action) != ("image", "create")
+
+
+def shape(event: Event, version: ApiVersion) -> dict[str, Any]:
+    """Docker's event object; before 1.52 with the older keys beside the newer ones."""
+    document: dict[str, Any] = {
+        "Type": event.type,
+        "Action": event.action,
+        "Actor": {"ID": event.actor, "Attributes": dict(event.attributes)},
+        "scope": "local",
+        "time": event.time_nano // _NANO,
+        "timeNano": event.time_nano,
+    }
+    if version < (1, 52) and event.type in ("container", "image"):
+        document |= {"status": event.action, "id": event.actor}
+        if event.type == "container":
+            document["from"] = event.attributes.get("image", "")
+    return document
+
+
+def matches(event: Event, filters: Mapping[str, Sequence[str]]) -> bool:
+    """Whether every filter has a value that fits."""
+    return all(any(_fits(event, key, value) for value in values) for key, values in filters.items() if values)
+
+
+def _fits(event: Event, key: str, value: str) -> bool:
+    match key:
+        case "type":
+            return event.type == value
+        case "event":
+            return event.action == value or event.action.startswith(value + ":")
+        case "scope":
+            return value == "local"
+        case "label":
+            name, equals, wanted = value.partition("=")
+            found = event.attributes.get(name)
+            return found is not None and (not equals or found == wanted)
+        case "image":
+            return _fits_image(event, value)
+        case _:
+            named = event.attributes.get("name", "")
+            return event.type == key and (
+                event.actor.startswith(value) or named.lstrip("/") == value.lstrip("/")
+            )
+
+
+def _fits_image(event: Event, value: str) -> bool:
+    if event.type == "image":
+        names = [event.actor, event.attributes.get("name", "")]
+    elif event.type == "container":
+        names = [event.attributes.get("image", "")]
+    else:
+        return False
+    without_tag = [name.rpartition(":")[0] for name in names if ":" in name.rpartition("/")[2]]
+    return value in names or value in without_tag

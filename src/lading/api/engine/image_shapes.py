@@ -1,0 +1,209 @@
+"""Wire shapes of images, per API version (engine-api.md §1.2, §1.5). Pure: records in, JSON objects out."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from lading.images.facts import Kind
+from lading.images.listing import ImageRow, ManifestRow
+from lading.images.removal import Removed
+from lading.images.service import HistoryRow, ImageDetail
+from lading.kit.times import format_rfc3339, parse_moment, to_nano
+from lading.oci.config import RunConfig
+from lading.oci.descriptor import Descriptor, Platform
+
+Json = dict[str, Any]
+Version = tuple[int, int]
+
+_NEVER: Final = "0001-01-01T00:00:00Z"
+"""Go's zero time."""
+
+
+def descriptor(desc: Descriptor) -> Json:
+    """An OCI descriptor."""
+    shape: Json = {"mediaType": desc.media_type, "digest": str(desc.digest), "size": desc.size}
+    if desc.urls:
+        shape["urls"] = list(desc.urls)
+    if desc.annotations:
+        shape["annotations"] = dict(desc.annotations)
+    if desc.platform is not None:
+        shape["platform"] = platform(desc.platform)
+    if desc.artifact_type:
+        shape["artifactType"] = desc.artifact_type
+    return shape
+
+
+def platform(value: Platform) -> Json:
+    """An OCI platform, empty fields left out as Go does."""
+    shape: Json = {"architecture": value.architecture, "os": value.os}
+    if value.os_version:
+        shape["os.version"] = value.os_version
+    if value.os_features:
+        shape["os.features"] = list(value.os_features)
+    if value.variant:
+        shape["variant"] = value.variant
+    return shape
+
+
+def unix_seconds(created: str) -> int:
+    """Seconds since the epoch of a config's creation time; 0 if it names none."""
+    if not created:
+        return 0
+    return to_nano(parse_moment(created, datetime.now(UTC))) // 10**9
+
+
+def list_row(row: ImageRow, version: Version, *, manifests: bool) -> Json:
+    """An item of ``GET /images/json``."""
+    tags, digests = list(row.tags), list(row.digests)
+    if version < (1, 43):
+        tags = tags or ["<none>:<none>"]
+        digests = digests or ["<none>@<none>"]
+    shape: Json = {
+        "Id": str(row.target.digest),
+        "ParentId": "",
+        "RepoTags": tags,
+        "RepoDigests": digests,
+        "Created": unix_seconds(row.created),
+        "Size": row.size,
+        "SharedSize": row.shared,
+        "Labels": dict(row.labels) if row.labels else None,
+        "Containers": row.containers if version >= (1, 51) else -1,
+    }
+    if version < (1, 44):
+        shape["VirtualSize"] = row.size
+    if version >= (1, 48):
+        shape["Descriptor"] = descriptor(row.target)
+    if manifests and version >= (1, 47):
+        shape["Manifests"] = [manifest_row(m) for m in row.manifests]
+    return shape
+
+
+def manifest_row(row: ManifestRow) -> Json:
+    """An item of ``Manifests``; what is not here is listed as unavailable."""
+    facts = row.facts
+    shape: Json = {
+        "ID": str(facts.descriptor.digest),
+        "Descriptor": descriptor(facts.descriptor),
+        "Available": row.available,
+        "Size": {"Content": row.content, "Total": row.content + row.unpacked},
+        "Kind": facts.kind.value,
+    }
+    if facts.kind is Kind.IMAGE:
+        shape["ImageData"] = {
+            "Platform": platform(facts.platform),
+            "Containers": list(row.containers),
+            "Size": {"Unpacked": row.unpacked},
+        }
+    elif facts.kind is Kind.ATTESTATION:
+        shape["AttestationData"] = {"For": facts.attests}
+    return shape
+
+
+def inspect(detail: ImageDetail, version: Version, *, manifests: bool, chosen: bool, driver: str) -> Json:
+    """``GET /images/{name}/json``. ``chosen`` tells that a platform was asked for, whose digest is then the ID."""
+    manifest = detail.manifest
+    config = manifest.config if manifest else None
+    subject = manifest.descriptor if chosen and manifest else detail.target
+    shape: Json = {
+        "Id": str(subject.digest),
+        "RepoTags": list(detail.tags),
+        "RepoDigests": list(detail.digests),
+        "Parent": "",
+        "Comment": (config.history[-1].comment if config and config.history else ""),
+        "Created": (config.created if config else None) or _NEVER,
+        "Author": config.author if config else "",
+        "Config": run_config(config.run, version) if config else None,
+        "Architecture": config.architecture if config else "",
+        "Os": config.os if config else "",
+        "Size": detail.size,
+        "RootFS": {"Type": "layers", "Layers": [str(d) for d in config.rootfs.diff_ids]}
+        if config
+        else {"Type": ""},
+        "Metadata": {"LastTagTime": format_rfc3339(detail.tagged_at)},
+    }
+    if config and config.variant:
+        shape["Variant"] = config.variant
+    if config and config.os_version:
+        shape["OsVersion"] = config.os_version
+    if version < (1, 45):
+        shape["Container"] = ""
+        shape["ContainerConfig"] = None
+    if version < (1, 44):
+        shape["VirtualSize"] = detail.size
+    if version <= (1, 51):
+        shape["GraphDriver"] = {"Data": None, "Name": driver}
+        shape["DockerVersion"] = ""
+    if version >= (1, 48):
+        shape["Descriptor"] = descriptor(subject)
+        if manifests:
+            shape["Manifests"] = [manifest_row(m) for m in detail.rows]
+    return shape
+
+
+def run_config(run: RunConfig, version: Version) -> Json:
+    """An image's container defaults. Before 1.50 (moby: 1.52) Docker also sent the empty container-only fields."""
+    shape: Json = {
+        "ExposedPorts": run.exposed_ports,
+        "Env": list(run.env) if run.env is not None else None,
+        "Cmd": list(run.cmd) if run.cmd is not None else None,
+        "Volumes": run.volumes,
+        "WorkingDir": run.working_dir,
+        "Entrypoint": list(run.entrypoint) if run.entrypoint is not None else None,
+        "User": run.user,
+        "Labels": run.labels,
+        "OnBuild": list(run.on_build) if run.on_build is not None else None,
+        "StopSignal": run.stop_signal,
+        "ArgsEscaped": run.args_escaped,
+        "Shell": list(run.shell) if run.shell is not None else None,
+    }
+    if run.healthcheck is not None:
+        check = run.healthcheck
+        shape["Healthcheck"] = _present(
+            {
+                "Test": list(check.test),
+                "Interval": check.interval,
+                "Timeout": check.timeout,
+                "StartPeriod": check.start_period,
+                "StartInterval": check.start_interval,
+                "Retries": check.retries,
+            }
+        )
+    if version >= (1, 52):
+        return _present(shape)
+    for key in ("ExposedPorts", "StopSignal", "ArgsEscaped", "Shell"):
+        if not shape[key]:
+            del shape[key]
+    if version < (1, 50):
+        shape |= {
+            "Hostname": "",
+            "Domainname": "",
+            "AttachStdin": False,
+            "AttachStdout": False,
+            "AttachStderr": False,
+            "Tty": False,
+            "OpenStdin": False,
+            "StdinOnce": False,
+            "Image": "",
+        }
+    return shape
+
+
+def _present(shape: Mapping[str, Any]) -> Json:
+    return {key: value for key, value in shape.items() if value}
+
+
+def history_row(row: HistoryRow) -> Json:
+    """An item of ``GET /images/{name}/history``."""
+    return {
+        "Id": row.id,
+        "Created": unix_seconds(row.history.created or ""),
+        "CreatedBy": row.history.created_by,
+        "Tags": list(row.tags) or None,
+        "Size": row.size,
+        "Comment": row.history.comment,
+    }
+
+
+def removed(lines: Sequence[Removed]) -> list[Json]:
+    """The answer of a removal or a prune."""
+    return [{line.change.value: line.subject} for line in lines]

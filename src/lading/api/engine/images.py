@@ -1,0 +1,268 @@
+"""Routes of images (engine-api.md §1.1)."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from aiohttp import web
+
+from lading.api.engine import image_shapes as shapes
+from lading.api.engine.progress import pull_object, push_object, tell
+from lading.api.engine.routing import Request, Router
+from lading.api.engine.streams import ProgressStream, empty, json_response, open_stream, write
+from lading.core.progress import Progress
+from lading.errors import InvalidArgumentError, UnsupportedError
+from lading.images.exchange import ImageExchange, Login
+from lading.images.listing import FILTERS
+from lading.images.service import PRUNE_FILTERS, ImageService
+from lading.oci import mediatypes, platform, reference
+from lading.oci.config import RunConfig
+from lading.oci.descriptor import Platform
+from lading.oci.digest import Digest
+from lading.oci.reference import Reference
+from lading.transfer import changes
+from lading.transfer.archive_in import LoadedImage
+from lading.transfer.import_ import ImportOptions
+from lading.transfer.push import PushResult
+
+Json = dict[str, Any]
+TAR: Final = "application/x-tar"
+
+
+def add_routes(router: Router, service: ImageService, exchange: ImageExchange, *, driver: str) -> None:
+    """Serve images; ``driver`` is the active snapshotter's name, which older clients read."""
+    routes = ImageRoutes(service, exchange, driver)
+    router.add("GET", "/images/json", routes.list)
+    router.add("GET", "/images/search", routes.search)
+    router.add("GET", "/images/get", routes.save_many)
+    router.add("POST", "/images/create", routes.create)
+    router.add("POST", "/images/load", routes.load)
+    router.add("POST", "/images/prune", routes.prune)
+    router.add("GET", "/images/{name:.*}/json", routes.inspect)
+    router.add("GET", "/images/{name:.*}/history", routes.history)
+    router.add("GET", "/images/{name:.*}/get", routes.save_one)
+    router.add("POST", "/images/{name:.*}/push", routes.push)
+    router.add("POST", "/images/{name:.*}/tag", routes.tag)
+    router.add("DELETE", "/images/{name:.*}", routes.remove)
+    router.add("GET", "/distribution/{name:.*}/json", routes.distribution)
+
+
+class ImageRoutes:
+    """The handlers."""
+
+    def __init__(self, service: ImageService, exchange: ImageExchange, driver: str) -> None:
+        self._service = service
+        self._exchange = exchange
+        self._driver = driver
+
+    async def list(self, request: Request) -> web.StreamResponse:
+        """``GET /images/json``."""
+        rows = await self._service.list(request.filters(FILTERS), shared_size=request.flag("shared-size"))
+        manifests = request.flag("manifests")
+        return json_response([shapes.list_row(row, request.version, manifests=manifests) for row in rows])
+
+    async def inspect(self, request: Request) -> web.StreamResponse:
+        """``GET /images/{name}/json``."""
+        wanted = request.platform_json("platform") if request.at_least(1, 49) else None
+        manifests = request.flag("manifests") and request.at_least(1, 48)
+        if wanted is not None and manifests:
+            raise InvalidArgumentError(
+                "conflicting options: manifests and platform options cannot both be set"
+            )
+        detail = await self._service.inspect(request.param("name"), platform=wanted)
+        return json_response(
+            shapes.inspect(
+                detail, request.version, manifests=manifests, chosen=wanted is not None, driver=self._driver
+            )
+        )
+
+    async def history(self, request: Request) -> web.StreamResponse:
+        """``GET /images/{name}/history``."""
+        wanted = request.platform_json("platform") if request.at_least(1, 48) else None
+        rows = await self._service.history(request.param("name"), platform=wanted)
+        return json_response([shapes.history_row(row) for row in rows])
+
+    async def tag(self, request: Request) -> web.StreamResponse:
+        """``POST /images/{name}/tag``."""
+        await self._service.tag(request.param("name"), _reference(request.text("repo"), request.text("tag")))
+        return empty(201)
+
+    async def remove(self, request: Request) -> web.StreamResponse:
+        """``DELETE /images/{name}``."""
+        platforms = request.platforms_json("platforms") if request.at_least(1, 50) else []
+        lines = await self._service.remove(
+            request.param("name"), force=request.flag("force"), platforms=platforms
+        )
+        return json_response(shapes.removed(lines))
+
+    async def prune(self, request: Request) -> web.StreamResponse:
+        """``POST /images/prune``."""
+        done = await self._service.prune(request.filters(PRUNE_FILTERS))
+        return json_response(
+            {"ImagesDeleted": shapes.removed(done.removed) or None, "SpaceReclaimed": done.reclaimed}
+        )
+
+    async def search(self, request: Request) -> web.StreamResponse:
+        """``GET /images/search``: the v1 search protocol belongs to one hub, and is not spoken here."""
+        raise UnsupportedError(
+            f"searching a registry for {request.text('term')[:128]!r} is not supported",
+            hint="browse the registry's own page, or name the image",
+        )
+
+    async def distribution(self, request: Request) -> web.StreamResponse:
+        """``GET /distribution/{name}/json``."""
+        remote = await self._exchange.distribution(reference.parse(request.param("name")), _login(request))
+        return json_response(
+            {
+                "Descriptor": shapes.descriptor(remote.document.descriptor),
+                "Platforms": [shapes.platform(p) for p in remote.platforms],
+            }
+        )
+
+    async def create(self, request: Request) -> web.StreamResponse:
+        """``POST /images/create``: a pull, or an import of a root file system."""
+        if request.text("fromImage"):
+            return await self._pull(request)
+        if request.text("fromSrc"):
+            return await self._import(request)
+        raise InvalidArgumentError("neither fromImage nor fromSrc is given")
+
+    async def _pull(self, request: Request) -> web.StreamResponse:
+        ref = _reference(request.text("fromImage"), request.text("tag"))
+        wanted = platform.parse(request.text("platform")) if request.text("platform") else None
+        login = _login(request)
+        async with ProgressStream(request) as stream:
+            if ref.tag or ref.digest:
+                await self._pull_one(stream, ref, wanted, login)
+            else:
+                for tag in await self._exchange.tags(ref, login):
+                    await self._pull_one(stream, ref.with_tag(tag), wanted, login)
+        return stream.response
+
+    async def _pull_one(
+        self, stream: ProgressStream, ref: Reference, wanted: Platform | None, login: Login
+    ) -> None:
+        async def work(progress: Progress) -> Any:
+            return await self._exchange.pull(
+                ref, platforms=[wanted] if wanted else (), login=login, progress=progress
+            )
+
+        heading = {"status": f"Pulling from {ref.path}", "id": ref.tag or str(ref.digest)}
+        result = await tell(stream, work, pull_object, heading=heading)
+        state = "Downloaded newer image for" if result.updated else "Image is up to date for"
+        await stream.send_many(
+            [{"status": f"Digest: {result.target.digest}"}, {"status": f"Status: {state} {ref.familiar}"}]
+        )
+
+    async def _import(self, request: Request) -> web.StreamResponse:
+        if request.text("fromSrc") != "-":
+            raise UnsupportedError(
+                "importing from a URL is not supported",
+                hint="download it and pipe it: curl … | docker import - NAME",
+            )
+        name = _reference(request.text("repo"), request.text("tag")) if request.text("repo") else None
+        wanted = platform.parse(request.text("platform")) if request.text("platform") else None
+        options = ImportOptions(
+            platform=wanted or platform.host(),
+            config=changes.apply(RunConfig(), request.query.getall("changes", [])),
+            message=request.text("message") or "Imported from -",
+        )
+        async with ProgressStream(request) as stream:
+            target = await self._exchange.import_(request.chunks(), options, name=name)
+            await stream.send({"status": str(target.digest)})
+        return stream.response
+
+    async def push(self, request: Request) -> web.StreamResponse:
+        """``POST /images/{name}/push``."""
+        wanted = request.platform_json("platform") if request.at_least(1, 46) else None
+        login = _login(request)
+        name = _reference(request.param("name"), request.text("tag"))
+        async with ProgressStream(request) as stream:
+            for ref in await self._exchange.to_push(name):
+                await self._push_one(stream, ref, wanted, login)
+        return stream.response
+
+    async def _push_one(
+        self, stream: ProgressStream, ref: Reference, wanted: Platform | None, login: Login
+    ) -> None:
+        async def work(progress: Progress) -> PushResult:
+            return await self._exchange.push(ref, platform=wanted, login=login, progress=progress)
+
+        heading = {"status": f"The push refers to repository [{ref.name}]"}
+        result = await tell(stream, work, push_object, heading=heading)
+        pushed = result.pushed
+        said: list[Json] = [{"status": f"{ref.tag}: digest: {pushed.digest} size: {pushed.size}"}]
+        said.append(
+            {"progressDetail": {}, "aux": {"Tag": ref.tag, "Digest": str(pushed.digest), "Size": pushed.size}}
+        )
+        said += [{"aux": {"contentMissing": True, "desc": shapes.descriptor(d)}} for d in result.missing]
+        if pushed.digest != result.target.digest and mediatypes.is_index(result.target.media_type):
+            note = {
+                "manifestPushedInsteadOfIndex": True,
+                "originalIndex": shapes.descriptor(result.target),
+                "selectedManifest": shapes.descriptor(pushed),
+            }
+            said.append({"aux": note})
+        await stream.send_many(said)
+
+    async def save_one(self, request: Request) -> web.StreamResponse:
+        """``GET /images/{name}/get``."""
+        return await self._save(request, [request.param("name")])
+
+    async def save_many(self, request: Request) -> web.StreamResponse:
+        """``GET /images/get``."""
+        names = [n for value in request.query.getall("names", []) for n in value.split(",") if n]
+        if not names:
+            raise InvalidArgumentError("no image to save is named", hint="give names=…")
+        return await self._save(request, names)
+
+    async def _save(self, request: Request, names: Sequence[str]) -> web.StreamResponse:
+        platforms = request.platforms_json("platform") if request.at_least(1, 48) else []
+        chosen = await self._exchange.to_save(names)
+        response: web.StreamResponse | None = None
+
+        async def sink(chunk: bytes) -> None:
+            nonlocal response
+            response = response or await open_stream(request, TAR)
+            await write(response, chunk)
+
+        await self._exchange.save(chosen, sink, platforms=platforms)
+        return response or await open_stream(request, TAR)
+
+    async def load(self, request: Request) -> web.StreamResponse:
+        """``POST /images/load``."""
+        platforms = request.platforms_json("platform") if request.at_least(1, 48) else []
+
+        async with ProgressStream(request) as stream:
+
+            async def work(progress: Progress) -> Sequence[LoadedImage]:
+                return await self._exchange.load(request.chunks(), platforms=platforms, progress=progress)
+
+            loaded = await tell(
+                stream, work, _nothing if request.flag("quiet", default=True) else pull_object
+            )
+            await stream.send_many([{"stream": _loaded(image) + "\n"} for image in loaded])
+        return stream.response
+
+
+def _nothing(_item: object) -> Json | None:
+    return None
+
+
+def _loaded(image: LoadedImage) -> str:
+    if image.reference is not None:
+        return f"Loaded image: {image.reference.familiar}"
+    return f"Loaded image ID: {image.target.digest}"
+
+
+def _login(request: Request) -> Login:
+    return Login(credentials=request.registry_auth(), headers=request.meta_headers())
+
+
+def _reference(name: str, tag: str) -> Reference:
+    """A repository and the ``tag`` field, which may be a tag or a digest; the name may hold either itself."""
+    if not name:
+        raise InvalidArgumentError("invalid reference format: repository name is missing")
+    ref = reference.parse(name)
+    if tag:
+        ref = ref.with_digest(Digest(tag)) if ":" in tag else ref.with_tag(tag)
+    return ref

@@ -1,0 +1,58 @@
+"""Our own routes, for what Docker has no word for: ``/lading/{store,gc,why,fsck}``. The ``lading`` command uses them."""
+
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from lading.api.engine.routing import Request, Router
+from lading.api.engine.streams import ProgressStream, json_response
+from lading.oci.digest import Digest
+
+
+class Maintenance(Protocol):
+    """Care of the store. Answers are plain data, as they stand in the JSON."""
+
+    async def status(self) -> dict[str, Any]:
+        """What the store holds: ``{"DataRoot", "Driver", "Images", "Blobs", "BlobBytes", "Snapshots", …}``."""
+        ...
+
+    async def why(self, digest: Digest) -> dict[str, Any]:
+        """``{"Digest", "Paths": [[reason, node, …], …]}``: every root that keeps it. Raises `NotFoundError`."""
+        ...
+
+    def collect(self, *, dry_run: bool) -> AsyncIterator[dict[str, Any]]:
+        """Collect garbage; progress objects, the last one with ``result``."""
+        ...
+
+    def check(self, *, repair: bool) -> AsyncIterator[dict[str, Any]]:
+        """Check every blob and snapshot; progress objects, then findings, the last one with ``result``."""
+        ...
+
+
+def add_routes(router: Router, maintenance: Maintenance) -> None:
+    """Serve Lading's own routes."""
+
+    async def status(request: Request) -> web.StreamResponse:  # noqa: ARG001 - the shape of a handler
+        return json_response(await maintenance.status())
+
+    async def why(request: Request) -> web.StreamResponse:
+        return json_response(await maintenance.why(Digest(request.param("digest"))))
+
+    async def collect(request: Request) -> web.StreamResponse:
+        return await _stream(request, maintenance.collect(dry_run=request.flag("dry-run")))
+
+    async def check(request: Request) -> web.StreamResponse:
+        return await _stream(request, maintenance.check(repair=request.flag("repair")))
+
+    router.add("GET", "/lading/store", status)
+    router.add("GET", "/lading/why/{digest}", why)
+    router.add("POST", "/lading/gc", collect)
+    router.add("POST", "/lading/fsck", check)
+
+
+async def _stream(request: Request, progress: AsyncIterator[dict[str, Any]]) -> web.StreamResponse:
+    async with ProgressStream(request) as stream:
+        async for each in progress:
+            await stream.send(each)
+    return stream.response

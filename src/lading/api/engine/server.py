@@ -1,0 +1,177 @@
+"""The Engine API's HTTP server: sockets in, handlers called, every outcome turned into an answer that clients accept."""
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+import structlog
+from aiohttp import web
+
+from lading.api.engine import limits
+from lading.api.engine.connection import Connection, ConnectionServer
+from lading.api.engine.errors import status_of, text_of
+from lading.api.engine.routing import Request, Route, Router, parse_target
+from lading.api.engine.streams import error_response
+from lading.errors import LadingError, PermissionDeniedError, UnavailableError
+
+_log: Final = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """A listening socket, owned by the server once it serves; ``tls`` is set for TCP."""
+
+    socket: socket.socket
+    tls: ssl.SSLContext | None = None
+
+
+class EngineServer:
+    """Serves the routes of ``router``. Routes may be added until `serving`."""
+
+    def __init__(
+        self,
+        router: Router,
+        *,
+        allowed_hosts: Collection[str] = (),
+        header_seconds: float = limits.HEADER_SECONDS,
+        grace_seconds: float = limits.GRACE_SECONDS,
+    ) -> None:
+        self._router = router
+        self._allowed_hosts = frozenset(host.lower() for host in allowed_hosts) | {"localhost"}
+        self._header_seconds = header_seconds
+        self._grace_seconds = grace_seconds
+        self._running: dict[anyio.CancelScope, Route] = {}
+        self._idle = anyio.Event()
+        self._stopping = False
+
+    @asynccontextmanager
+    async def serving(self, listeners: Sequence[Listener]) -> AsyncGenerator[None]:
+        """Accept connections while the context is open.
+
+        On leaving: no new connections, endless streams end at once, other requests have some seconds to finish and
+        are then cancelled.
+        """
+        server = ConnectionServer(self._dispatch, handler_cancellation=True)
+        server.header_seconds = self._header_seconds
+        loop = asyncio.get_running_loop()
+        accepting: list[asyncio.Server] = []
+        try:
+            for listener in listeners:
+                made = await loop.create_server(server, sock=listener.socket, ssl=listener.tls, backlog=1024)
+                accepting += [made]
+            yield
+        finally:
+            with anyio.CancelScope(shield=True):
+                for each in accepting:
+                    each.close()
+                await self._finish()
+                server.pre_shutdown()
+                await server.shutdown(1.0)
+
+    async def _finish(self) -> None:
+        self._stopping = True
+        for scope, route in list(self._running.items()):
+            if route.endless:
+                scope.cancel()
+        self._idle = anyio.Event()
+        with anyio.move_on_after(self._grace_seconds):
+            while self._running:
+                await self._idle.wait()
+                self._idle = anyio.Event()
+        for scope in list(self._running):
+            scope.cancel()
+        with anyio.move_on_after(self._grace_seconds):
+            while self._running:
+                await self._idle.wait()
+                self._idle = anyio.Event()
+
+    async def _dispatch(self, raw: web.BaseRequest) -> web.StreamResponse:
+        connection = raw.protocol
+        assert isinstance(connection, Connection)
+        response: web.StreamResponse | None = None
+        try:
+            response = await self._answer(raw)
+            if self._stopping:
+                response.force_close()
+            return response
+        finally:
+            connection.request_ended(raw, response)
+
+    async def _answer(self, raw: web.BaseRequest) -> web.StreamResponse:
+        request: Request | None = None
+        try:
+            self._check_origin(raw)
+            target = parse_target(raw.raw_path)
+            route, params = self._router.find(raw.method, target.segments)
+            request = Request(raw, target, params)
+            return await self._run(route, request)
+        except LadingError as exc:
+            return self._failed(raw, request, exc)
+        except ConnectionError:
+            raise
+        except Exception as exc:  # noqa: BLE001 - the supervisor of all handlers
+            _log.exception("request_failed", method=raw.method, path=raw.path)
+            return self._failed(raw, request, exc)
+
+    async def _run(self, route: Route, request: Request) -> web.StreamResponse:
+        if self._stopping:
+            raise UnavailableError("the daemon is shutting down", hint="repeat the request in a moment")
+        with anyio.CancelScope() as scope:
+            self._running[scope] = route
+            try:
+                return await route.handler(request)
+            finally:
+                del self._running[scope]
+                self._idle.set()
+        if route.endless and request.started is not None:
+            return request.started
+        raise UnavailableError("the daemon is shutting down", hint="repeat the request in a moment")
+
+    def _failed(self, raw: web.BaseRequest, request: Request | None, error: Exception) -> web.StreamResponse:
+        status = status_of(error)
+        if request is not None and request.started is not None:
+            # Half an answer is out: only a broken connection tells the client that it is not whole.
+            _log.warning("stream_broken_off", method=raw.method, path=raw.path, error=text_of(error))
+            raise ConnectionResetError(text_of(error)) from error
+        _log.debug("request_refused", method=raw.method, path=raw.path, status=status, error=text_of(error))
+        return error_response(status, text_of(error))
+
+    def _check_origin(self, raw: web.BaseRequest) -> None:
+        """Refuse browsers, and over TCP names that are not ours: DNS rebinding (A5)."""
+        if "Origin" in raw.headers:
+            raise PermissionDeniedError(
+                "requests with an Origin header are refused", hint="browsers may not call"
+            )
+        transport = raw.transport
+        if transport is None:
+            raise ConnectionResetError
+        address = transport.get_extra_info("sockname")
+        if not isinstance(address, tuple):
+            return
+        host = _host_name(raw.headers.get("Host", ""))
+        if host not in self._allowed_hosts and not _is_address(host):
+            raise PermissionDeniedError(
+                "the Host header names another host",
+                hint="use the daemon's address, or a name of its certificate",
+            )
+
+
+def _host_name(header: str) -> str:
+    host = header.strip().lower()
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.rpartition(":")[0] if ":" in host else host
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

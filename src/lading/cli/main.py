@@ -1,0 +1,167 @@
+"""The commands that talk to a daemon, over its public API."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import click
+
+from lading.cli.client import Client
+from lading.cli.show import Progress, finding, path, size
+from lading.errors import LadingError
+
+_HOST: Final = click.option(
+    "-H", "--host", default="", metavar="HOST", help="Daemon to talk to (default: DOCKER_HOST)."
+)
+_JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
+FOUND_DAMAGE: Final = 2
+"""Exit status of ``fsck`` when damage is left."""
+
+
+@click.group(context_settings=_SETTINGS)
+@click.option(
+    "-H", "--host", "outer", default="", metavar="HOST", help="Daemon to talk to (default: DOCKER_HOST)."
+)
+@click.version_option(package_name="lading", prog_name="lading", message="Lading version %(version)s")
+@click.pass_context
+def group(context: click.Context, outer: str) -> None:
+    """The containerd image store, in Python."""
+    context.obj = outer
+
+
+def _client(context: click.Context, host: str) -> Client:
+    return Client(host or str(context.obj or ""))
+
+
+@group.command()
+def version() -> None:
+    """Show the version."""
+    from importlib.metadata import version as installed
+
+    click.echo(f"Lading version {installed('lading')}")
+
+
+@group.group()
+def store() -> None:
+    """Look at the store."""
+
+
+@store.command()
+@_HOST
+@_JSON
+@click.pass_context
+def status(context: click.Context, host: str, *, as_json: bool) -> None:
+    """Show what the store holds, and what it costs."""
+    found = _client(context, host).get("/lading/store")
+    if as_json:
+        _print_json(found)
+        return
+    width = max(len(key) for key in found)
+    for key, value in found.items():
+        click.echo(f"{key + ':':{width + 2}}{size(value) if key.endswith('Bytes') else value}")
+
+
+@group.command()
+@_HOST
+@_JSON
+@click.argument("digest")
+@click.pass_context
+def why(context: click.Context, host: str, digest: str, *, as_json: bool) -> None:
+    """Tell what keeps the blob DIGEST alive."""
+    found = _client(context, host).get(f"/lading/why/{_quoted(digest)}")
+    if as_json:
+        _print_json(found)
+        return
+    click.echo(found["Digest"])
+    if not found["Paths"]:
+        click.echo("  nothing keeps it: the next garbage collection deletes it")
+    for each in found["Paths"]:
+        click.echo(path(each))
+
+
+@group.command()
+@_HOST
+@_JSON
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.pass_context
+def gc(context: click.Context, host: str, *, dry_run: bool, as_json: bool) -> None:
+    """Collect garbage now."""
+    result = _follow(_client(context, host), f"/lading/gc?dry-run={int(dry_run)}", "collecting")
+    if as_json:
+        _print_json(result)
+        return
+    verb = "would free" if dry_run else "freed"
+    parts = ", ".join(f"{count} {kind}" for kind, count in result["Deleted"].items() if count) or "nothing"
+    click.echo(f"{verb} {size(result['FreedBytes'])}: {parts}")
+
+
+@group.command()
+@_HOST
+@_JSON
+@click.option("--repair", is_flag=True, help="Repair what can be repaired.")
+@click.pass_context
+def fsck(context: click.Context, host: str, *, repair: bool, as_json: bool) -> int:
+    """Check every blob and snapshot."""
+    findings: list[dict[str, Any]] = []
+
+    def note(found: dict[str, Any]) -> None:
+        findings.append(found)
+        if not as_json:
+            click.echo(finding(found))
+
+    result = _follow(_client(context, host), f"/lading/fsck?repair={int(repair)}", "checking", note)
+    if as_json:
+        _print_json({**result, "Findings": findings})
+    else:
+        click.echo(f"{result['Checked']} checked, {len(findings)} damaged, {result['Repaired']} repaired")
+    left = len(findings) - int(result["Repaired"])
+    if left and not as_json:
+        click.echo("run 'lading fsck --repair'" if not repair else "pull the named images again")
+    return FOUND_DAMAGE if left else 0
+
+
+def _follow(
+    client: Client, target: str, words: str, note: Callable[[dict[str, Any]], None] | None = None
+) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    with Progress(words) as progress:
+        for each in client.stream(target):
+            if "result" in each:
+                result = each["result"]
+            elif "finding" in each and note is not None:
+                note(each["finding"])
+            else:
+                progress.update(int(each.get("current", 0)), int(each.get("total", 0)))
+    return result
+
+
+def _quoted(text: str) -> str:
+    from urllib.parse import quote
+
+    return quote(text, safe=":")
+
+
+def _print_json(value: Any) -> None:
+    import json
+
+    click.echo(json.dumps(value, indent=2))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; its exit status."""
+    try:
+        status = group.main(args=list(arguments), prog_name="lading", standalone_mode=False)
+    except LadingError as exc:
+        click.echo(f"lading: {exc}", err=True)
+        return 1
+    except click.ClickException as exc:
+        exc.show()
+        return exc.exit_code
+    except click.Abort:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return int(status or 0)

@@ -1,0 +1,145 @@
+"""What the container service is built from; the composition root fills it in."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from lading.core import containers, content, images, leases
+from lading.core.events import Bus
+from lading.core.leases import LeaseID
+from lading.core.runtime import Runtime
+from lading.core.snapshots import SnapshotName, Snapshotter
+from lading.errors import InvalidArgumentError, NotFoundError
+from lading.oci import config as oci_config
+from lading.oci import manifest as oci_manifest
+from lading.oci import platform as platforms
+from lading.oci.config import ImageConfig
+from lading.oci.descriptor import Descriptor, Platform
+from lading.oci.document import CONFIG_LIMIT, MANIFEST_LIMIT
+from lading.oci.manifest import Index, Manifest
+
+DEFAULT_RUNTIME: Final = "io.containerd.runc.v2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerImage:
+    """An image as a container needs it: what its name points to, the manifest for one platform, and its config."""
+
+    target: Descriptor
+    manifest: Descriptor
+    config: ImageConfig
+
+
+class ImageSource(Protocol):
+    """Where the images of containers come from."""
+
+    async def open(self, name: str, platform: Platform | None) -> ContainerImage:
+        """The image of a name or ID, for ``platform``, else for this machine, else for any that is there.
+
+        Raises `NotFoundError`: ``No such image: …``, or it has no manifest for the platform.
+        """
+        ...
+
+    async def unpack(self, manifest: Descriptor, *, lease: LeaseID | None = None) -> SnapshotName | None:
+        """See to it that the image's snapshots are there; the top one's name, ``None`` for an image without layers."""
+        ...
+
+
+class StoredImages(ImageSource):
+    """`ImageSource` on the content store.
+
+    Args:
+        store: Where the blobs are.
+        find: The image record of a name or ID; raises `NotFoundError`.
+        unpack: ``TransferService.ensure_unpacked``.
+
+    """
+
+    def __init__(
+        self,
+        store: content.Store,
+        *,
+        find: Callable[[str], Awaitable[images.Image]],
+        unpack: "Unpack",
+    ) -> None:
+        self._content = store
+        self._find = find
+        self._unpack = unpack
+
+    async def open(self, name: str, platform: Platform | None) -> ContainerImage:
+        """See `ImageSource.open`."""
+        target = (await self._find(name)).target
+        wanted = platform or platforms.host()
+        offers = [offer async for offer in self._manifests(target)]
+        found = platforms.best(
+            wanted, offers, key=lambda offer: offer.config.platform, strict=platform is not None
+        )
+        if found is None and offers and platform is None:
+            found = offers[0]
+        if found is None:
+            shown = platforms.formatted(wanted)
+            raise NotFoundError(
+                f"image with reference {name} was found but does not provide the specified platform ({shown})",
+                subject=name,
+            )
+        return found
+
+    async def unpack(self, manifest: Descriptor, *, lease: LeaseID | None = None) -> SnapshotName | None:
+        """See `ImageSource.unpack`."""
+        return await self._unpack(manifest, lease=lease)
+
+    async def _manifests(self, target: Descriptor, depth: int = 0) -> "AsyncIterator[ContainerImage]":
+        """Image manifests below a target that are stored together with their config."""
+        try:
+            body = await self._content.read(target.digest, limit=MANIFEST_LIMIT)
+        except NotFoundError:
+            return
+        document = oci_manifest.parse(body, target.media_type, what=f"manifest {target.digest}")
+        if isinstance(document, Index):
+            for entry in document.manifests if depth < _INDEX_DEPTH else ():
+                if not oci_manifest.is_attestation(entry):
+                    async for found in self._manifests(entry, depth + 1):
+                        yield ContainerImage(target=target, manifest=found.manifest, config=found.config)
+        elif document.is_image and (config := await self._config(document)):
+            yield ContainerImage(target=target, manifest=target, config=config)
+        elif not document.is_image and depth == 0:
+            raise InvalidArgumentError(f"{target.digest} is no image, but {document.config.media_type}")
+
+    async def _config(self, document: Manifest) -> ImageConfig | None:
+        try:
+            body = await self._content.read(document.config.digest, limit=CONFIG_LIMIT)
+        except NotFoundError:
+            return None
+        return oci_config.parse(body, layers=len(document.layers))
+
+
+_INDEX_DEPTH: Final = 4
+
+
+class Unpack(Protocol):
+    """Signature of ``TransferService.ensure_unpacked``."""
+
+    async def __call__(self, manifest: Descriptor, *, lease: LeaseID | None = None) -> SnapshotName | None:
+        """See `ImageSource.unpack`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """Ports and places. ``root`` (in the data-root) holds logs and files of containers; ``state`` (in the exec-root) FIFOs
+    and journals, which mean nothing after a reboot.
+    """
+
+    store: containers.Store
+    images: ImageSource
+    snapshotter: Snapshotter
+    leases: leases.Manager
+    runtime: Runtime
+    bus: Bus
+    root: Path
+    state: Path
+    runtimes: "dict[str, str]"
+    """Names that ``--runtime`` may say, to names that the runtime port knows; ``""`` is the default."""
+    cgroup_v2: bool = True
+    stop_seconds: int = 10

@@ -1,0 +1,264 @@
+"""Further processes in a container: ``docker exec``."""
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+import anyio
+import anyio.abc
+import msgspec
+
+from lading.containers import capabilities, spec, users
+from lading.containers.journal import Chunk
+from lading.containers.rootfs import Root, in_process
+from lading.containers.runs import write_fifo
+from lading.containers.streams import DetachFilter, Peer, detach_keys, encode
+from lading.core.runtime import Stdio, Task
+from lading.errors import CancelledError, InternalError, InvalidArgumentError, LadingError, UnavailableError
+from lading.kit import aio
+from lading.kit.fifo import Fifos, make_fifos
+
+_READ: Final = 64 * 1024
+_DRAIN_SECONDS: Final = 2.0
+"""How long output of an exec is awaited after its end, in case a descendant holds the stream."""
+
+
+class ExecRequest(msgspec.Struct, rename="pascal"):
+    """The body of exec create."""
+
+    user: str = ""
+    privileged: bool = False
+    tty: bool = False
+    console_size: list[int] | None = None
+    attach_stdin: bool = False
+    attach_stdout: bool = False
+    attach_stderr: bool = False
+    detach_keys: str = ""
+    env: list[str] | None = None
+    working_dir: str = ""
+    cmd: list[str] | None = None
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> "ExecRequest":
+        """Read a body. Raises `InvalidArgumentError`."""
+        try:
+            made = msgspec.convert({k: v for k, v in body.items() if v is not None}, cls)
+        except msgspec.ValidationError as exc:
+            raise InvalidArgumentError(f"invalid exec configuration: {exc}") from exc
+        if not made.cmd:
+            raise InvalidArgumentError("No exec command specified")
+        if made.working_dir and not made.working_dir.startswith("/"):
+            raise InvalidArgumentError(f"the working directory '{made.working_dir}' is not absolute")
+        return made
+
+
+@dataclass(slots=True)
+class Exec:
+    """One exec. ``exit_code`` is ``None`` until it ended."""
+
+    id: str
+    container: str
+    request: ExecRequest
+    running: bool = False
+    started: bool = False
+    exit_code: int | None = None
+    pid: int = 0
+    up: anyio.Event = field(default_factory=anyio.Event)
+    ended: anyio.Event = field(default_factory=anyio.Event)
+
+
+def process(
+    request: ExecRequest, base: Mapping[str, Any], user: users.User, caps: list[str]
+) -> dict[str, Any]:
+    """The runtime-spec process of an exec, from that of the container's first process."""
+    env = spec.merge_env(base["env"], request.env)
+    if request.tty and not any(entry.startswith("TERM=") for entry in env):
+        env.append("TERM=xterm")
+    made: dict[str, Any] = {
+        **base,
+        "terminal": request.tty,
+        "args": list(request.cmd or ()),
+        "env": env,
+        "cwd": request.working_dir or base["cwd"],
+        "user": {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups), "umask": 0o022},
+        "capabilities": spec.capability_sets(caps, user.uid),
+    }
+    made.pop("consoleSize", None)
+    size = request.console_size or []
+    if request.tty and len(size) == 2 and all(size):
+        made["consoleSize"] = {"height": size[0], "width": size[1]}
+    return made
+
+
+async def plan(request: ExecRequest, base: Mapping[str, Any], pid: int, default_user: str) -> dict[str, Any]:
+    """The process of an exec in the container whose first process is ``pid``."""
+
+    def look(root: Root) -> users.User:
+        return users.resolve(root, request.user or default_user)
+
+    user = await aio.run(aio.DISK, in_process, pid, look)
+    held: list[str] = base["capabilities"]["bounding"]
+    return process(request, base, user, list(capabilities.known()) if request.privileged else held)
+
+
+class ExecStreams:
+    """FIFOs of one exec, made before it and gone after it. An async context manager."""
+
+    def __init__(self, directory: Path, exec_: Exec, *, attached: bool) -> None:
+        self._directory = directory
+        self._exec = exec_
+        self._attached = attached
+        self._fifos = Fifos()
+        self._outputs: dict[str, int] = {}
+
+    @property
+    def stdio(self) -> Stdio:
+        """For the runtime."""
+        f = self._fifos
+        return Stdio(stdin=f.stdin, stdout=f.stdout, stderr=f.stderr, terminal=self._exec.request.tty)
+
+    async def __aenter__(self) -> Self:
+        if self._attached or self._exec.request.tty:
+            await aio.run(aio.DISK, self._open)
+        return self
+
+    def _open(self) -> None:
+        request = self._exec.request
+        self._fifos = make_fifos(
+            self._directory,
+            f"exec-{self._exec.id}",
+            stdin=request.attach_stdin and self._attached,
+            terminal=request.tty,
+        )
+        for name, path in (("stdout", self._fifos.stdout), ("stderr", self._fifos.stderr)):
+            if path:
+                self._outputs[name] = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    async def __aexit__(self, *_: object) -> None:
+        for fd in self._outputs.values():
+            os.close(fd)
+        self._outputs.clear()
+        with anyio.CancelScope(shield=True):
+            await aio.run(aio.DISK, self._fifos.remove)
+
+    async def output(self, send: anyio.abc.ObjectSendStream[Chunk]) -> None:
+        """Read every output to its end."""
+        async with send, anyio.create_task_group() as group:
+            for name, fd in self._outputs.items():
+                group.start_soon(_read, name, fd, send)
+
+    async def write(self, data: bytes) -> None:
+        """Hand over input. Raises `UnavailableError` if the process takes none."""
+        try:
+            fd = os.open(self._fifos.stdin, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as exc:
+            raise UnavailableError("the process takes no input") from exc
+        try:
+            await write_fifo(fd, data)
+        finally:
+            os.close(fd)
+
+
+async def _read(name: str, fd: int, send: anyio.abc.ObjectSendStream[Chunk]) -> None:
+    while True:
+        await anyio.wait_readable(fd)
+        try:
+            data = os.read(fd, _READ)
+        except BlockingIOError:
+            continue
+        if not data:
+            return
+        await send.send(Chunk(stream=name, data=data))
+
+
+async def converse(exec_: Exec, task: Task, streams: ExecStreams, peer: Peer | None) -> None:
+    """Run a started exec to its end, with ``peer`` attached if there is one.
+
+    A slow client holds back only its own exec. One that leaves is forgotten; what the exec writes then goes nowhere.
+    """
+    send, receive = anyio.create_memory_object_stream[Chunk](4)
+    async with anyio.create_task_group() as group, receive:
+        group.start_soon(streams.output, send)
+        if peer is not None and exec_.request.attach_stdin:
+            group.start_soon(_forward_input, exec_, task, streams, peer)
+        with anyio.CancelScope() as delivery:
+            group.start_soon(_end_delivery, task, exec_, delivery)
+            await _deliver(exec_, receive, peer)
+        await exec_.ended.wait()
+        group.cancel_scope.cancel()
+
+
+async def _end_delivery(task: Task, exec_: Exec, delivery: anyio.CancelScope) -> None:
+    """Note the end of the process; give its output a little time to arrive if something still holds the stream."""
+    try:
+        exec_.exit_code = (await task.wait(exec_.id)).status
+    except LadingError:
+        exec_.exit_code = exec_.exit_code if exec_.exit_code is not None else 137
+    exec_.running = False
+    exec_.ended.set()
+    delivery.deadline = anyio.current_time() + _DRAIN_SECONDS
+
+
+async def _deliver(exec_: Exec, receive: AsyncIterator[Chunk], peer: Peer | None) -> None:
+    request, present = exec_.request, peer is not None
+    wanted = {
+        name for name, has in (("stdout", request.attach_stdout), ("stderr", request.attach_stderr)) if has
+    }
+    async for chunk in receive:
+        if present and peer is not None and (chunk.stream in wanted or request.tty):
+            try:
+                with anyio.CancelScope(shield=True):
+                    await peer.write(encode(chunk, multiplexed=not request.tty))
+            except CancelledError:
+                present = False
+
+
+async def _forward_input(exec_: Exec, task: Task, streams: ExecStreams, peer: Peer) -> None:
+    keys = DetachFilter(detach_keys(exec_.request.detach_keys) if exec_.request.tty else b"")
+    with contextlib.suppress(LadingError):
+        while data := await peer.read():
+            data, detached = keys.feed(data)
+            if data:
+                await streams.write(data)
+            if detached:
+                return
+        await task.close_stdin(exec_.id)
+
+
+def check_identity(pid: int, uid: int) -> None:
+    """Verify that a started process runs as the user that was asked for (reliability.md X4). Blocking.
+
+    Raises `InternalError` if it does not; a process that has ended already proves nothing and passes.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    for line in status.splitlines():
+        if line.startswith("Uid:") and line.split()[1] != str(uid):
+            raise InternalError(f"the runtime started a process as user {line.split()[1]} instead of {uid}")
+
+
+def drop_leftovers(directory: Path) -> list[int]:
+    """Read ends of the outputs of execs that an earlier daemon began, so that they do not block for ever. Blocking."""
+    found: list[int] = []
+    for path in directory.glob("exec-*-std[oe]*"):
+        with contextlib.suppress(OSError):
+            found.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    return found
+
+
+async def discard(fd: int) -> None:
+    """Read a stream to its end and forget it."""
+    try:
+        while True:
+            try:
+                if not os.read(fd, _READ):
+                    return
+            except BlockingIOError:
+                await anyio.wait_readable(fd)
+    finally:
+        os.close(fd)

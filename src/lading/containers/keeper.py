@@ -1,0 +1,169 @@
+"""The keeper: a small process that holds FIFOs open while no daemon does (ADR 0081).
+
+A pipe's bytes live as long as any process has it open. A container that ends while the daemon is down
+lets its shim close the FIFOs, and their last bytes would be gone. The keeper holds the read ends; it never
+lets its shim close the FIFOs, and their last bytes would be gone. The keeper holds the read ends; it never
+reads. It is started by the first daemon that needs it, survives it, serves the next one through the same socket,
+and ends when no daemon is connected and it holds nothing.
+Run as a program (``python -I -S keeper.py SOCKET``) it uses the standard library only, to stay small. Messages on the
+``SOCK_SEQPACKET`` socket: ``+name`` with one descriptor, ``-name``, ``?``; the answer is ``ok`` or the number of descriptors.
+"""
+
+import array
+import contextlib
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+_MESSAGE = 4096
+_START_SECONDS = 10.0
+
+
+def serve(path: str) -> None:
+    """Hold descriptors until there is nothing to hold and nobody connected."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    old = os.umask(0o177)
+    listener.bind(path)
+    os.umask(old)
+    listener.listen(8)
+    sys.stdout.write("ready\n")
+    sys.stdout.close()
+    held: dict[bytes, int] = {}
+    clients: dict[int, socket.socket] = {}
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    greeted = False
+    while held or clients or not greeted:
+        for fd, _ in poll.poll():
+            if fd == listener.fileno():
+                client, _ = listener.accept()
+                clients[client.fileno()] = client
+                poll.register(client, select.POLLIN)
+                greeted = True
+            elif not _answer(clients[fd], held):
+                poll.unregister(fd)
+                clients.pop(fd).close()
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _answer(client: socket.socket, held: dict[bytes, int]) -> bool:
+    """Serve one message; whether the client is still there."""
+    try:
+        message, ancillary, _, _ = client.recvmsg(_MESSAGE, socket.CMSG_SPACE(array.array("i").itemsize))
+        fds = array.array("i")
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+        if not message:
+            return False
+        name = message[1:]
+        if message[:1] == b"+" and fds:
+            if name in held:
+                os.close(held[name])
+            held[name] = fds[0]
+        elif message[:1] == b"-" and name in held:
+            os.close(held.pop(name))
+        client.send(str(len(held)).encode())
+    except OSError:
+        return False
+    return True
+
+
+class Keeper:
+    """The daemon's side. Blocking; one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._socket: socket.socket | None = None
+
+    def hold(self, name: str, fd: int) -> None:
+        """Keep the open file behind ``fd`` open until `release`. When this returns it is safe. Raises `OSError`."""
+        self._call(f"+{name}", [fd])
+
+    def release(self, name: str) -> None:
+        """Let go; harmless if it is not held. Raises `OSError`."""
+        self._call(f"-{name}", [])
+
+    def connect(self) -> None:
+        """Reach the keeper, or start one. Raises `OSError`."""
+        if self._socket is None and not self._reach():
+            self._start()
+            if not self._reach():
+                raise ConnectionError(f"the keeper does not answer on {self._path}")
+
+    def close(self) -> None:
+        """Disconnect; the keeper goes on as long as it holds something. Idempotent."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _call(self, message: str, fds: list[int]) -> None:
+        for attempt in (0, 1):
+            self.connect()
+            assert self._socket is not None
+            try:
+                socket.send_fds(self._socket, [message.encode()], fds)
+                if self._socket.recv(_MESSAGE):
+                    return
+            except OSError:
+                if attempt:
+                    raise
+            self.close()
+        raise ConnectionError("the keeper left")
+
+    def _reach(self) -> bool:
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        made.settimeout(_START_SECONDS)
+        try:
+            made.connect(str(self._path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            made.close()
+            return False
+        except OSError:
+            made.close()
+            raise
+        self._socket = made
+        return True
+
+    def _start(self) -> None:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", __file__, str(self._path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env={},
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        with process.stdout as output:
+            ready, _, _ = select.select([output], [], [], _START_SECONDS)
+            answer = output.readline() if ready else b""
+        if answer != b"ready\n":
+            process.kill()
+            process.wait()
+            raise ConnectionError("the keeper did not start")
+        _children.append(process)
+
+
+_children: list[subprocess.Popen[bytes]] = []
+"""Keepers that this process started: kept so that an object that is collected does not warn about a living child."""
+
+
+def reap(seconds: float = 5.0) -> None:
+    """Wait for keepers that this process started and that have nothing left to hold; for tests and orderly ends."""
+    deadline = time.monotonic() + seconds
+    while _children and time.monotonic() < deadline:
+        _children[:] = [child for child in _children if child.poll() is None]
+        time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])

@@ -1,0 +1,566 @@
+"""How a container lives: start, end, restart, removal, and being found again after the daemon was away.
+
+::
+
+    created ──start──> running ──exit──> exited ──start──> …
+                         │  restart policy ──┘
+                         └─ AutoRemove ─> removed
+
+A run is begun and ended under the container's lock. Its end is watched by one task per run, which drains the output, deletes the
+runtime's task, stores the state and tells whoever waits, in that order.
+"""
+
+import contextlib
+import math
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import anyio.abc
+import msgspec
+import structlog
+
+from lading.containers import binds, execs, hostfiles, jsonlog, rootfs, runs, signals, spec, users
+from lading.containers.environment import Environment
+from lading.containers.keeper import Keeper
+from lading.containers.model import Container, State
+from lading.containers.runs import Run
+from lading.core.mounts import Mount
+from lading.core.runtime import Exit, Status, Task
+from lading.core.snapshots import SnapshotKey
+from lading.errors import (
+    ConflictError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    LadingError,
+    NotFoundError,
+    NotModifiedError,
+)
+from lading.kit import aio
+
+_DRAIN_SECONDS: Final = 10.0
+_KILL_SECONDS: Final = 10.0
+_LOST_EXIT: Final = 255
+"""Exit code of a container whose end nobody saw."""
+_PROCESS_FILE: Final = "process.json"
+_EVENT_SECONDS: Final = 1.0
+_BACKOFF_SECONDS: Final = 0.1
+_BACKOFF_MAXIMUM: Final = 60.0
+_log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("lading.containers")
+
+
+class StartError(FailedPreconditionError):
+    """The container could not be started, for a reason that lies in the container."""
+
+    code = "start-failed"
+
+
+class CommandError(InvalidArgumentError):
+    """The container's command cannot be run: it is not there, or not executable."""
+
+    code = "command-not-runnable"
+
+
+class Lifecycle:
+    """Starts, watches and removes. ``group`` outlives every call; ``forget`` is told of a removed container."""
+
+    def __init__(
+        self, environment: Environment, group: anyio.abc.TaskGroup, forget: Callable[[Container], None]
+    ) -> None:
+        self._env = environment
+        self._group = group
+        self._forget = forget
+        self.keeper = Keeper(environment.state / "keeper.sock")
+        self.runs: dict[str, Run] = {}
+        self.processes: dict[str, dict[str, Any]] = {}
+        """Runtime-spec process of running containers, for execs."""
+        self._exits: dict[str, Exit] = {}
+        self._reported: dict[str, anyio.Event] = {}
+
+    # Places.
+
+    def directory(self, container: Container) -> Path:
+        """Durable files of a container."""
+        return self._env.root / container.id
+
+    def state_directory(self, container: Container) -> Path:
+        """Files of a container's present run."""
+        return self._env.state / container.id
+
+    def log_path(self, container: Container) -> Path:
+        """The log, where Docker has it."""
+        return self.directory(container) / f"{container.id}-json.log"
+
+    def _log_plan(self, container: Container) -> tuple[Path | None, jsonlog.Limits]:
+        config = container.host.log_config
+        if config and config.type == "none":
+            return None, jsonlog.Limits()
+        return self.log_path(container), jsonlog.Limits.parse((config and config.config) or {})
+
+    async def save(self, container: Container) -> None:
+        """Store the present document."""
+        await self._env.store.update(container.snapshot())
+
+    # Start.
+
+    async def start(self, container: Container) -> None:
+        """Run the container's command.
+
+        Raises:
+            NotModifiedError: It runs.
+            ConflictError: It is paused or being removed.
+            CommandError, StartError: It cannot run; the runtime's words are in the message.
+
+        """
+        async with container.lock:
+            state = container.state
+            if state.paused:
+                raise ConflictError("cannot start a paused container, try unpause instead")
+            if state.running:
+                raise NotModifiedError(f"container {container.id} is already started")
+            if state.removing or state.dead:
+                raise ConflictError("container is marked for removal and cannot be started")
+            self.cancel_restart(container)
+            container.document.manually_stopped = False
+            container.document.restart_count = 0
+            await self._start(container)
+
+    async def _start(self, container: Container) -> None:
+        container.stop_requested = False
+        try:
+            task, run = await self._create_task(container)
+        except (LadingError, OSError) as exc:
+            raise await self._failed(container, exc) from exc
+        container.task = task
+        self._group.start_soon(run.pump)
+        try:
+            pid = await task.start()
+        except LadingError as exc:
+            with anyio.CancelScope(shield=True), contextlib.suppress(LadingError):
+                await task.delete()
+            raise await self._failed(container, exc) from exc
+        now = time.time_ns()
+        container.document.state = State(running=True, pid=pid, started_at=now)
+        with anyio.CancelScope(shield=True):
+            await self.save(container)
+            container.started.set()
+            self._env.bus.publish("container", "start", container.id, container.attributes())
+            self._group.start_soon(self._watch, container, task)
+
+    async def _create_task(self, container: Container) -> tuple[Task, Run]:
+        env = self._env
+        mounts = await self._mounts(container)
+        made = await aio.run(aio.DISK, self._prepare, container, mounts)
+        log, limits = self._log_plan(container)
+        run = await aio.run(
+            aio.DISK,
+            runs.begin,
+            self.state_directory(container),
+            self.keeper,
+            container.output,
+            stdin=container.config.open_stdin,
+            terminal=container.config.tty,
+            log=log,
+            limits=limits,
+        )
+        self.runs[container.id] = run
+        self.processes[container.id] = made["process"]
+        process_file = self.state_directory(container) / _PROCESS_FILE
+        await aio.run(aio.DISK, process_file.write_bytes, msgspec.json.encode(made["process"]))
+        runtime = env.runtimes.get(container.host.runtime, container.host.runtime)
+        task = await env.runtime.create(
+            container.id, runtime=runtime, spec=made, rootfs=mounts, stdio=run.stdio
+        )
+        return task, run
+
+    async def _mounts(self, container: Container) -> list[Mount]:
+        """The root file system's mounts; layers lost to an unclean boot are unpacked again first."""
+        await self._env.images.unpack(container.document.manifest)
+        return await self._env.snapshotter.mounts(SnapshotKey(container.record.snapshot_key))
+
+    def _prepare(self, container: Container, mounts: list[Mount]) -> dict[str, Any]:
+        """Everything about the spec that needs files; blocking."""
+        document, host = container.document, container.host
+        directory = self.directory(container)
+        directory.mkdir(parents=True, exist_ok=True, mode=0o710)
+        for bind in container.binds:
+            binds.prepare(bind)
+        scratch = directory / "rootfs"
+        scratch.mkdir(exist_ok=True, mode=0o700)
+        cwd = document.working_dir or "/"
+
+        def look(root: rootfs.Root) -> users.User:
+            user = users.resolve(root, document.user, host.group_add or ())
+            if not host.readonly_rootfs or cwd != "/":
+                root.make_directory(cwd)
+            return user
+
+        user = rootfs.inside(mounts, scratch, look)
+        return spec.build(
+            spec.Plan(
+                id=container.id,
+                config=container.config,
+                host=host,
+                args=[document.path, *document.args],
+                env=document.env,
+                cwd=cwd,
+                user=user,
+                hostname=document.hostname,
+                binds=container.binds,
+                tmpfs=container.tmpfs,
+                files=hostfiles.write(directory, host, document.hostname, container.config.domainname),
+                cgroup_v2=self._env.cgroup_v2,
+            )
+        )
+
+    async def _failed(self, container: Container, error: Exception) -> LadingError:
+        """Clean up after a start that failed; the error to raise."""
+        words = error.message if isinstance(error, LadingError) else str(error)
+        code = signals.start_exit_code(words)
+        with anyio.CancelScope(shield=True):
+            await self._end_run(container)
+            container.task = None
+            container.document.state = State(exit_code=code, error=words, finished_at=time.time_ns())
+            await self.save(container)
+        if container.host.auto_remove:
+            self._group.start_soon(self._remove_quietly, container)
+        message = f"failed to create task for container: {words}"
+        if isinstance(error, FailedPreconditionError) or not isinstance(error, LadingError):
+            kind = StartError if code == signals.START_FAILED else CommandError
+            return kind(message, subject=container.id)
+        return error
+
+    # End.
+
+    async def _watch(self, container: Container, task: Task) -> None:
+        """Wait for the end of a run and finish it."""
+        try:
+            end = await task.wait()
+        except NotFoundError:
+            end = Exit(status=_LOST_EXIT, exited_at_nano=time.time_ns())
+        except LadingError:
+            return  # the runtime was closed: the daemon is leaving, the container is not
+        with anyio.CancelScope(shield=True):
+            await self._finish(container, task, end)
+
+    async def _finish(self, container: Container, task: Task | None, end: Exit) -> None:
+        run = self.runs.get(container.id)
+        if run is not None:
+            with anyio.move_on_after(_DRAIN_SECONDS):
+                await run.drained.wait()
+        if task is not None:
+            try:
+                await task.delete()
+            except NotFoundError:
+                pass
+            except LadingError as exc:
+                _log.warning("task_not_deleted", container=container.id, reason=str(exc))
+        async with container.lock:
+            await self._end_run(container)
+            old = container.state
+            container.task = None
+            container.document.state = State(
+                exit_code=end.status,
+                oom_killed=old.oom_killed,
+                started_at=old.started_at,
+                finished_at=end.exited_at_nano or time.time_ns(),
+                removing=old.removing,
+            )
+            restarts = self._restarts(container, end.status)
+            container.document.state.restarting = restarts
+            await self.save(container)
+            for exec_ in container.execs.values():
+                if exec_.running:
+                    exec_.running, exec_.exit_code = False, 137
+                    exec_.ended.set()
+        duration = (container.state.finished_at - container.state.started_at) // 10**9
+        self._env.bus.publish(
+            "container",
+            "die",
+            container.id,
+            container.attributes(exitCode=str(end.status), execDuration=str(max(0, duration))),
+        )
+        self._tell_stopped(container)
+        if restarts:
+            self._group.start_soon(self._restart_later, container)
+        elif container.host.auto_remove:
+            self._group.start_soon(self._remove_quietly, container)
+
+    def _tell_stopped(self, container: Container) -> None:
+        container.started = anyio.Event()
+        event, container.stopped = container.stopped, anyio.Event()
+        event.set()
+        container.output.end()
+
+    async def _end_run(self, container: Container) -> None:
+        self.processes.pop(container.id, None)
+        run = self.runs.pop(container.id, None)
+        if run is not None:
+            await aio.run(aio.DISK, run.close, self.keeper, finished=True)
+
+    def _restarts(self, container: Container, status: int) -> bool:
+        policy, document = container.restart_policy, container.document
+        if container.stop_requested or document.state.removing:
+            return False
+        if policy.name in ("always", "unless-stopped"):
+            return True
+        limit = policy.maximum_retry_count
+        return policy.name == "on-failure" and status != 0 and (not limit or document.restart_count < limit)
+
+    async def _restart_later(self, container: Container) -> None:
+        delay = min(_BACKOFF_MAXIMUM, _BACKOFF_SECONDS * 2 ** min(container.document.restart_count, 16))
+        with anyio.CancelScope() as scope:
+            container.restart_scope = scope
+            await anyio.sleep(delay)
+            async with container.lock:
+                container.restart_scope = None
+                if container.state.running or container.state.removing:
+                    return
+                container.document.restart_count += 1
+                try:
+                    await self._start(container)
+                except LadingError as exc:
+                    _log.warning("container_not_restarted", container=container.id, reason=str(exc))
+
+    def cancel_restart(self, container: Container) -> None:
+        """Give up a restart that waits."""
+        if container.restart_scope is not None:
+            container.restart_scope.cancel()
+            container.restart_scope = None
+        container.state.restarting = False
+
+    # Signals.
+
+    def running_task(self, container: Container) -> Task:
+        """The task of a running container. Raises `ConflictError`."""
+        if container.task is None or not container.state.running:
+            raise ConflictError(f"container {container.id} is not running", subject=container.id)
+        return container.task
+
+    async def kill(self, container: Container, signal: int) -> None:
+        """Send a signal. Raises `ConflictError` if it does not run."""
+        if not container.state.running and container.state.restarting:
+            container.stop_requested = True
+            self.cancel_restart(container)
+            return
+        try:
+            task = self.running_task(container)
+            if signal in (2, 3, 9, 15) or signal == signals.parse(container.document.stop_signal):
+                container.stop_requested = True
+                container.document.manually_stopped = True
+            await task.kill(signal)
+            if container.state.paused and signal == signals.parse("KILL"):
+                with contextlib.suppress(LadingError):
+                    await task.resume()
+        except (NotFoundError, ConflictError) as exc:
+            raise ConflictError(
+                f"cannot kill container: {container.name}: container {container.id} is not running"
+            ) from exc
+        self._env.bus.publish("container", "kill", container.id, container.attributes(signal=str(signal)))
+
+    async def stop(self, container: Container, *, timeout: int | None, signal: str) -> None:
+        """Ask it to end; kill it after ``timeout`` seconds (negative: never). Raises `NotModifiedError` if it does not run."""
+        if container.state.restarting:
+            container.stop_requested = True
+            self.cancel_restart(container)
+            await self.save(container)
+            return
+        if not container.state.running:
+            raise NotModifiedError(f"container {container.id} is already stopped")
+        seconds = timeout if timeout is not None else container.config.stop_timeout
+        seconds = self._env.stop_seconds if seconds is None else seconds
+        container.stop_requested = True
+        container.document.manually_stopped = True
+        stopped = container.stopped
+        with contextlib.suppress(ConflictError):
+            await self.kill(container, signals.parse(signal or container.document.stop_signal))
+        with anyio.move_on_after(math.inf if seconds < 0 else seconds):
+            await stopped.wait()
+        if not stopped.is_set():
+            with contextlib.suppress(ConflictError):
+                await self.kill(container, signals.parse("KILL"))
+            with anyio.fail_after(_KILL_SECONDS + _DRAIN_SECONDS):
+                await stopped.wait()
+        self._env.bus.publish("container", "stop", container.id, container.attributes())
+
+    async def pause(self, container: Container) -> None:
+        """Freeze it. Raises `ConflictError` unless it runs."""
+        async with container.lock:
+            task = self.running_task(container)
+            if container.state.paused:
+                raise ConflictError(f"container {container.id} is already paused")
+            await task.pause()
+            container.state.paused = True
+            await self.save(container)
+        self._env.bus.publish("container", "pause", container.id, container.attributes())
+
+    async def unpause(self, container: Container) -> None:
+        """Thaw it. Raises `ConflictError` unless it is paused."""
+        async with container.lock:
+            task = self.running_task(container)
+            if not container.state.paused:
+                raise ConflictError(f"container {container.id} is not paused")
+            await task.resume()
+            container.state.paused = False
+            await self.save(container)
+        self._env.bus.publish("container", "unpause", container.id, container.attributes())
+
+    # Removal.
+
+    async def remove(self, container: Container, *, force: bool) -> None:
+        """Remove a container and everything that was only its own. Raises `ConflictError` if it runs, unless ``force``."""
+        if container.removed.is_set():
+            raise NotFoundError(f"No such container: {container.id}")
+        if container.state.running and not force:
+            hint = "unpause and then stop the container" if container.state.paused else "stop the container"
+            raise ConflictError(
+                f'cannot remove container "/{container.name}": container is {container.state.status}: '
+                f"{hint} before removing or force remove"
+            )
+        with anyio.CancelScope(shield=True):
+            await self._remove(container)
+
+    async def _remove(self, container: Container) -> None:
+        self.cancel_restart(container)
+        container.stop_requested = True
+        stopped = container.stopped
+        if container.state.running:
+            container.state.removing = True
+            with contextlib.suppress(ConflictError):
+                await self.kill(container, signals.parse("KILL"))
+            with anyio.fail_after(_KILL_SECONDS + _DRAIN_SECONDS):
+                await stopped.wait()
+        async with container.lock:
+            if container.removed.is_set():
+                return
+            container.state.removing = True
+            await self.save(container)
+            await self._end_run(container)
+            with contextlib.suppress(NotFoundError):
+                await self._env.snapshotter.remove(container.record.snapshot_key)
+            for directory in (self.state_directory(container), self.directory(container)):
+                await aio.run(aio.DISK, shutil.rmtree, directory, ignore_errors=True)
+            await self._env.store.delete(container.id)
+            self._forget(container)
+        self._env.bus.publish("container", "destroy", container.id, container.attributes())
+        container.output.end()
+        container.removed.set()
+
+    async def _remove_quietly(self, container: Container) -> None:
+        """AutoRemove: nobody is there to be told of an error."""
+        try:
+            with anyio.CancelScope(shield=True):
+                await self._remove(container)
+        except (LadingError, TimeoutError) as exc:
+            _log.error("container_not_removed", container=container.id, reason=str(exc))
+
+    # After a restart of the daemon.
+
+    async def restore(self, containers: list[Container]) -> None:
+        """Find the containers of earlier daemons: take up those that run, finish those that ended meanwhile."""
+        tasks = {task.id: task for task in await self._env.runtime.load()}
+        for container in containers:
+            task = tasks.pop(container.id, None)
+            try:
+                await self._restore_one(container, task)
+            except (LadingError, OSError) as exc:
+                _log.error("container_not_restored", container=container.id, reason=str(exc))
+        for stray, task in tasks.items():
+            _log.warning("stray_task_ended", container=stray)
+            await self._destroy(task)
+
+    async def _restore_one(self, container: Container, task: Task | None) -> None:
+        state = container.state
+        if state.removing:
+            if task is not None:
+                await self._destroy(task)
+            state.running = False
+            self._group.start_soon(self._remove_quietly, container)
+            return
+        if task is not None:
+            found = await task.state()
+            if found.status is Status.CREATED:  # the daemon died between create and start; nothing ran yet
+                await self._destroy(task)
+                task = None
+        if task is None and not state.running:
+            if state.restarting:
+                self._group.start_soon(self._restart_later, container)
+            elif container.host.auto_remove and (state.started_at or state.finished_at):
+                self._group.start_soon(self._remove_quietly, container)
+            elif self._starts_at_boot(container):
+                self._group.start_soon(self._restart_later, container)
+            return
+        await self._resume_run(container)
+        if task is None:
+            self._group.start_soon(self._finish_lost, container)
+            return
+        if not state.running:
+            container.document.state = State(running=True, started_at=time.time_ns())
+        container.task = task
+        container.state.pid = task.pid
+        container.started.set()
+        for fd in await aio.run(aio.DISK, execs.drop_leftovers, self.state_directory(container)):
+            self._group.start_soon(execs.discard, fd)
+        await self.save(container)
+        self._group.start_soon(self._watch, container, task)
+
+    async def _finish_lost(self, container: Container) -> None:
+        """Its shim is gone. The runtime reports the exit if it can still find it out."""
+        reported = self._reported.setdefault(container.id, anyio.Event())
+        with anyio.move_on_after(_EVENT_SECONDS):
+            await reported.wait()
+        end = self._exits.get(container.id, Exit(status=_LOST_EXIT, exited_at_nano=time.time_ns()))
+        with anyio.CancelScope(shield=True):
+            await self._finish(container, None, end)
+
+    async def listen(self, find: Callable[[str], Container | None]) -> None:
+        """Follow the runtime's events: exits of tasks that nobody waits for, and the out-of-memory killer."""
+        async for event in self._env.runtime.events():
+            container = find(event.container)
+            if container is None or event.exec_id:
+                continue
+            if event.topic == "/tasks/exit" and container.task is None:
+                self._exits[event.container] = Exit(status=event.exit_status, exited_at_nano=event.time_nano)
+                self._reported.setdefault(event.container, anyio.Event()).set()
+            elif event.topic == "/tasks/oom":
+                container.state.oom_killed = True
+                self._env.bus.publish("container", "oom", container.id, container.attributes())
+
+    def _starts_at_boot(self, container: Container) -> bool:
+        policy = container.restart_policy.name
+        return bool(container.state.started_at) and (
+            policy == "always" or (policy == "unless-stopped" and not container.document.manually_stopped)
+        )
+
+    async def _resume_run(self, container: Container) -> None:
+        log, limits = self._log_plan(container)
+        directory = self.state_directory(container)
+        try:
+            run = await aio.run(
+                aio.DISK,
+                runs.resume,
+                directory,
+                container.output,
+                stdin=container.config.open_stdin,
+                terminal=container.config.tty,
+                log=log,
+                limits=limits,
+            )
+        except OSError:
+            return  # after a reboot there is nothing to resume
+        self.runs[container.id] = run
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            data = await aio.run(aio.DISK, (directory / _PROCESS_FILE).read_bytes)
+            self.processes[container.id] = msgspec.json.decode(data, type=dict[str, Any])
+        self._group.start_soon(run.pump)
+
+    async def _destroy(self, task: Task) -> None:
+        with contextlib.suppress(LadingError):
+            await task.kill(signals.parse("KILL"), all=True)
+        with contextlib.suppress(LadingError):
+            await task.wait()
+        with contextlib.suppress(LadingError):
+            await task.delete()

@@ -1,0 +1,373 @@
+"""What a client may ask for when it creates a container: Docker's create body, read and judged.
+
+A field that Lading honours is an attribute here. A field of Docker's API that it does not honour is refused by name as soon as
+it says anything but its zero value; nothing is ignored silently. Fields that
+Docker itself does not know are ignored, as Docker does.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from lading.errors import InvalidArgumentError, UnsupportedError
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+Strings = list[str] | None
+
+
+class Health(msgspec.Struct, rename="pascal"):
+    """``Config.Healthcheck``."""
+
+    test: Strings = None
+
+
+class Config(msgspec.Struct, rename="pascal"):
+    """The portable part: what to run."""
+
+    hostname: str = ""
+    domainname: str = ""
+    user: str = ""
+    attach_stdin: bool = False
+    attach_stdout: bool = False
+    attach_stderr: bool = False
+    tty: bool = False
+    open_stdin: bool = False
+    stdin_once: bool = False
+    env: Strings = None
+    cmd: list[str] | str | None = None
+    entrypoint: list[str] | str | None = None
+    image: str = ""
+    working_dir: str = ""
+    labels: dict[str, str] | None = None
+    stop_signal: str | None = None
+    stop_timeout: int | None = None
+    exposed_ports: dict[str, Any] | None = None
+    volumes: dict[str, Any] | None = None
+    network_disabled: bool | None = None
+    mac_address: str | None = None
+    healthcheck: Health | None = None
+
+
+class LogConfig(msgspec.Struct, rename="pascal"):
+    """``HostConfig.LogConfig``."""
+
+    type: str = ""
+    config: dict[str, str] | None = None
+
+
+class RestartPolicy(msgspec.Struct, rename="pascal"):
+    """``HostConfig.RestartPolicy``."""
+
+    name: str = ""
+    maximum_retry_count: int = 0
+
+
+class DeviceMapping(msgspec.Struct, rename="pascal"):
+    """``--device``."""
+
+    path_on_host: str
+    path_in_container: str = ""
+    cgroup_permissions: str = "rwm"
+
+
+class Ulimit(msgspec.Struct, rename="pascal"):
+    """``--ulimit``; -1 is no limit."""
+
+    name: str
+    soft: int = 0
+    hard: int = 0
+
+
+class BindOptions(msgspec.Struct, rename="pascal"):
+    """``--mount type=bind,…``."""
+
+    propagation: str = ""
+    non_recursive: bool = False
+    create_mountpoint: bool = False
+    read_only_non_recursive: bool = False
+    read_only_force_recursive: bool = False
+
+
+class TmpfsOptions(msgspec.Struct, rename="pascal"):
+    """``--mount type=tmpfs,…``; size in bytes."""
+
+    size_bytes: int = 0
+    mode: int = 0
+    options: list[list[str]] | None = None
+
+
+class MountRequest(msgspec.Struct, rename="pascal"):
+    """``--mount``."""
+
+    type: str = ""
+    source: str = ""
+    target: str = ""
+    read_only: bool = False
+    consistency: str = ""
+    bind_options: BindOptions | None = None
+    tmpfs_options: TmpfsOptions | None = None
+
+
+class HostConfig(msgspec.Struct, rename="pascal"):
+    """The part that depends on the host. Sizes in bytes, CPU times in microseconds, ``NanoCpus`` in 10⁻⁹ CPUs."""
+
+    binds: Strings = None
+    container_id_file: str = msgspec.field(name="ContainerIDFile", default="")
+    log_config: LogConfig | None = None
+    network_mode: str = ""
+    port_bindings: dict[str, Any] | None = None
+    restart_policy: RestartPolicy | None = None
+    auto_remove: bool = False
+    console_size: list[int] | None = None
+    annotations: dict[str, str] | None = None
+    cap_add: Strings = None
+    cap_drop: Strings = None
+    cgroupns_mode: str = ""
+    dns: Strings = None
+    dns_options: Strings = None
+    dns_search: Strings = None
+    extra_hosts: Strings = None
+    group_add: Strings = None
+    ipc_mode: str = ""
+    oom_score_adj: int | None = None
+    pid_mode: str = ""
+    privileged: bool = False
+    publish_all_ports: bool = False
+    readonly_rootfs: bool = False
+    security_opt: Strings = None
+    tmpfs: dict[str, str] | None = None
+    uts_mode: str = msgspec.field(name="UTSMode", default="")
+    userns_mode: str = ""
+    shm_size: int | None = None
+    sysctls: dict[str, str] | None = None
+    runtime: str = ""
+    isolation: str = ""
+    cpu_shares: int | None = None
+    memory: int | None = None
+    nano_cpus: int | None = None
+    cgroup_parent: str = ""
+    cpu_period: int | None = None
+    cpu_quota: int | None = None
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    devices: list[DeviceMapping] | None = None
+    device_cgroup_rules: Strings = None
+    memory_reservation: int | None = None
+    memory_swap: int | None = None
+    memory_swappiness: int | None = None
+    oom_kill_disable: bool | None = None
+    pids_limit: int | None = None
+    ulimits: list[Ulimit] | None = None
+    mounts: list[MountRequest] | None = None
+    masked_paths: Strings = None
+    readonly_paths: Strings = None
+
+
+UNSUPPORTED: Final = {
+    "VolumeDriver": "",
+    "VolumesFrom": "use bind mounts",
+    "Links": "use --network host, or --add-host",
+    "Cgroup": "",
+    "StorageOpt": "",
+    "BlkioWeight": "",
+    "BlkioWeightDevice": "",
+    "BlkioDeviceReadBps": "",
+    "BlkioDeviceWriteBps": "",
+    "BlkioDeviceReadIOps": "",
+    "BlkioDeviceWriteIOps": "",
+    "CpuRealtimePeriod": "",
+    "CpuRealtimeRuntime": "",
+    "DeviceRequests": "name the device files with --device",
+    "KernelMemory": "",
+    "KernelMemoryTCP": "",
+    "CpuCount": "it is for Windows",
+    "CpuPercent": "it is for Windows",
+    "IOMaximumIOps": "it is for Windows",
+    "IOMaximumBandwidth": "it is for Windows",
+    "Init": "start an init program as the entry point",
+}
+"""Fields of ``HostConfig`` that are refused unless zero, and what to do instead."""
+
+
+class NetworkingConfig(msgspec.Struct, rename="pascal"):
+    """``NetworkingConfig`` of the body."""
+
+    endpoints_config: dict[str, dict[str, Any] | None] | None = None
+
+
+class CreateRequest(msgspec.Struct, frozen=True):
+    """A create body, read and found good. ``raw_config`` and ``raw_host`` are what inspect shows."""
+
+    config: Config
+    host: HostConfig
+    raw_config: dict[str, Any]
+    raw_host: dict[str, Any]
+    warnings: list[str]
+
+
+def _read(raw: Mapping[str, Any], kind: type[T], what: str) -> T:
+    present = {key: value for key, value in raw.items() if value is not None}
+    try:
+        return msgspec.convert(present, kind)
+    except msgspec.ValidationError as exc:
+        raise InvalidArgumentError(f"invalid {what}: {exc}") from exc
+
+
+def parse(body: Mapping[str, Any]) -> CreateRequest:
+    """Read and judge a create body.
+
+    Raises:
+        InvalidArgumentError: A field is malformed or contradicts another.
+        UnsupportedError: A field asks for what Lading does not offer; the message names it.
+
+    """
+    host_body: object = body.get("HostConfig") or {}
+    network_body: object = body.get("NetworkingConfig") or {}
+    if not isinstance(host_body, dict) or not isinstance(network_body, dict):
+        raise InvalidArgumentError("HostConfig and NetworkingConfig must be objects")
+    raw_host: dict[str, Any] = dict(host_body)  # pyright: ignore[reportUnknownArgumentType]
+    raw_config = {
+        key: value for key, value in body.items() if key not in ("HostConfig", "NetworkingConfig", "Platform")
+    }
+    config = _read(raw_config, Config, "container configuration")
+    host = _read(raw_host, HostConfig, "HostConfig")
+    network = _read(network_body, NetworkingConfig, "NetworkingConfig")  # pyright: ignore[reportUnknownArgumentType]
+    for name, hint in UNSUPPORTED.items():
+        if raw_host.get(name):
+            raise UnsupportedError(f"HostConfig.{name} is not supported", hint=hint, subject=name)
+    warnings: list[str] = []
+    _check_config(config)
+    _check_modes(host)
+    _check_network(config, host, network, warnings)
+    _check_logging(host)
+    _check_limits(host)
+    return CreateRequest(config, host, raw_config, raw_host, warnings)
+
+
+def _check_config(config: Config) -> None:
+    if not config.image:
+        raise InvalidArgumentError("Config.Image is missing")
+    if config.volumes:
+        raise UnsupportedError(
+            "Config.Volumes: anonymous volumes are not supported", hint="use -v HOST_PATH:PATH or --tmpfs"
+        )
+    if config.mac_address:
+        raise UnsupportedError("Config.MacAddress is not supported")
+    test = (config.healthcheck and config.healthcheck.test) or []
+    if test and test[0] != "NONE":
+        raise UnsupportedError("Config.Healthcheck is not supported", hint="use --no-healthcheck")
+    for entry in config.env or ():
+        if not entry or entry.startswith("="):
+            raise InvalidArgumentError(f"invalid environment variable: {entry!r}")
+    if config.working_dir and not config.working_dir.startswith("/"):
+        raise InvalidArgumentError(
+            f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute path"
+        )
+
+
+_MODES: Final = {
+    "PidMode": ("", "private", "host"),
+    "IpcMode": ("", "private", "shareable", "host", "none"),
+    "UTSMode": ("", "host"),
+    "UsernsMode": ("", "host"),
+    "CgroupnsMode": ("", "private", "host"),
+    "Isolation": ("", "default"),
+}
+
+
+def _check_modes(host: HostConfig) -> None:
+    values = {
+        "PidMode": host.pid_mode,
+        "IpcMode": host.ipc_mode,
+        "UTSMode": host.uts_mode,
+        "UsernsMode": host.userns_mode,
+        "CgroupnsMode": host.cgroupns_mode,
+        "Isolation": host.isolation,
+    }
+    for name, value in values.items():
+        if value not in _MODES[name]:
+            offered = ", ".join(repr(mode) for mode in _MODES[name] if mode)
+            raise UnsupportedError(f"HostConfig.{name} {value!r} is not supported", hint=f"use {offered}")
+    policy = (host.restart_policy and host.restart_policy.name) or "no"
+    if policy not in ("no", "always", "on-failure", "unless-stopped"):
+        raise InvalidArgumentError(f"invalid restart policy: unknown policy '{policy}'")
+    if host.restart_policy and host.restart_policy.maximum_retry_count < 0:
+        raise InvalidArgumentError("invalid restart policy: maximum retry count cannot be negative")
+    if host.auto_remove and policy != "no":
+        raise InvalidArgumentError("can't create 'AutoRemove' container with restart policy")
+    if host.runtime not in ("", "runc", "io.containerd.runc.v2") and "." not in host.runtime:
+        raise InvalidArgumentError(f"unknown or invalid runtime name: {host.runtime}")
+
+
+BRIDGE_WARNING: Final = (
+    "bridge networking is not available yet: the container has only a loopback interface; use --network host"
+)
+_ENDPOINT_FIELDS: Final = ("IPAMConfig", "Links", "Aliases", "DriverOpts", "MacAddress")
+
+
+def _check_network(config: Config, host: HostConfig, network: NetworkingConfig, warnings: list[str]) -> None:
+    mode = host.network_mode or "default"
+    if mode not in ("default", "none", "host"):
+        raise UnsupportedError(
+            f"HostConfig.NetworkMode {mode!r} is not supported yet",
+            hint="use --network host or --network none",
+        )
+    for name, endpoint in (network.endpoints_config or {}).items():
+        if name != mode:
+            raise UnsupportedError(f"NetworkingConfig: endpoint on network {name!r} is not supported yet")
+        for field in _ENDPOINT_FIELDS:
+            if endpoint and endpoint.get(field):
+                raise UnsupportedError(f"NetworkingConfig.EndpointsConfig.{field} is not supported yet")
+    if mode == "default" and not config.network_disabled:
+        warnings.append(BRIDGE_WARNING)
+    if host.port_bindings or host.publish_all_ports:
+        if mode != "host":
+            raise UnsupportedError(
+                "HostConfig.PortBindings: ports cannot be published yet", hint="use --network host"
+            )
+        warnings.append("Published ports are discarded when using host network mode")
+    if mode == "host" and host.uts_mode == "host" and config.hostname:
+        raise InvalidArgumentError("conflicting options: hostname and the UTS mode")
+
+
+_LOG_OPTIONS: Final = frozenset({"max-size", "max-file"})
+
+
+def _check_logging(host: HostConfig) -> None:
+    log = host.log_config or LogConfig()
+    if log.type not in ("", "json-file", "none"):
+        raise UnsupportedError(
+            f"HostConfig.LogConfig.Type {log.type!r} is not supported", hint="use json-file"
+        )
+    for name in log.config or {}:
+        if name not in _LOG_OPTIONS:
+            raise InvalidArgumentError(f"unknown log opt '{name}' for json-file log driver")
+
+
+_MEMORY_MINIMUM: Final = 6 * 1024 * 1024
+
+
+def _check_limits(host: HostConfig) -> None:
+    memory, swap = host.memory or 0, host.memory_swap or 0
+    if memory and memory < _MEMORY_MINIMUM:
+        raise InvalidArgumentError("Minimum memory limit allowed is 6MB")
+    if swap > 0 and not memory:
+        raise InvalidArgumentError("You should always set the Memory limit when using Memoryswap limit")
+    if swap > 0 and swap < memory:
+        raise InvalidArgumentError("Minimum memoryswap limit should be larger than memory limit, see usage")
+    if host.nano_cpus and (host.cpu_quota or host.cpu_period):
+        raise InvalidArgumentError(
+            "Conflicting options: Nano CPUs cannot be combined with CPU Period or Quota"
+        )
+    if (host.nano_cpus or 0) < 0 or (host.shm_size or 0) < 0:
+        raise InvalidArgumentError("NanoCpus and ShmSize cannot be negative")
+    if not -1000 <= (host.oom_score_adj or 0) <= 1000:
+        raise InvalidArgumentError(
+            f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]"
+        )
+    if host.memory_swappiness is not None and not -1 <= host.memory_swappiness <= 100:
+        raise InvalidArgumentError(
+            f"Invalid value: {host.memory_swappiness}, valid memory swappiness range is 0-100"
+        )

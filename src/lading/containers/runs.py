@@ -1,0 +1,168 @@
+"""One run of a container: its FIFOs, the pump that empties them, and the way in for standard input."""
+
+import contextlib
+import os
+import select
+import shutil
+from pathlib import Path
+from typing import Final
+
+import anyio
+import structlog
+
+from lading.containers import jsonlog
+from lading.containers.journal import Journal
+from lading.containers.keeper import Keeper
+from lading.containers.streams import Broadcast
+from lading.core.runtime import Stdio
+from lading.errors import UnavailableError
+from lading.kit import aio
+from lading.kit.fifo import Fifos, make_fifos
+
+_RETRY_SECONDS: Final = 1.0
+_log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("lading.containers")
+
+
+class Run:
+    """Streams of one run. Make it with `begin` before the task, or `resume` after a restart of the daemon."""
+
+    def __init__(
+        self, directory: Path, fifos: Fifos, journal: Journal, output: Broadcast, *, terminal: bool
+    ) -> None:
+        self._directory = directory
+        self._fifos = fifos
+        self._journal = journal
+        self._output = output
+        self._terminal = terminal
+        self.drained = anyio.Event()
+        """Set when everything that was written is in the log and was published."""
+        self.changed = anyio.Event()
+        """Set (and replaced) whenever the log has grown."""
+
+    @property
+    def stdio(self) -> Stdio:
+        """For the runtime."""
+        return Stdio(
+            stdin=self._fifos.stdin,
+            stdout=self._fifos.stdout,
+            stderr=self._fifos.stderr,
+            terminal=self._terminal,
+        )
+
+    async def pump(self) -> None:
+        """Move output into the log and to clients until it ends. Start it when the shim has opened the FIFOs."""
+        with select.epoll() as readable:
+            for fd in self._journal.fds:
+                readable.register(fd, select.EPOLLIN)
+            watched = set(self._journal.fds)
+            while not self._journal.ended:
+                try:
+                    chunks = await aio.run(aio.DISK, self._journal.step)
+                except OSError as exc:  # no room for the spool: the container waits, nothing is lost
+                    _log.warning("container_output_stalled", directory=str(self._directory), reason=str(exc))
+                    await anyio.sleep(_RETRY_SECONDS)
+                    continue
+                self._notify()
+                for fd in watched - set(self._journal.fds):
+                    readable.unregister(fd)
+                watched &= set(self._journal.fds)
+                if chunks:
+                    await self._output.publish(chunks)
+                elif not self._journal.ended:
+                    await anyio.wait_readable(readable.fileno())
+        self.drained.set()
+        self._notify()
+
+    def _notify(self) -> None:
+        event, self.changed = self.changed, anyio.Event()
+        event.set()
+
+    async def write_stdin(self, data: bytes) -> None:
+        """Hand input to the process; waits while it does not read. Raises `UnavailableError` if nobody can."""
+        try:
+            fd = os.open(self._fifos.stdin, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as exc:
+            raise UnavailableError("the process takes no input") from exc
+        try:
+            await write_fifo(fd, data)
+        finally:
+            os.close(fd)
+
+    def close(self, keeper: Keeper, *, finished: bool) -> None:
+        """Let go; with ``finished`` nothing will be read any more, and FIFOs and spool are deleted. Blocking."""
+        self._journal.close()
+        if finished:
+            with contextlib.suppress(OSError):
+                for path in (self._fifos.stdout, self._fifos.stderr):
+                    if path:
+                        keeper.release(path)
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+
+async def write_fifo(fd: int, data: bytes) -> None:
+    """Write all of ``data``. Raises `UnavailableError` if the reader is gone."""
+    view = memoryview(data)
+    while view:
+        await anyio.wait_writable(fd)
+        try:
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:
+            continue
+        except BrokenPipeError as exc:
+            raise UnavailableError("the process takes no input any more") from exc
+
+
+def begin(
+    directory: Path,
+    keeper: Keeper,
+    output: Broadcast,
+    *,
+    stdin: bool,
+    terminal: bool,
+    log: Path | None,
+    limits: jsonlog.Limits,
+) -> Run:
+    """Make the FIFOs of a new run, held by the keeper before anyone can write. Blocking. Raises `OSError`."""
+    shutil.rmtree(directory, ignore_errors=True)
+    fifos = make_fifos(directory, "init", stdin=stdin, terminal=terminal)
+    for path in (fifos.stdout, fifos.stderr):
+        if path:
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                keeper.hold(path, fd)
+            finally:
+                os.close(fd)
+    return _open(directory, fifos, output, terminal=terminal, log=log, limits=limits)
+
+
+def resume(
+    directory: Path,
+    output: Broadcast,
+    *,
+    stdin: bool,
+    terminal: bool,
+    log: Path | None,
+    limits: jsonlog.Limits,
+) -> Run:
+    """The run that an earlier daemon began. Blocking. Raises `OSError` if its files are gone."""
+    base = directory / "init"
+    fifos = Fifos(
+        stdin=f"{base}-stdin" if stdin else "",
+        stdout=f"{base}-stdout",
+        stderr="" if terminal else f"{base}-stderr",
+    )
+    return _open(directory, fifos, output, terminal=terminal, log=log, limits=limits)
+
+
+def _open(
+    directory: Path,
+    fifos: Fifos,
+    output: Broadcast,
+    *,
+    terminal: bool,
+    log: Path | None,
+    limits: jsonlog.Limits,
+) -> Run:
+    paths = {"stdout": Path(fifos.stdout)} | ({"stderr": Path(fifos.stderr)} if fifos.stderr else {})
+    journal = Journal(directory, paths, log=log, limits=limits)
+    return Run(directory, fifos, journal, output, terminal=terminal)

@@ -1,0 +1,620 @@
+"""The container service: what can be asked for, by whatever edge.
+
+Containers are found by full ID, then by name, then by a unique prefix of the ID (reliability.md A9). Everything durable is in the
+record store; this object holds the same records with what is alive beside them.
+"""
+
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+import anyio
+import anyio.abc
+import msgspec
+
+from lading.containers import (
+    attaching,
+    execs,
+    jsonlog,
+    listing,
+    model,
+    naming,
+    request,
+    signals,
+    spec,
+    users,
+    views,
+)
+from lading.containers.attaching import Attachment, AttachOptions, LogOptions
+from lading.containers.environment import ContainerImage, Environment
+from lading.containers.execs import Exec, ExecRequest
+from lading.containers.journal import Chunk
+from lading.containers.lifecycle import Lifecycle, StartError
+from lading.containers.model import Container, Document
+from lading.containers.request import CreateRequest
+from lading.containers.runs import Run
+from lading.containers.streams import Peer
+from lading.core.containers import ContainerRecord
+from lading.core.leases import LeaseID
+from lading.core.snapshots import SnapshotKey
+from lading.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    InvalidArgumentError,
+    LadingError,
+    NotFoundError,
+)
+from lading.kit import aio
+from lading.oci.descriptor import Platform
+
+Condition = Literal["not-running", "next-exit", "removed"]
+CONDITIONS: Final = ("not-running", "next-exit", "removed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    """A new container's ID, and what the user should know."""
+
+    id: str
+    warnings: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """What a prune removed; bytes of their writable layers."""
+
+    ids: Sequence[str]
+    reclaimed: int
+
+
+class ContainerService:
+    """Containers of one daemon. Make it with `open_service`."""
+
+    def __init__(self, environment: Environment, group: anyio.abc.TaskGroup) -> None:
+        self._env = environment
+        self._group = group
+        self._containers: dict[str, Container] = {}
+        self._execs: dict[str, Exec] = {}
+        self._creating = anyio.Lock()
+        self._pruning = anyio.Lock()
+        self._life = Lifecycle(environment, group, self._forget)
+
+    async def _open(self) -> None:
+        for place in (self._env.root, self._env.state):
+            await aio.run(aio.DISK, place.mkdir, parents=True, exist_ok=True, mode=0o710)
+        for record in await self._env.store.list():
+            container = model.load(record)
+            self._containers[container.id] = container
+        self._group.start_soon(self._life.listen, self._containers.get)
+        await self._life.restore(list(self._containers.values()))
+
+    def _close(self) -> None:
+        self._life.keeper.close()
+
+    def _forget(self, container: Container) -> None:
+        self._containers.pop(container.id, None)
+        for id_ in container.execs:
+            self._execs.pop(id_, None)
+
+    # Finding.
+
+    def find(self, name: str) -> Container:
+        """The container of an ID, a name, or a unique prefix of an ID.
+
+        Raises `NotFoundError`; `InvalidArgumentError` if a prefix fits several.
+        """
+        bare = name.removeprefix("/")
+        if found := self._containers.get(bare):
+            return found
+        for container in self._containers.values():
+            if container.name == bare:
+                return container
+        matches = [c for id_, c in self._containers.items() if bare and id_.startswith(bare)]
+        if len(matches) > 1:
+            raise InvalidArgumentError(f"Multiple IDs found with provided prefix: {bare}", subject=bare)
+        if not matches:
+            raise NotFoundError(f"No such container: {name}", subject=name)
+        return matches[0]
+
+    def all(self) -> list[Container]:
+        """All containers, newest first."""
+        return sorted(self._containers.values(), key=lambda c: c.document.created, reverse=True)
+
+    # Creating.
+
+    async def create(
+        self, body: Mapping[str, Any], *, name: str = "", platform: Platform | None = None
+    ) -> Created:
+        """Create a container from Docker's create body.
+
+        Raises:
+            NotFoundError: No such image.
+            AlreadyExistsError: The name is taken.
+            InvalidArgumentError, UnsupportedError: A field is wrong or not offered; the message names it.
+
+        """
+        asked = request.parse(body)
+        async with self._creating:
+            chosen = naming.check(name) if name else self._random_name()
+            self._check_free(chosen)
+            image = await self._env.images.open(asked.config.image, platform)
+            id_ = naming.new_id()
+            document = _document(asked, image, id_)
+            record = ContainerRecord(
+                id=id_,
+                name=chosen,
+                snapshotter=self._env.snapshotter.name,
+                snapshot_key=id_,
+                image=image.manifest.digest,
+                target=image.target.digest,
+                document={},
+            )
+            container = model.make(record, document)
+            await self._dry_run(container)
+            await self._store(container, image)
+            self._containers[container.id] = container
+        self._env.bus.publish("container", "create", container.id, container.attributes())
+        return Created(id=id_, warnings=[*asked.warnings, *_image_warnings(asked, image)])
+
+    async def _dry_run(self, container: Container) -> None:
+        """Refuse now what would be refused at every start: build the spec with a stand-in for the user."""
+        user = users.User(uid=0, gid=0, groups=(0,), home="/")
+        plan = spec.Plan(
+            id=container.id,
+            config=container.config,
+            host=container.host,
+            args=[container.document.path],
+            env=(),
+            cwd="/",
+            user=user,
+            hostname=container.document.hostname,
+        )
+        await aio.run(aio.DISK, spec.build, plan)
+        signals.parse(container.document.stop_signal)
+        log = container.host.log_config
+        jsonlog.Limits.parse((log and log.config) or {})
+
+    async def _store(self, container: Container, image: ContainerImage) -> None:
+        """Snapshot and record, held by a lease until the record holds them; nothing is left behind on failure."""
+        key = SnapshotKey(container.record.snapshot_key)
+        lease = LeaseID(f"create-{container.id}")
+        await self._env.leases.create(lease)
+        try:
+            parent = await self._env.images.unpack(image.manifest, lease=lease)
+            await self._env.snapshotter.prepare(key, parent, lease=lease)
+            try:
+                await self._env.store.create(container.snapshot())
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await self._env.snapshotter.remove(key)
+                raise
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._env.leases.delete(lease)
+
+    def _random_name(self) -> str:
+        return naming.random_name({container.name for container in self._containers.values()})
+
+    def _check_free(self, name: str) -> None:
+        for container in self._containers.values():
+            if container.name == name:
+                raise AlreadyExistsError(
+                    f'Conflict. The container name "/{name}" is already in use by container "{container.id}". '
+                    "You have to remove (or rename) that container to be able to reuse that name.",
+                    subject=name,
+                )
+
+    # Living.
+
+    async def start(self, name: str) -> None:
+        """Start a container; raises as `Lifecycle.start`."""
+        await self._life.start(self.find(name))
+
+    async def stop(self, name: str, *, timeout: int | None = None, signal: str = "") -> None:
+        """Stop it; raises as `Lifecycle.stop`."""
+        await self._life.stop(self.find(name), timeout=timeout, signal=signal)
+
+    async def restart(self, name: str, *, timeout: int | None = None, signal: str = "") -> None:
+        """Stop it if it runs, and start it."""
+        container = self.find(name)
+        if container.state.running:
+            await self._life.stop(container, timeout=timeout, signal=signal)
+        await self._life.start(container)
+        self._env.bus.publish("container", "restart", container.id, container.attributes())
+
+    async def kill(self, name: str, signal: str = "") -> None:
+        """Send a signal (SIGKILL by default)."""
+        await self._life.kill(self.find(name), signals.parse(signal or "KILL"))
+
+    async def pause(self, name: str) -> None:
+        """Freeze it."""
+        await self._life.pause(self.find(name))
+
+    async def unpause(self, name: str) -> None:
+        """Thaw it."""
+        await self._life.unpause(self.find(name))
+
+    async def remove(self, name: str, *, force: bool = False) -> None:
+        """Remove it; raises as `Lifecycle.remove`."""
+        await self._life.remove(self.find(name), force=force)
+
+    async def rename(self, name: str, new: str) -> None:
+        """Give it another name."""
+        container = self.find(name)
+        if not new:
+            raise InvalidArgumentError("Neither old nor new names may be empty")
+        chosen = naming.check(new)
+        async with self._creating, container.lock:
+            if chosen == container.name:
+                raise InvalidArgumentError("Renaming a container with the same name as its current name")
+            self._check_free(chosen)
+            old = container.record
+            container.record = replace(old, name=chosen)
+            try:
+                await self._life.save(container)
+            except BaseException:
+                container.record = old
+                raise
+        attributes = container.attributes(oldName=f"/{old.name}")
+        self._env.bus.publish("container", "rename", container.id, attributes)
+
+    async def resize(self, name: str, *, width: int, height: int) -> None:
+        """Set the size of its terminal."""
+        container = self.find(name)
+        await self._life.running_task(container).resize(width, height)
+        size = {"width": str(width), "height": str(height)}
+        self._env.bus.publish("container", "resize", container.id, container.attributes(**size))
+
+    async def wait(self, container: Container, condition: Condition) -> int:
+        """Wait for ``condition``; the exit code."""
+        if condition == "removed":
+            await container.removed.wait()
+        elif condition == "next-exit":
+            stopped = container.stopped
+            await _first(stopped, container.removed)
+        else:
+            while container.state.running or container.state.restarting:
+                await container.stopped.wait()
+        return container.state.exit_code
+
+    async def prune(self, filters: Mapping[str, Sequence[str]]) -> Pruned:
+        """Remove all stopped containers that pass the filters. Raises `ConflictError` if a prune runs."""
+        if self._pruning.locked():
+            raise ConflictError("a prune operation is already running")
+        before = listing.prune_before(filters, time.time_ns())
+        removed: list[str] = []
+        reclaimed = 0
+        async with self._pruning:
+            for container in self.all():
+                if (
+                    container.state.running
+                    or container.state.restarting
+                    or not _prunable(container, filters, before)
+                ):
+                    continue
+                size = (await self._sizes(container))[0]
+                try:
+                    await self._life.remove(container, force=False)
+                except (ConflictError, NotFoundError):
+                    continue
+                removed.append(container.id)
+                reclaimed += size
+        return Pruned(ids=removed, reclaimed=reclaimed)
+
+    # Showing.
+
+    async def inspect(self, name: str, *, size: bool = False) -> dict[str, Any]:
+        """The inspect document."""
+        container = self.find(name)
+        return views.inspect(
+            container,
+            log_path=str(self._life.log_path(container)),
+            directory=str(self._life.directory(container)),
+            driver=container.record.snapshotter,
+            sizes=await self._sizes(container) if size else None,
+        )
+
+    async def list(
+        self, filters: Mapping[str, Sequence[str]], *, all: bool = False, limit: int = 0, size: bool = False
+    ) -> "list[dict[str, Any]]":
+        """Rows of the container list, newest first; only running ones unless ``all``, ``limit`` or a status was asked for."""
+        listing.check(filters)
+        every = self.all()
+        if limit > 0 or all or filters.get("status") or filters.get("exited"):
+            chosen = every
+        else:
+            chosen = [c for c in every if c.state.running or c.state.restarting]
+        for key, sign in (("before", -1), ("since", 1)):
+            for value in filters.get(key, ()):
+                pivot = self.find(value).document.created
+                chosen = [c for c in chosen if (c.document.created - pivot) * sign > 0]
+        ancestors = await self._ancestors(filters.get("ancestor", ()))
+        rows = [
+            c for c in chosen if listing.matches(c, filters, lambda name: ancestors.get(name, frozenset()))
+        ]
+        rows = rows[:limit] if limit > 0 else rows
+        now = time.time_ns()
+        return [views.summary(c, now=now, sizes=await self._sizes(c) if size else None) for c in rows]
+
+    async def _ancestors(self, names: Sequence[str]) -> dict[str, frozenset[str]]:
+        found: dict[str, frozenset[str]] = {}
+        for name in names:
+            with contextlib.suppress(LadingError):
+                image = await self._env.images.open(name, None)
+                found[name] = frozenset({str(image.target.digest), str(image.manifest.digest)})
+        return found
+
+    async def _sizes(self, container: Container) -> tuple[int, int]:
+        """Bytes of the writable layer, and of the whole stack."""
+        snapshotter = self._env.snapshotter
+        own = total = 0
+        try:
+            key: str | None = container.record.snapshot_key
+            while key is not None:
+                used = (await snapshotter.usage(key)).size
+                own = own or (used if key == container.record.snapshot_key else 0)
+                total += used
+                key = (await snapshotter.stat(key)).parent
+        except NotFoundError:
+            return own, total
+        return own, total
+
+    async def top(self, name: str, arguments: str = "-ef") -> dict[str, Any]:
+        """Its processes, as ps(1) shows them. Raises `ConflictError` unless it runs."""
+        container = self.find(name)
+        pids = frozenset(await self._life.running_task(container).pids())
+        self._env.bus.publish("container", "top", container.id, container.attributes())
+        return await top(pids, arguments)
+
+    # Streams.
+
+    def logs(self, name: str, options: LogOptions) -> AsyncIterator[Chunk]:
+        """Messages of its log; raises as `attaching.read_log`."""
+        container = self.find(name)
+        return attaching.read_log(
+            container, options, self._life.log_path(container), lambda: self._run(container)
+        )
+
+    def attach(self, container: Container, options: AttachOptions) -> Attachment:
+        """Begin to attach a client; what the container writes from now on waits for `serve_attachment`."""
+        if container.state.paused:
+            raise ConflictError(f"container {container.id} is paused, unpause the container before attach")
+        if container.state.restarting:
+            raise ConflictError(
+                f"container {container.id} is restarting, wait until the container is running"
+            )
+        self._env.bus.publish("container", "attach", container.id, container.attributes())
+        return Attachment(container, options)
+
+    async def serve_attachment(self, container: Container, attachment: Attachment, peer: Peer) -> None:
+        """Connect the client until either side ends."""
+        await attachment.serve(peer, self._life.log_path(container), lambda: self._run(container))
+
+    def _run(self, container: Container) -> Run | None:
+        return self._life.runs.get(container.id)
+
+    # Execs.
+
+    async def create_exec(self, name: str, body: Mapping[str, Any]) -> str:
+        """Prepare a further process; its ID. Raises `ConflictError` unless the container runs and is not paused."""
+        container = self.find(name)
+        self._life.running_task(container)
+        if container.state.paused:
+            raise ConflictError(f"container {container.id} is paused, unpause the container before exec")
+        made = Exec(id=secrets.token_hex(32), container=container.id, request=ExecRequest.parse(body))
+        container.execs[made.id] = made
+        self._execs[made.id] = made
+        action = f"exec_create: {' '.join(made.request.cmd or ())}"
+        self._env.bus.publish("container", action, container.id, container.attributes(execID=made.id))
+        return made.id
+
+    def find_exec(self, id: str) -> Exec:
+        """An exec by its ID. Raises `NotFoundError`."""
+        found = self._execs.get(id)
+        if found is None:
+            raise NotFoundError(f"No such exec instance: {id}", subject=id)
+        return found
+
+    async def start_exec(
+        self, exec_: Exec, *, peer: Peer | None, console_size: "list[int] | None" = None
+    ) -> None:
+        """Run an exec: with ``peer`` until it ends and its output was delivered, without one in the background.
+
+        Raises:
+            ConflictError: It ran, or its container does not.
+            StartError: The runtime cannot run it; exit code 126 or 127 is then that of the exec.
+
+        """
+        container = self._containers.get(exec_.container)
+        if container is None:
+            raise NotFoundError(f"No such container: {exec_.container}")
+        if exec_.started:
+            raise ConflictError(f"Error: Exec command {exec_.id} has already run")
+        exec_.started = True
+        if console_size:
+            exec_.request.console_size = console_size
+        if peer is not None:
+            await self._run_exec(container, exec_, peer)
+            return
+        # Detached: it outlives this call, but errors of its start belong to it.
+        outcome: list[LadingError] = []
+        done = anyio.Event()
+
+        async def background() -> None:
+            try:
+                await self._run_exec(container, exec_, None, up=done)
+            except LadingError as exc:
+                outcome.append(exc)
+            finally:
+                done.set()
+
+        self._group.start_soon(background)
+        await done.wait()
+        if outcome and not exec_.up.is_set():
+            raise outcome[0]
+
+    async def _run_exec(
+        self, container: Container, exec_: Exec, peer: Peer | None, *, up: anyio.Event | None = None
+    ) -> None:
+        task = self._life.running_task(container)
+        base = self._life.processes.get(container.id)
+        if base is None:
+            raise ConflictError(f"container {container.id} was started in a way that allows no exec")
+        try:
+            process = await execs.plan(exec_.request, base, container.state.pid, container.document.user)
+            directory = self._life.state_directory(container)
+            async with execs.ExecStreams(directory, exec_, attached=peer is not None) as streams:
+                await self._begin_exec(container, exec_, process, streams)
+                if up is not None:
+                    up.set()
+                try:
+                    await execs.converse(exec_, task, streams, peer)
+                finally:
+                    with anyio.CancelScope(shield=True), contextlib.suppress(LadingError):
+                        await task.delete(exec_.id)
+        except LadingError as exc:
+            if not exec_.up.is_set():
+                exec_.exit_code = signals.start_exit_code(exc.message)
+                raise StartError(f"OCI runtime exec failed: {exc.message}") from exc
+            raise
+        finally:
+            exec_.running = False
+        attributes = container.attributes(execID=exec_.id, exitCode=str(exec_.exit_code or 0))
+        self._env.bus.publish("container", "exec_die", container.id, attributes)
+
+    async def _begin_exec(
+        self, container: Container, exec_: Exec, process: Mapping[str, Any], streams: execs.ExecStreams
+    ) -> None:
+        task = self._life.running_task(container)
+        await task.exec(exec_.id, process, streams.stdio)
+        try:
+            exec_.pid = await task.start(exec_.id)
+            await aio.run(aio.DISK, execs.check_identity, exec_.pid, process["user"]["uid"])
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                with contextlib.suppress(LadingError):
+                    await task.kill(signals.parse("KILL"), exec_.id)
+                with contextlib.suppress(LadingError):
+                    await task.delete(exec_.id)
+            raise
+        exec_.running = True
+        exec_.up.set()
+        action = f"exec_start: {' '.join(exec_.request.cmd or ())}"
+        self._env.bus.publish("container", action, container.id, container.attributes(execID=exec_.id))
+
+    async def resize_exec(self, exec_: Exec, *, width: int, height: int) -> None:
+        """Set the size of an exec's terminal, as soon as it runs."""
+        container = self.find(exec_.container)
+        with anyio.move_on_after(10):
+            await exec_.up.wait()
+        await self._life.running_task(container).resize(width, height, exec_.id)
+
+
+@contextlib.asynccontextmanager
+async def open_service(environment: Environment) -> AsyncGenerator[ContainerService]:
+    """The service, with the containers of earlier daemons taken up. Leaving lets go of them; they go on."""
+    async with anyio.create_task_group() as group:
+        service = ContainerService(environment, group)
+        await service._open()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        try:
+            yield service
+        finally:
+            group.cancel_scope.cancel()
+            service._close()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+
+async def top(pids: frozenset[int], arguments: str) -> dict[str, Any]:
+    """Titles and rows of ps(1) for some processes. Raises `InvalidArgumentError` if ps does not understand."""
+    words = arguments.split() or ["-ef"]
+    result = await anyio.run_process(["ps", *words], check=False)
+    if result.returncode != 0:
+        raise InvalidArgumentError(f"ps: {result.stderr.decode(errors='replace').strip()[:500]}")
+    lines = result.stdout.decode(errors="replace").splitlines()
+    titles = lines[0].split() if lines else []
+    column = next((titles.index(name) for name in ("PID", "pid") if name in titles), None)
+    if column is None:
+        raise InvalidArgumentError("Couldn't find PID field in ps output")
+    rows = [line.split(maxsplit=len(titles) - 1) for line in lines[1:]]
+    chosen = [row for row in rows if len(row) > column and row[column].isdigit() and int(row[column]) in pids]
+    return {"Titles": titles, "Processes": chosen}
+
+
+async def _first(*events: anyio.Event) -> None:
+    async def wait(event: anyio.Event, scope: anyio.CancelScope) -> None:
+        await event.wait()
+        scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        for event in events:
+            group.start_soon(wait, event, group.cancel_scope)
+
+
+def _prunable(container: Container, filters: Mapping[str, Sequence[str]], before: int | None) -> bool:
+    if before is not None and container.document.created > before:
+        return False
+    unwanted = filters.get("label!", ())
+    if unwanted and any(listing.matches_labels(container.labels, [entry]) for entry in unwanted):
+        return False
+    return listing.matches_labels(container.labels, filters.get("label", ()))
+
+
+def _document(asked: CreateRequest, image: ContainerImage, id_: str) -> Document:
+    """Merge what was asked for with the image's defaults, as Docker does."""
+    config, run = asked.config, image.config.run
+    entrypoint, cmd = spec.arguments(config, run.entrypoint, run.cmd)
+    env = spec.merge_env(run.env, config.env)
+    hostname = config.hostname or id_[:12]
+    labels = {**(run.labels or {}), **(config.labels or {})}
+    words = [*entrypoint, *cmd]
+    stop_signal = config.stop_signal or run.stop_signal or "SIGTERM"
+    merged = {
+        **asked.raw_config,
+        "Hostname": hostname,
+        "Env": env,
+        "Cmd": cmd or None,
+        "Entrypoint": entrypoint or None,
+        "Labels": labels,
+        "WorkingDir": config.working_dir or run.working_dir,
+        "User": config.user or run.user,
+        "ExposedPorts": {**(run.exposed_ports or {}), **(config.exposed_ports or {})} or None,
+        "Volumes": run.volumes,
+    }
+    if config.stop_signal or run.stop_signal:
+        merged["StopSignal"] = stop_signal
+    platform = image.manifest.platform or image.config.platform
+    return Document(
+        created=time.time_ns(),
+        path=words[0],
+        args=words[1:],
+        env=env,
+        working_dir=config.working_dir or run.working_dir,
+        user=config.user or run.user,
+        hostname=hostname,
+        stop_signal=stop_signal,
+        config=merged,
+        host_config=asked.raw_host,
+        manifest=msgspec.structs.replace(image.manifest, platform=platform),
+        platform=platform.os or "linux",
+    )
+
+
+def _image_warnings(asked: CreateRequest, image: ContainerImage) -> "list[str]":
+    run = image.config.run
+    warnings: list[str] = []
+    test = (run.healthcheck and run.healthcheck.test) or ()
+    if test and test[0] != "NONE" and not asked.config.healthcheck:
+        warnings.append("the image's HEALTHCHECK is not run: health checks are not available yet")
+    bound = {bind.target for bind in model.parse_binds(asked.host)[0]}
+    kept = sorted(path for path in run.volumes or {} if path not in bound)
+    if kept:
+        warnings.append(
+            f"the image's volumes ({', '.join(kept)}) are kept in the container's own layer: "
+            "volumes are not available yet"
+        )
+    return warnings
+
+
+__all__ = ["CONDITIONS", "Condition", "ContainerService", "Created", "Pruned", "open_service", "top"]

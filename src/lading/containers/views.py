@@ -1,0 +1,237 @@
+"""Containers as the Engine API shows them: inspect, list, top (engine-api.md §2). Sans-I/O."""
+
+import shlex
+from typing import Any
+
+from lading.containers import times
+from lading.containers.binds import Bind
+from lading.containers.execs import Exec
+from lading.containers.model import Container
+
+
+def status_text(container: Container, now: int) -> str:
+    """The ``Status`` column of ``docker ps``."""
+    state = container.state
+    if state.running:
+        up = f"Up {times.ago(state.started_at, now=now)}"
+        return f"{up} (Paused)" if state.paused else up
+    if state.restarting:
+        return f"Restarting ({state.exit_code}) {times.ago(state.finished_at, now=now)} ago"
+    if state.removing:
+        return "Removal In Progress"
+    if state.status == "created":
+        return "Created"
+    return f"Exited ({state.exit_code}) {times.ago(state.finished_at, now=now)} ago"
+
+
+def _state(container: Container) -> dict[str, Any]:
+    state = container.state
+    return {
+        "Status": state.status,
+        "Running": state.running,
+        "Paused": state.paused,
+        "Restarting": state.restarting,
+        "OOMKilled": state.oom_killed,
+        "Dead": state.dead,
+        "Pid": state.pid,
+        "ExitCode": state.exit_code,
+        "Error": state.error,
+        "StartedAt": times.format_nano(state.started_at),
+        "FinishedAt": times.format_nano(state.finished_at),
+    }
+
+
+def _mounts(container: Container) -> list[dict[str, Any]]:
+    def shown(bind: Bind) -> dict[str, Any]:
+        return {
+            "Type": "bind",
+            "Source": bind.source,
+            "Destination": bind.target,
+            "Mode": bind.mode,
+            "RW": not bind.read_only,
+            "Propagation": bind.propagation,
+        }
+
+    asked = [shown(bind) for bind in container.binds]
+    asked += [
+        {
+            "Type": "tmpfs",
+            "Source": "",
+            "Destination": t.target,
+            "Mode": "",
+            "RW": "ro" not in t.options,
+            "Propagation": "",
+        }
+        for t in container.tmpfs
+    ]
+    return asked
+
+
+def network_name(container: Container) -> str:
+    """The network that a container is on: what ``default`` means is told by the service."""
+    mode = container.host.network_mode
+    return "host" if mode == "host" else "none"
+
+
+def _networks(container: Container) -> dict[str, Any]:
+    endpoint: dict[str, Any] = {
+        "IPAMConfig": None,
+        "Links": None,
+        "Aliases": None,
+        "MacAddress": "",
+        "DriverOpts": None,
+        "NetworkID": "",
+        "EndpointID": "",
+        "Gateway": "",
+        "IPAddress": "",
+        "IPPrefixLen": 0,
+        "IPv6Gateway": "",
+        "GlobalIPv6Address": "",
+        "GlobalIPv6PrefixLen": 0,
+        "DNSNames": None,
+    }
+    return {network_name(container): endpoint}
+
+
+def inspect(
+    container: Container, *, log_path: str, directory: str, driver: str, sizes: tuple[int, int] | None
+) -> dict[str, Any]:
+    """The inspect document of the newest API version; the edge shapes it for older ones."""
+    document = container.document
+    made: dict[str, Any] = {
+        "Id": container.id,
+        "Created": times.format_nano(document.created),
+        "Path": document.path,
+        "Args": document.args,
+        "State": _state(container),
+        "Image": container.record.target,
+        "ResolvConfPath": f"{directory}/resolv.conf",
+        "HostnamePath": f"{directory}/hostname",
+        "HostsPath": f"{directory}/hosts",
+        "LogPath": log_path,
+        "Name": f"/{container.name}",
+        "RestartCount": document.restart_count,
+        "Driver": driver,
+        "Platform": document.platform,
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "ExecIDs": [exec_.id for exec_ in container.execs.values() if exec_.running] or None,
+        "HostConfig": host_config(container),
+        "GraphDriver": {"Data": None, "Name": driver},
+        "Mounts": _mounts(container),
+        "Config": document.config,
+        "NetworkSettings": {
+            "Bridge": "",
+            "SandboxID": "",
+            "SandboxKey": "",
+            "Ports": {},
+            "HairpinMode": False,
+            "LinkLocalIPv6Address": "",
+            "LinkLocalIPv6PrefixLen": 0,
+            "SecondaryIPAddresses": None,
+            "SecondaryIPv6Addresses": None,
+            "EndpointID": "",
+            "Gateway": "",
+            "GlobalIPv6Address": "",
+            "GlobalIPv6PrefixLen": 0,
+            "IPAddress": "",
+            "IPPrefixLen": 0,
+            "IPv6Gateway": "",
+            "MacAddress": "",
+            "Networks": _networks(container),
+        },
+        "ImageManifestDescriptor": manifest_descriptor(container),
+    }
+    if sizes is not None:
+        made |= {"SizeRw": sizes[0], "SizeRootFs": sizes[1]}
+    return made
+
+
+def host_config(container: Container) -> dict[str, Any]:
+    """``HostConfig`` with the defaults that took effect."""
+    shown = dict(container.document.host_config)
+    shown["NetworkMode"] = container.host.network_mode or "default"
+    log = container.host.log_config
+    shown["LogConfig"] = {"Type": (log and log.type) or "json-file", "Config": (log and log.config) or {}}
+    shown["RestartPolicy"] = {
+        "Name": container.restart_policy.name or "no",
+        "MaximumRetryCount": container.restart_policy.maximum_retry_count,
+    }
+    shown.setdefault("AutoRemove", False)
+    shown["Runtime"] = container.host.runtime or "runc"
+    return shown
+
+
+def manifest_descriptor(container: Container) -> dict[str, Any]:
+    """``ImageManifestDescriptor``."""
+    descriptor = container.document.manifest
+    made: dict[str, Any] = {
+        "mediaType": descriptor.media_type,
+        "digest": str(descriptor.digest),
+        "size": descriptor.size,
+    }
+    if descriptor.platform is not None:
+        made["platform"] = {
+            "architecture": descriptor.platform.architecture,
+            "os": descriptor.platform.os,
+        }
+        if descriptor.platform.variant:
+            made["platform"]["variant"] = descriptor.platform.variant
+    return made
+
+
+def summary(container: Container, *, now: int, sizes: tuple[int, int] | None) -> dict[str, Any]:
+    """A row of the container list."""
+    document = container.document
+    made: dict[str, Any] = {
+        "Id": container.id,
+        "Names": [f"/{container.name}"],
+        "Image": container.config.image,
+        "ImageID": container.record.target,
+        "ImageManifestDescriptor": manifest_descriptor(container),
+        "Command": command(container),
+        "Created": document.created // 10**9,
+        "Ports": [],
+        "Labels": container.labels,
+        "State": container.state.status,
+        "Status": status_text(container, now),
+        "HostConfig": {"NetworkMode": container.host.network_mode or "default"},
+        "NetworkSettings": {"Networks": _networks(container)},
+        "Mounts": _mounts(container),
+    }
+    if sizes is not None:
+        made |= {"SizeRw": sizes[0], "SizeRootFs": sizes[1]}
+    return made
+
+
+def command(container: Container) -> str:
+    """The command as ``docker ps`` shows it: arguments with spaces are quoted."""
+    words = [container.document.path]
+    words += [shlex.quote(arg) if " " in arg else arg for arg in container.document.args]
+    return " ".join(words)
+
+
+def inspect_exec(exec_: Exec) -> dict[str, Any]:
+    """The inspect document of an exec."""
+    request = exec_.request
+    command_line = request.cmd or [""]
+    return {
+        "ID": exec_.id,
+        "Running": exec_.running,
+        "ExitCode": exec_.exit_code,
+        "ProcessConfig": {
+            "tty": request.tty,
+            "entrypoint": command_line[0],
+            "arguments": command_line[1:],
+            "privileged": request.privileged,
+            **({"user": request.user} if request.user else {}),
+        },
+        "OpenStdin": request.attach_stdin,
+        "OpenStdout": request.attach_stdout,
+        "OpenStderr": request.attach_stderr,
+        "CanRemove": exec_.exit_code is not None,
+        "ContainerID": exec_.container,
+        "DetachKeys": request.detach_keys and request.detach_keys.encode().hex(),
+        "Pid": exec_.pid,
+    }

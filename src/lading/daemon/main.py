@@ -1,0 +1,109 @@
+"""``lading daemon``: from a command line to a serving process and back to nothing."""
+
+import faulthandler
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Final
+
+import anyio
+import structlog
+
+from lading.api.engine.server import EngineServer
+from lading.daemon import host, lifecycle, logging
+from lading.daemon.config import Command, Config, load, reloaded
+from lading.errors import LadingError
+
+_log: Final = structlog.get_logger(__name__)
+_USAGE_ERROR: Final = 125
+_LONGEST_SHUTDOWN: Final = 10
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the daemon until a signal ends it; its exit status."""
+    try:
+        command = load(arguments)
+    except LadingError as exc:
+        sys.stderr.write(f"lading daemon: {exc}\n")
+        return _USAGE_ERROR if str(exc).startswith("unknown") else 1
+    match command.action:
+        case "help":
+            from lading.daemon.options import usage  # noqa: PLC0415 - only for --help
+
+            sys.stdout.write(usage() + "\n")
+            return 0
+        case "version":
+            sys.stdout.write(f"Lading version {host.version()}\n")
+            return 0
+        case "validate":
+            sys.stdout.write("configuration OK\n")
+            return 0
+        case "run":
+            return _run(command, arguments)
+
+
+def _run(command: Command, arguments: Sequence[str]) -> int:
+    config = command.config
+    logging.configure(config.level, config.log_format)
+    faulthandler.enable(file=sys.stderr)
+    faulthandler.register(signal.SIGQUIT, file=sys.stderr, all_threads=True)
+    for warning in config.warnings:
+        _log.warning("option_ignored", detail=warning)
+    try:
+        with ExitStack() as stack:
+            lifecycle.prepare_process(config)
+            lifecycle.prepare_directories(config)
+            stack.enter_context(lifecycle.pidfile(config.pidfile))
+            stack.enter_context(lifecycle.locked(config.data_root))
+            anyio.run(_serve, config, arguments)
+    except LadingError as exc:
+        _log.error("daemon_failed", error=str(exc), code=exc.code)
+        sys.stderr.write(f"lading daemon: {exc}\n")
+        return 1
+    _log.info("daemon_stopped")
+    return 0
+
+
+async def _serve(config: Config, arguments: Sequence[str]) -> None:
+    from lading.daemon import wiring  # noqa: PLC0415 - loads every room; a bad option is told without it
+
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async with anyio.create_task_group() as tasks, wiring.open_engine(config) as engine:
+            server = EngineServer(engine.router, allowed_hosts=wiring.host_names(config))
+            with lifecycle.listening(config) as listeners:
+                async with server.serving(listeners):
+                    engine.start(tasks)
+                    lifecycle.notify(f"READY=1\nMAINPID={os.getpid()}")
+                    _log.info("daemon_ready", hosts=list(config.hosts), data_root=str(config.data_root))
+                    async for received in signals:
+                        if received is not signal.SIGHUP:
+                            break
+                        config = _reload(config, arguments)
+                        engine.reload(config)
+                    _stopping(config)
+            tasks.cancel_scope.cancel()
+
+
+def _reload(config: Config, arguments: Sequence[str]) -> Config:
+    lifecycle.notify("RELOADING=1")
+    try:
+        config = reloaded(config, load(arguments).config)
+        logging.configure(config.level, config.log_format)
+        _log.info("daemon_reloaded")
+    except LadingError as exc:
+        _log.error("reload_refused", error=str(exc))
+    lifecycle.notify("READY=1")
+    return config
+
+
+def _stopping(config: Config) -> None:
+    """From here on the kernel ends the process: on a second signal at once, and anyway when time is up."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(max(1, min(config.shutdown_timeout, _LONGEST_SHUTDOWN)))
+    lifecycle.notify("STOPPING=1")
+    _log.info("daemon_stopping")

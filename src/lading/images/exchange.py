@@ -1,0 +1,213 @@
+"""Exchange: images to and from registries and archives, with Docker's names, words and events around the transfer."""
+
+from collections.abc import AsyncIterable, Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from lading.core import images
+from lading.core.progress import Progress
+from lading.core.remotes import Credentials, Document, Registries
+from lading.errors import (
+    InvalidArgumentError,
+    LadingError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
+from lading.images.lookup import NoSuchImageError
+from lading.images.service import ImageService
+from lading.oci import config as oci_config
+from lading.oci import manifest as oci_manifest
+from lading.oci import mediatypes, reference
+from lading.oci.descriptor import Descriptor, Platform
+from lading.oci.document import CONFIG_LIMIT
+from lading.oci.reference import Reference
+from lading.transfer.archive_in import LoadedImage
+from lading.transfer.archive_out import SavedImage, Sink
+from lading.transfer.import_ import ImportOptions
+from lading.transfer.pull import NoMatchingPlatformError, PullResult
+from lading.transfer.push import PushResult
+from lading.transfer.service import TransferService
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Login:
+    """What a client sends along to a registry."""
+
+    credentials: Credentials | None = None
+    headers: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remote:
+    """What a registry says of a reference, without pulling it."""
+
+    document: Document
+    platforms: Sequence[Platform]
+
+
+class ImageExchange:
+    """Pulls, pushes and inspects on behalf of clients."""
+
+    def __init__(
+        self,
+        *,
+        service: ImageService,
+        records: images.Store,
+        transfer: TransferService,
+        registries: Registries,
+    ) -> None:
+        self._images = service
+        self._records = records
+        self._transfer = transfer
+        self._registries = registries
+
+    async def pull(
+        self, ref: Reference, *, platforms: Sequence[Platform] = (), login: Login, progress: Progress
+    ) -> PullResult:
+        """Pull one tag or digest. Raises `NotFoundError` and the like in Docker's words."""
+        return await _worded(
+            ref,
+            self._transfer.pull(
+                ref,
+                platforms=list(platforms) or None,
+                credentials=login.credentials,
+                headers=dict(login.headers or {}),
+                progress=progress,
+            ),
+        )
+
+    async def tags(self, repository: Reference, login: Login) -> Sequence[str]:
+        """All tags of a repository, for a pull of everything. Raises `NotFoundError` if it has none."""
+        resolver = self._registries.resolver(login.credentials, headers=login.headers)
+
+        async def collect() -> list[str]:
+            return [tag async for tag in resolver.tags(repository)]
+
+        found = await _worded(repository, collect())
+        if not found:
+            raise NotFoundError(f"repository {repository.familiar_name} has no tags", subject=str(repository))
+        return found
+
+    async def to_push(self, name: Reference) -> Sequence[Reference]:
+        """What a push of ``name`` means: that tag, or without one every tag of the repository that is here.
+
+        Raises `NotFoundError` in Docker's words.
+        """
+        if name.digest is not None:
+            raise InvalidArgumentError("cannot push a digest reference", subject=str(name))
+        if name.tag:
+            return [name]
+        known = [
+            reference.parse(r.name) for r in await self._records.list() if not reference.is_dangling(r.name)
+        ]
+        tags = [r for r in known if r.name == name.name and r.tag and r.digest is None]
+        if not tags:
+            raise NotFoundError(
+                f"An image does not exist locally with the tag: {name.familiar_name}",
+                subject=name.familiar_name,
+            )
+        return tags
+
+    async def push(
+        self, ref: Reference, *, platform: Platform | None = None, login: Login, progress: Progress
+    ) -> PushResult:
+        """Push one tag."""
+        try:
+            await self._records.get(str(ref))
+        except NotFoundError as exc:
+            raise NotFoundError(f"tag does not exist: {ref.familiar}", subject=ref.familiar) from exc
+        return await self._transfer.push(
+            str(ref),
+            ref,
+            platform=platform,
+            credentials=login.credentials,
+            headers=dict(login.headers or {}),
+            progress=progress,
+        )
+
+    async def distribution(self, ref: Reference, login: Login) -> Remote:
+        """What the registry has under a reference, and for which platforms."""
+        resolver = self._registries.resolver(login.credentials, headers=login.headers)
+        document = await _worded(ref, resolver.resolve(ref.with_default_tag()))
+        descriptor = document.descriptor
+        parsed = oci_manifest.parse(
+            document.body, descriptor.media_type, what=f"manifest {descriptor.digest}"
+        )
+        if isinstance(parsed, oci_manifest.Index):
+            return Remote(
+                document=document, platforms=[d.platform for d in parsed.manifests if d.platform is not None]
+            )
+        if parsed.config.media_type not in mediatypes.CONFIGS:
+            return Remote(document=document, platforms=())
+        body = await resolver.fetcher(ref).document(parsed.config)
+        if len(body.body) > CONFIG_LIMIT:
+            raise InvalidArgumentError(f"the config of {ref} is over {CONFIG_LIMIT} bytes")
+        return Remote(document=document, platforms=[oci_config.parse(body.body).platform])
+
+    async def to_save(self, names: Sequence[str]) -> Sequence[SavedImage]:
+        """What a save of these names means. A name without tag or digest means every tag of the repository.
+
+        Raises `NotFoundError` before anything is written.
+        """
+        chosen: dict[tuple[str, str], SavedImage] = {}
+        for name in names:
+            for image in await self._named(name):
+                chosen[image.target.digest, str(image.reference)] = image
+        return list(chosen.values())
+
+    async def _named(self, name: str) -> Sequence[SavedImage]:
+        found = await self._images.find(name)
+        ref = found.reference
+        target = found.image.target
+        if ref is None or ref.digest is not None:
+            return [SavedImage(target=target)]
+        if reference.parse(name).tag:
+            return [SavedImage(target=target, reference=ref)]
+        tags = await self.to_push(ref.without_tag())
+        return [SavedImage(target=(await self._records.get(str(r))).target, reference=r) for r in tags]
+
+    async def save(
+        self, images_: Sequence[SavedImage], sink: Sink, *, platforms: Sequence[Platform] = ()
+    ) -> None:
+        """Write images as one tar; see `lading.transfer.service.TransferService.save`."""
+        await self._transfer.save(images_, sink, platforms=list(platforms) or None)
+
+    async def load(
+        self, source: AsyncIterable[bytes], *, platforms: Sequence[Platform] = (), progress: Progress
+    ) -> Sequence[LoadedImage]:
+        """Take in an archive; see `lading.transfer.service.TransferService.load`."""
+        return await self._transfer.load(source, platforms=list(platforms) or None, progress=progress)
+
+    async def import_(
+        self, source: AsyncIterable[bytes], options: ImportOptions, *, name: Reference | None
+    ) -> Descriptor:
+        """Make an image of a root file system's tar; its target."""
+        return await self._transfer.import_(source, options, reference=name)
+
+
+async def _worded(ref: Reference, work: Awaitable[T]) -> T:
+    """Docker's words for what a registry refused: it does not tell a missing repository from a forbidden one."""
+    try:
+        return await work
+    except NoMatchingPlatformError:
+        raise
+    except (UnauthenticatedError, PermissionDeniedError) as exc:
+        raise NotFoundError(
+            f"pull access denied for {ref.familiar_name}, repository does not exist or may require 'docker login': {exc.message}",
+            subject=str(ref),
+        ) from exc
+    except NotFoundError as exc:
+        raise _missing(ref, exc) from exc
+
+
+def _missing(ref: Reference, error: LadingError) -> NotFoundError:
+    shown = ref.with_default_tag().familiar
+    if isinstance(error, NoSuchImageError):
+        return error
+    return NotFoundError(
+        f'failed to resolve reference "{ref.with_default_tag()}": {shown}: not found: {error.message}',
+        subject=str(ref),
+    )

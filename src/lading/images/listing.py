@@ -1,0 +1,139 @@
+"""Listing: rows of ``docker image ls``, their filters and their sizes."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Final
+
+from lading.core import images
+from lading.errors import InvalidArgumentError
+from lading.images.facts import Kind, ManifestFacts, TargetFacts
+from lading.images.sizes import Inventory
+from lading.oci import platform as oci_platform
+from lading.oci import reference
+from lading.oci.descriptor import Descriptor, Platform
+
+FILTERS: Final = frozenset({"dangling", "label", "label!", "before", "since", "reference", "until"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestRow:
+    """One manifest of an image as a list shows it; sizes in bytes; ``containers`` are IDs of those created from it."""
+
+    facts: ManifestFacts
+    available: bool
+    content: int
+    unpacked: int
+    containers: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRow:
+    """One image (all records of one target); sizes in bytes, -1 where not computed."""
+
+    target: Descriptor
+    tags: Sequence[str]
+    digests: Sequence[str]
+    created: str
+    """RFC 3339 time out of the config, or empty."""
+    size: int
+    shared: int
+    labels: Mapping[str, str]
+    containers: int
+    manifests: Sequence[ManifestRow] = field(default_factory=tuple[ManifestRow, ...])
+
+
+def best_manifest(facts: TargetFacts, host: Platform) -> ManifestFacts | None:
+    """The manifest that stands for the image: what this host runs best, else the first that is an image here."""
+    present = [m for m in facts.manifests if m.kind is Kind.IMAGE and m.config is not None]
+    return oci_platform.best(host, present, key=lambda m: m.platform) or (present[0] if present else None)
+
+
+def names(records: Iterable[images.Image]) -> tuple[list[str], list[str]]:
+    """The familiar tags and repository digests of a target's records, as Docker lists them.
+
+    A target without any name shows one digest without a repository.
+    """
+    tags: list[str] = []
+    digests: list[str] = []
+    target = ""
+    for record in records:
+        target = record.target.digest
+        if reference.is_dangling(record.name):
+            continue
+        ref = reference.parse(record.name)
+        if ref.tag:
+            tags.append(ref.with_tag(ref.tag).familiar)
+        digest = f"{ref.familiar_name}@{record.target.digest}"
+        if digest not in digests:
+            digests.append(digest)
+    return sorted(tags), digests or ([target] if target else [])
+
+
+def manifest_rows(
+    facts: TargetFacts, inventory: Inventory, used: Mapping[str, Sequence[str]]
+) -> list[ManifestRow]:
+    """The manifests of an image with what is here of each; ``used`` maps manifest digests to container IDs."""
+    return [
+        ManifestRow(
+            facts=manifest,
+            available=inventory.complete(manifest),
+            content=inventory.content(manifest),
+            unpacked=inventory.unpacked(manifest),
+            containers=used.get(manifest.descriptor.digest, ()),
+        )
+        for manifest in facts.manifests
+    ]
+
+
+def check_filters(filters: Mapping[str, Sequence[str]], known: frozenset[str] = FILTERS) -> None:
+    """Refuse a filter that nobody here knows, naming it."""
+    for key in filters:
+        if key not in known:
+            raise InvalidArgumentError(
+                f"invalid filter '{key}'", hint=f"known filters: {', '.join(sorted(known))}", subject=key
+            )
+
+
+def matches_labels(labels: Mapping[str, str], filters: Mapping[str, Sequence[str]]) -> bool:
+    """Whether every ``label`` filter holds and no ``label!`` filter does; each is ``key`` or ``key=value``."""
+    return all(_has_label(labels, f) for f in filters.get("label", ())) and not any(
+        _has_label(labels, f) for f in filters.get("label!", ())
+    )
+
+
+def _has_label(labels: Mapping[str, str], wanted: str) -> bool:
+    key, equals, value = wanted.partition("=")
+    return key in labels and (not equals or labels[key] == value)
+
+
+def matches_reference(record: images.Image, patterns: Sequence[str]) -> bool:
+    """Whether a record's name fits any of the patterns (Go's path.Match on the familiar name, tag optional)."""
+    if not patterns:
+        return True
+    if reference.is_dangling(record.name):
+        return False
+    ref = reference.parse(record.name)
+    spellings = (ref.familiar, ref.familiar_name, str(ref), ref.name)
+    return any(_path_match(p, s) for p in patterns for s in spellings)
+
+
+def _path_match(pattern: str, text: str) -> bool:
+    """``*`` does not cross a slash; linear in the number of components."""
+    wanted, parts = pattern.split("/"), text.split("/")
+    return len(wanted) == len(parts) and all(fnmatchcase(p, w) for w, p in zip(wanted, parts, strict=True))
+
+
+def parse_flag(filters: Mapping[str, Sequence[str]], key: str) -> bool | None:
+    """A boolean filter, or ``None`` if it is not given. Raises `InvalidArgumentError` for a contradiction."""
+    values = {_truth(key, v) for v in filters.get(key, ())}
+    if len(values) > 1:
+        raise InvalidArgumentError(f"invalid filter '{key}={sorted(filters[key])}'", subject=key)
+    return values.pop() if values else None
+
+
+def _truth(key: str, value: str) -> bool:
+    truth = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}.get(value.lower())
+    if truth is None:
+        raise InvalidArgumentError(f"invalid filter '{key}={value}'", hint="use true or false", subject=key)
+    return truth

@@ -1,0 +1,435 @@
+"""The image service: what an edge asks about images, over whichever stores are active."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from lading.core import content, events, images, metadata
+from lading.errors import (
+    ConflictError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    LadingError,
+    NotFoundError,
+)
+from lading.images import lookup, removal, sizes
+from lading.images.facts import FactReader, Kind, ManifestFacts, TargetFacts
+from lading.images.listing import (
+    ImageRow,
+    ManifestRow,
+    best_manifest,
+    check_filters,
+    manifest_rows,
+    matches_labels,
+    matches_reference,
+    names,
+    parse_flag,
+)
+from lading.images.removal import Removed, Use, Uses
+from lading.images.sizes import Inventory
+from lading.kit.times import parse_moment
+from lading.oci import platform as oci_platform
+from lading.oci import reference
+from lading.oci.config import History
+from lading.oci.descriptor import Descriptor, Platform
+from lading.oci.reference import Reference
+from lading.transfer.service import TransferService
+
+PRUNE_FILTERS = frozenset({"dangling", "until", "label", "label!"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageDetail:
+    """One image in full. ``manifest`` is the one that was asked for or fits best; ``None`` if none is here."""
+
+    target: Descriptor
+    tags: Sequence[str]
+    digests: Sequence[str]
+    manifest: ManifestFacts | None
+    rows: Sequence[ManifestRow]
+    size: int
+    tagged_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryRow:
+    """One step of an image, with the bytes that its layer takes unpacked (0 for an empty or absent layer)."""
+
+    id: str
+    history: History
+    tags: Sequence[str]
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """What a prune removed, and the bytes that nothing needs any more."""
+
+    removed: Sequence[Removed]
+    reclaimed: int
+
+
+class PlatformMissingError(NotFoundError):
+    """The image is here, but not for that platform."""
+
+    code = "no-such-platform"
+
+
+class ImageService:
+    """Lists, inspects, tags and removes the images of one namespace.
+
+    Args:
+        store: The namespace's blobs.
+        records: The namespace's image records.
+        transfer: Points names by the same rules as a pull.
+        blobs: Rows of the same blobs, for sizes.
+        snapshots: Rows of the active snapshotter, for sizes.
+        uses: Asks which containers use images.
+        bus: Where events go.
+        host: What this machine runs.
+        collect: Called after something was let go, to wake the collector; must not block.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        store: content.Store,
+        records: images.Store,
+        transfer: TransferService,
+        blobs: metadata.Blobs,
+        snapshots: metadata.Snapshots,
+        uses: Uses,
+        bus: events.Bus,
+        host: Platform,
+        collect: Callable[[], None],
+    ) -> None:
+        self.facts = FactReader(store)
+        self.host = host
+        self._store = store
+        self._records = records
+        self._transfer = transfer
+        self._blobs = blobs
+        self._snapshots = snapshots
+        self._uses = uses
+        self._bus = bus
+        self._collect = collect
+        self._pruning = False
+
+    async def find(self, name: str) -> lookup.Found:
+        """The records that a name or ID means; raises as `lading.images.lookup.find`."""
+        return await lookup.find(self._records, name)
+
+    async def inventory(self) -> Inventory:
+        """What is here now."""
+        return await sizes.take(self._blobs, self._snapshots)
+
+    async def list(
+        self, filters: Mapping[str, Sequence[str]] | None = None, *, shared_size: bool = False
+    ) -> Sequence[ImageRow]:
+        """One row per target, newest first. Three reads of rows, and each image's documents once in its life.
+
+        Raises `InvalidArgumentError` for an unknown filter; `NotFoundError` if ``before`` or ``since`` names nothing.
+        """
+        filters = filters or {}
+        check_filters(filters)
+        by_target: dict[str, list[images.Image]] = {}
+        for record in await self._records.list():
+            by_target.setdefault(record.target.digest, []).append(record)
+        inventory = await self.inventory()
+        uses = await self._uses()
+        rows: list[ImageRow] = []
+        parts: list[Mapping[str, int]] = []
+        for group in by_target.values():
+            facts = await self._facts(group[0].target)
+            rows.append(self._row(group, facts, inventory, uses))
+            if shared_size:
+                parts.append(inventory.parts(facts))
+        if shared_size:
+            common = sizes.shared_parts(parts)
+            rows = [
+                replace(row, shared=sum(n for p, n in held.items() if p in common))
+                for row, held in zip(rows, parts, strict=True)
+            ]
+        kept = await self._filtered(rows, by_target, filters)
+        return sorted(kept, key=lambda row: _created(row.created), reverse=True)
+
+    async def _facts(self, target: Descriptor) -> TargetFacts:
+        """Facts for a list: a damaged document must not hide the other images."""
+        try:
+            return await self.facts.target(target)
+        except LadingError:
+            return TargetFacts(target=target, indexes=(), manifests=())
+
+    def _row(
+        self, records: Sequence[images.Image], facts: TargetFacts, inventory: Inventory, uses: Sequence[Use]
+    ) -> ImageRow:
+        best = best_manifest(facts, self.host)
+        tags, digests = names(records)
+        if best is None:
+            digests = [str(facts.target.digest)]
+        config = best.config if best else None
+        return ImageRow(
+            target=facts.target,
+            tags=tags,
+            digests=digests,
+            created=(config.created or "") if config else "",
+            size=sum(inventory.parts(facts).values()),
+            shared=-1,
+            labels=(config.run.labels or {}) if config else {},
+            containers=sum(1 for u in uses if u.target == facts.target.digest),
+            manifests=manifest_rows(facts, inventory, _by_manifest(uses)),
+        )
+
+    async def _filtered(
+        self,
+        rows: Sequence[ImageRow],
+        records: Mapping[str, Sequence[images.Image]],
+        filters: Mapping[str, Sequence[str]],
+    ) -> Sequence[ImageRow]:
+        dangling = parse_flag(filters, "dangling")
+        newer = max([await self._created_of(n) for n in filters.get("since", ())], default=None)
+        older = [await self._created_of(n) for n in filters.get("before", ())]
+        older += [parse_moment(t, datetime.now(UTC)) for t in filters.get("until", ())]
+        oldest = min(older, default=None)
+        kept: list[ImageRow] = []
+        for row in rows:
+            made = _created(row.created)
+            if newer is not None and made <= newer:
+                continue
+            if oldest is not None and made >= oldest:
+                continue
+            if dangling is not None and dangling == bool(row.tags):
+                continue
+            if not matches_labels(row.labels, filters):
+                continue
+            patterns = filters.get("reference", ())
+            if patterns:
+                matching = [r for r in records[row.target.digest] if matches_reference(r, patterns)]
+                if not matching:
+                    continue
+                kept.append(_with_names(row, matching))
+                continue
+            kept.append(row)
+        return kept
+
+    async def _created_of(self, name: str) -> datetime:
+        best = best_manifest(await self.facts.target((await self.find(name)).image.target), self.host)
+        return _created((best.config.created or "") if best and best.config else "")
+
+    async def inspect(self, name: str, *, platform: Platform | None = None) -> ImageDetail:
+        """One image in full. Raises `NotFoundError`; `PlatformMissingError` if ``platform`` is not here."""
+        found = await self.find(name)
+        facts = await self.facts.target(found.image.target)
+        inventory = await self.inventory()
+        manifest = (
+            self.choose(facts, platform, name) if platform is not None else best_manifest(facts, self.host)
+        )
+        tags, digests = names(found.records)
+        return ImageDetail(
+            target=facts.target,
+            tags=tags,
+            digests=digests if manifest is not None else [str(facts.target.digest)],
+            manifest=manifest,
+            rows=manifest_rows(facts, inventory, _by_manifest(await self._uses())),
+            size=inventory.content(manifest) + inventory.unpacked(manifest) if manifest else 0,
+            tagged_at=max(r.updated_at for r in found.records),
+        )
+
+    def choose(
+        self, facts: TargetFacts, platform: Platform | None, name: str, *, strict: bool = True
+    ) -> ManifestFacts:
+        """The manifest for a platform, or the one that fits this host best; its config is here.
+
+        Raises `PlatformMissingError` with Docker's words.
+        """
+        if platform is None:
+            best = best_manifest(facts, self.host)
+            if best is not None:
+                return best
+            platform = self.host
+        present = [m for m in facts.manifests if m.kind is Kind.IMAGE and m.config is not None]
+        chosen = oci_platform.best(platform, present, key=lambda m: m.platform, strict=strict)
+        if chosen is None:
+            shown = oci_platform.formatted(oci_platform.normalize(platform))
+            raise PlatformMissingError(
+                f"image with reference {name} was found but does not provide the specified platform ({shown})",
+                subject=name,
+            )
+        return chosen
+
+    async def history(self, name: str, *, platform: Platform | None = None) -> Sequence[HistoryRow]:
+        """The steps of an image, newest first. Raises as `inspect`."""
+        found = await self.find(name)
+        facts = await self.facts.target(found.image.target)
+        manifest = self.choose(facts, platform, name, strict=False)
+        inventory = await self.inventory()
+        steps = (manifest.config.history if manifest.config else None) or ()
+        chain = iter(manifest.chain)
+        rows: list[HistoryRow] = []
+        for step in steps:
+            layer = None if step.empty_layer else next(chain, None)
+            rows.append(
+                HistoryRow(
+                    id="<missing>",
+                    history=step,
+                    tags=(),
+                    size=inventory.snapshots.get(layer, 0) if layer else 0,
+                )
+            )
+        rows.reverse()
+        if rows:
+            tags, _ = names(found.records)
+            rows[0] = HistoryRow(
+                id=found.image.target.digest, history=rows[0].history, tags=tags, size=rows[0].size
+            )
+        return rows
+
+    async def tag(self, source: str, name: Reference) -> None:
+        """Give an image one more name; a target that loses its last name to it stays as dangling.
+
+        Raises `NotFoundError` for the source; `InvalidArgumentError` for a name with a digest.
+        """
+        if name.digest is not None:
+            raise InvalidArgumentError("refusing to create a tag with a digest reference", subject=str(name))
+        found = await self.find(source)
+        await self._transfer.point(str(name.with_default_tag()), found.image.target)
+        self._publish("tag", found.image.target.digest, name.with_default_tag().familiar)
+
+    async def remove(
+        self, name: str, *, force: bool = False, platforms: Sequence[Platform] = ()
+    ) -> Sequence[Removed]:
+        """Remove a name, or an image by its ID, or only some platforms of it.
+
+        Raises `NotFoundError`; `ConflictError` in Docker's words when something stands in the way.
+        """
+        found = await self.find(name)
+        if platforms:
+            return await self._remove_platforms(found, name, platforms, force=force)
+        plan = removal.plan(found, name, await self._uses(), force=force)
+        target = found.image.target
+        if plan.keep_dangling:
+            await self._transfer.point(reference.dangling_name(target.digest), target)
+        for record in plan.delete:
+            if not (plan.keep_dangling and reference.is_dangling(record.name)):
+                await self._delete_record(record)
+        answer = removal.lines(plan.delete, target=target.digest, gone=plan.last)
+        for line in answer:
+            self._publish(
+                "untag" if line.change is removal.Change.UNTAGGED else "delete", target.digest, line.subject
+            )
+        self._collect()
+        return answer
+
+    async def _delete_record(self, record: images.Image) -> None:
+        try:
+            await self._records.delete(record.name, target=record.target)
+        except NotFoundError:
+            return  # someone else removed or moved it meanwhile: either way this name no longer means the target
+
+    async def _remove_platforms(
+        self, found: lookup.Found, name: str, platforms: Sequence[Platform], *, force: bool
+    ) -> Sequence[Removed]:
+        facts = await self.facts.target(found.image.target)
+        if not force:
+            raise InvalidArgumentError(
+                "deleting a platform requires --force", hint="repeat with --force", subject=name
+            )
+        uses = await self._uses()
+        answer: list[Removed] = []
+        chosen = [self.choose(facts, platform, name) for platform in platforms]
+        for manifest in chosen:
+            user = next((u for u in uses if u.manifest == manifest.descriptor.digest), None)
+            if user is not None:
+                raise ConflictError(
+                    f"conflict: unable to delete {name} (cannot be forced) - platform "
+                    f"{oci_platform.formatted(manifest.platform)} is being used by container {user.container[:12]}",
+                    subject=name,
+                )
+        for manifest in chosen:
+            await self._forget_manifest(facts, manifest)
+            answer.append(Removed(change=removal.Change.DELETED, subject=manifest.descriptor.digest))
+            self._publish("delete", manifest.descriptor.digest, name)
+        self._collect()
+        return answer
+
+    async def _forget_manifest(self, facts: TargetFacts, manifest: ManifestFacts) -> None:
+        """Take the index's hold off a manifest; blobs that other images share stay, the collector sees to the rest."""
+        if not facts.indexes:
+            raise FailedPreconditionError("the image has a single platform", hint="remove the image itself")
+        for index in facts.indexes:
+            info = await self._store.info(index.digest)
+            dropped: dict[str, str | None] = {
+                k: None for k, v in info.labels.items() if v == manifest.descriptor.digest
+            }
+            if dropped:
+                await self._store.update(index.digest, dropped)
+        self.facts.forget(facts)
+
+    async def prune(self, filters: Mapping[str, Sequence[str]] | None = None) -> Pruned:
+        """Remove dangling images, or with ``dangling=false`` all that no container uses.
+
+        Raises `ConflictError` while another prune runs; `InvalidArgumentError` for an unknown filter.
+        """
+        filters = filters or {}
+        check_filters(filters, PRUNE_FILTERS)
+        if self._pruning:
+            raise ConflictError("a prune operation is already running")
+        self._pruning = True
+        try:
+            return await self._prune(filters)
+        finally:
+            self._pruning = False
+
+    async def _prune(self, filters: Mapping[str, Sequence[str]]) -> Pruned:
+        dangling_only = parse_flag(filters, "dangling") is not False
+        rows = await self.list({k: v for k, v in filters.items() if k != "dangling"})
+        used = {u.target for u in await self._uses()}
+        going = [r for r in rows if r.target.digest not in used and not (dangling_only and r.tags)]
+        if dangling_only:
+            going = [r for r in going if not await self._has_name(r.target)]
+        gone = {r.target.digest for r in going}
+        inventory = await self.inventory()
+        staying: set[str] = set()
+        for record in await self._records.list():
+            if record.target.digest not in gone:
+                staying |= inventory.parts(await self._facts(record.target)).keys()
+        freed: dict[str, int] = {}
+        removed: list[Removed] = []
+        for row in going:
+            freed.update(inventory.parts(await self._facts(row.target)))
+            records = await self._records.by_target(row.target.digest)
+            for record in records:
+                await self._delete_record(record)
+            removed += removal.lines(records, target=row.target.digest, gone=True)
+            self._publish("delete", row.target.digest, row.target.digest)
+        reclaimed = sum(n for part, n in freed.items() if part not in staying)
+        self._bus.publish("image", "prune", "", {"reclaimed": str(reclaimed)})
+        self._collect()
+        return Pruned(removed=removed, reclaimed=reclaimed)
+
+    async def _has_name(self, target: Descriptor) -> bool:
+        return any(not reference.is_dangling(r.name) for r in await self._records.by_target(target.digest))
+
+    def _publish(self, action: str, actor: str, name: str) -> None:
+        self._bus.publish("image", action, actor, {"name": name})
+
+
+def _by_manifest(uses: Sequence[Use]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for use in uses:
+        found.setdefault(use.manifest, []).append(use.container)
+    return found
+
+
+def _created(text: str) -> datetime:
+    """The time in an image config; the epoch if it has none or nonsense."""
+    try:
+        return parse_moment(text, datetime.now(UTC)) if text else datetime(1970, 1, 1, tzinfo=UTC)
+    except InvalidArgumentError:
+        return datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _with_names(row: ImageRow, records: Sequence[images.Image]) -> ImageRow:
+    tags, digests = names(records)
+    return replace(row, tags=tags, digests=digests)

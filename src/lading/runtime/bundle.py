@@ -1,0 +1,197 @@
+"""Bundles: the directory that a shim works in, ``<state>/<namespace>/<id>/``.
+
+====================  =====================================================================
+``config.json``       the OCI runtime spec
+``rootfs/``           where the shim mounts the root file system
+``work``              symbolic link to ``<root>/<namespace>/<id>/``
+``log``               FIFO of the shim's log; the daemon holds it open
+``bootstrap.json``    where the shim listens and which protocol it speaks
+``shim-binary-path``  the shim's executable, for cleaning up after its death
+``exit.json``         how the first process ended, once known
+``log.json``          the runtime's own words (written by runc and crun)
+====================  =====================================================================
+
+All functions block, and none of them fsyncs: the state directory is on a tmpfs and means nothing after a reboot.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from lading.core.runtime import ContainerID, Exit
+from lading.errors import AlreadyExistsError, DataLossError
+from lading.runtime.linux import unmount_all
+
+_CAP: Final = 1 << 20
+
+
+class Bootstrap(msgspec.Struct, frozen=True, kw_only=True):
+    """What a shim printed when it started; also the form of ``bootstrap.json``."""
+
+    version: int
+    address: str
+    protocol: str = "ttrpc"
+
+
+class _LogLine(msgspec.Struct, frozen=True):
+    level: str = ""
+    msg: str = ""
+
+
+class _RecordedExit(msgspec.Struct, frozen=True):
+    status: int
+    exited_at_nano: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """One bundle by its paths; it need not exist."""
+
+    id: ContainerID
+    path: Path
+    work: Path
+
+    @property
+    def rootfs(self) -> Path:
+        """Where the shim mounts the root file system."""
+        return self.path / "rootfs"
+
+    @property
+    def log(self) -> Path:
+        """The FIFO of the shim's log."""
+        return self.path / "log"
+
+    def create(self, spec: Mapping[str, Any], shim: Path) -> None:
+        """Make the directory and what a shim needs to find in it; all or nothing.
+
+        Raises:
+            AlreadyExistsError: There is a bundle.
+
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
+        try:
+            # With a user namespace the container's root is somebody else here, and must pass through.
+            self.path.mkdir(mode=0o711 if _remapped(spec) else 0o700)
+        except FileExistsError as exc:
+            raise AlreadyExistsError(f"container {self.id} has a task", subject=self.id) from exc
+        try:
+            self.rootfs.mkdir(mode=0o711)
+            self.work.mkdir(parents=True, mode=0o711, exist_ok=True)
+            (self.path / "work").symlink_to(self.work)
+            os.mkfifo(self.log, 0o700)
+            self._write("config.json", json.dumps(spec).encode())
+            self._write("shim-binary-path", os.fsencode(shim))
+        except BaseException:
+            self.remove()
+            raise
+
+    def remove(self) -> None:
+        """Unmount the root file system and remove the bundle. Idempotent; a crash leaves a hidden directory to sweep."""
+        unmount_all(self.path)
+        hidden = self.path.with_name(f".{self.path.name}")
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self.path, hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def save_bootstrap(self, bootstrap: Bootstrap) -> None:
+        """Record where the shim listens, for the next daemon."""
+        self._write("bootstrap.json", msgspec.json.encode(bootstrap))
+
+    def bootstrap(self) -> Bootstrap:
+        """Where the shim listens.
+
+        Raises:
+            DataLossError: It was never recorded, or the record is damaged.
+
+        """
+        try:
+            return msgspec.json.decode(self._read("bootstrap.json"), type=Bootstrap)
+        except (OSError, msgspec.MsgspecError) as exc:
+            raise DataLossError(
+                f"the bundle of {self.id} does not say where its shim is", subject=self.id
+            ) from exc
+
+    def shim(self) -> Path:
+        """The shim's executable.
+
+        Raises:
+            DataLossError: It was never recorded.
+
+        """
+        try:
+            return Path(os.fsdecode(self._read("shim-binary-path")))
+        except OSError as exc:
+            raise DataLossError(f"the bundle of {self.id} does not name its shim", subject=self.id) from exc
+
+    def save_exit(self, end: Exit) -> None:
+        """Record how the first process ended, in case that the shim dies before it is asked again."""
+        with contextlib.suppress(FileNotFoundError):  # the task was deleted meanwhile
+            self._write("exit.json", msgspec.json.encode(_RecordedExit(end.status, end.exited_at_nano)))
+
+    def exit(self) -> Exit | None:
+        """How the first process ended, if that was recorded."""
+        try:
+            recorded = msgspec.json.decode(self._read("exit.json"), type=_RecordedExit)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        return Exit(status=recorded.status, exited_at_nano=recorded.exited_at_nano)
+
+    def runtime_error(self) -> str:
+        """The last error that runc or crun wrote to its log, or empty."""
+        message = ""
+        with contextlib.suppress(OSError):
+            for line in self._read("log.json").splitlines():
+                with contextlib.suppress(msgspec.MsgspecError):
+                    entry = msgspec.json.decode(line, type=_LogLine)
+                    if entry.level == "error":
+                        message = entry.msg.strip()
+        return message
+
+    def _write(self, name: str, data: bytes) -> None:
+        temporary = self.path / f".{name}"
+        temporary.write_bytes(data)
+        os.rename(temporary, self.path / name)
+
+    def _read(self, name: str) -> bytes:
+        with (self.path / name).open("rb") as file:
+            return file.read(_CAP)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundles:
+    """The bundles of one namespace."""
+
+    state: Path
+    root: Path
+    namespace: str
+
+    def bundle(self, id: ContainerID) -> Bundle:
+        """The bundle of a container, existing or not."""
+        return Bundle(id, self.state / self.namespace / id, self.root / self.namespace / id)
+
+    def scan(self) -> Iterator[Bundle]:
+        """Bundles that exist. Half-removed ones are swept on the way."""
+        directory = self.state / self.namespace
+        try:
+            names = sorted(os.listdir(directory))
+        except FileNotFoundError:
+            return
+        for name in names:
+            if name.startswith("."):
+                unmount_all(directory / name)
+                shutil.rmtree(directory / name, ignore_errors=True)
+            elif (directory / name).is_dir():
+                yield self.bundle(ContainerID(name))
+
+
+def _remapped(spec: Mapping[str, Any]) -> bool:
+    linux: Mapping[str, Any] = spec.get("linux") or {}
+    return bool(linux.get("uidMappings"))

@@ -1,0 +1,74 @@
+"""Three system calls that Python has no name for or no form of."""
+
+import ctypes
+import os
+import re
+from errno import EINVAL
+from pathlib import Path
+from typing import Final
+
+_MNT_DETACH: Final = 2
+_UMOUNT_NOFOLLOW: Final = 8
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+def become_subreaper() -> None:
+    """Have orphaned descendants reparented to this process rather than to PID 1, which in a container may not reap."""
+    if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        errno = ctypes.get_errno()
+        raise OSError(errno, os.strerror(errno))
+
+
+def unmount_all(target: Path) -> None:
+    """Detach every mount on a directory and below it, in this mount namespace; none is fine.
+
+    After it the tree may be removed without touching what was mounted there.
+
+    Raises:
+        OSError: One of them stays.
+
+    """
+    # mountinfo is asked, because neither device numbers nor inodes tell a bind mount from its directory.
+    for point in sorted(_mount_points(os.fsencode(target)), reverse=True):
+        if _libc.umount2(point, _MNT_DETACH | _UMOUNT_NOFOLLOW):
+            errno = ctypes.get_errno()
+            if errno != EINVAL:  # went with the mount that it was on
+                raise OSError(errno, os.strerror(errno), os.fsdecode(point))
+
+
+def _mount_points(target: bytes) -> list[bytes]:
+    target = os.path.realpath(target)
+    points = [
+        re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), line.split(b" ", 5)[4])
+        for line in Path("/proc/self/mountinfo").read_bytes().splitlines()
+    ]
+    return [point for point in points if point == target or point.startswith(target + b"/")]
+
+
+def reap(pid: int) -> bool:
+    """Collect a child that has ended. False if it lives; True if it is gone or was never ours."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None
+    except ChildProcessError:
+        return True
+
+
+def nested_children() -> list[int]:
+    """Our children that live in a PID namespace below ours: orphans of containers, never programs that we started."""
+    children: list[int] = []
+    for thread in os.listdir("/proc/self/task"):
+        try:
+            pids = Path(f"/proc/self/task/{thread}/children").read_text("ascii").split()
+            children += [int(pid) for pid in pids if _nested(pid)]
+        except FileNotFoundError:  # the thread has ended
+            continue
+    return children
+
+
+def _nested(pid: str) -> bool:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text("utf-8", errors="replace").splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return any(line.startswith("NSpid:") and len(line.split()) > 2 for line in lines)

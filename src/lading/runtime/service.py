@@ -1,0 +1,370 @@
+"""`ShimRuntime`: starts shims, finds those of earlier daemons, notices their deaths, and passes on their events."""
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Self
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+from typing_extensions import override
+
+from lading.core.mounts import Mount
+from lading.core.runtime import ContainerID, Exit, Runtime, Stdio, Task, TaskEvent
+from lading.errors import AlreadyExistsError, DataLossError, LadingError, NotFoundError
+from lading.kit import aio
+from lading.runtime import ttrpc
+from lading.runtime._pb import task_pb2
+from lading.runtime.bundle import Bootstrap, Bundle, Bundles
+from lading.runtime.config import RuntimeConfig, encode_options, find_shim
+from lading.runtime.events import EventQueue, events_service
+from lading.runtime.launch import Launcher
+from lading.runtime.linux import become_subreaper
+from lading.runtime.logs import LogDrain
+from lading.runtime.reaper import Reaper
+from lading.runtime.shim import SIGKILL, Shim, ShimTask, check_identifier, runtime_words
+from lading.runtime.ttrpc import DisconnectedError
+
+_LOAD_TIMEOUT: Final = 5
+_EVENT_GRACE: Final = 2
+"""Seconds that a shim's own exit event has before we publish one: events after an exit must not overtake an OOM."""
+_EXIT: Final = "/tasks/exit"
+_DELETE: Final = "/tasks/delete"
+_KILLED: Final = 128 + SIGKILL
+_log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("lading.runtime")
+
+
+class ShimRuntime(Runtime):
+    """The port over shim v2. An async context manager: leaving it lets go of the shims, which go on.
+
+    Args:
+        state: Directory of bundles, on a tmpfs; its content means nothing after a reboot.
+        root: Directory of what shims keep beyond that.
+        namespace: As shims see it.
+        ttrpc_address: Path of the socket on which shims report; must be the same after a restart.
+        publish_binary: What a shim runs to publish an event when it has no socket.
+        runtimes: What the user may name besides ``io.containerd.<name>.<version>`` and absolute paths.
+        grpc_address: See `Launcher`.
+        debug: Ask shims for debug logs.
+        subreaper: Collect orphaned shims here, instead of leaving that to PID 1.
+
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        root: Path,
+        *,
+        namespace: str,
+        ttrpc_address: str,
+        publish_binary: str,
+        runtimes: Mapping[str, RuntimeConfig],
+        grpc_address: str = "",
+        debug: bool = False,
+        subreaper: bool = True,
+    ) -> None:
+        self._bundles = Bundles(state, root, namespace)
+        self._namespace = namespace
+        self._ttrpc_address = ttrpc_address
+        self._runtimes = runtimes
+        self._beside = Path(publish_binary).parent
+        self._runc_root = str(state / ".runc")
+        self._subreaper = subreaper
+        self._launcher = Launcher(
+            namespace=namespace,
+            ttrpc_address=ttrpc_address,
+            grpc_address=grpc_address or str(state / "lading.sock"),
+            publish_binary=publish_binary,
+            socket_directory=state / ".s",
+            debug=debug,
+        )
+        self._tasks: dict[ContainerID, ShimTask] = {}
+        self._creating: set[ContainerID] = set()
+        self._reaper = Reaper()
+        self._events = EventQueue()
+        self._early: set[ContainerID] | None = set()
+        """Exits that came before `load` knew their task; None after it."""
+        self._stack = contextlib.AsyncExitStack()
+        self._group: TaskGroup | None = None
+        self._scopes: set[anyio.CancelScope] = set()
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        if self._subreaper:
+            become_subreaper()
+        await aio.run(aio.DISK, self._make_directories)
+        async with contextlib.AsyncExitStack() as stack:
+            self._group = await stack.enter_async_context(anyio.create_task_group())
+            service = events_service(self._namespace, self._event_arrived)
+            await stack.enter_async_context(ttrpc.serve(self._ttrpc_address, service))
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+        # No background task can fail, so an error of the body is its own and leaves as it is, not in a group.
+        await self._stack.aclose()
+
+    @override
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for scope in list(self._scopes):
+            scope.cancel()
+        for task in self._tasks.values():
+            task.let_go()
+        self._reaper.close()
+        self._events.close()
+
+    def _make_directories(self) -> None:
+        for directory in (self._bundles.state, self._bundles.root, Path(self._ttrpc_address).parent):
+            directory.mkdir(parents=True, exist_ok=True, mode=0o711)
+
+    @override
+    async def create(
+        self,
+        id: ContainerID,
+        *,
+        runtime: str,
+        spec: Mapping[str, Any],
+        rootfs: Sequence[Mount],
+        stdio: Stdio,
+        options: Mapping[str, Any] | None = None,
+    ) -> Task:
+        check_identifier(id)
+        config = self._runtimes.get(runtime, RuntimeConfig(runtime=runtime))
+        any_options = encode_options(
+            config.runtime, {**config.options, **(options or {})}, runc_root=self._runc_root
+        )
+        if id in self._tasks or id in self._creating:
+            raise AlreadyExistsError(f"container {id} has a task", subject=id)
+        self._creating.add(id)
+        try:
+            binary = await aio.run(aio.DISK, find_shim, config.runtime, beside=self._beside)
+            bundle = self._bundles.bundle(id)
+            await aio.run(aio.DISK, bundle.create, spec, binary)
+            request = task_pb2.CreateRequest(
+                id=id,
+                bundle=str(bundle.path),
+                rootfs=[
+                    task_pb2.Mount(type=m.type, source=m.source, target=m.target, options=m.options)
+                    for m in rootfs
+                ],
+                terminal=stdio.terminal,
+                stdin=stdio.stdin,
+                stdout=stdio.stdout,
+                stderr="" if stdio.terminal else stdio.stderr,
+                options=any_options,
+            )
+            task = await self._start(bundle, binary, request)
+        finally:
+            self._creating.discard(id)
+        return task
+
+    async def _start(self, bundle: Bundle, binary: Path, request: task_pb2.CreateRequest) -> ShimTask:
+        """Start a shim and create its task; on failure, cancellation included, nothing is left."""
+        shim: Shim | None = None
+
+        async def launch() -> Bootstrap:
+            bootstrap = await self._launcher.start(binary, bundle)
+            await aio.run(aio.DISK, bundle.save_bootstrap, bootstrap)
+            return bootstrap
+
+        try:
+            shim = await self._open(bundle, launch)
+            try:
+                pid = (await shim.call("Create", request, task_pb2.PidResponse)).pid
+            except LadingError as exc:
+                raise await runtime_words(bundle, exc) from exc
+            connected = await shim.call(
+                "Connect", task_pb2.ProcessRequest(id=bundle.id), task_pb2.ConnectResponse
+            )
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._clean(bundle, shim)
+            raise
+        return self._adopt(shim, pid, connected.shim_pid)
+
+    async def _open(self, bundle: Bundle, find: Callable[[], Awaitable[Bootstrap]]) -> Shim:
+        """Hold the log, find the shim, connect to it."""
+        try:
+            log = LogDrain(bundle.log, bundle.id)
+        except OSError as exc:
+            raise DataLossError(f"the bundle of {bundle.id} has no log", subject=bundle.id) from exc
+        try:
+            bootstrap = await find()
+            client = await ttrpc.connect(bootstrap.address, timeout=_LOAD_TIMEOUT)
+        except BaseException:
+            log.close()
+            raise
+        return Shim(bundle, client, log, bootstrap.version, self._namespace)
+
+    async def _reopen(self, bundle: Bundle) -> Shim:
+        async def find() -> Bootstrap:
+            return await aio.run(aio.DISK, bundle.bootstrap)
+
+        return await self._open(bundle, find)
+
+    def _adopt(self, shim: Shim, pid: int, shim_pid: int) -> ShimTask:
+        task = ShimTask(shim, pid, shim_pid, watch=self._reaper.watch, dispose=self._dispose)
+        self._tasks[task.id] = task
+        self._reaper.watch(shim_pid)
+        self._reaper.watch(pid)
+        shim.client.on_close = lambda: self._lost(task)
+        if shim.client.closed:
+            self._lost(task)
+        self._spawn(self._follow, task)
+        return task
+
+    @override
+    async def load(self) -> list[Task]:
+        try:
+            found = await aio.run(aio.DISK, lambda: list(self._bundles.scan()))
+            async with anyio.create_task_group() as group:
+                for bundle in found:
+                    if bundle.id not in self._tasks and bundle.id not in self._creating:
+                        group.start_soon(self._load, bundle)
+        finally:
+            self._early = None
+        return [task for task in self._tasks.values() if not task.dying]
+
+    async def _load(self, bundle: Bundle) -> None:
+        try:
+            with anyio.fail_after(_LOAD_TIMEOUT):
+                await self._find(bundle)
+        except (LadingError, TimeoutError) as exc:
+            _log.warning("shim_not_found_again", container=bundle.id, reason=str(exc))
+            end = await self._clean(bundle, None)
+            if self._early is None or bundle.id not in self._early:
+                self._events.put(_event(_EXIT, bundle.id, 0, end))
+
+    async def _find(self, bundle: Bundle) -> None:
+        """Connect to the shim of a bundle and ask it for its task; raises if it has none."""
+        shim = await self._reopen(bundle)
+        try:
+            named = task_pb2.ProcessRequest(id=bundle.id)
+            connected = await shim.call("Connect", named, task_pb2.ConnectResponse)
+            state = await shim.call("State", named, task_pb2.StateResponse)
+            with contextlib.suppress(LadingError):  # not every shim has Pids, and a stopped task has none
+                for process in (await shim.call("Pids", named, task_pb2.PidsResponse)).processes:
+                    self._reaper.watch(process.pid)
+        except BaseException:
+            shim.close()
+            raise
+        task = self._adopt(shim, state.pid, connected.shim_pid)
+        if self._early is not None and bundle.id in self._early:
+            task.reported.add(_EXIT)
+            task.exit_reported.set()
+
+    @override
+    async def get(self, id: ContainerID) -> Task:
+        task = self._tasks.get(id)
+        if task is None:
+            raise NotFoundError(f"container {id} has no task", subject=id)
+        return task
+
+    @override
+    def events(self) -> AsyncIterator[TaskEvent]:
+        return aiter(self._events)
+
+    def _event_arrived(self, event: TaskEvent) -> None:
+        """A shim reports. The end of a first process is passed on once, and only if it is of the task that is here."""
+        if event.topic in (_EXIT, _DELETE) and not event.exec_id:
+            task = self._tasks.get(event.container)
+            if task is not None and task.pid == event.pid:
+                self._report(task, event)
+            elif self._early is not None:
+                self._early.add(event.container)
+                self._events.put(event)
+        else:
+            self._events.put(event)
+
+    def _report(self, task: ShimTask, event: TaskEvent) -> None:
+        if event.topic not in task.reported:
+            task.reported.add(event.topic)
+            if event.topic == _EXIT:
+                task.record_exit(Exit(status=event.exit_status, exited_at_nano=event.time_nano))
+                task.exit_reported.set()
+            self._events.put(event)
+
+    def _report_end(self, task: ShimTask, topic: str, end: Exit) -> None:
+        """Report in the shim's place, if it has not done so."""
+        self._report(task, _event(topic, task.id, task.pid, end))
+
+    async def _follow(self, task: ShimTask) -> None:
+        """Learn the end of a task's first process, even if its event is lost."""
+        try:
+            end = await task.wait_rpc()
+        except DisconnectedError:
+            return
+        task.record_exit(end)
+        await aio.run(aio.DISK, task.shim.bundle.save_exit, end)
+        with anyio.move_on_after(_EVENT_GRACE):
+            await task.exit_reported.wait()
+        self._report_end(task, _EXIT, end)
+
+    def _lost(self, task: ShimTask) -> None:
+        if not (self._closed or task.leaving):
+            task.dying = True
+            self._spawn(self._bury, task)
+
+    async def _bury(self, task: ShimTask) -> None:
+        """A shim died by itself: end its container, remove what is left of both, report the exit."""
+        _log.warning("shim_died", container=task.id, shim_pid=task.shim_pid)
+        end = await self._clean(task.shim.bundle, task.shim)
+        self._reaper.sweep(task.pids_known)
+        task.bury(end)
+        self._report_end(task, _EXIT, task.exit or end)
+
+    async def _dispose(self, task: ShimTask, end: Exit) -> None:
+        """Remove everything of a task whose first process is deleted."""
+        if not task.dying:
+            await self._clean(task.shim.bundle, task.shim)
+            self._reaper.kill(task.shim_pid)
+        # Some shims end before they have sent their last events.
+        self._report_end(task, _EXIT, end)
+        self._report_end(task, _DELETE, end)
+        self._tasks.pop(task.id, None)
+
+    async def _clean(self, bundle: Bundle, shim: Shim | None) -> Exit:
+        """End a shim, have its executable clean up, remove the bundle. How the first process ended, as far as known."""
+        if shim is None:
+            with contextlib.suppress(LadingError):
+                shim = await self._reopen(bundle)
+        if shim is not None:
+            await shim.shutdown()
+            shim.close()
+        recorded = await aio.run(aio.DISK, bundle.exit)
+        end = None
+        try:
+            binary = await aio.run(aio.DISK, bundle.shim)
+            end = await self._launcher.delete(binary, bundle)
+        except LadingError as exc:
+            _log.warning("shim_cleanup_failed", container=bundle.id, reason=str(exc))
+        try:
+            await aio.run(aio.DISK, bundle.remove)
+        except OSError as exc:
+            _log.error("bundle_not_removed", container=bundle.id, reason=str(exc))
+        return recorded or end or Exit(status=_KILLED, exited_at_nano=time.time_ns())
+
+    def _spawn(self, function: Callable[[ShimTask], Awaitable[None]], task: ShimTask) -> None:
+        async def supervised() -> None:
+            with anyio.CancelScope() as scope:
+                self._scopes.add(scope)
+                try:
+                    await function(task)
+                except Exception as exc:  # noqa: BLE001 -- one task's trouble must not end the others
+                    _log.exception("task_supervision_failed", container=task.id, reason=str(exc))
+                finally:
+                    self._scopes.discard(scope)
+
+        assert self._group is not None, "the runtime is not open: use `async with`"
+        if not self._closed:
+            self._group.start_soon(supervised)
+
+
+def _event(topic: str, id: ContainerID, pid: int, end: Exit) -> TaskEvent:
+    return TaskEvent(topic=topic, container=id, pid=pid, exit_status=end.status, time_nano=end.exited_at_nano)

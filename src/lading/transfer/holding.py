@@ -1,0 +1,84 @@
+"""The lease of a transfer: it outlives an interruption, so that the same transfer can be taken up again."""
+
+import contextlib
+from collections.abc import AsyncGenerator
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import anyio
+
+from lading.core import content, leases
+from lading.core.content import IngestRef
+from lading.core.leases import EXPIRE, LeaseID, Resource
+from lading.errors import (
+    DataLossError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+    UnsupportedError,
+)
+from lading.oci.digest import Digest
+from lading.transfer import limits
+
+PURPOSE: Final = "lading.transfer"
+"""Lease label: what the transfer was about, e.g. ``pull docker.io/library/alpine:latest``."""
+
+_HOPELESS: Final = (InvalidArgumentError, UnsupportedError, DataLossError)
+
+
+class Holder:
+    """Makes the leases of this process's transfers and tidies up after earlier attempts."""
+
+    def __init__(self, manager: leases.Manager, store: content.Store) -> None:
+        self._leases = manager
+        self._content = store
+        self._active: set[LeaseID] = set()
+
+    @contextlib.asynccontextmanager
+    async def hold(self, purpose: str, *, resumable: bool = True) -> AsyncGenerator[LeaseID]:
+        """A lease for the work inside.
+
+        When that succeeds the lease ends, and with it those of earlier attempts at the same purpose. When it is cut off, a
+        resumable lease that holds anything stays until it expires, also through a crash. When trying again cannot help,
+        because the content itself is wrong, neither lease nor ingests stay.
+        """
+        expire = datetime.now(UTC) + timedelta(hours=limits.LEASE_HOURS)
+        labels = {EXPIRE: expire.isoformat(timespec="seconds"), PURPOSE: purpose}
+        lease = (await self._leases.create(labels=labels)).id
+        self._active.add(lease)
+        try:
+            yield lease
+        except BaseException as error:
+            with anyio.CancelScope(shield=True):
+                if not resumable or isinstance(error, _HOPELESS):
+                    await self._discard(lease)
+                elif not await self._leases.resources(lease):
+                    await self._end(lease)
+            raise
+        finally:
+            self._active.discard(lease)
+        with anyio.CancelScope(shield=True):
+            await self._end(lease)
+            await self._end_earlier(purpose)
+
+    async def add(self, lease: LeaseID, digest: Digest) -> None:
+        """Let the lease hold a blob and everything below it."""
+        await self._leases.add(lease, Resource(kind="content", id=digest))
+
+    async def _discard(self, lease: LeaseID) -> None:
+        """End a lease and drop what it was writing, unless another transfer is writing it too."""
+        with contextlib.suppress(NotFoundError):
+            for resource in await self._leases.resources(lease):
+                if resource.kind == "ingest":
+                    with contextlib.suppress(NotFoundError, UnavailableError):
+                        await self._content.abort(IngestRef(resource.id))
+        await self._end(lease)
+
+    async def _end(self, lease: LeaseID) -> None:
+        with contextlib.suppress(NotFoundError):  # expired and collected, or removed by hand
+            await self._leases.delete(lease)
+
+    async def _end_earlier(self, purpose: str) -> None:
+        for lease in await self._leases.list():
+            if lease.labels.get(PURPOSE) == purpose and lease.id not in self._active:
+                await self._end(lease.id)

@@ -1,0 +1,18 @@
+"""Bounds on what an image from elsewhere may be (reliability.md §1 D, §3)."""
+
+from typing import Final
+
+INDEX_DEPTH: Final = 8
+"""Indexes inside indexes."""
+DESCRIPTORS: Final = 10_000
+"""Descriptors that one target may lead to."""
+ARCHIVE_JSON: Final = 20 * 1024 * 1024
+"""Bytes of one document in an archive."""
+ARCHIVE_ENTRIES: Final = 200_000
+"""Members of an archive."""
+LEASE_HOURS: Final = 8
+"""How long what an interrupted transfer left is kept, so that it can be taken up again."""
+MAX_DOWNLOADS: Final = 3
+"""Layers of one image that are downloaded at a time (dockerd's ``max-concurrent-downloads``)."""
+MAX_UPLOADS: Final = 5
+"""Blobs of one image that are uploaded at a time (dockerd's ``max-concurrent-uploads``)."""

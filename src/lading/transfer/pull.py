@@ -1,0 +1,357 @@
+"""Pull: from a reference to an image that is stored, unpacked and named.
+
+Nothing is visible before everything is there: the image record is written last. Every manifest that is pulled is complete:
+a blob is never left out because a snapshot with its contents exists already (engine-api.md §5, theme a).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import anyio
+
+from lading.core import images
+from lading.core.leases import LeaseID
+from lading.core.progress import Progress
+from lading.core.remotes import Credentials, Document, Fetcher, Registries
+from lading.core.snapshots import SnapshotName
+from lading.errors import NotFoundError
+from lading.kit.tasks import KeyedLock, task_group
+from lading.oci import mediatypes, platform
+from lading.oci.descriptor import Descriptor, Platform
+from lading.oci.digest import Digest
+from lading.oci.manifest import ANNOTATION_REFERENCE_DIGEST, Index, Manifest, is_attestation
+from lading.oci.reference import Reference, dangling_name
+from lading.transfer import limits
+from lading.transfer.documents import Documents, ManifestNode, Walk, check_size, is_document, parse
+from lading.transfer.downloads import Downloads, Wish
+from lading.transfer.holding import Holder
+from lading.unpack.unpacker import Unpacker
+
+Platforms = Sequence[Platform] | Literal["all"] | None
+"""Which platforms of an image: those named, all, or with ``None`` the one that fits this host best."""
+
+
+class NoMatchingPlatformError(NotFoundError):
+    """The image exists, but not for the platform that was asked for."""
+
+    code = "no-matching-platform"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullResult:
+    """What a pull brought. ``updated`` is False if the name pointed to this very target before."""
+
+    name: str
+    reference: Reference
+    target: Descriptor
+    manifests: tuple[Descriptor, ...]
+    snapshot: SnapshotName | None
+    updated: bool
+
+
+@dataclass(slots=True, kw_only=True)
+class _Pull:
+    """One pull in progress."""
+
+    reference: Reference
+    fetcher: Fetcher
+    lease: LeaseID
+    progress: Progress
+    limiter: anyio.CapacityLimiter
+    small: anyio.CapacityLimiter
+    nodes: list[ManifestNode] = field(default_factory=list[ManifestNode])
+    wishes: dict[Digest, Wish] = field(default_factory=dict[Digest, Wish])
+
+
+class Puller:
+    """Pulls images into one store. One per daemon, so that concurrent pulls share their downloads."""
+
+    def __init__(
+        self,
+        *,
+        documents: Documents,
+        downloads: Downloads,
+        image_store: images.Store,
+        names: KeyedLock,
+        holder: Holder,
+        registries: Registries,
+        unpacker: Unpacker,
+        host: Platform,
+        max_downloads: int = limits.MAX_DOWNLOADS,
+    ) -> None:
+        self._documents = documents
+        self._downloads = downloads
+        self._images = image_store
+        self._holder = holder
+        self._registries = registries
+        self._unpacker = unpacker
+        self._host = host
+        self._max_downloads = max_downloads
+        self._names = names
+
+    async def pull(
+        self,
+        reference: Reference,
+        *,
+        platforms: Platforms = None,
+        credentials: Credentials | None = None,
+        headers: dict[str, str] | None = None,
+        progress: Progress | None = None,
+        name: str | None = None,
+        labels: dict[str, str] | None = None,
+        keep_displaced: bool = True,
+    ) -> PullResult:
+        """Pull what ``reference`` names and point ``name`` (by default the reference itself) to it.
+
+        ``keep_displaced`` keeps an old target of the name as a dangling image. Interrupted at any point, also by a crash,
+        a pull of the same reference goes on with the bytes that are there.
+
+        Raises:
+            NotFoundError: The registry has no such image, or (`NoMatchingPlatformError`) not for the platform.
+            InvalidArgumentError, UnsupportedError, DataLossError: The image is malformed, of an unsupported kind, or not what its
+                digests say; nothing of it is visible.
+            UnauthenticatedError, PermissionDeniedError, UnavailableError: The registry refused or did not answer.
+
+        """
+        reference = reference.with_default_tag()
+        name = name or _record_name(reference)
+        progress = progress or Progress()
+        async with self._holder.hold(f"pull {reference}") as lease:
+            resolver = self._registries.resolver(credentials, headers=headers)
+            document = await resolver.resolve(reference)
+            check_size(document.descriptor)
+            run = _Pull(
+                reference=reference,
+                fetcher=resolver.fetcher(reference),
+                lease=lease,
+                progress=progress,
+                limiter=anyio.CapacityLimiter(self._max_downloads),
+                small=anyio.CapacityLimiter(self._max_downloads),
+            )
+            unpack = await self._choose(run, document, platforms)
+            snapshot = await self._transfer(run, unpack)
+            old = await self._name(name, document.descriptor, labels, keep_displaced=keep_displaced)
+        return PullResult(
+            name=name,
+            reference=reference,
+            target=document.descriptor,
+            manifests=tuple(node.descriptor for node in run.nodes),
+            snapshot=snapshot,
+            updated=old is None or old.target.digest != document.descriptor.digest,
+        )
+
+    async def _choose(self, run: _Pull, document: Document, platforms: Platforms) -> ManifestNode | None:
+        """Fetch the manifests that are wanted into ``run.nodes``; the one to unpack for this host."""
+        target = document.descriptor
+        parsed = parse(document.body, target)
+        await self._documents.keep(document, lease=run.lease, repository=run.reference)
+        if isinstance(parsed, Manifest):
+            node = ManifestNode(descriptor=target, manifest=parsed)
+            run.nodes.append(node)
+            return await self._choose_single(run, node, platforms)
+        offers = await self._offers(run, target, parsed)
+        images_only = [offer for offer in offers if not is_attestation(offer)]
+        chosen = self._select(images_only, platforms)
+        for descriptor in chosen if platforms == "all" else _with_attestations(chosen, offers):
+            document_below = await self._fetch_document(run, descriptor)
+            if isinstance(document_below, Manifest):
+                run.nodes.append(ManifestNode(descriptor=descriptor, manifest=document_below))
+        if platforms == "all":
+            for descriptor in offers:
+                if is_attestation(descriptor):
+                    found = await self._fetch_document(run, descriptor)
+                    assert isinstance(found, Manifest)
+                    run.nodes.append(ManifestNode(descriptor=descriptor, manifest=found))
+        return platform.best(self._host, run.nodes, key=_node_platform)
+
+    async def _choose_single(
+        self, run: _Pull, node: ManifestNode, platforms: Platforms
+    ) -> ManifestNode | None:
+        """A target that is one manifest: it is pulled whatever it runs on, unless another platform was named."""
+        if not node.manifest.is_image:
+            return None
+        await self._fetch_config(run, node)
+        offered = (await self._documents.config(node)).platform
+        if platforms is not None and platforms != "all":
+            for wanted in platforms:
+                if platform.rank(wanted, offered) is None:
+                    raise NoMatchingPlatformError(
+                        f"image with reference {run.reference.familiar} was found but does not provide the "
+                        f"specified platform ({platform.formatted(wanted)})",
+                        subject=str(run.reference),
+                    )
+        return node if platform.rank(self._host, offered) is not None else None
+
+    async def _offers(self, run: _Pull, target: Descriptor, index: Index) -> list[Descriptor]:
+        """All manifests below an index, nested indexes fetched and opened (reliability.md D9)."""
+        walk = Walk()
+        walk.enter(target, 0)
+        offers: list[Descriptor] = []
+        pending = [(child, 1) for child in index.manifests]
+        while pending:
+            descriptor, depth = pending.pop(0)
+            if not walk.enter(descriptor, depth):
+                continue
+            if not mediatypes.is_index(descriptor.media_type):
+                offers.append(descriptor)
+                continue
+            nested = await self._fetch_document(run, descriptor)
+            if isinstance(nested, Index):
+                pending[:0] = [(child, depth + 1) for child in nested.manifests]
+        return offers
+
+    def _select(self, offers: Sequence[Descriptor], platforms: Platforms) -> list[Descriptor]:
+        """The entries to pull, each once, in the order in which they were asked for."""
+        documents = [offer for offer in offers if is_document(offer)]
+        if platforms == "all":
+            return documents
+        chosen: list[Descriptor] = []
+        for wanted in platforms or [self._host]:
+            found = platform.best(wanted, documents, key=_descriptor_platform)
+            if found is None:
+                unnamed = [offer for offer in documents if offer.platform is None]
+                found = unnamed[0] if unnamed else None
+            if found is None:
+                raise NoMatchingPlatformError(
+                    f"no matching manifest for {platform.formatted(wanted)} in the manifest list entries",
+                    hint=_offered(documents),
+                )
+            if found not in chosen:
+                chosen.append(found)
+        return chosen
+
+    async def _fetch_document(self, run: _Pull, descriptor: Descriptor) -> Manifest | Index:
+        return await self._documents.fetch(
+            descriptor, fetcher=run.fetcher, repository=run.reference, lease=run.lease
+        )
+
+    async def _fetch_config(self, run: _Pull, node: ManifestNode) -> None:
+        wish = Wish(descriptor=node.manifest.config)
+        run.wishes[wish.descriptor.digest] = wish
+        await self._download(run, wish)
+
+    async def _download(self, run: _Pull, wish: Wish) -> None:
+        await self._downloads.fetch(
+            wish,
+            fetcher=run.fetcher,
+            repository=run.reference,
+            lease=run.lease,
+            limiter=run.limiter if wish.item else run.small,
+            progress=run.progress,
+        )
+
+    async def _transfer(self, run: _Pull, unpack: ManifestNode | None) -> SnapshotName | None:
+        """Download every blob and unpack one manifest meanwhile."""
+        snapshot: SnapshotName | None = None
+        async with task_group() as group:
+
+            async def unpack_one(node: ManifestNode) -> None:
+                nonlocal snapshot
+                snapshot = await self._unpack(run, node)
+
+            for node in run.nodes:
+                for descriptor in node.blobs():
+                    if descriptor.digest in run.wishes:
+                        continue
+                    wish = Wish(descriptor=descriptor)
+                    if descriptor.digest != node.manifest.config.digest:
+                        wish.item = run.progress.item(descriptor.digest.short, descriptor.size)
+                    run.wishes[descriptor.digest] = wish
+                    group.start_soon(self._download, run, wish)
+            if unpack is not None:
+                group.start_soon(unpack_one, unpack)
+            for node in run.nodes:
+                group.start_soon(self._check, run, node)
+        return snapshot
+
+    async def _check(self, run: _Pull, node: ManifestNode) -> None:
+        """Refuse an image whose config does not fit its layers, as soon as the config is there (reliability.md D8)."""
+        if node.manifest.is_image and _is_file_system(node.manifest):
+            await run.wishes[node.manifest.config.digest].stored.wait()
+            await self._documents.config(node)
+
+    async def _unpack(self, run: _Pull, node: ManifestNode) -> SnapshotName | None:
+        if not node.manifest.is_image or not _is_file_system(node.manifest):
+            return None
+        await run.wishes[node.manifest.config.digest].stored.wait()
+        config = await self._documents.config(node)
+
+        return await self._unpacker.unpack(
+            node.manifest,
+            config,
+            lease=run.lease,
+            source=lambda descriptor: run.wishes[descriptor.digest].source(),
+            progress=run.progress,
+        )
+
+    async def _name(
+        self, name: str, target: Descriptor, labels: dict[str, str] | None, *, keep_displaced: bool
+    ) -> images.Image | None:
+        """Point the name to its new target; the old one becomes dangling, the new one is dangling no more."""
+        return await point_name(
+            self._images, self._names, name, target, labels=labels, keep_displaced=keep_displaced
+        )
+
+
+async def point_name(
+    store: images.Store,
+    names: KeyedLock,
+    name: str,
+    target: Descriptor,
+    *,
+    labels: dict[str, str] | None = None,
+    keep_displaced: bool = True,
+) -> images.Image | None:
+    """Point ``name`` to ``target`` by the rules of Docker's containerd store (engine-api.md §3); what it replaced.
+
+    An old target without another name stays as ``moby-dangling@<digest>``; a dangling record of the new target goes.
+    """
+    async with names.hold(name):
+        try:
+            old = (await store.get(name)).target
+        except NotFoundError:
+            old = None
+        displaced = dangling_name(old.digest) if old and keep_displaced else None
+        replaced = await store.put(name, target, labels=labels, displaced=displaced)
+        dangling = dangling_name(target.digest)
+        if dangling != name:
+            try:
+                await store.delete(dangling)
+            except NotFoundError:
+                return replaced
+        return replaced
+
+
+def _record_name(reference: Reference) -> str:
+    """Name of the image record: a digest makes the tag meaningless."""
+    return str(reference.with_digest(reference.digest) if reference.digest else reference)
+
+
+def _descriptor_platform(descriptor: Descriptor) -> Platform | None:
+    return descriptor.platform
+
+
+def _node_platform(node: ManifestNode) -> Platform | None:
+    return None if is_attestation(node.descriptor) else node.descriptor.platform
+
+
+def _is_file_system(manifest: Manifest) -> bool:
+    """Whether every layer can be unpacked; other content is stored and never run (reliability.md D11)."""
+    return all(mediatypes.is_layer(layer.media_type) for layer in manifest.layers)
+
+
+def _with_attestations(chosen: Sequence[Descriptor], offers: Sequence[Descriptor]) -> list[Descriptor]:
+    """The chosen entries and the attestation manifests that speak about them."""
+    subjects = {descriptor.digest for descriptor in chosen}
+    about = [
+        offer
+        for offer in offers
+        if is_attestation(offer) and offer.annotations.get(ANNOTATION_REFERENCE_DIGEST) in subjects
+    ]
+    return [*chosen, *about]
+
+
+def _offered(offers: Sequence[Descriptor]) -> str:
+    found = [platform.formatted(offer.platform) for offer in offers if offer.platform is not None]
+    return f"the image is for {', '.join(dict.fromkeys(found))}" if found else ""

@@ -1,0 +1,241 @@
+"""Transfer: the one door to everything that brings images in or takes them out."""
+
+from collections.abc import AsyncIterable, Sequence
+
+from lading.core import content, events, images, leases
+from lading.core.leases import LeaseID
+from lading.core.progress import Progress
+from lading.core.remotes import Credentials, Registries
+from lading.core.snapshots import SnapshotName, Snapshotter
+from lading.errors import InvalidArgumentError, UnsupportedError
+from lading.kit.tasks import KeyedLock
+from lading.oci import mediatypes
+from lading.oci.descriptor import Descriptor, Platform
+from lading.oci.manifest import Manifest
+from lading.oci.reference import Reference, dangling_name
+from lading.transfer import limits
+from lading.transfer.archive_in import LoadedImage, Loader
+from lading.transfer.archive_out import SavedImage, Saver, Sink
+from lading.transfer.documents import Documents, ManifestNode
+from lading.transfer.downloads import Downloads
+from lading.transfer.holding import Holder
+from lading.transfer.import_ import Importer, ImportOptions
+from lading.transfer.labels import Sources
+from lading.transfer.pull import Platforms, Puller, PullResult, point_name
+from lading.transfer.push import Pusher, PushResult
+from lading.unpack.unpacker import Unpacker
+
+
+class NotAnImageError(UnsupportedError):
+    """The manifest is an artifact that holds no root file system."""
+
+    code = "not-an-image"
+
+
+class TransferService:
+    """Pull, push, save, load and import for one namespace and one snapshotter. One per daemon.
+
+    Publishes the image events ``pull``, ``push``, ``save``, ``load`` and ``import`` when the thing is done.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: content.Store,
+        image_store: images.Store,
+        lease_manager: leases.Manager,
+        snapshotter: Snapshotter,
+        registries: Registries,
+        bus: events.Bus,
+        host: Platform,
+        max_downloads: int = limits.MAX_DOWNLOADS,
+        max_uploads: int = limits.MAX_UPLOADS,
+    ) -> None:
+        self._images = image_store
+        self._bus = bus
+        self._names = KeyedLock()
+        self._holder = Holder(lease_manager, store)
+        self._unpacker = Unpacker(store, lease_manager, snapshotter)
+        sources = Sources(store)
+        self._documents = Documents(store, sources)
+        self._puller = Puller(
+            documents=self._documents,
+            downloads=Downloads(store, sources),
+            image_store=image_store,
+            names=self._names,
+            holder=self._holder,
+            registries=registries,
+            unpacker=self._unpacker,
+            host=host,
+            max_downloads=max_downloads,
+        )
+        self._pusher = Pusher(
+            store=store,
+            documents=self._documents,
+            sources=sources,
+            holder=self._holder,
+            registries=registries,
+            host=host,
+            max_uploads=max_uploads,
+        )
+        self._saver = Saver(store=store, documents=self._documents, host=host)
+        self._loader = Loader(store=store, documents=self._documents, host=host)
+        self._importer = Importer(store=store, documents=self._documents)
+
+    @property
+    def documents(self) -> Documents:
+        """Readers of stored manifests, indexes and configs."""
+        return self._documents
+
+    async def pull(
+        self,
+        reference: Reference,
+        *,
+        platforms: Platforms = None,
+        credentials: Credentials | None = None,
+        headers: dict[str, str] | None = None,
+        progress: Progress | None = None,
+        labels: dict[str, str] | None = None,
+    ) -> PullResult:
+        """Pull an image, unpack it for this host, and name it; see `lading.transfer.pull.Puller.pull`."""
+        result = await self._puller.pull(
+            reference,
+            platforms=platforms,
+            credentials=credentials,
+            headers=headers,
+            progress=progress,
+            labels=labels,
+        )
+        self._publish("pull", result.reference.familiar, result.reference.familiar_name)
+        return result
+
+    async def push(
+        self,
+        name: str,
+        reference: Reference,
+        *,
+        platform: Platform | None = None,
+        credentials: Credentials | None = None,
+        headers: dict[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> PushResult:
+        """Push the image record ``name`` to ``reference``; see `lading.transfer.push.Pusher.push`.
+
+        Raises `NotFoundError` if there is no such image.
+        """
+        target = (await self._images.get(name)).target
+        result = await self._pusher.push(
+            target,
+            reference,
+            wanted=platform,
+            credentials=credentials,
+            headers=headers,
+            progress=progress,
+        )
+        self._publish("push", reference.familiar, reference.familiar_name)
+        return result
+
+    async def save(
+        self, images: Sequence[SavedImage], sink: Sink, *, platforms: Sequence[Platform] | None = None
+    ) -> None:
+        """Write images as a tar to ``sink``; see `lading.transfer.archive_out.Saver.save`."""
+        async with self._holder.hold("save", resumable=False) as lease:
+            for image in images:
+                await self._holder.add(lease, image.target.digest)
+            await self._saver.save(images, sink, platforms=platforms)
+        for image in images:
+            self._publish("save", image.target.digest, image.target.digest)
+
+    async def load(
+        self,
+        source: AsyncIterable[bytes],
+        *,
+        platforms: Sequence[Platform] | None = None,
+        progress: Progress | None = None,
+    ) -> list[LoadedImage]:
+        """Take in an archive, unpack its images for this host and name them; an image without a name becomes dangling.
+
+        Raises as `lading.transfer.archive_in.Loader.load`; no image of a refused archive is visible.
+        """
+        async with self._holder.hold("load", resumable=False) as lease:
+            loaded = await self._loader.load(source, lease=lease, platforms=platforms, progress=progress)
+            for image in loaded:
+                if image.unpack is not None:
+                    await self._unpack(image.unpack, lease, progress)
+            for image in loaded:
+                name = str(image.reference) if image.reference else dangling_name(image.target.digest)
+                await point_name(self._images, self._names, name, image.target)
+        for image in loaded:
+            shown = image.reference.familiar if image.reference else image.target.digest
+            self._publish("load", image.target.digest, shown)
+        return loaded
+
+    async def import_(
+        self,
+        source: AsyncIterable[bytes],
+        options: ImportOptions,
+        *,
+        reference: Reference | None = None,
+        progress: Progress | None = None,
+    ) -> Descriptor:
+        """Make an image of one layer from a root file system's tar (packed or not); its target.
+
+        Raises:
+            InvalidArgumentError: The tar is malformed or hostile; nothing is visible.
+
+        """
+        async with self._holder.hold("import", resumable=False) as lease:
+            node = await self._importer.import_(source, options, lease=lease)
+            await self._unpack(node, lease, progress)
+            digest = node.descriptor.digest
+            name = str(reference.with_default_tag()) if reference else dangling_name(digest)
+            await point_name(self._images, self._names, name, node.descriptor)
+        self._publish("import", digest, reference.familiar if reference else digest)
+        return node.descriptor
+
+    async def point(self, name: str, target: Descriptor) -> images.Image | None:
+        """Make ``name`` mean ``target``, by the same rules as a pull; see `lading.transfer.pull.point_name`."""
+        return await point_name(self._images, self._names, name, target)
+
+    async def ensure_unpacked(
+        self,
+        manifest: Descriptor,
+        *,
+        lease: LeaseID | None = None,
+        progress: Progress | None = None,
+    ) -> SnapshotName | None:
+        """See to it that the snapshots of a stored image manifest exist; the top one's name, ``None`` without layers.
+
+        ``lease`` holds them, else a lease of our own during the work; afterwards the image's config keeps them.
+
+        Raises:
+            NotFoundError: The manifest, its config or a layer is not stored; the message names what to pull.
+            UnsupportedError: It is no image, or has a layer that cannot be unpacked.
+
+        """
+        document = await self._documents.read(manifest)
+        if not isinstance(document, Manifest):
+            raise InvalidArgumentError(
+                f"{manifest.digest} is an index: name one of its manifests", subject=manifest.digest
+            )
+        node = ManifestNode(descriptor=manifest, manifest=document)
+        if lease is not None:
+            return await self._unpack(node, lease, progress)
+        async with self._holder.hold(f"unpack {manifest.digest}", resumable=False) as own:
+            return await self._unpack(node, own, progress)
+
+    async def _unpack(
+        self, node: ManifestNode, lease: LeaseID, progress: Progress | None
+    ) -> SnapshotName | None:
+        config_type = node.manifest.config.media_type
+        if config_type not in mediatypes.CONFIGS:
+            raise NotAnImageError(
+                f"{node.descriptor.digest} is no image: its config is of type {config_type!r}",
+                hint="it is stored and can be pushed or saved, but not run",
+                subject=node.descriptor.digest,
+            )
+        config = await self._documents.config(node)
+        return await self._unpacker.unpack(node.manifest, config, lease=lease, progress=progress)
+
+    def _publish(self, action: str, actor: str, name: str) -> None:
+        self._bus.publish("image", action, actor, {"name": name})

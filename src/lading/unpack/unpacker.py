@@ -1,0 +1,252 @@
+"""From a manifest to a stack of committed snapshots, while its layers are still being downloaded.
+
+Layers are independent until they are committed, which happens in the order of the chain. A snapshotter without
+`Capability.PARALLEL_LAYERS` gets a layer when its parent is there; by then the blob is usually stored.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+
+from lading.core import content, leases
+from lading.core.labels import GC_REF_SNAPSHOT, SNAPSHOT_REF, UNCOMPRESSED
+from lading.core.leases import LeaseID, Resource
+from lading.core.progress import Item, Phase, Progress
+from lading.core.snapshots import Capability, LayerWriter, SnapshotName, Snapshotter
+from lading.errors import AlreadyExistsError, DataLossError, LadingError, NotFoundError, UnsupportedError
+from lading.kit.tasks import KeyedLock, task_group
+from lading.oci import mediatypes
+from lading.oci.config import ImageConfig
+from lading.oci.descriptor import Descriptor
+from lading.oci.digest import ChainID, DiffID
+from lading.oci.manifest import Manifest
+from lading.unpack.arriving import Arriving
+from lading.unpack.pipeline import unpack
+
+PARALLEL_LAYERS: Final = 4
+"""Layers that one process unpacks at a time: two threads and `QUEUE_BYTES` each."""
+
+Source = Callable[[Descriptor], Awaitable[Arriving]]
+"""Gives a layer's blob as soon as its first bytes are there, or at once if it is stored."""
+
+
+class LayerTypeError(UnsupportedError):
+    """A layer is not a file-system layer, so that the image cannot be unpacked."""
+
+    code = "layer-type"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One layer of a stack and its place in it."""
+
+    descriptor: Descriptor
+    diff_id: DiffID
+    chain_id: ChainID
+    parent: ChainID | None
+
+
+def stack(manifest: Manifest, config: ImageConfig) -> list[Layer]:
+    """The layers of an image, bottom first; ``config`` was parsed for this manifest, so that the counts agree.
+
+    Raises:
+        LayerTypeError: A layer is of a type that cannot be unpacked; the type is named.
+
+    """
+    layers: list[Layer] = []
+    parent: ChainID | None = None
+    for descriptor, diff_id, chain_id in zip(
+        manifest.layers, config.rootfs.diff_ids, config.chain, strict=True
+    ):
+        if not mediatypes.is_layer(descriptor.media_type):
+            raise LayerTypeError(
+                f"layer {descriptor.digest} is of type {descriptor.media_type!r}, which cannot be unpacked",
+                hint="the image is stored and can be pushed or saved, but not run",
+                subject=descriptor.media_type,
+            )
+        layers.append(Layer(descriptor=descriptor, diff_id=diff_id, chain_id=chain_id, parent=parent))
+        parent = chain_id
+    return layers
+
+
+class Unpacker:
+    """Unpacks images into one snapshotter. One per daemon and snapshotter, so that no layer is unpacked twice at once."""
+
+    def __init__(
+        self,
+        store: content.Store,
+        manager: leases.Manager,
+        snapshotter: Snapshotter,
+        *,
+        parallel_layers: int = PARALLEL_LAYERS,
+    ) -> None:
+        self._content = store
+        self._leases = manager
+        self._snapshotter = snapshotter
+        self._chains = KeyedLock()
+        self._parallel_layers = parallel_layers
+        self._slots: anyio.CapacityLimiter | None = None
+
+    @property
+    def snapshotter(self) -> Snapshotter:
+        """Where the layers go."""
+        return self._snapshotter
+
+    async def is_unpacked(self, config: ImageConfig, *, lease: LeaseID) -> bool:
+        """Whether the whole stack is there; ``lease`` then holds it."""
+        chain = config.chain
+        return not chain or await self._hold(chain[-1], lease)
+
+    async def stored(self, descriptor: Descriptor) -> Arriving:
+        """The `Source` for images whose layers are all stored.
+
+        Raises:
+            NotFoundError: The layer is not in the store.
+
+        """
+        try:
+            await self._content.info(descriptor.digest)
+        except NotFoundError as exc:
+            raise NotFoundError(
+                f"layer {descriptor.digest} is not in the local store",
+                hint="pull the image again to complete it",
+                subject=descriptor.digest,
+            ) from exc
+        arriving = Arriving(descriptor)
+        arriving.settled.set()
+        return arriving
+
+    async def unpack(
+        self,
+        manifest: Manifest,
+        config: ImageConfig,
+        *,
+        lease: LeaseID,
+        source: Source | None = None,
+        progress: Progress | None = None,
+    ) -> SnapshotName | None:
+        """Make every snapshot of the image; the name of the top one, ``None`` for an image without layers.
+
+        Labels each layer blob with its verified diff ID and the config with the top snapshot, which keeps it.
+        Cancel-safe: what was committed stays, held by ``lease``; the rest leaves no trace.
+        """
+        layers = stack(manifest, config)
+        if not layers:
+            return None
+        name = SnapshotName(layers[-1].chain_id)
+        if not await self._hold(layers[-1].chain_id, lease):
+            await self._unpack_all(layers, lease, source or self.stored, progress or Progress())
+        label = f"{GC_REF_SNAPSHOT}{self._snapshotter.name}"
+        await self._content.update(manifest.config.digest, {label: name})
+        return name
+
+    async def _unpack_all(
+        self, layers: Sequence[Layer], lease: LeaseID, source: Source, progress: Progress
+    ) -> None:
+        committed = {layer.chain_id: anyio.Event() for layer in layers}
+        async with task_group() as group:
+            for layer in layers:
+                item = progress.item(layer.descriptor.digest.short, layer.descriptor.size)
+                group.start_soon(self._unpack_layer, layer, lease, source, committed, item)
+
+    async def _unpack_layer(
+        self,
+        layer: Layer,
+        lease: LeaseID,
+        source: Source,
+        committed: dict[ChainID, anyio.Event],
+        item: Item,
+    ) -> None:
+        parent = committed[layer.parent] if layer.parent else None
+        if parent and Capability.PARALLEL_LAYERS not in self._snapshotter.capabilities:
+            await parent.wait()
+        async with self._chains.hold(layer.chain_id):
+            if not await self._hold(layer.chain_id, lease):
+                await self._make(layer, lease, source, parent, item)
+        item.phase = Phase.COMPLETE
+        committed[layer.chain_id].set()
+
+    async def _make(
+        self, layer: Layer, lease: LeaseID, source: Source, parent: anyio.Event | None, item: Item
+    ) -> None:
+        """Unpack one layer, and once more if it failed because a resumed prefix of its blob was damaged."""
+        while True:
+            blob = await source(layer.descriptor)
+            try:
+                await self._make_once(layer, lease, blob, parent, item)
+            except AlreadyExistsError:
+                await self._hold(layer.chain_id, lease)
+            except LadingError:
+                if not blob.resumed:
+                    raise
+                await blob.settled.wait()
+                if not blob.discarded:
+                    raise
+                continue
+            return
+
+    async def _make_once(
+        self, layer: Layer, lease: LeaseID, blob: Arriving, parent: anyio.Event | None, item: Item
+    ) -> None:
+        async with self._snapshotter.open_layer(
+            SnapshotName(layer.chain_id),
+            SnapshotName(layer.parent) if layer.parent else None,
+            diff_id=layer.diff_id,
+            compressed_size=layer.descriptor.size,
+            lease=lease,
+        ) as writer:
+            # A slot is given back before waiting for the parent, whose own unpacking may need it.
+            async with self._limiter():
+                diff_id = await self._feed(blob, writer, item)
+            if diff_id != layer.diff_id:
+                raise DataLossError(
+                    f"layer {layer.descriptor.digest} unpacks to {diff_id}, but the config promises {layer.diff_id}",
+                    subject=layer.descriptor.digest,
+                )
+            if parent:
+                await parent.wait()
+            await writer.commit(labels={SNAPSHOT_REF: layer.chain_id})
+        await self._content.update(layer.descriptor.digest, {UNCOMPRESSED: layer.diff_id})
+
+    async def _feed(self, blob: Arriving, writer: LayerWriter, item: Item) -> DiffID:
+        """Run the pipeline on a blob, out of its ingest first and out of the store once it is committed."""
+        cursor = blob.follow()
+        async with task_group() as group:
+
+            async def switch_to_store() -> None:
+                await blob.settled.wait()
+                if blob.discarded:
+                    return
+                item.phase = Phase.EXTRACTING
+                async with self._content.open_reader(blob.descriptor.digest) as reader:
+                    cursor.attach(reader.pread)
+                    try:
+                        await anyio.sleep_forever()
+                    finally:
+                        cursor.detach()
+
+            group.start_soon(switch_to_store)
+            diff_id = await unpack(cursor, writer, item=item)
+            await blob.settled.wait()
+            if blob.discarded:
+                digest = blob.descriptor.digest
+                raise DataLossError(f"what was kept of blob {digest} was damaged", subject=digest)
+            group.cancel_scope.cancel()
+        return diff_id
+
+    async def _hold(self, chain_id: ChainID, lease: LeaseID) -> bool:
+        """Whether the snapshot is committed. It joins the lease first, so that it cannot vanish after the look."""
+        resource = Resource(kind="snapshot", id=chain_id, snapshotter=self._snapshotter.name)
+        await self._leases.add(lease, resource)
+        try:
+            await self._snapshotter.stat(chain_id)
+        except NotFoundError:
+            return False
+        return True
+
+    def _limiter(self) -> anyio.CapacityLimiter:
+        if self._slots is None:
+            self._slots = anyio.CapacityLimiter(self._parallel_layers)
+        return self._slots

@@ -1,0 +1,70 @@
+import pytest
+
+from lading.errors import InvalidArgumentError
+from lading.oci.config import RunConfig
+from lading.transfer.changes import apply
+
+
+def test_command_in_both_forms():
+    assert apply(RunConfig(), ['CMD ["a", "b c"]']).cmd == ("a", "b c")
+    assert apply(RunConfig(), ["cmd echo $HOME"]).cmd == ("/bin/sh", "-c", "echo $HOME")
+    assert apply(RunConfig(), ['SHELL ["/bin/bash","-c"]', "ENTRYPOINT run"]).entrypoint == (
+        "/bin/bash",
+        "-c",
+        "run",
+    )
+
+
+def test_environment_is_replaced_by_key_and_keeps_its_order():
+    config = RunConfig(env=("PATH=/bin", "A=1"))
+    changed = apply(config, ['ENV A=2 B="two words" C=back\\ slash', "ENV OLD form of it"])
+    assert changed.env == ("PATH=/bin", "A=2", "B=two words", "C=back slash", "OLD=form of it")
+
+
+def test_the_other_instructions():
+    changed = apply(
+        RunConfig(working_dir="/srv"),
+        [
+            "EXPOSE 80 53/udp",
+            "LABEL a=b 'c d'=e",
+            "USER app:app",
+            "WORKDIR sub",
+            'VOLUME ["/data", "/log"]',
+            "VOLUME /more",
+            "STOPSIGNAL SIGINT",
+            "ONBUILD RUN make",
+            "HEALTHCHECK --interval=1m30s --retries=3 CMD curl localhost",
+            "# a comment",
+        ],
+    )
+    assert changed.exposed_ports == {"80/tcp": {}, "53/udp": {}}
+    assert changed.labels == {"a": "b", "c d": "e"}
+    assert (changed.user, changed.working_dir, changed.stop_signal) == ("app:app", "/srv/sub", "SIGINT")
+    assert list(changed.volumes or {}) == ["/data", "/log", "/more"]
+    assert changed.on_build == ("RUN make",)
+    assert changed.healthcheck is not None
+    assert changed.healthcheck.test == ("CMD-SHELL", "curl localhost")
+    assert (changed.healthcheck.interval, changed.healthcheck.retries) == (90_000_000_000, 3)
+    assert apply(RunConfig(), ["HEALTHCHECK NONE"]).healthcheck.test == ("NONE",)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "RUN rm -rf /",
+        "FROM x",
+        "CMD",
+        "EXPOSE http",
+        "USER a b",
+        "ENV A",
+        "LABEL a=b c",
+        "ONBUILD FROM x",
+        "SHELL sh",
+        "HEALTHCHECK --often=1s CMD x",
+        "HEALTHCHECK --interval=soon CMD x",
+        "HEALTHCHECK",
+    ],
+)
+def test_what_is_refused(change: str):
+    with pytest.raises(InvalidArgumentError):
+        apply(RunConfig(), [change])
