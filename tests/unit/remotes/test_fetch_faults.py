@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import threading
 import time
 from collections.abc import Generator
 
@@ -18,7 +19,11 @@ from lading.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
+from lading.kit import aio
 from lading.oci.descriptor import Descriptor
+from lading.remotes.config import Config
+from lading.remotes.dial import Address, resolve
+from lading.remotes.registries import HttpRegistries
 from lading.testing.registry import FakeRegistry, Fault
 
 pytestmark = pytest.mark.anyio
@@ -390,3 +395,25 @@ async def test_an_offset_beyond_the_end(registry: FakeRegistry) -> None:
     async with world() as client:
         with pytest.raises(InvalidArgumentError):
             await client.resolver().fetcher(at(registry)).fetch(layer, lambda _: None, offset=len(DATA) + 1)
+
+
+async def test_cancelling_is_prompt_while_a_name_server_is_silent(registry: FakeRegistry) -> None:
+    layer = registry.add_blob("app", DATA)
+    asked, answer = threading.Event(), threading.Event()
+
+    def resolver(host: str, port: int) -> list[Address]:
+        asked.set()
+        answer.wait(10)
+        return resolve(host, port)
+
+    client = HttpRegistries(Config(host_directories=()), resolver=resolver)
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.resolver().fetcher(at(registry)).fetch, layer, len)
+            await aio.run(aio.DISK, asked.wait)
+            began = time.monotonic()
+            tasks.cancel_scope.cancel()
+        assert time.monotonic() - began < 1
+    finally:
+        answer.set()
+        await client.close()
