@@ -316,7 +316,10 @@ class _Index(msgspec.Struct):
 
 
 def _failure(what: str, replies: list[HostReply], descriptor: Descriptor, *, wrong: bool) -> LadingError:
-    error = failure(what, tuple(replies), subject=descriptor.digest)
+    hint = ""
+    if descriptor.urls:
+        hint = "the layer is foreign: it is kept at addresses outside the registry, which are not followed"
+    error = failure(what, tuple(replies), subject=descriptor.digest, hint=hint)
     if wrong and not isinstance(error, NotFoundError):
         return RemoteDataError(error.message, subject=descriptor.digest, replies=tuple(replies))
     return error

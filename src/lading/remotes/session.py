@@ -322,9 +322,16 @@ class Session:
         target = quote(host.path, safe="/%:@!$&'()*+,;=~") + path
         return Url(origin, target + ("?" + "&".join(queries) if queries else ""))
 
-    def location(self, base: str, text: str) -> Url:
-        """Where a ``Location`` field leads. Raises `TransportError`."""
-        return parse_url(urljoin(base, text))
+    @staticmethod
+    def location(base: str, text: str) -> Url:
+        """Where a ``Location`` field leads. Raises `TransportError`; `ForbiddenAddressError` from https to http."""
+        url = parse_url(urljoin(base, text))
+        if base.startswith("https:") and url.origin.scheme == "http":
+            raise ForbiddenAddressError(
+                f"refused to go on without encryption at {url.origin}, where the registry led",
+                subject=url.origin.netloc,
+            )
+        return url
 
 
 def _reply_of(host: Host, exc: LadingError) -> HostReply:

@@ -21,6 +21,7 @@ from lading.errors import (
 )
 from lading.kit import aio
 from lading.oci.descriptor import Descriptor
+from lading.oci.digest import Digest
 from lading.remotes.config import Config
 from lading.remotes.dial import Address, resolve
 from lading.remotes.registries import HttpRegistries
@@ -197,6 +198,17 @@ async def test_what_the_registry_lacks(registry: FakeRegistry) -> None:
     with pytest.raises(NotFoundError) as caught:
         await fetch(registry, Fault(path=BLOB, status=404, times=-1))
     assert [reply.status for reply in replies_of(caught.value)] == [404]
+
+
+async def test_foreign_addresses_are_not_followed(registry: FakeRegistry) -> None:
+    with FakeRegistry() as elsewhere:
+        url = f"http://{elsewhere.host}/blob"
+        layer = Descriptor(media_type="x", digest=Digest.of(DATA), size=len(DATA), urls=(url,))
+        registry.repository("app")
+        async with world() as client:
+            with pytest.raises(NotFoundError, match="foreign"):
+                await client.resolver().fetcher(at(registry)).fetch(layer, len)
+        assert not elsewhere.requests
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -19,7 +19,7 @@ from lading.remotes.connection import Origin
 from lading.remotes.dial import Dialer, Proxies, Trust, classify
 from lading.remotes.errors import ForbiddenAddressError
 from lading.testing.registry import FakeRegistry, Fault
-from lading.testing.remotes import image
+from lading.testing.remotes import BytesReader, blob, ignore_progress, image
 
 pytestmark = pytest.mark.anyio
 
@@ -281,6 +281,21 @@ async def test_a_redirect_from_https_to_http(pki: pathlib.Path, tmp_path: pathli
         registry.faults.append(Fault(path="manifests", method="GET|HEAD", status=307, fields=where, times=-1))
         with pytest.raises(PermissionDeniedError, match="https to http"):
             await resolve(registry, tmp_path, f'ca = "{pki}/ca.pem"')
+        assert not clear.requests
+
+
+async def test_an_upload_that_is_led_from_https_to_http(pki: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    with FakeRegistry(tls=server(pki, "good")) as registry, FakeRegistry() as clear:
+        raw = f"HTTP/1.1 202 Accepted\r\nLocation: http://{clear.host}/v2/app/blobs/uploads/u\r\nContent-Length: 0\r\n\r\n"
+        registry.faults.append(Fault(method="POST", raw=raw.encode(), times=-1))
+        (tmp_path / "secure.example").mkdir()
+        (tmp_path / "secure.example/hosts.toml").write_text(
+            f'server = "https://{registry.host}"\nca = "{pki}/ca.pem"\n'
+        )
+        async with world(host_directories=(str(tmp_path),)) as client:
+            pusher = client.resolver().pusher(reference.parse("secure.example/app:v1"))
+            with pytest.raises(PermissionDeniedError):
+                await pusher.push(blob(DATA), BytesReader(DATA), on_bytes=ignore_progress)
         assert not clear.requests
 
 
