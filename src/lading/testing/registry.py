@@ -348,7 +348,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._error(400, "MANIFEST_BLOB_UNKNOWN")
                 return
             registry.add_manifest(path, body, media_type, tag=None if ":" in target else target)
-            self._reply(201, b"", (("Docker-Content-Digest", digest),))
+            fields = (("Docker-Content-Digest", digest),)
+            if registry.has_referrers and document.get("subject"):
+                fields += (("OCI-Subject", document["subject"]["digest"]),)
+            self._reply(201, b"", fields)
             return
         if self.command == "HEAD" and not registry.head_allowed:
             self._error(405, "UNSUPPORTED")
