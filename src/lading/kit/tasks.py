@@ -1,8 +1,7 @@
-"""Task groups that fail with the error that caused the failure, and locks by key."""
+"""Task groups that fail with the error that caused the failure."""
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Hashable
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable
 from typing import TypeVar
 
 import anyio
@@ -54,32 +53,3 @@ async def run_stage(function: Callable[..., T], *args: object) -> T:
     except StoppedError:
         await anyio.lowlevel.checkpoint_if_cancelled()
         raise
-
-
-@dataclass(slots=True)
-class _Entry:
-    lock: anyio.Lock = field(default_factory=anyio.Lock)
-    users: int = 0
-
-
-class KeyedLock:
-    """One lock per key, made when needed and forgotten when nobody uses it; first come, first served."""
-
-    def __init__(self) -> None:
-        self._entries: dict[Hashable, _Entry] = {}
-
-    @contextlib.asynccontextmanager
-    async def hold(self, key: Hashable) -> AsyncGenerator[None]:
-        """Be the only holder of ``key`` in this process."""
-        entry = self._entries.setdefault(key, _Entry())
-        entry.users += 1
-        try:
-            async with entry.lock:
-                yield
-        finally:
-            entry.users -= 1
-            if not entry.users:
-                del self._entries[key]
-
-    def __len__(self) -> int:
-        return len(self._entries)
