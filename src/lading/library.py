@@ -120,7 +120,8 @@ class Store:
     async def images(self) -> list[Image]:
         """All images, newest first."""
         return [
-            Image(id=row.target.digest, tags=tuple(row.tags), size=row.size) for row in await self._parts.images.list()
+            Image(id=row.target.digest, tags=tuple(row.tags), size=row.size)
+            for row in await self._parts.images.list()
         ]
 
     async def image(self, name: str) -> Image:
@@ -151,7 +152,9 @@ class Store:
         """Write images to a new tar archive that ``docker load`` and OCI tools read; whole or not at all."""
         saved = await self._parts.exchange.to_save([names] if isinstance(names, str) else list(names))
         final = Path(path)
-        async with await anyio.NamedTemporaryFile(dir=final.parent, prefix=f".{final.name}.", delete=False) as file:
+        async with await anyio.NamedTemporaryFile(
+            dir=final.parent, prefix=f".{final.name}.", delete=False
+        ) as file:
             written = str(file.name)
             try:
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import anyio
 
-from lading.api.engine import absent, containers, exec, events, system
+from lading.api.engine import absent, containers, events, exec, system
 from lading.api.engine.routing import Router
 from lading.api.engine.server import EngineServer, Listener
 from lading.containers.service import open_service
