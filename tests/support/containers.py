@@ -27,7 +27,40 @@ from lading.oci.config import ImageConfig, RootFS, RunConfig
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.digest import Digest
 
-APPLETS = ["sh", "cat", "echo", "false", "kill", "ls", "sleep", "stty", "true", "readlink", "id", "pwd", "env", "mount", "touch", "mkdir", "grep", "seq", "yes", "head", "hostname", "nproc", "chmod", "stat", "wc", "dd", "test", "printf", "tr", "sort", "date", "ps"]
+APPLETS = [
+    "sh",
+    "cat",
+    "echo",
+    "false",
+    "kill",
+    "ls",
+    "sleep",
+    "stty",
+    "true",
+    "readlink",
+    "id",
+    "pwd",
+    "env",
+    "mount",
+    "touch",
+    "mkdir",
+    "grep",
+    "seq",
+    "yes",
+    "head",
+    "hostname",
+    "nproc",
+    "chmod",
+    "stat",
+    "wc",
+    "dd",
+    "test",
+    "printf",
+    "tr",
+    "sort",
+    "date",
+    "ps",
+]
 
 
 def make_tree(directory: Path) -> Path:

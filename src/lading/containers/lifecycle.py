@@ -14,7 +14,7 @@ import contextlib
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -104,6 +104,23 @@ class Lifecycle:
         """Store the present document."""
         await self._env.store.update(container.snapshot())
 
+    def _spawn(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
+        """Run in the background. What goes wrong there is one container's misfortune, never the daemon's."""
+
+        async def supervised() -> None:
+            try:
+                await function(*args)
+            except Exception:  # noqa: BLE001 (a supervisor)
+                _log.exception("container_task_failed", task=getattr(function, "__name__", ""))
+
+        self._group.start_soon(supervised)
+
+    def let_go(self) -> None:
+        """Close what is open when the daemon leaves; containers go on. Blocking."""
+        for run in self.runs.values():
+            run.close()
+        self.keeper.close()
+
     # Start.
 
     async def start(self, container: Container) -> None:
@@ -135,7 +152,7 @@ class Lifecycle:
         except (LadingError, OSError) as exc:
             raise await self._failed(container, exc) from exc
         container.task = task
-        self._group.start_soon(run.pump)
+        self._spawn(run.pump)
         try:
             pid = await task.start()
         except LadingError as exc:
@@ -148,7 +165,7 @@ class Lifecycle:
             await self.save(container)
             container.started.set()
             self._env.bus.publish("container", "start", container.id, container.attributes())
-            self._group.start_soon(self._watch, container, task)
+            self._spawn(self._watch, container, task)
 
     async def _create_task(self, container: Container) -> tuple[Task, Run]:
         env = self._env
@@ -226,7 +243,7 @@ class Lifecycle:
             container.document.state = State(exit_code=code, error=words, finished_at=time.time_ns())
             await self.save(container)
         if container.host.auto_remove:
-            self._group.start_soon(self._remove_quietly, container)
+            self._spawn(self._remove_quietly, container)
         message = f"failed to create task for container: {words}"
         if isinstance(error, FailedPreconditionError) or not isinstance(error, LadingError):
             kind = StartError if code == signals.START_FAILED else CommandError
@@ -259,6 +276,8 @@ class Lifecycle:
             except LadingError as exc:
                 _log.warning("task_not_deleted", container=container.id, reason=str(exc))
         async with container.lock:
+            if container.removed.is_set():
+                return
             await self._end_run(container)
             old = container.state
             container.task = None
@@ -285,9 +304,9 @@ class Lifecycle:
         )
         self._tell_stopped(container)
         if restarts:
-            self._group.start_soon(self._restart_later, container)
+            self._spawn(self._restart_later, container)
         elif container.host.auto_remove:
-            self._group.start_soon(self._remove_quietly, container)
+            self._spawn(self._remove_quietly, container)
 
     def _tell_stopped(self, container: Container) -> None:
         container.started = anyio.Event()
@@ -299,7 +318,7 @@ class Lifecycle:
         self.processes.pop(container.id, None)
         run = self.runs.pop(container.id, None)
         if run is not None:
-            await aio.run(aio.DISK, run.close, self.keeper, finished=True)
+            await run.end(self.keeper)
 
     def _restarts(self, container: Container, status: int) -> bool:
         policy, document = container.restart_policy, container.document
@@ -424,18 +443,24 @@ class Lifecycle:
             await self._remove(container)
 
     async def _remove(self, container: Container) -> None:
-        self.cancel_restart(container)
-        container.stop_requested = True
-        stopped = container.stopped
-        if container.state.running:
-            container.state.removing = True
-            with contextlib.suppress(ConflictError):
-                await self.kill(container, signals.parse("KILL"))
-            with anyio.fail_after(_KILL_SECONDS + _DRAIN_SECONDS):
-                await stopped.wait()
-        async with container.lock:
-            if container.removed.is_set():
+        while not container.removed.is_set():
+            self.cancel_restart(container)
+            container.stop_requested = True
+            stopped = container.stopped
+            if container.state.running:
+                container.state.removing = True
+                with contextlib.suppress(ConflictError):
+                    await self.kill(container, signals.parse("KILL"))
+                with anyio.fail_after(_KILL_SECONDS + _DRAIN_SECONDS):
+                    await stopped.wait()
+            if await self._remove_stopped(container):
                 return
+
+    async def _remove_stopped(self, container: Container) -> bool:
+        """Remove it unless it was started meanwhile; whether it is gone."""
+        async with container.lock:
+            if container.state.running or container.removed.is_set():
+                return container.removed.is_set()
             container.state.removing = True
             await self.save(container)
             await self._end_run(container)
@@ -448,6 +473,7 @@ class Lifecycle:
         self._env.bus.publish("container", "destroy", container.id, container.attributes())
         container.output.end()
         container.removed.set()
+        return True
 
     async def _remove_quietly(self, container: Container) -> None:
         """AutoRemove: nobody is there to be told of an error."""
@@ -478,7 +504,7 @@ class Lifecycle:
             if task is not None:
                 await self._destroy(task)
             state.running = False
-            self._group.start_soon(self._remove_quietly, container)
+            self._spawn(self._remove_quietly, container)
             return
         if task is not None:
             found = await task.state()
@@ -487,15 +513,15 @@ class Lifecycle:
                 task = None
         if task is None and not state.running:
             if state.restarting:
-                self._group.start_soon(self._restart_later, container)
+                self._spawn(self._restart_later, container)
             elif container.host.auto_remove and (state.started_at or state.finished_at):
-                self._group.start_soon(self._remove_quietly, container)
+                self._spawn(self._remove_quietly, container)
             elif self._starts_at_boot(container):
-                self._group.start_soon(self._restart_later, container)
+                self._spawn(self._restart_later, container)
             return
         await self._resume_run(container)
         if task is None:
-            self._group.start_soon(self._finish_lost, container)
+            self._spawn(self._finish_lost, container)
             return
         if not state.running:
             container.document.state = State(running=True, started_at=time.time_ns())
@@ -503,9 +529,9 @@ class Lifecycle:
         container.state.pid = task.pid
         container.started.set()
         for fd in await aio.run(aio.DISK, execs.drop_leftovers, self.state_directory(container)):
-            self._group.start_soon(execs.discard, fd)
+            self._spawn(execs.discard, fd)
         await self.save(container)
-        self._group.start_soon(self._watch, container, task)
+        self._spawn(self._watch, container, task)
 
     async def _finish_lost(self, container: Container) -> None:
         """Its shim is gone. The runtime reports the exit if it can still find it out."""
@@ -555,7 +581,7 @@ class Lifecycle:
         with contextlib.suppress(OSError, msgspec.MsgspecError):
             data = await aio.run(aio.DISK, (directory / _PROCESS_FILE).read_bytes)
             self.processes[container.id] = msgspec.json.decode(data, type=dict[str, Any])
-        self._group.start_soon(run.pump)
+        self._spawn(run.pump)
 
     async def _destroy(self, task: Task) -> None:
         with contextlib.suppress(LadingError):

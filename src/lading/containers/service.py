@@ -93,7 +93,7 @@ class ContainerService:
         await self._life.restore(list(self._containers.values()))
 
     def _close(self) -> None:
-        self._life.keeper.close()
+        self._life.let_go()
 
     def _forget(self, container: Container) -> None:
         self._containers.pop(container.id, None)

@@ -204,12 +204,18 @@ class Client:
     def __init__(self, *parts: bytes) -> None:
         self._parts = list(parts)
         self.received = b""
+        self.echoed = anyio.Event()
 
     async def read(self) -> bytes:
-        return self._parts.pop(0) if self._parts else b""
+        if self._parts:
+            return self._parts.pop(0)
+        await self.echoed.wait()
+        return b""
 
     async def write(self, data: bytes) -> None:
         self.received += data
+        if b"two" in self.received:
+            self.echoed.set()
 
 
 async def test_attach_passes_input_and_ends_with_the_container(house: House):
