@@ -35,6 +35,7 @@ from lading.containers.journal import Chunk
 from lading.containers.lifecycle import Lifecycle, StartError
 from lading.containers.model import Container, Document
 from lading.containers.request import CreateRequest
+from lading.containers.restoring import Restorer
 from lading.containers.runs import Run
 from lading.containers.streams import Peer
 from lading.core.containers import ContainerRecord
@@ -89,8 +90,9 @@ class ContainerService:
         for record in await self._env.store.list():
             container = model.load(record)
             self._containers[container.id] = container
-        self._group.start_soon(self._life.listen, self._containers.get)
-        await self._life.restore(list(self._containers.values()))
+        restorer = Restorer(self._life)
+        self._group.start_soon(restorer.listen, self._containers.get)
+        await restorer.restore(list(self._containers.values()))
 
     def _close(self) -> None:
         self._life.let_go()
