@@ -120,7 +120,7 @@ async def test_state_errors(house: House):
     with pytest.raises(ConflictError, match="is not running"):
         await house.service.kill(id_)
     with pytest.raises(ConflictError, match="is not running"):
-        await house.service.create_exec(id_, {"Cmd": ["true"]})
+        await house.service.execs.create(house.service.find(id_), {"Cmd": ["true"]})
 
 
 async def test_lookup_prefers_full_id_then_name_then_prefix(house: House):
@@ -236,16 +236,17 @@ async def test_attach_passes_input_and_ends_with_the_container(house: House):
 async def test_exec_output_code_and_leftovers(house: House):
     id_ = await house.run("sleep", "100")
     house.service.find(id_).document.state.pid = os.getpid()  # the machine's process IDs are not real
-    exec_id = await house.service.create_exec(
-        id_, {"Cmd": ["sh", "-c", "echo hi; exit 7"], "AttachStdout": True, "AttachStderr": True, "User": "0"}
+    exec_id = await house.service.execs.create(
+        house.service.find(id_),
+        {"Cmd": ["sh", "-c", "echo hi; exit 7"], "AttachStdout": True, "AttachStderr": True, "User": "0"},
     )
-    client, exec_ = Client(), house.service.find_exec(exec_id)
+    client, exec_ = Client(), house.service.execs.find(exec_id)
     with anyio.fail_after(15):
-        await house.service.start_exec(exec_, peer=client)
+        await house.service.execs.start(exec_, peer=client)
     assert client.received == b"\1\0\0\0\0\0\0\3hi\n"
     assert exec_.exit_code == 7
     with pytest.raises(ConflictError, match="already run"):
-        await house.service.start_exec(exec_, peer=client)
+        await house.service.execs.start(exec_, peer=client)
     assert [path.name for path in (house.env.state / id_).glob("exec-*")] == []
 
 
