@@ -369,18 +369,28 @@ class _Stream(Protocol):
 class _Compressor(Compressor):
     def __init__(self, stream: _Stream) -> None:
         self._stream = stream
+        self._held = bytearray()
 
     @override
     def feed(self, data: Buffer) -> Iterator[bytes]:
+        # ISA-L's output depends on where its input is cut; so cut it at fixed places, whatever the caller does.
         view = memoryview(data).cast("B")
-        for at in range(0, len(view), CHUNK):
-            chunk = self._stream.compress(view[at : at + CHUNK])
+        at = 0
+        while at < len(view):
+            part = view[at : at + CHUNK - len(self._held)]
+            at += len(part)
+            if self._held or len(part) < CHUNK:
+                self._held += part
+                if len(self._held) < CHUNK:
+                    return
+                part, self._held = self._held, bytearray()
+            chunk = self._stream.compress(part)
             if chunk:
                 yield chunk
 
     @override
     def finish(self) -> bytes:
-        return self._stream.flush()
+        return self._stream.compress(self._held) + self._stream.flush()
 
 
 class _Plain(Compressor):

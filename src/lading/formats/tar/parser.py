@@ -186,7 +186,7 @@ class TarParser:
             if not link:
                 raise TarError("a hard link in a tar archive has no target")
             names.check(link, self.limits)
-        elif kind is EntryType.SYMLINK:
+        else:
             names.check_target(link, self.limits)
 
     def _end_block(self) -> None:
