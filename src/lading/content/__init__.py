@@ -1,6 +1,6 @@
-"""Content: blobs in containerd's on-disk layout.
-Invariant: a blob is visible only after written, verified, fsync, rename, fsync of its directory.
-Start at:  local.py.
+"""Content: blobs in files below one root, in containerd's layout.
+Invariant: a row is written after its file is durable; a file is deleted after its row is gone.
+Start at:  local.py, then writer.py (the blob protocol).
 Imports:   core, kit, oci.  Never: another adapter.
-Proved by: testing/content.py; tests/crash/.
+Proved by: testing/content.py, tests/crash/test_content.py, tests/stateful/.
 """

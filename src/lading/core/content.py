@@ -26,12 +26,25 @@ from typing import NewType, Protocol
 from typing_extensions import Buffer
 
 from lading.core.leases import LeaseID
+from lading.errors import DataLossError
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 
 IngestRef = NewType("IngestRef", str)
 Labels = Mapping[str, str]
 NO_LABELS: Labels = {}
+
+
+class DigestMismatchError(DataLossError):
+    """Bytes do not have the digest that they were promised under."""
+
+    code = "digest-mismatch"
+
+
+class SizeMismatchError(DataLossError):
+    """There are more or fewer bytes than promised."""
+
+    code = "size-mismatch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

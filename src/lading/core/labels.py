@@ -1,6 +1,9 @@
 """Labels that Lading reads or writes. They are containerd's own, so that either can take over the other's store."""
 
+from collections.abc import Mapping
 from typing import Final
+
+from lading.errors import InvalidArgumentError
 
 GC_ROOT: Final = "containerd.io/gc.root"
 """On content or a snapshot: keep it, whatever refers to it."""
@@ -21,3 +24,25 @@ SNAPSHOT_REF: Final = "containerd.io/snapshot.ref"
 
 RESERVED_PREFIXES: Final = ("containerd.io/", "lading.")
 """Labels from images and users must not begin so: an image never feeds control metadata (reliability D16)."""
+
+LIMIT: Final = 4096
+"""Bytes of a label's key and value together."""
+
+
+def check(labels: Mapping[str, str | None]) -> None:
+    """Raise `InvalidArgumentError` for a label without a key or over `LIMIT`."""
+    for key, value in labels.items():
+        if not key:
+            raise InvalidArgumentError("a label has an empty key")
+        length = len(key.encode()) + len((value or "").encode())
+        if length > LIMIT:
+            raise InvalidArgumentError(
+                f"label {key[:64]!r} has {length} bytes",
+                hint=f"key and value together have at most {LIMIT} bytes",
+            )
+
+
+def merge(labels: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    """``labels`` with ``changes`` applied: ``None`` removes."""
+    merged = {**labels, **changes}
+    return {key: value for key, value in merged.items() if value is not None}

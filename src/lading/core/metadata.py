@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NewType, Protocol
+from typing import NamedTuple, NewType, Protocol
 
 from lading.core import containers, content, images, leases, snapshots
 from lading.core.content import IngestRef
@@ -180,8 +180,7 @@ class Snapshots(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """One thing that the collector can keep or delete. ``scope`` is the snapshotter's name for snapshots, else empty."""
 
     kind: str

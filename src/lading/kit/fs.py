@@ -1,11 +1,23 @@
 """Files that survive a power cut: write, fsync, rename, fsync the directory."""
 
 import contextlib
+import ctypes
+import fcntl
 import os
 from collections.abc import Generator
+from errno import EDQUOT, EINVAL, ENOSPC, ENOSYS
 from pathlib import Path
+from typing import Final
 
 from typing_extensions import Buffer
+
+from lading.errors import UnavailableError
+
+_AT_FDCWD: Final = -100
+_FALLOC_FL_KEEP_SIZE: Final = 1
+_RENAME_NOREPLACE: Final = 1
+_SYNC_FILE_RANGE_WRITE: Final = 2
+_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def fsync_directory(path: str | Path) -> None:
@@ -50,3 +62,115 @@ def open_directory(path: str | Path) -> Generator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def allocate(fd: int, length: int, *, offset: int = 0, keep_size: bool = False) -> None:
+    """Reserve disk space for a file; where the file system cannot, nothing happens.
+
+    Raises:
+        OSError: ``ENOSPC`` or ``EDQUOT``: there is less. The file may have grown.
+
+    """
+    mode = _FALLOC_FL_KEEP_SIZE if keep_size else 0
+    if _libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(length)):
+        errno = ctypes.get_errno()
+        if errno in (ENOSPC, EDQUOT):
+            raise OSError(errno, os.strerror(errno))
+
+
+def rename_new(source: str | Path, target: str | Path) -> None:
+    """Rename without replacing; ``FileExistsError`` if the target is there."""
+    if _libc.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE):
+        errno = ctypes.get_errno()
+        if errno not in (EINVAL, ENOSYS):
+            raise OSError(errno, os.strerror(errno), os.fspath(target))
+        os.link(source, target)  # this file system has no such flag; a link does not replace either
+        os.unlink(source)
+
+
+def start_writeback(fd: int, offset: int, length: int) -> None:
+    """Begin writing a range to the disk, so that the fsync at the end has little left to do. A hint; never fails."""
+    _libc.sync_file_range(fd, ctypes.c_long(offset), ctypes.c_long(length), _SYNC_FILE_RANGE_WRITE)
+
+
+def available(path: str | Path) -> int:
+    """Bytes that can still be written to the file system of ``path``."""
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
+
+
+class Reserve:
+    """A file that holds disk space back, so that something can still be deleted when the disk is full.
+
+    It is made when there is plenty of space and given up when the last deletion needs some.
+    """
+
+    def __init__(self, path: str | Path, size: int) -> None:
+        self.path = Path(path)
+        self.size = size
+
+    def ensure(self) -> bool:
+        """Hold the space if eight times as much is free; whether it is held."""
+        if self.path.exists():
+            return True
+        if available(self.path.parent) < 8 * self.size:
+            return False
+        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            allocate(fd, self.size)
+        except OSError:
+            self.release()
+            return False
+        finally:
+            os.close(fd)
+        return True
+
+    def release(self) -> bool:
+        """Give the space back; whether there was any."""
+        try:
+            os.unlink(self.path)
+        except FileNotFoundError:
+            return False
+        return True
+
+
+class LockedError(UnavailableError):
+    """Another process has the lock."""
+
+    code = "locked"
+
+
+class FileLock:
+    """An advisory lock of one process on a file that names its holder. The kernel drops it when the process ends."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Take the lock.
+
+        Raises:
+            LockedError: It is taken.
+
+        """
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(self._fd)
+            raise LockedError(
+                f"{Path(path).parent} is in use by process {holder}",
+                hint="one daemon serves a data-root; end that process or choose another --data-root",
+                subject=str(path),
+            ) from exc
+        except BaseException:
+            os.close(self._fd)
+            raise
+        # A full disk must not keep the daemon from starting: the pid is only for the message of the next one.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def close(self) -> None:
+        """Let go. Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

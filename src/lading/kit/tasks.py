@@ -81,5 +81,9 @@ class KeyedLock:
             if not entry.users:
                 del self._entries[key]
 
+    def held(self, key: Hashable) -> bool:
+        """Whether somebody holds ``key`` or waits for it."""
+        return key in self._entries
+
     def __len__(self) -> int:
         return len(self._entries)

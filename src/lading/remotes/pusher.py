@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Final
 from urllib.parse import quote, urlencode
 
 import anyio
@@ -23,9 +24,9 @@ from lading.remotes.hosts import Capability, Host
 from lading.remotes.http1 import parse_uploaded
 from lading.remotes.session import Call, HostFailedError, Session
 
-_GONE = frozenset({404, 410})
-_ODD_RANGE = frozenset({400, 409, 416})
-_MANIFEST_TYPES = mediatypes.INDEXES | mediatypes.MANIFESTS | mediatypes.SCHEMA1
+_GONE: Final = frozenset({404, 410})
+_ODD_RANGE: Final = frozenset({409, 416})
+_MANIFEST_TYPES: Final = mediatypes.INDEXES | mediatypes.MANIFESTS | mediatypes.SCHEMA1
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +169,12 @@ class HttpPusher(Pusher):
                     subject=descriptor.digest,
                 )
             await self._session.shared.sleep(self._limits.backoff * 2 ** (idle - 1))
+            refused = upload if replies[-1].status in _ODD_RANGE else None
             upload = await self._resume(host, upload, descriptor)
+            if refused is not None and upload is not None and upload.offset == refused.offset:
+                upload = (
+                    None  # "0-0" is what both no byte and one byte look like; or it counts in its own way
+                )
 
     async def _whole(
         self,

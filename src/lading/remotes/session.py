@@ -22,6 +22,7 @@ from lading.remotes.config import Config
 from lading.remotes.connection import Origin, Response, Upload
 from lading.remotes.dial import Resolve
 from lading.remotes.errors import (
+    REFUSED_HERE,
     ForbiddenAddressError,
     NotTLSError,
     RemoteUnauthenticatedError,
@@ -157,7 +158,8 @@ class Session:
                     return outcome
                 if outcome.reply.status == 401 and not refreshed:
                     refreshed = True
-                    audience = self._audience(host)  # http, if that is what the host turned out to speak
+                    if (spoken := self._audience(host)) != audience:
+                        audience, value = spoken, ""  # it turned out to speak http, and was sent nothing yet
                     value = await self.shared.authorizer.refresh(
                         audience, identity, outcome.challenges, scopes, refused=value
                     )
@@ -166,7 +168,8 @@ class Session:
             except TransportError as exc:
                 reply, cause = HostReply(host=host.name, message=exc.message), exc
             except ForbiddenAddressError as exc:
-                reply, cause = HostReply(host=host.name, message=exc.message), None
+                reply = HostReply(host=host.name, codes=(REFUSED_HERE,), message=exc.message)
+                raise HostFailedError(reply) from exc
             except (UnauthenticatedError, PermissionDeniedError) as exc:
                 raise HostFailedError(_reply_of(host, exc)) from exc
             except LadingError as exc:

@@ -168,6 +168,7 @@ class Loader:
         path = normal_path(member.path)
         if member.link is not None:
             base = "" if member.hard else posixpath.dirname(path)
+            intake.blobs.pop(path, None)
             intake.links[path] = normal_path(posixpath.join(base, member.link))
         elif not member.regular:
             return
@@ -209,7 +210,7 @@ class Loader:
                 async for _ in stream.data(member):
                     pass
                 item.current, item.phase = member.size, Phase.EXISTS
-                return expected.digest, member.size
+                return expected.digest, (await self._content.info(expected.digest)).size
             if writer.offset:
                 await aio.run(aio.DISK, writer.truncate)
             async for chunk in stream.data(member):

@@ -41,6 +41,15 @@ def ingest_ref(descriptor: Descriptor) -> IngestRef:
     return IngestRef(f"{kind}-{descriptor.digest}")
 
 
+def check_length(descriptor: Descriptor, size: int) -> None:
+    """Refuse a descriptor that gives a blob another length than it has (reliability.md D7)."""
+    if size != descriptor.size:
+        raise DataLossError(
+            f"blob {descriptor.digest} is {size} bytes long, but was announced with {descriptor.size}",
+            subject=descriptor.digest,
+        )
+
+
 @dataclass(slots=True, kw_only=True)
 class Wish:
     """One blob that a pull wants. ``arriving`` is set as soon as its first bytes can be read."""
@@ -113,6 +122,7 @@ class Downloads:
             finally:
                 self._items.pop(digest, None)
         if not fresh:
+            check_length(descriptor, (await self._content.info(digest)).size)
             if item.phase is Phase.WAITING:
                 item.phase = Phase.EXISTS
             item.current = item.total = descriptor.size

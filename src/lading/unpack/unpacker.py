@@ -165,7 +165,7 @@ class Unpacker:
         async with self._chains.hold(layer.chain_id):
             if not await self._hold(layer.chain_id, lease):
                 await self._make(layer, lease, source, parent, item)
-        item.phase = Phase.COMPLETE
+                item.phase = Phase.COMPLETE
         committed[layer.chain_id].set()
 
     async def _make(

@@ -1,0 +1,253 @@
+"""`LocalContentStore`: blobs in files, what they are in rows."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import anyio
+from typing_extensions import override
+
+from lading.content.files import LocalFiles, translate
+from lading.content.reader import LocalReader
+from lading.content.writer import LocalWriter
+from lading.core import content, metadata
+from lading.core.content import Info, IngestRef, IngestStatus, Labels
+from lading.core.leases import LeaseID
+from lading.core.metadata import IngestRow, Namespace
+from lading.errors import (
+    AlreadyExistsError,
+    DataLossError,
+    InvalidArgumentError,
+    LadingError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+from lading.kit import aio
+from lading.kit.failpoints import failpoint
+from lading.oci.descriptor import Descriptor
+from lading.oci.digest import Digest
+
+EXPIRY: Final = timedelta(hours=24)
+"""How long an ingest is kept that no lease holds."""
+
+
+def utc_now() -> datetime:
+    """The wall clock."""
+    return datetime.now(UTC)
+
+
+class LocalContentStore(content.Store):
+    """`content.Store` of one namespace on local files.
+
+    Args:
+        root: The directory, or the `LocalFiles` that it shares with stores of other namespaces.
+        blobs: The namespace's rows.
+        namespace: Its name, which keeps equal refs of different namespaces apart.
+        clock: The time.
+
+    """
+
+    def __init__(
+        self,
+        root: Path | LocalFiles,
+        blobs: metadata.Blobs,
+        *,
+        namespace: Namespace = Namespace("moby"),  # noqa: B008 -- a string
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self.files = root if isinstance(root, LocalFiles) else LocalFiles(root)
+        self._blobs = blobs
+        self._namespace = namespace
+        self._clock = clock
+
+    @override
+    async def info(self, digest: Digest) -> Info:
+        return await self._blobs.get(digest)
+
+    @override
+    async def update(self, digest: Digest, labels: Mapping[str, str | None]) -> Info:
+        return await self._blobs.update(digest, labels)
+
+    @override
+    async def walk(self) -> AsyncIterator[Info]:
+        for info in await self._blobs.list():
+            yield info
+
+    @override
+    async def delete(self, digest: Digest) -> None:
+        if await self._blobs.delete(digest):
+            await self.delete_file(digest)
+
+    async def delete_file(self, digest: Digest) -> int:
+        """Delete the bytes of a blob that no namespace has any more; the number of bytes freed, 0 if there were none.
+
+        Does nothing for a blob that has come back. Idempotent.
+        """
+        async with self.files.blobs.hold(digest):
+            if await self._blobs.present(digest) is not None:
+                return 0
+            return await aio.run(aio.DISK, self._unlink, digest)
+
+    def _unlink(self, digest: Digest) -> int:
+        size = self.files.size(digest)
+        if size is None:
+            return 0
+        failpoint("delete.before_unlink")
+        self.files.blob(digest).unlink(missing_ok=True)
+        return size
+
+    @override
+    @asynccontextmanager
+    async def open_reader(self, digest: Digest) -> AsyncGenerator[LocalReader]:
+        info = await self._blobs.get(digest)
+        try:
+            reader = await aio.run(aio.DISK, LocalReader, self.files.blob(digest))
+        except FileNotFoundError as exc:
+            raise self._lost(digest, "is missing") from exc
+        with reader:
+            if reader.size != info.size:
+                raise self._lost(digest, f"has {reader.size} bytes instead of {info.size}")
+            yield reader
+
+    @staticmethod
+    def _lost(digest: Digest, how: str) -> DataLossError:
+        return DataLossError(f"the file of blob {digest} {how}", hint="pull its image again", subject=digest)
+
+    @override
+    async def read(self, digest: Digest, *, limit: int) -> bytes:
+        async with self.open_reader(digest) as reader:
+            if reader.size > limit:
+                raise ResourceExhaustedError(
+                    f"blob {digest} has {reader.size} bytes, more than {limit}", subject=digest
+                )
+            data = await aio.run(aio.DISK, reader.pread, reader.size, 0)
+        if not digest.matches(data):
+            raise self._lost(digest, "has other bytes")
+        return data
+
+    async def verify(self, digest: Digest) -> None:
+        """Hash a whole blob. Raises `NotFoundError`; `DataLossError` if it is damaged."""
+        async with self.open_reader(digest):
+            if not await aio.run(aio.DATA, self.files.rehash, self.files.blob(digest), digest):
+                raise self._lost(digest, "has other bytes")
+
+    @override
+    @asynccontextmanager
+    async def open_writer(
+        self, ref: IngestRef, *, expected: Descriptor | None = None, lease: LeaseID | None = None
+    ) -> AsyncGenerator[LocalWriter]:
+        if not ref:
+            raise InvalidArgumentError("an ingest needs a ref")
+        directory = self.files.ingest(self._namespace, ref)
+        async with self.files.ingests.hold(directory):
+            if expected is not None and await self._have(expected, lease):
+                if await aio.run(aio.DISK, directory.exists):
+                    await self._discard(ref, directory)
+                raise AlreadyExistsError(f"blob {expected.digest} exists", subject=expected.digest)
+
+            async def publish(digest: Digest, size: int, labels: Labels) -> Info:
+                return await self._blobs.add(digest, size, labels=labels, ref=ref, lease=lease)
+
+            async def discard() -> None:
+                await self._discard(ref, directory)
+
+            writer = LocalWriter(
+                self.files, directory, ref, expected=expected, publish=publish, discard=discard
+            )
+            try:
+                await self._open(writer, directory, expected, lease)
+                yield writer
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await aio.run(aio.DISK, writer.close)
+
+    async def _open(
+        self, writer: LocalWriter, directory: Path, expected: Descriptor | None, lease: LeaseID | None
+    ) -> None:
+        now = self._clock()
+        try:
+            new = await aio.run(aio.DISK, self.files.create_ingest, directory, writer.ref, now)
+            failpoint("open.after_directory")
+            row = IngestRow(
+                ref=writer.ref,
+                expected=expected.digest if expected else None,
+                total=expected.size if expected else 0,
+                started_at=now,
+                expires_at=now + EXPIRY,
+            )
+            try:
+                await self._blobs.open_ingest(row, lease=lease)
+            except LadingError:
+                if new:
+                    await self.files.discard_ingest(directory)
+                raise
+            failpoint("open.after_row")
+            await aio.run(aio.DATA, writer.open)
+        except OSError as exc:
+            raise translate(exc, writer.ref, self.files.root) from exc
+
+    async def _have(self, expected: Descriptor, lease: LeaseID | None) -> bool:
+        """Whether the namespace has the blob, whole; then it joins ``lease``. One whose file is lost is written again."""
+        try:
+            await self._blobs.get(expected.digest)
+        except NotFoundError:
+            return False
+        if await aio.run(aio.DISK, self.files.size, expected.digest) != expected.size:
+            return False
+        return lease is None or await self._blobs.hold(expected.digest, lease)
+
+    @override
+    async def status(self, ref: IngestRef) -> IngestStatus:
+        for row in await self._blobs.ingests():
+            if row.ref == ref:
+                return await aio.run(aio.DISK, self._status, row)
+        raise NotFoundError(f"no ingest {ref}", subject=ref)
+
+    @override
+    async def statuses(self) -> list[IngestStatus]:
+        rows = await self._blobs.ingests()
+        return await aio.run(aio.DISK, lambda: [self._status(row) for row in rows])
+
+    def _status(self, row: IngestRow) -> IngestStatus:
+        directory = self.files.ingest(self._namespace, row.ref)
+        try:
+            status = (directory / "data").stat()
+            offset, updated_at = status.st_size, datetime.fromtimestamp(status.st_mtime, UTC)
+        except FileNotFoundError:  # a row is there a moment before its file
+            offset, updated_at = 0, row.started_at
+        try:
+            started_at = datetime.fromisoformat((directory / "startedat").read_text("utf-8"))
+        except (FileNotFoundError, ValueError):
+            started_at = row.started_at
+        return IngestStatus(
+            ref=row.ref,
+            offset=offset,
+            total=row.total,
+            expected=row.expected,
+            started_at=started_at,
+            updated_at=max(updated_at, started_at),
+        )
+
+    @override
+    async def abort(self, ref: IngestRef) -> None:
+        if all(row.ref != ref for row in await self._blobs.ingests()):
+            raise NotFoundError(f"no ingest {ref}", subject=ref)
+        directory = self.files.ingest(self._namespace, ref)
+        if self.files.ingests.held(directory):
+            raise UnavailableError(f"the ingest {ref} is being written", hint="end that first", subject=ref)
+        async with self.files.ingests.hold(directory):
+            await self._discard(ref, directory)
+
+    async def delete_ingest(self, ref: IngestRef) -> None:
+        """Delete the files of an ingest whose row is gone, unless it is being written; idempotent."""
+        directory = self.files.ingest(self._namespace, ref)
+        if not self.files.ingests.held(directory):
+            async with self.files.ingests.hold(directory):
+                await self.files.discard_ingest(directory)
+
+    async def _discard(self, ref: IngestRef, directory: Path) -> None:
+        await self.files.discard_ingest(directory)
+        await self._blobs.close_ingest(ref)

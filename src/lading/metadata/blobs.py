@@ -1,0 +1,192 @@
+"""Rows of blobs and ingests."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from typing_extensions import override
+
+from lading.core import labels as label_rules
+from lading.core import metadata, references
+from lading.core.content import Info, IngestRef, Labels
+from lading.core.leases import LeaseID, Resource
+from lading.core.metadata import IngestRow, Namespace, Node
+from lading.errors import NotFoundError
+from lading.kit.sqlite import Connection
+from lading.metadata.codec import dump, load_text_map, to_microseconds, to_time
+from lading.metadata.holding import hold
+from lading.metadata.session import Session
+from lading.oci.digest import Digest
+
+_COLUMNS: Final = "digest, size, created, updated, labels"
+_SELECT: Final = f"SELECT {_COLUMNS} FROM blob WHERE namespace = ?"  # noqa: S608 -- constants
+_GET: Final = f"{_SELECT} AND digest = ?"
+
+
+def _info(row: tuple[Any, ...]) -> Info:
+    digest, size, created, updated, labels = row
+    return Info(
+        digest=Digest(digest),
+        size=size,
+        created_at=to_time(created),
+        updated_at=to_time(updated),
+        labels=load_text_map(labels),
+    )
+
+
+class SqliteBlobs(metadata.Blobs):
+    """`metadata.Blobs` of one namespace."""
+
+    def __init__(self, session: Session, namespace: Namespace) -> None:
+        self._session = session
+        self._namespace = namespace
+
+    def _find(self, connection: Connection, digest: Digest) -> Info | None:
+        row = connection.execute(_GET, (self._namespace, digest)).fetchone()
+        return None if row is None else _info(row)
+
+    def _get(self, connection: Connection, digest: Digest) -> Info:
+        if (info := self._find(connection, digest)) is None:
+            raise NotFoundError(f"no blob {digest}", subject=digest)
+        return info
+
+    @override
+    async def get(self, digest: Digest) -> Info:
+        return await self._session.read(lambda connection: self._get(connection, digest))
+
+    @override
+    async def list(self) -> Sequence[Info]:
+        return await self._session.read(
+            lambda connection: [
+                _info(row) for row in connection.execute(f"{_SELECT} ORDER BY digest", (self._namespace,))
+            ]
+        )
+
+    @override
+    async def add(
+        self,
+        digest: Digest,
+        size: int,
+        *,
+        labels: Labels,
+        ref: IngestRef | None = None,
+        lease: LeaseID | None = None,
+    ) -> Info:
+        label_rules.check(labels)
+
+        def job(connection: Connection) -> Info:
+            now = self._session.now()
+            old = self._find(connection, digest)
+            connection.execute(
+                "INSERT INTO blob (namespace, digest, size, created, updated, labels) VALUES (?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET labels = excluded.labels, updated = excluded.updated",
+                (self._namespace, digest, size, now, now, dump({**(old.labels if old else {}), **labels})),
+            )
+            if lease is not None:
+                hold(self._session, connection, self._namespace, lease, Resource(kind="content", id=digest))
+            if ref is not None:
+                self._close_ingest(connection, ref)
+            self._touch(digest, labels)
+            return self._get(connection, digest)
+
+        return await self._session.write(self._namespace, job)
+
+    def _touch(self, digest: Digest, labels: Mapping[str, str]) -> None:
+        self._session.touch(self._namespace, [Node("content", digest), *references.forward(labels)])
+
+    @override
+    async def hold(self, digest: Digest, lease: LeaseID) -> bool:
+        def job(connection: Connection) -> bool:
+            if self._find(connection, digest) is None:
+                return False
+            hold(self._session, connection, self._namespace, lease, Resource(kind="content", id=digest))
+            return True
+
+        return await self._session.write(self._namespace, job)
+
+    @override
+    async def update(self, digest: Digest, labels: Mapping[str, str | None]) -> Info:
+        label_rules.check(labels)
+
+        def job(connection: Connection) -> Info:
+            merged = label_rules.merge(self._get(connection, digest).labels, labels)
+            connection.execute(
+                "UPDATE blob SET labels = ?, updated = ? WHERE namespace = ? AND digest = ?",
+                (dump(merged), self._session.now(), self._namespace, digest),
+            )
+            self._touch(digest, merged)
+            return self._get(connection, digest)
+
+        return await self._session.write(self._namespace, job)
+
+    @override
+    async def delete(self, digest: Digest) -> bool:
+        def job(connection: Connection) -> bool:
+            self._get(connection, digest)
+            connection.execute(
+                "DELETE FROM blob WHERE namespace = ? AND digest = ?", (self._namespace, digest)
+            )
+            return self._present(connection, digest) is None
+
+        return await self._session.write(self._namespace, job, frees=True)
+
+    @staticmethod
+    def _present(connection: Connection, digest: Digest) -> int | None:
+        row = connection.execute("SELECT size FROM blob WHERE digest = ? LIMIT 1", (digest,)).fetchone()
+        return None if row is None else row[0]
+
+    @override
+    async def present(self, digest: Digest) -> int | None:
+        return await self._session.read(lambda connection: self._present(connection, digest))
+
+    @override
+    async def open_ingest(self, row: IngestRow, *, lease: LeaseID | None = None) -> None:
+        def job(connection: Connection) -> None:
+            connection.execute(
+                "INSERT OR REPLACE INTO ingest (namespace, ref, expected, total, started, expires) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    self._namespace,
+                    row.ref,
+                    row.expected,
+                    row.total,
+                    to_microseconds(row.started_at),
+                    to_microseconds(row.expires_at),
+                ),
+            )
+            if lease is not None:
+                hold(self._session, connection, self._namespace, lease, Resource(kind="ingest", id=row.ref))
+            expected = [] if row.expected is None else [Node("content", row.expected)]
+            self._session.touch(self._namespace, [Node("ingest", row.ref), *expected])
+
+        await self._session.write(self._namespace, job)
+
+    @override
+    async def ingests(self) -> Sequence[IngestRow]:
+        return await self._session.read(
+            lambda connection: [
+                IngestRow(
+                    ref=IngestRef(ref),
+                    expected=None if expected is None else Digest(expected),
+                    total=total,
+                    started_at=to_time(started),
+                    expires_at=to_time(expires),
+                )
+                for ref, expected, total, started, expires in connection.execute(
+                    "SELECT ref, expected, total, started, expires FROM ingest WHERE namespace = ? ORDER BY ref",
+                    (self._namespace,),
+                )
+            ]
+        )
+
+    @override
+    async def close_ingest(self, ref: IngestRef) -> None:
+        await self._session.write(
+            self._namespace, lambda connection: self._close_ingest(connection, ref), frees=True
+        )
+
+    def _close_ingest(self, connection: Connection, ref: IngestRef) -> None:
+        connection.execute("DELETE FROM ingest WHERE namespace = ? AND ref = ?", (self._namespace, ref))
+        connection.execute(
+            "DELETE FROM lease_resource WHERE namespace = ? AND kind = 'ingest' AND id = ? AND snapshotter = ''",
+            (self._namespace, ref),
+        )

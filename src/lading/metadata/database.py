@@ -1,0 +1,207 @@
+"""`SqliteDatabase`: one file, one process, one writer thread."""
+
+import os
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Final, Self
+
+import anyio
+from typing_extensions import override
+
+from lading.core import metadata
+from lading.core.metadata import Graph, Namespace, Node
+from lading.errors import LadingError, PermissionDeniedError
+from lading.kit import aio, fs
+from lading.kit.sqlite import Connection, Readers, connect
+from lading.metadata import graph as graphs
+from lading.metadata.blobs import SqliteBlobs
+from lading.metadata.containers import SqliteContainers
+from lading.metadata.images import SqliteImages
+from lading.metadata.leases import SqliteLeases
+from lading.metadata.migrate import migrate, released
+from lading.metadata.session import Session
+from lading.metadata.snapshots import SqliteSnapshots
+
+RESERVE: Final = 32 * 1024 * 1024
+"""Bytes held back on the data-root's disk, so that images can be removed when it is full."""
+_LOG_SPACE: Final = 8 * 1024 * 1024
+"""Bytes reserved for the write-ahead log: twice what it grows to between checkpoints."""
+_FILE_SPACE: Final = 1024 * 1024
+"""Bytes reserved behind the end of the database file, for pages that a checkpoint adds."""
+_NAMESPACES: Final = " UNION ".join(
+    f"SELECT namespace FROM {table}"  # noqa: S608 -- constants
+    for table in ("blob", "ingest", "image", "lease", "snapshot", "container")
+)
+
+
+def utc_now() -> datetime:
+    """The wall clock."""
+    return datetime.now(UTC)
+
+
+class SqliteDatabase(metadata.Database):
+    """`metadata.Database` in one SQLite file.
+
+    When the disk is full, changes that delete go on: the log's space is reserved, and a reserve file is given up for them.
+    """
+
+    def __init__(self, session: Session, lock: fs.FileLock) -> None:
+        self._session = session
+        self._lock = lock
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        path: str | Path,
+        *,
+        clock: Callable[[], datetime] = utc_now,
+        reserve: int = RESERVE,
+        schema: Sequence[str] | None = None,
+    ) -> AsyncGenerator[Self]:
+        """Open or create the database file ``path``, for this process alone.
+
+        Raises:
+            LockedError: Another process has it open.
+            NewerSchemaError: A newer Lading wrote it.
+            DataLossError: It is damaged.
+            PermissionDeniedError: It cannot be written.
+
+        """
+        database = await aio.run(
+            aio.DISK, cls._open, Path(path), clock, reserve, released() if schema is None else schema
+        )
+        try:
+            yield database
+        finally:
+            with anyio.CancelScope(shield=True):
+                await database.close()
+
+    @classmethod
+    def _open(cls, path: Path, clock: Callable[[], datetime], reserve: int, schema: Sequence[str]) -> Self:
+        try:
+            lock = fs.FileLock(path.with_name(f"{path.name}.lock"))
+        except OSError as exc:
+            raise PermissionDeniedError(
+                f"cannot open the database {path}: {exc.strerror}",
+                hint="the data-root must exist on a writable file system",
+                subject=str(path),
+            ) from exc
+        try:
+            migrate(path, schema)
+            connection = connect(path)
+            held = fs.Reserve(path.with_name(f"{path.name}.reserve"), reserve)
+            _hold_space(path, held)
+            session = Session(
+                connection,
+                Readers(path),
+                name=str(path),
+                clock=clock,
+                make_room=held.release,
+                committed=partial(_restore, held),
+            )
+        except BaseException:
+            lock.close()
+            raise
+        return cls(session, lock)
+
+    @override
+    def blobs(self, namespace: Namespace) -> SqliteBlobs:
+        return SqliteBlobs(self._session, namespace)
+
+    @override
+    def snapshots(self, namespace: Namespace, snapshotter: str) -> SqliteSnapshots:
+        return SqliteSnapshots(self._session, namespace, snapshotter)
+
+    @override
+    def images(self, namespace: Namespace) -> SqliteImages:
+        return SqliteImages(self._session, namespace)
+
+    @override
+    def leases(self, namespace: Namespace) -> SqliteLeases:
+        return SqliteLeases(self._session, namespace)
+
+    @override
+    def containers(self, namespace: Namespace) -> SqliteContainers:
+        return SqliteContainers(self._session, namespace)
+
+    @override
+    async def namespaces(self) -> list[Namespace]:
+        return await self._session.read(
+            lambda connection: sorted(Namespace(str(row[0])) for row in connection.execute(_NAMESPACES))
+        )
+
+    @override
+    async def graph(self, namespace: Namespace, *, now: datetime) -> Graph:
+        # Before the read begins: what is committed in between then counts as newer than the graph, which is safe.
+        version = self._session.version(namespace)
+        return await self._session.read(
+            lambda connection: graphs.read(connection, namespace, now=now, version=version)
+        )
+
+    @override
+    async def condemn(
+        self, namespace: Namespace, nodes: Sequence[Node], *, graph: Graph, now: datetime
+    ) -> list[Node]:
+        def job(connection: Connection) -> list[Node]:
+            return graphs.condemn(
+                connection,
+                namespace,
+                nodes,
+                graph=graph,
+                touched=self._session.touched(namespace, graph.version),
+                reread=partial(graphs.read, connection, namespace, now=now, version=graph.version),
+            )
+
+        return await self._session.write(namespace, job, frees=True)
+
+    @override
+    def exclusive(self) -> AbstractAsyncContextManager[None]:
+        return self._session.exclusive()
+
+    @override
+    async def setting(self, key: str) -> str | None:
+        def job(connection: Connection) -> str | None:
+            row = connection.execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
+            return None if row is None else row[0]
+
+        return await self._session.read(job)
+
+    @override
+    async def set_setting(self, key: str, value: str) -> None:
+        def job(connection: Connection) -> None:
+            connection.execute("INSERT OR REPLACE INTO setting (key, value) VALUES (?, ?)", (key, value))
+
+        await self._session.write(None, job)
+
+    async def backup(self, target: str | Path) -> None:
+        """Write a whole, consistent copy to a new file, while others read and write."""
+        await self._session.read(
+            lambda connection: connection.execute("VACUUM INTO ?", (str(target),)).fetchall()
+        )
+
+    @override
+    async def close(self) -> None:
+        await aio.run(aio.DISK, self._session.close)
+        self._lock.close()
+
+
+def _hold_space(path: Path, reserve: fs.Reserve) -> None:
+    """Reserve what deletions need; a disk that is full already is no reason not to start."""
+    for suffix, space in (("-wal", _LOG_SPACE), ("", _FILE_SPACE)):
+        with suppress(OSError):
+            fd = os.open(f"{path}{suffix}", os.O_WRONLY | os.O_CLOEXEC | (os.O_CREAT if suffix else 0), 0o600)
+            try:
+                fs.allocate(fd, space, offset=0 if suffix else os.fstat(fd).st_size, keep_size=True)
+            finally:
+                os.close(fd)
+    with suppress(OSError):
+        reserve.ensure()
+
+
+def _restore(reserve: fs.Reserve) -> None:
+    with suppress(OSError, LadingError):
+        reserve.ensure()

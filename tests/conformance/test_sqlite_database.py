@@ -1,0 +1,13 @@
+"""`SqliteDatabase` keeps the promises of its port."""
+
+import pytest
+
+from lading.metadata.database import SqliteDatabase
+from lading.testing.metadata import DatabaseSuite
+
+
+class TestSqliteDatabase(DatabaseSuite):
+    @pytest.fixture
+    async def database(self, tmp_path):
+        async with SqliteDatabase.open(tmp_path / "lading.db", reserve=1 << 20) as database:
+            yield database
