@@ -287,7 +287,7 @@ def test_bad_flags_say_what_to_do(arguments: list[str], words: str) -> None:
         ({"hosts": "unix:///x"}, "invalid value for 'hosts'"),
         ({"lading": {"durabilty": "strict"}}, "did you mean durability"),
         ({"lading": {"durability": "never"}}, "lading"),
-        ({"lading": {"gc-interval": -1}}, "negative"),
+        ({"lading": {"gc-interval": -1}}, "at least 1 second"),
         ({"lading": 3}, "give an object"),
         ({"runtimes": {"x": 3}}, "invalid runtimes"),
         ("[1]", "expected an object"),
