@@ -56,9 +56,7 @@ async def test_a_killed_daemons_containers_are_found_again(world: ShimWorld, tmp
     os.mkfifo(go)
     paths = os.pathsep.join(sys.path)
     command = [sys.executable, "-c", DAEMON, str(tmp_path), world.parent]
-    with subprocess.Popen(  # noqa: ASYNC220
-        command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": paths}
-    ) as daemon:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": paths}) as daemon:
         assert daemon.stdout is not None
         try:
             assert await aio.run(aio.DISK, daemon.stdout.readline) == b"ready\n"

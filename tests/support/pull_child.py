@@ -47,7 +47,7 @@ class SlowFetcher(Fetcher):
     @override
     async def fetch(self, descriptor: Descriptor, sink: Sink, *, offset: int = 0) -> None:
         data = next(blob for found, blob in IMAGE.blobs.items() if found.digest == descriptor.digest)
-        print("offset", offset, descriptor.digest.short, flush=True)  # noqa: T201 - read by the parent
+        print("offset", offset, descriptor.digest.short, flush=True)
         for start in range(offset, len(data), 65536):
             await aio.run(aio.DATA, sink, memoryview(data)[start : start + 65536])
             await anyio.sleep(self._pause)
@@ -94,9 +94,9 @@ async def main(root: Path, pause: float) -> None:
             bus=FakeBus(),
             host=make.AMD64,
         )
-        print("ready", flush=True)  # noqa: T201
+        print("ready", flush=True)
         await service.pull(REFERENCE)
-        print("pulled", flush=True)  # noqa: T201
+        print("pulled", flush=True)
 
 
 if __name__ == "__main__":
