@@ -429,3 +429,22 @@ async def test_cancelling_is_prompt_while_a_name_server_is_silent(registry: Fake
     finally:
         answer.set()
         await client.close()
+
+
+async def test_connections_are_used_again(registry: FakeRegistry) -> None:
+    layer = registry.add_blob("app", DATA)
+    async with world() as client:
+        fetcher = client.resolver().fetcher(at(registry))
+        for _ in range(5):
+            await fetcher.fetch(layer, len)
+    assert registry.connections == 2  # the first was for TLS, which it does not speak
+
+
+async def test_a_connection_that_died_while_idle_is_replaced(registry: FakeRegistry) -> None:
+    layer = registry.add_blob("app", DATA)
+    async with world() as client:
+        fetcher = client.resolver().fetcher(at(registry))
+        await fetcher.fetch(layer, len)
+        registry.hang_up()
+        await fetcher.fetch(layer, len)
+        assert client.waits == []
