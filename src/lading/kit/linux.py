@@ -63,7 +63,7 @@ def _check(result: int, path: str | bytes | None = None) -> int:
 
 
 def openat2(dir_fd: int, path: str, flags: int, resolve: int) -> int:
-    """Open an existing path below ``dir_fd`` under ``RESOLVE_*`` rules; close-on-exec. Man page: openat2(2)."""
+    """Open an existing path below ``dir_fd`` under ``RESOLVE_*`` rules; close-on-exec. Man page: openat2, section 2."""
     how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
     raw = os.fsencode(path) or b"."
     while True:
@@ -73,13 +73,12 @@ def openat2(dir_fd: int, path: str, flags: int, resolve: int) -> int:
             return _check(fd, path)
 
 
-def syncfs(path: str | Path) -> None:
-    """Flush the file system that holds ``path``, and report its write errors. Man page: syncfs(2)."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        _check(_libc.syncfs(fd), os.fspath(path))
-    finally:
-        os.close(fd)
+def syncfs(fd: int) -> None:
+    """Flush the file system that holds an open file.
+
+    Reports write errors since ``fd`` was opened, so it should be as old as the writes. Man page: syncfs, section 2.
+    """
+    _check(_libc.syncfs(fd))
 
 
 def boot_id() -> str:
@@ -88,7 +87,7 @@ def boot_id() -> str:
 
 
 def mount(source: str, target: str, type: str, flags: int = 0, data: str = "") -> None:
-    """Man page: mount(2)."""
+    """Man page: mount, section 2."""
     _check(
         _libc.mount(
             os.fsencode(source),

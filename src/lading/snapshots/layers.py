@@ -37,15 +37,31 @@ class Lowers:
                 return fd
         return None
 
-    def is_directory(self, path: str) -> bool:
-        """Whether the view has a directory there."""
-        fd = self.find(path)
-        if fd is None:
-            return False
-        try:
-            return stat.S_ISDIR(os.fstat(fd).st_mode)
-        finally:
+    def names(self, path: str) -> set[str]:
+        """What the view has in a directory; nothing if it is none."""
+        found: set[str] = set()
+        gone: set[str] = set()
+        for root in self._roots:
+            fd, hidden = _look(root, path)
+            if fd is None:
+                if hidden:
+                    break
+                continue
             os.close(fd)
+            try:
+                directory = trees.open_below(root, path)
+            except NotADirectoryError:
+                break
+            try:
+                for name in os.listdir(directory):
+                    status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                    if name not in gone:
+                        (gone if trees.is_whiteout(status) else found).add(name)
+                if trees.is_opaque(directory):
+                    break
+            finally:
+                os.close(directory)
+        return found - gone
 
     def exists(self, path: str) -> bool:
         """Whether the view has anything there."""

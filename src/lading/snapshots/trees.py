@@ -136,16 +136,16 @@ def handle(directory: int, name: str) -> str:
     return f"/proc/self/fd/{directory}/{name}"
 
 
-def get_xattrs(path: str) -> dict[str, bytes]:
-    """The extended attributes of a file, not followed, without overlayfs's own."""
+def get_xattrs(path: str, *, follow: bool = False) -> dict[str, bytes]:
+    """The extended attributes of a file, without overlayfs's own. ``follow`` is for paths that stand for a descriptor."""
     try:
-        names = os.listxattr(path, follow_symlinks=False)
+        names = os.listxattr(path, follow_symlinks=follow)
     except OSError as exc:
         if exc.errno in (errno.ENOTSUP, errno.EPERM):
             return {}
         raise
     return {
-        name: os.getxattr(path, name, follow_symlinks=False)
+        name: os.getxattr(path, name, follow_symlinks=follow)
         for name in sorted(names)
         if not name.startswith(OVERLAY_XATTRS) and name != "security.selinux"
     }
