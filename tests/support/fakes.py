@@ -21,7 +21,7 @@ from lading.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from lading.kit.keyed import KeyedLocks
+from lading.kit.tasks import KeyedLock
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import DiffID, Digest
 
@@ -159,7 +159,7 @@ class FakeContent(content.Store):
         self.blobs: dict[str, tuple[bytes, dict[str, str]]] = {}
         self.ingests: dict[IngestRef, bytearray] = {}
         self.leases = manager
-        self._locks = KeyedLocks[IngestRef]()
+        self._locks = KeyedLock()
         self._open: set[IngestRef] = set()
 
     @override

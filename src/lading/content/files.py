@@ -16,7 +16,7 @@ from lading.core.content import IngestRef
 from lading.errors import DataLossError, LadingError, PermissionDeniedError, ResourceExhaustedError
 from lading.kit import aio, fs
 from lading.kit.hashing import hash_file
-from lading.kit.keyed import KeyedLocks
+from lading.kit.tasks import KeyedLock
 from lading.oci.digest import ALGORITHMS, Digest
 
 
@@ -28,9 +28,9 @@ class LocalFiles:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.ingests: KeyedLocks[Path] = KeyedLocks()
+        self.ingests = KeyedLock()
         """Held by whoever has an ingest directory open."""
-        self.blobs: KeyedLocks[Digest] = KeyedLocks()
+        self.blobs = KeyedLock()
         """Held from a blob's rename to its row, and while its file is deleted."""
         self._prepared = False
 
@@ -59,13 +59,15 @@ class LocalFiles:
         """Where an ingest is."""
         return self.root / "ingest" / hashlib.sha256(f"{namespace}/{ref}".encode()).hexdigest()
 
-    def create_ingest(self, directory: Path, ref: IngestRef, now: datetime) -> None:
-        """Make an ingest directory, or leave the one that is there."""
+    def create_ingest(self, directory: Path, ref: IngestRef, now: datetime) -> bool:
+        """Make an ingest directory, or leave the one that is there; whether it is new."""
         self.prepare()
         directory.mkdir(mode=0o700, exist_ok=True)
-        if not (directory / "ref").exists():
-            (directory / "startedat").write_text(now.isoformat(), "utf-8")
-            (directory / "ref").write_text(ref, "utf-8")
+        if (directory / "ref").exists():
+            return False
+        (directory / "startedat").write_text(now.isoformat(), "utf-8")
+        (directory / "ref").write_text(ref, "utf-8")
+        return True
 
     async def discard_ingest(self, directory: Path) -> None:
         """Delete an ingest directory; idempotent."""

@@ -20,6 +20,7 @@ from lading.errors import (
     AlreadyExistsError,
     DataLossError,
     InvalidArgumentError,
+    LadingError,
     NotFoundError,
     ResourceExhaustedError,
     UnavailableError,
@@ -168,7 +169,7 @@ class LocalContentStore(content.Store):
     ) -> None:
         now = self._clock()
         try:
-            await aio.run(aio.DISK, self.files.create_ingest, directory, writer.ref, now)
+            new = await aio.run(aio.DISK, self.files.create_ingest, directory, writer.ref, now)
             failpoint("open.after_directory")
             row = IngestRow(
                 ref=writer.ref,
@@ -177,7 +178,12 @@ class LocalContentStore(content.Store):
                 started_at=now,
                 expires_at=now + EXPIRY,
             )
-            await self._blobs.open_ingest(row, lease=lease)
+            try:
+                await self._blobs.open_ingest(row, lease=lease)
+            except LadingError:
+                if new:
+                    await self.files.discard_ingest(directory)
+                raise
             failpoint("open.after_row")
             await aio.run(aio.DATA, writer.open)
         except OSError as exc:

@@ -1,7 +1,8 @@
-"""Task groups that fail with the error that caused the failure."""
+"""Task groups that fail with the error that caused the failure, and locks by key."""
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Hashable
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import anyio
@@ -53,3 +54,36 @@ async def run_stage(function: Callable[..., T], *args: object) -> T:
     except StoppedError:
         await anyio.lowlevel.checkpoint_if_cancelled()
         raise
+
+
+@dataclass(slots=True)
+class _Entry:
+    lock: anyio.Lock = field(default_factory=anyio.Lock)
+    users: int = 0
+
+
+class KeyedLock:
+    """One lock per key, made when needed and forgotten when nobody uses it; first come, first served."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Hashable, _Entry] = {}
+
+    @contextlib.asynccontextmanager
+    async def hold(self, key: Hashable) -> AsyncGenerator[None]:
+        """Be the only holder of ``key`` in this process."""
+        entry = self._entries.setdefault(key, _Entry())
+        entry.users += 1
+        try:
+            async with entry.lock:
+                yield
+        finally:
+            entry.users -= 1
+            if not entry.users:
+                del self._entries[key]
+
+    def held(self, key: Hashable) -> bool:
+        """Whether somebody holds ``key`` or waits for it."""
+        return key in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)

@@ -18,7 +18,7 @@ from lading.core.progress import Item, Phase, Progress
 from lading.core.remotes import Fetcher
 from lading.errors import AlreadyExistsError, DataLossError, InvalidArgumentError, NotFoundError
 from lading.kit import aio
-from lading.kit.keyed import KeyedLocks
+from lading.kit.tasks import KeyedLock
 from lading.oci import mediatypes
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
@@ -92,7 +92,7 @@ class Downloads:
     def __init__(self, store: content.Store, sources: Sources) -> None:
         self._content = store
         self._sources = sources
-        self._flights = KeyedLocks[Digest]()
+        self._flights = KeyedLock()
         self._items: dict[Digest, Item] = {}
 
     async def fetch(

@@ -9,7 +9,7 @@ from typing import Final
 from lading.core import content
 from lading.core.labels import DISTRIBUTION_SOURCE, GC_REF_CONTENT
 from lading.errors import NotFoundError
-from lading.kit.keyed import KeyedLocks
+from lading.kit.tasks import KeyedLock
 from lading.oci import mediatypes
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
@@ -61,7 +61,7 @@ class Sources:
 
     def __init__(self, store: content.Store) -> None:
         self._content = store
-        self._locks = KeyedLocks[Digest]()
+        self._locks = KeyedLock()
 
     async def add(self, digest: Digest, repository: Reference) -> None:
         """Record that ``repository`` holds the blob; nothing happens if the blob is gone."""

@@ -16,8 +16,7 @@ from lading.core.progress import Phase, Progress
 from lading.core.remotes import Credentials, Document, Fetcher, Registries
 from lading.core.snapshots import SnapshotName
 from lading.errors import NotFoundError, ResourceExhaustedError
-from lading.kit.keyed import KeyedLocks
-from lading.kit.tasks import task_group
+from lading.kit.tasks import KeyedLock, task_group
 from lading.oci import mediatypes, platform
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.digest import Digest
@@ -75,7 +74,7 @@ class Puller:
         documents: Documents,
         downloads: Downloads,
         image_store: images.Store,
-        names: KeyedLocks[str],
+        names: KeyedLock,
         holder: Holder,
         registries: Registries,
         unpacker: Unpacker,
@@ -310,7 +309,7 @@ class Puller:
 
 async def point_name(
     store: images.Store,
-    names: KeyedLocks[str],
+    names: KeyedLock,
     name: str,
     target: Descriptor,
     *,

@@ -8,7 +8,7 @@ from lading.core.progress import Progress
 from lading.core.remotes import Credentials, Registries
 from lading.core.snapshots import SnapshotName, Snapshotter
 from lading.errors import InvalidArgumentError, UnsupportedError
-from lading.kit.keyed import KeyedLocks
+from lading.kit.tasks import KeyedLock
 from lading.oci import mediatypes
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.manifest import Manifest
@@ -53,7 +53,7 @@ class TransferService:
     ) -> None:
         self._images = image_store
         self._bus = bus
-        self._names = KeyedLocks[str]()
+        self._names = KeyedLock()
         self._holder = Holder(lease_manager, store)
         self._unpacker = Unpacker(store, lease_manager, snapshotter)
         sources = Sources(store)

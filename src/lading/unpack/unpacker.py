@@ -17,8 +17,7 @@ from lading.core.leases import LeaseID, Resource
 from lading.core.progress import Item, Phase, Progress
 from lading.core.snapshots import Capability, LayerWriter, SnapshotName, Snapshotter
 from lading.errors import AlreadyExistsError, DataLossError, LadingError, NotFoundError, UnsupportedError
-from lading.kit.keyed import KeyedLocks
-from lading.kit.tasks import task_group
+from lading.kit.tasks import KeyedLock, task_group
 from lading.oci import mediatypes
 from lading.oci.config import ImageConfig
 from lading.oci.descriptor import Descriptor
@@ -89,7 +88,7 @@ class Unpacker:
         self._content = store
         self._leases = manager
         self._snapshotter = snapshotter
-        self._chains = KeyedLocks[ChainID]()
+        self._chains = KeyedLock()
         self._parallel_layers = parallel_layers
         self._slots: anyio.CapacityLimiter | None = None
 
