@@ -23,6 +23,7 @@ from lading.containers import (
     request,
     signals,
     spec,
+    times,
     users,
     views,
 )
