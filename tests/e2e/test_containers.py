@@ -78,16 +78,16 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     try:
         yield made
     finally:
-        for id in made.run("ps", "-aq").stdout.split():
-            made.run("rm", "-f", id)
+        for each in made.run("ps", "-aq").stdout.split():
+            made.run("rm", "-f", each)
         made.end(signal.SIGTERM)
 
 
 @pytest.fixture(autouse=True)
 def _clean(engine: Engine) -> Iterator[None]:
     yield
-    for id in engine.run("ps", "-aq").stdout.split():
-        engine.run("rm", "-f", id)
+    for each in engine.run("ps", "-aq").stdout.split():
+        engine.run("rm", "-f", each)
 
 
 def test_run_keeps_streams_apart_and_gives_the_exit_code(engine: Engine):
@@ -135,6 +135,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(engine: Engine, options: lis
 
 
 def test_identity_directory_environment_mounts(engine: Engine, tmp_path: Path):
+    tmp_path.chmod(0o755)
     (tmp_path / "file").write_text("from the host\n")
     options = ["--rm", "--network", "none", "-u", "alice", "-w", "/made/here", "-e", "A=b", "-h", "boxy"]
     options += ["-v", f"{tmp_path}:/mnt:ro", "--tmpfs", "/scratch:size=1m", "--group-add", "77"]
@@ -176,10 +177,10 @@ def test_exec(engine: Engine):
 
 
 def test_names_listing_and_removal(engine: Engine):
-    id = engine.background("first", "sleep 100").strip()
+    made = engine.background("first", "sleep 100").strip()
     assert "Conflict" in engine.run("create", "--name", "first", "box").stderr
     engine.docker("rename", "first", "second")
-    assert engine.docker("ps", "-q", "--no-trunc", "--filter", "name=second").strip() == id
+    assert engine.docker("ps", "-q", "--no-trunc", "--filter", "name=second").strip() == made
     assert engine.docker("ps", "-q", "--filter", "status=exited") == ""
     assert "container is running" in engine.run("rm", "second").stderr
     engine.docker("pause", "second")
@@ -188,7 +189,7 @@ def test_names_listing_and_removal(engine: Engine):
     engine.docker("kill", "second")
     assert engine.docker("wait", "second") == "137\n"
     assert json.loads(engine.docker("inspect", "second"))[0]["State"]["ExitCode"] == 137
-    assert id in engine.docker("container", "prune", "-f")
+    assert made in engine.docker("container", "prune", "-f")
     assert "No such container" in engine.run("inspect", "--type", "container", "second").stderr
 
 

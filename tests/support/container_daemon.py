@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 import anyio
+import structlog
 
-from lading.api.engine import absent, containers, exec, events, system
+from lading.api.engine import absent, containers, events, system
+from lading.api.engine import exec as exec_routes
 from lading.api.engine.routing import Router
 from lading.api.engine.server import EngineServer, Listener
 from lading.containers.service import open_service
@@ -32,7 +34,7 @@ async def main(directory: Path) -> None:
     async with runtime, open_service(environment(directory, runtime, bus=bus)) as service:
         router = Router()
         containers.add_routes(router, service)
-        exec.add_routes(router, service)
+        exec_routes.add_routes(router, service)
         events.add_routes(router, bus)
         system.add_routes(router, system.Sources(host=host.facts(Config(), id="test", driver="tree")))
         absent.add_networks(router)
@@ -41,9 +43,11 @@ async def main(directory: Path) -> None:
         listening.bind(str(path))
         listening.listen()
         async with EngineServer(router).serving([Listener(socket=listening)]):
-            print("ready", flush=True)
+            sys.stdout.write("ready\n")
+            sys.stdout.flush()
             await anyio.sleep_forever()
 
 
 if __name__ == "__main__":
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     anyio.run(main, Path(sys.argv[1]))

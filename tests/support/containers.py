@@ -1,14 +1,14 @@
 """Stand-ins for what the container service is built on: an image that is a directory, records in a file."""
 
 import contextlib
-import datetime
+import datetime as dt
 import json
 import shutil
-import subprocess
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+import anyio
 import msgspec
 
 from lading.containers.environment import ContainerImage, Environment, ImageSource
@@ -27,10 +27,40 @@ from lading.oci.config import ImageConfig, RootFS, RunConfig
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.digest import Digest
 
-APPLETS = (
-    "sh cat echo false kill ls sleep stty true readlink id pwd env mount touch mkdir grep seq yes head "
-    "hostname nproc chmod stat wc dd test printf tr sort date ps"
-).split()
+APPLETS = [
+    "sh",
+    "cat",
+    "echo",
+    "false",
+    "kill",
+    "ls",
+    "sleep",
+    "stty",
+    "true",
+    "readlink",
+    "id",
+    "pwd",
+    "env",
+    "mount",
+    "touch",
+    "mkdir",
+    "grep",
+    "seq",
+    "yes",
+    "head",
+    "hostname",
+    "nproc",
+    "chmod",
+    "stat",
+    "wc",
+    "dd",
+    "test",
+    "printf",
+    "tr",
+    "sort",
+    "date",
+    "ps",
+]
 
 
 def make_tree(directory: Path) -> Path:
@@ -114,7 +144,7 @@ class TreeSnapshots(snapshots.Snapshotter):
         assert lease is not None
         if (self._root / key).exists():
             raise AlreadyExistsError(key)
-        subprocess.run(["cp", "-a", self._tree, self._root / key], check=True)
+        await anyio.run_process(["cp", "-a", str(self._tree), str(self._root / key)])
         return await self.mounts(key)
 
     async def mounts(self, key: SnapshotKey) -> list[Mount]:
@@ -126,7 +156,7 @@ class TreeSnapshots(snapshots.Snapshotter):
         return Usage(size=4096, inodes=1)
 
     async def stat(self, key: str) -> SnapshotInfo:
-        now = datetime.datetime.now(datetime.UTC)
+        now = dt.datetime.now(dt.UTC)
         return SnapshotInfo(key=key, kind=snapshots.Kind.ACTIVE, parent=None, created_at=now, updated_at=now)
 
     async def remove(self, key: str) -> None:
@@ -144,7 +174,7 @@ class NoLeases(leases.Manager):
     async def create(self, id: LeaseID | None = None, *, labels: Mapping[str, str] | None = None) -> Lease:
         assert id is not None
         self.held.add(id)
-        return Lease(id=id, created_at=datetime.datetime.now(datetime.UTC))
+        return Lease(id=id, created_at=dt.datetime.now(dt.UTC))
 
     async def delete(self, id: LeaseID) -> None:
         self.held.remove(id)

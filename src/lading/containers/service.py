@@ -5,7 +5,6 @@ record store; this object holds the same records with what is alive beside them.
 """
 
 import contextlib
-import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,6 @@ import msgspec
 
 from lading.containers import (
     attaching,
-    execs,
     jsonlog,
     listing,
     model,
@@ -30,11 +28,12 @@ from lading.containers import (
 )
 from lading.containers.attaching import Attachment, AttachOptions, LogOptions
 from lading.containers.environment import ContainerImage, Environment
-from lading.containers.execs import Exec, ExecRequest
+from lading.containers.exec_service import ExecService
 from lading.containers.journal import Chunk
-from lading.containers.lifecycle import Lifecycle, StartError
+from lading.containers.lifecycle import Lifecycle
 from lading.containers.model import Container, Document
 from lading.containers.request import CreateRequest
+from lading.containers.restoring import Restorer
 from lading.containers.runs import Run
 from lading.containers.streams import Peer
 from lading.core.containers import ContainerRecord
@@ -51,7 +50,6 @@ from lading.kit import aio
 from lading.oci.descriptor import Platform
 
 Condition = Literal["not-running", "next-exit", "removed"]
-_EXEC_FAILED: Final = "OCI runtime exec failed: "
 CONDITIONS: Final = ("not-running", "next-exit", "removed")
 
 
@@ -78,10 +76,10 @@ class ContainerService:
         self._env = environment
         self._group = group
         self._containers: dict[str, Container] = {}
-        self._execs: dict[str, Exec] = {}
         self._creating = anyio.Lock()
         self._pruning = anyio.Lock()
         self._life = Lifecycle(environment, group, self._forget)
+        self.execs = ExecService(environment, self._life, group)
 
     async def _open(self) -> None:
         for place in (self._env.root, self._env.state):
@@ -89,16 +87,16 @@ class ContainerService:
         for record in await self._env.store.list():
             container = model.load(record)
             self._containers[container.id] = container
-        self._group.start_soon(self._life.listen, self._containers.get)
-        await self._life.restore(list(self._containers.values()))
+        restorer = Restorer(self._life)
+        self._group.start_soon(restorer.listen, self._containers.get)
+        await restorer.restore(list(self._containers.values()))
 
     def _close(self) -> None:
-        self._life.keeper.close()
+        self._life.let_go()
 
     def _forget(self, container: Container) -> None:
         self._containers.pop(container.id, None)
-        for id_ in container.execs:
-            self._execs.pop(id_, None)
+        self.execs.forget(container)
 
     # Finding.
 
@@ -406,123 +404,6 @@ class ContainerService:
 
     def _run(self, container: Container) -> Run | None:
         return self._life.runs.get(container.id)
-
-    # Execs.
-
-    async def create_exec(self, name: str, body: Mapping[str, Any]) -> str:
-        """Prepare a further process; its ID. Raises `ConflictError` unless the container runs and is not paused."""
-        container = self.find(name)
-        self._life.running_task(container)
-        if container.state.paused:
-            raise ConflictError(f"container {container.id} is paused, unpause the container before exec")
-        made = Exec(id=secrets.token_hex(32), container=container.id, request=ExecRequest.parse(body))
-        container.execs[made.id] = made
-        self._execs[made.id] = made
-        action = f"exec_create: {' '.join(made.request.cmd or ())}"
-        self._env.bus.publish("container", action, container.id, container.attributes(execID=made.id))
-        return made.id
-
-    def find_exec(self, id: str) -> Exec:
-        """An exec by its ID. Raises `NotFoundError`."""
-        found = self._execs.get(id)
-        if found is None:
-            raise NotFoundError(f"No such exec instance: {id}", subject=id)
-        return found
-
-    async def start_exec(
-        self, exec_: Exec, *, peer: Peer | None, console_size: "list[int] | None" = None
-    ) -> None:
-        """Run an exec: with ``peer`` until it ends and its output was delivered, without one in the background.
-
-        Raises:
-            ConflictError: It ran, or its container does not.
-            StartError: The runtime cannot run it; exit code 126 or 127 is then that of the exec.
-
-        """
-        container = self._containers.get(exec_.container)
-        if container is None:
-            raise NotFoundError(f"No such container: {exec_.container}")
-        if exec_.started:
-            raise ConflictError(f"Error: Exec command {exec_.id} has already run")
-        exec_.started = True
-        if console_size:
-            exec_.request.console_size = console_size
-        if peer is not None:
-            await self._run_exec(container, exec_, peer)
-            return
-        # Detached: it outlives this call, but errors of its start belong to it.
-        outcome: list[LadingError] = []
-        done = anyio.Event()
-
-        async def background() -> None:
-            try:
-                await self._run_exec(container, exec_, None, up=done)
-            except LadingError as exc:
-                outcome.append(exc)
-            finally:
-                done.set()
-
-        self._group.start_soon(background)
-        await done.wait()
-        if outcome and not exec_.up.is_set():
-            raise outcome[0]
-
-    async def _run_exec(
-        self, container: Container, exec_: Exec, peer: Peer | None, *, up: anyio.Event | None = None
-    ) -> None:
-        task = self._life.running_task(container)
-        base = self._life.processes.get(container.id)
-        if base is None:
-            raise ConflictError(f"container {container.id} was started in a way that allows no exec")
-        try:
-            process = await execs.plan(exec_.request, base, container.state.pid, container.document.user)
-            directory = self._life.state_directory(container)
-            async with execs.ExecStreams(directory, exec_, attached=peer is not None) as streams:
-                await self._begin_exec(container, exec_, process, streams)
-                if up is not None:
-                    up.set()
-                try:
-                    await execs.converse(exec_, task, streams, peer)
-                finally:
-                    with anyio.CancelScope(shield=True), contextlib.suppress(LadingError):
-                        await task.delete(exec_.id)
-        except LadingError as exc:
-            if not exec_.up.is_set():
-                exec_.exit_code = signals.start_exit_code(exc.message)
-                words = exc.message.removeprefix(_EXEC_FAILED)
-                raise StartError(f"{_EXEC_FAILED}{words}") from exc
-            raise
-        finally:
-            exec_.running = False
-        attributes = container.attributes(execID=exec_.id, exitCode=str(exec_.exit_code or 0))
-        self._env.bus.publish("container", "exec_die", container.id, attributes)
-
-    async def _begin_exec(
-        self, container: Container, exec_: Exec, process: Mapping[str, Any], streams: execs.ExecStreams
-    ) -> None:
-        task = self._life.running_task(container)
-        await task.exec(exec_.id, process, streams.stdio)
-        try:
-            exec_.pid = await task.start(exec_.id)
-            await aio.run(aio.DISK, execs.check_identity, exec_.pid, process["user"]["uid"])
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                with contextlib.suppress(LadingError):
-                    await task.kill(signals.parse("KILL"), exec_.id)
-                with contextlib.suppress(LadingError):
-                    await task.delete(exec_.id)
-            raise
-        exec_.running = True
-        exec_.up.set()
-        action = f"exec_start: {' '.join(exec_.request.cmd or ())}"
-        self._env.bus.publish("container", action, container.id, container.attributes(execID=exec_.id))
-
-    async def resize_exec(self, exec_: Exec, *, width: int, height: int) -> None:
-        """Set the size of an exec's terminal, as soon as it runs."""
-        container = self.find(exec_.container)
-        with anyio.move_on_after(10):
-            await exec_.up.wait()
-        await self._life.running_task(container).resize(width, height, exec_.id)
 
 
 @contextlib.asynccontextmanager

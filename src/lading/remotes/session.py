@@ -9,7 +9,6 @@ from typing import Final, Generic, TypeVar
 from urllib.parse import quote, urljoin
 
 import anyio
-import structlog
 
 from lading.core.remotes import Credentials, HostReply
 from lading.errors import LadingError, PermissionDeniedError, UnauthenticatedError
@@ -35,7 +34,6 @@ from lading.remotes.replies import read_reply
 
 T = TypeVar("T")
 
-_log = structlog.get_logger()
 _THROTTLED: Final = frozenset({408, 429})
 _PASSING: Final = frozenset({500, 502, 503, 504})
 
@@ -132,7 +130,6 @@ class Session:
                 return await self.call(host, call, last=number == len(hosts) - 1)
             except HostFailedError as exc:
                 replies.append(exc.reply)
-                _log.debug("host_failed", host=host.name, status=exc.reply.status, message=exc.reply.message)
         raise failure(what, tuple(replies), subject=self.name)
 
     async def call(self, host: Host, call: Call[T], *, last: bool = True) -> T:
@@ -325,9 +322,16 @@ class Session:
         target = quote(host.path, safe="/%:@!$&'()*+,;=~") + path
         return Url(origin, target + ("?" + "&".join(queries) if queries else ""))
 
-    def location(self, base: str, text: str) -> Url:
-        """Where a ``Location`` field leads. Raises `TransportError`."""
-        return parse_url(urljoin(base, text))
+    @staticmethod
+    def location(base: str, text: str) -> Url:
+        """Where a ``Location`` field leads. Raises `TransportError`; `ForbiddenAddressError` from https to http."""
+        url = parse_url(urljoin(base, text))
+        if base.startswith("https:") and url.origin.scheme == "http":
+            raise ForbiddenAddressError(
+                f"refused to go on without encryption at {url.origin}, where the registry led",
+                subject=url.origin.netloc,
+            )
+        return url
 
 
 def _reply_of(host: Host, exc: LadingError) -> HostReply:

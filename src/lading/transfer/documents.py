@@ -35,6 +35,12 @@ class ManifestNode:
     descriptor: Descriptor
     manifest: Manifest
 
+    @property
+    def unpackable(self) -> bool:
+        """Whether this is an image of file-system layers; anything else is stored and never run (reliability.md D11)."""
+        layers = self.manifest.layers
+        return self.manifest.is_image and all(mediatypes.is_layer(layer.media_type) for layer in layers)
+
     def blobs(self) -> Iterator[Descriptor]:
         """Config and layers, each digest once."""
         seen: set[str] = set()

@@ -280,12 +280,12 @@ class Puller:
 
     async def _check(self, run: _Pull, node: ManifestNode) -> None:
         """Refuse an image whose config does not fit its layers, as soon as the config is there (reliability.md D8)."""
-        if node.manifest.is_image and _is_file_system(node.manifest):
+        if node.unpackable:
             await run.wishes[node.manifest.config.digest].stored.wait()
             await self._documents.config(node)
 
     async def _unpack(self, run: _Pull, node: ManifestNode) -> SnapshotName | None:
-        if not node.manifest.is_image or not _is_file_system(node.manifest):
+        if not node.unpackable:
             return None
         await run.wishes[node.manifest.config.digest].stored.wait()
         config = await self._documents.config(node)
@@ -347,11 +347,6 @@ def _descriptor_platform(descriptor: Descriptor) -> Platform | None:
 
 def _node_platform(node: ManifestNode) -> Platform | None:
     return None if is_attestation(node.descriptor) else node.descriptor.platform
-
-
-def _is_file_system(manifest: Manifest) -> bool:
-    """Whether every layer can be unpacked; other content is stored and never run (reliability.md D11)."""
-    return all(mediatypes.is_layer(layer.media_type) for layer in manifest.layers)
 
 
 def _with_attestations(chosen: Sequence[Descriptor], offers: Sequence[Descriptor]) -> list[Descriptor]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import threading
 import time
 from collections.abc import Generator
 
@@ -18,7 +19,12 @@ from lading.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
+from lading.kit import aio
 from lading.oci.descriptor import Descriptor
+from lading.oci.digest import Digest
+from lading.remotes.config import Config
+from lading.remotes.dial import Address, resolve
+from lading.remotes.registries import HttpRegistries
 from lading.testing.registry import FakeRegistry, Fault
 
 pytestmark = pytest.mark.anyio
@@ -192,6 +198,17 @@ async def test_what_the_registry_lacks(registry: FakeRegistry) -> None:
     with pytest.raises(NotFoundError) as caught:
         await fetch(registry, Fault(path=BLOB, status=404, times=-1))
     assert [reply.status for reply in replies_of(caught.value)] == [404]
+
+
+async def test_foreign_addresses_are_not_followed(registry: FakeRegistry) -> None:
+    with FakeRegistry() as elsewhere:
+        url = f"http://{elsewhere.host}/blob"
+        layer = Descriptor(media_type="x", digest=Digest.of(DATA), size=len(DATA), urls=(url,))
+        registry.repository("app")
+        async with world() as client:
+            with pytest.raises(NotFoundError, match="foreign"):
+                await client.resolver().fetcher(at(registry)).fetch(layer, len)
+        assert not elsewhere.requests
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -390,3 +407,44 @@ async def test_an_offset_beyond_the_end(registry: FakeRegistry) -> None:
     async with world() as client:
         with pytest.raises(InvalidArgumentError):
             await client.resolver().fetcher(at(registry)).fetch(layer, lambda _: None, offset=len(DATA) + 1)
+
+
+async def test_cancelling_is_prompt_while_a_name_server_is_silent(registry: FakeRegistry) -> None:
+    layer = registry.add_blob("app", DATA)
+    asked, answer = threading.Event(), threading.Event()
+
+    def resolver(host: str, port: int) -> list[Address]:
+        asked.set()
+        answer.wait(10)
+        return resolve(host, port)
+
+    client = HttpRegistries(Config(host_directories=()), resolver=resolver)
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.resolver().fetcher(at(registry)).fetch, layer, len)
+            await aio.run(aio.DISK, asked.wait)
+            began = time.monotonic()
+            tasks.cancel_scope.cancel()
+        assert time.monotonic() - began < 1
+    finally:
+        answer.set()
+        await client.close()
+
+
+async def test_connections_are_used_again(registry: FakeRegistry) -> None:
+    layer = registry.add_blob("app", DATA)
+    async with world() as client:
+        fetcher = client.resolver().fetcher(at(registry))
+        for _ in range(5):
+            await fetcher.fetch(layer, len)
+    assert registry.connections == 2  # the first was for TLS, which it does not speak
+
+
+async def test_a_connection_that_died_while_idle_is_replaced(registry: FakeRegistry) -> None:
+    layer = registry.add_blob("app", DATA)
+    async with world() as client:
+        fetcher = client.resolver().fetcher(at(registry))
+        await fetcher.fetch(layer, len)
+        registry.hang_up()
+        await fetcher.fetch(layer, len)
+        assert client.waits == []

@@ -17,9 +17,9 @@ from lading.errors import LadingError, PermissionDeniedError, UnavailableError
 from lading.oci import mediatypes, reference
 from lading.remotes.connection import Origin
 from lading.remotes.dial import Dialer, Proxies, Trust, classify
-from lading.remotes.errors import ForbiddenAddressError, TransportError
+from lading.remotes.errors import ForbiddenAddressError
 from lading.testing.registry import FakeRegistry, Fault
-from lading.testing.remotes import image
+from lading.testing.remotes import BytesReader, blob, ignore_progress, image
 
 pytestmark = pytest.mark.anyio
 
@@ -118,15 +118,32 @@ async def test_a_redirect_to_what_is_no_address(registry: FakeRegistry, where: s
 
 
 def test_a_name_cannot_hide_its_address() -> None:
-    public = Origin("https", "registry.example", 443)
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    public = Origin("http", "registry.example", port)
     inner = Origin("http", "innocent.example", 80)
     answers = {"registry.example": "192.0.2.1", "innocent.example": "127.0.0.1"}
     dialer = Dialer(Proxies(), idle=1, resolver=lambda host, port: [(socket.AF_INET, (answers[host], port))])
     with pytest.raises(ForbiddenAddressError):
         dialer.connect(inner, Trust(), timeout=1, guard=public)
     answers["registry.example"] = "127.0.0.1"
-    with pytest.raises(TransportError):  # allowed, and nobody listens at port 80
-        dialer.connect(Origin("http", "innocent.example", 1), Trust(), timeout=1, guard=public)
+    dialer.connect(public, Trust(), timeout=1, guard=None).close()
+    dialer.connect(Origin("http", "innocent.example", port), Trust(), timeout=1, guard=public).close()
+    listener.close()
+
+
+def test_a_registry_cannot_move_to_where_it_wants_to_lead() -> None:
+    """DNS rebinding: it was elsewhere when it sent the redirect."""
+    answers = {"registry.example": "127.0.0.1", "target.example": "127.0.0.1"}
+    dialer = Dialer(Proxies(), idle=1, resolver=lambda host, port: [(socket.AF_INET, (answers[host], port))])
+    with socket.create_server(("0.0.0.0", 0)) as listener:
+        port = listener.getsockname()[1]
+        registry = Origin("http", "registry.example", port)
+        dialer.connect(registry, Trust(), timeout=1, guard=None).close()
+        answers["registry.example"] = "0.0.0.0"
+        dialer.connect(registry, Trust(), timeout=1, guard=None).close()
+        with pytest.raises(ForbiddenAddressError):
+            dialer.connect(Origin("http", "target.example", port), Trust(), timeout=1, guard=registry)
 
 
 @pytest.mark.parametrize(
@@ -264,6 +281,21 @@ async def test_a_redirect_from_https_to_http(pki: pathlib.Path, tmp_path: pathli
         registry.faults.append(Fault(path="manifests", method="GET|HEAD", status=307, fields=where, times=-1))
         with pytest.raises(PermissionDeniedError, match="https to http"):
             await resolve(registry, tmp_path, f'ca = "{pki}/ca.pem"')
+        assert not clear.requests
+
+
+async def test_an_upload_that_is_led_from_https_to_http(pki: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    with FakeRegistry(tls=server(pki, "good")) as registry, FakeRegistry() as clear:
+        raw = f"HTTP/1.1 202 Accepted\r\nLocation: http://{clear.host}/v2/app/blobs/uploads/u\r\nContent-Length: 0\r\n\r\n"
+        registry.faults.append(Fault(method="POST", raw=raw.encode(), times=-1))
+        (tmp_path / "secure.example").mkdir()
+        (tmp_path / "secure.example/hosts.toml").write_text(
+            f'server = "https://{registry.host}"\nca = "{pki}/ca.pem"\n'
+        )
+        async with world(host_directories=(str(tmp_path),)) as client:
+            pusher = client.resolver().pusher(reference.parse("secure.example/app:v1"))
+            with pytest.raises(PermissionDeniedError):
+                await pusher.push(blob(DATA), BytesReader(DATA), on_bytes=ignore_progress)
         assert not clear.requests
 
 

@@ -25,7 +25,7 @@ TOP = make.layer({"bin/app": b"app" * 30_000})
 
 async def until(condition: Callable[[], bool]) -> None:
     with anyio.fail_after(10):
-        while not condition():  # noqa: ASYNC110 - a counter that a thread sets
+        while not condition():
             await anyio.sleep(0.001)
 
 

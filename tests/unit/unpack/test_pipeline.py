@@ -96,7 +96,7 @@ async def test_cancelling_while_the_layer_is_slow():
     async with anyio.create_task_group() as group:
         group.start_soon(unpack, stored(bytes(20_000_000)).follow(), Layer(wait))
         with anyio.fail_after(10):
-            while not began.is_set():  # noqa: ASYNC110 - set by a thread
+            while not began.is_set():
                 await anyio.sleep(0.001)
         group.cancel_scope.cancel()
         go.set()

@@ -20,19 +20,20 @@ class ExecRoutes:
 
     def __init__(self, service: ContainerService) -> None:
         self._service = service
+        self._execs = service.execs
 
     async def create(self, request: Request) -> web.StreamResponse:
         """``POST /containers/{name}/exec``."""
-        id_ = await self._service.create_exec(request.param("name"), await request.json())
+        id_ = await self._execs.create(self._service.find(request.param("name")), await request.json())
         return json_response({"Id": id_}, 201)
 
     async def start(self, request: Request) -> web.StreamResponse:
         """``POST /exec/{id}/start``: in the background, or with the connection hijacked."""
         body = await request.json()
-        exec_ = self._service.find_exec(request.param("id"))
+        exec_ = self._execs.find(request.param("id"))
         size = _console_size(body)
         if body.get("Detach"):
-            await self._service.start_exec(exec_, peer=None, console_size=size)
+            await self._execs.start(exec_, peer=None, console_size=size)
             return empty(200)
         if exec_.started:
             raise ConflictError(f"Error: Exec command {exec_.id} has already run")
@@ -46,7 +47,7 @@ class ExecRoutes:
     async def _serve(self, exec_: Exec, stream: Peer, size: "list[int] | None") -> None:
         """Run it; a failed start can only be told within the stream."""
         try:
-            await self._service.start_exec(exec_, peer=stream, console_size=size)
+            await self._execs.start(exec_, peer=stream, console_size=size)
         except CancelledError:
             raise
         except LadingError as exc:
@@ -55,13 +56,13 @@ class ExecRoutes:
 
     async def inspect(self, request: Request) -> web.StreamResponse:
         """``GET /exec/{id}/json``."""
-        return json_response(views.inspect_exec(self._service.find_exec(request.param("id"))))
+        return json_response(views.inspect_exec(self._execs.find(request.param("id"))))
 
     async def resize(self, request: Request) -> web.StreamResponse:
         """``POST /exec/{id}/resize``."""
         height, width = size_of(request)
-        exec_ = self._service.find_exec(request.param("id"))
-        await self._service.resize_exec(exec_, width=width, height=height)
+        exec_ = self._execs.find(request.param("id"))
+        await self._execs.resize(exec_, width=width, height=height)
         return empty(200)
 
 
