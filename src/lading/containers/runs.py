@@ -111,11 +111,7 @@ class Run:
 
     def _delete(self, keeper: Keeper) -> None:
         self._journal.close()
-        with contextlib.suppress(OSError):
-            for path in (self._fifos.stdout, self._fifos.stderr):
-                if path:
-                    keeper.release(path)
-        shutil.rmtree(self._directory, ignore_errors=True)
+        _forget(self._directory, self._fifos, keeper)
 
     def close(self) -> None:
         """Let go when the daemon leaves: FIFOs, spool and what they hold stay for the next one. Blocking."""
@@ -148,14 +144,28 @@ def begin(
     """Make the FIFOs of a new run, held by the keeper before anyone can write. Blocking. Raises `OSError`."""
     shutil.rmtree(directory, ignore_errors=True)
     fifos = make_fifos(directory, "init", stdin=stdin, terminal=terminal)
-    for path in (fifos.stdout, fifos.stderr):
-        if path:
+    try:
+        for path in _outputs(fifos):
             fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 keeper.hold(path, fd)
             finally:
                 os.close(fd)
-    return _open(directory, fifos, output, terminal=terminal, log=log, limits=limits)
+        return _open(directory, fifos, output, terminal=terminal, log=log, limits=limits)
+    except BaseException:
+        _forget(directory, fifos, keeper)
+        raise
+
+
+def _outputs(fifos: Fifos) -> list[str]:
+    return [path for path in (fifos.stdout, fifos.stderr) if path]
+
+
+def _forget(directory: Path, fifos: Fifos, keeper: Keeper) -> None:
+    with contextlib.suppress(OSError):  # without a keeper nothing is held
+        for path in _outputs(fifos):
+            keeper.release(path)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def resume(

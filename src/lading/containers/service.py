@@ -23,6 +23,7 @@ from lading.containers import (
     request,
     signals,
     spec,
+    times,
     users,
     views,
 )
@@ -37,7 +38,7 @@ from lading.containers.restoring import Restorer
 from lading.containers.runs import Run
 from lading.containers.streams import Peer
 from lading.core.containers import ContainerRecord
-from lading.core.leases import LeaseID
+from lading.core.leases import EXPIRE, LeaseID
 from lading.core.snapshots import SnapshotKey
 from lading.errors import (
     AlreadyExistsError,
@@ -50,6 +51,7 @@ from lading.kit import aio
 from lading.oci.descriptor import Platform
 
 Condition = Literal["not-running", "next-exit", "removed"]
+_LEASE_SECONDS: Final = 24 * 3600
 CONDITIONS: Final = ("not-running", "next-exit", "removed")
 
 
@@ -183,7 +185,10 @@ class ContainerService:
         """Snapshot and record, held by a lease until the record holds them; nothing is left behind on failure."""
         key = SnapshotKey(container.record.snapshot_key)
         lease = LeaseID(f"create-{container.id}")
-        await self._env.leases.create(lease)
+        expires = times.format_nano(
+            time.time_ns() + _LEASE_SECONDS * 10**9
+        )  # if we are killed before the end
+        await self._env.leases.create(lease, labels={EXPIRE: expires})
         try:
             parent = await self._env.images.unpack(image.manifest, lease=lease)
             await self._env.snapshotter.prepare(key, parent, lease=lease)
