@@ -109,3 +109,13 @@ async def test_a_refused_pull_leaves_nothing_that_is_kept(disk: Disk):
         await disk.service.pull(disk.reference)
     assert (await disk.kept())[0] == set()
     assert await disk.content.statuses() == []
+
+
+async def test_a_blob_whose_file_was_lost_is_fetched_again(disk: Disk, tmp_path: Path):
+    make.publish(disk.repository, make.image([BASE, TOP]), "latest")
+    await disk.service.pull(disk.reference)
+    (tmp_path / "content" / "blobs" / "sha256" / TOP.descriptor.digest.hex).unlink()
+    await disk.service.pull(disk.reference)
+    assert await disk.content.read(TOP.descriptor.digest, limit=1 << 30) == TOP.blob
+    assert disk.registry.calls[f"fetch {TOP.descriptor.digest}"] == 2
+    assert disk.registry.calls[f"fetch {BASE.descriptor.digest}"] == 1
