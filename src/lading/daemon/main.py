@@ -56,7 +56,6 @@ def _run(command: Command, arguments: Sequence[str]) -> int:
             lifecycle.prepare_process(config)
             lifecycle.prepare_directories(config)
             stack.enter_context(lifecycle.pidfile(config.pidfile))
-            stack.enter_context(lifecycle.locked(config.data_root))
             anyio.run(_serve, config, arguments)
     except (LadingError, ExceptionGroup) as exc:
         error = _cause(exc)
