@@ -35,7 +35,7 @@ from lading.content.local import LocalContentStore, utc_now
 from lading.core import content, images, leases, metadata
 from lading.core.events import Bus
 from lading.core.metadata import Namespace
-from lading.core.remotes import Registries
+from lading.core.remotes import Credentials, Registries, Resolver
 from lading.core.snapshots import Snapshotter
 from lading.daemon import host
 from lading.daemon.config import Config
@@ -52,6 +52,7 @@ from lading.metadata.database import SqliteDatabase
 from lading.oci import platform as platforms
 from lading.remotes.config import Config as RemotesConfig
 from lading.remotes.config import Limits
+from lading.remotes.dial import Proxies
 from lading.remotes.registries import HttpRegistries
 from lading.runtime.config import RUNC_V2, RuntimeConfig
 from lading.runtime.service import ShimRuntime
@@ -66,6 +67,28 @@ DATABASE: Final = "lading.db"
 _RESTART_SECONDS: Final = 10.0
 
 
+class ReloadableRegistries(Registries):
+    """The registry client of the present configuration. Work under way goes on with the one that it began with."""
+
+    def __init__(self, config: Config) -> None:
+        self._all = [make_registries(config)]
+
+    def reload(self, config: Config) -> None:
+        """Use a new configuration from now on."""
+        self._all.append(make_registries(config))
+
+    @override
+    def resolver(
+        self, credentials: Credentials | None = None, *, headers: Mapping[str, str] | None = None
+    ) -> Resolver:
+        return self._all[-1].resolver(credentials, headers=headers)
+
+    @override
+    async def close(self) -> None:
+        for each in self._all:
+            await each.close()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Store:
     """The image store of one namespace: ports and services, without containers and without an edge."""
@@ -75,7 +98,7 @@ class Store:
     snapshotter: DirectorySnapshotter
     leases: leases.Manager
     records: images.Store
-    registries: Registries
+    registries: ReloadableRegistries
     transfer: TransferService
     images: ImageService
     exchange: ImageExchange
@@ -111,7 +134,7 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
     store = LocalContentStore(config.data_root / "content", blobs, namespace=namespace)
     snapshotter = await open_snapshotter(config, database)
     stack.push_async_callback(snapshotter.close)
-    registries = make_registries(config)
+    registries = ReloadableRegistries(config)
     stack.push_async_callback(registries.close)
     machine = platforms.host()
     transfer = TransferService(
@@ -223,8 +246,14 @@ async def open_snapshotter(config: Config, database: metadata.Database) -> Direc
 
 def make_registries(config: Config) -> Registries:
     """The registry client, told what daemon.json says."""
+    proxies = {
+        "HTTP_PROXY": config.http_proxy,
+        "HTTPS_PROXY": config.https_proxy,
+        "NO_PROXY": config.no_proxy,
+    }
     return HttpRegistries(
         RemotesConfig(
+            proxies=Proxies.from_environment(proxies),
             mirrors=config.registry_mirrors,
             insecure=config.insecure_registries,
             user_agent=f"lading/{host.version()}",
@@ -250,6 +279,7 @@ class Engine:
     def reload(self, config: Config) -> None:
         """Take over reloadable options."""
         self.config = config
+        self.store.registries.reload(config)
         self.sources.host = replace(
             self.sources.host,
             labels=config.labels,
@@ -390,7 +420,11 @@ async def image_usage(store: Store, version: ApiVersion) -> DiskUsage:
     rows = await store.images.list({}, shared_size=True)
     inventory = await store.images.inventory()
     size = sum(inventory.blobs.values()) + sum(inventory.snapshots.values())
-    return DiskUsage(items=[image_shapes.list_row(row, version, manifests=False) for row in rows], size=size)
+    # Unlike the list, usage tells older clients too how many containers use an image: RECLAIMABLE comes from it.
+    items = [
+        image_shapes.list_row(row, version, manifests=False) | {"Containers": row.containers} for row in rows
+    ]
+    return DiskUsage(items=items, size=size)
 
 
 async def container_usage(service: ContainerService, version: ApiVersion) -> DiskUsage:  # noqa: ARG001 - a source
