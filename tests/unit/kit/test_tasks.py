@@ -5,7 +5,7 @@ import anyio.lowlevel
 import pytest
 
 from lading.errors import InvalidArgumentError
-from lading.kit.tasks import StoppedError, run_stage, task_group
+from lading.kit.tasks import KeyedLock, StoppedError, run_stage, task_group
 
 pytestmark = pytest.mark.anyio
 
@@ -57,3 +57,22 @@ async def test_a_stage_that_was_stopped_by_cancelling_ends_as_cancelled():
             await run_stage(stop)
     with pytest.raises(StoppedError):
         await run_stage(stop)
+
+
+async def test_a_key_has_one_holder_at_a_time_and_is_then_forgotten():
+    lock = KeyedLock()
+    order: list[str] = []
+
+    async def work(name: str, key: str) -> None:
+        async with lock.hold(key):
+            order.append(f"{name} in")
+            await anyio.lowlevel.checkpoint()
+            order.append(f"{name} out")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(work, "a", "1")
+        group.start_soon(work, "b", "1")
+        group.start_soon(work, "c", "2")
+    assert order.index("a out") < order.index("b in")
+    assert order.index("c in") < order.index("a out")
+    assert len(lock) == 0
