@@ -224,10 +224,10 @@ class Snapshotter(Protocol):
         """
         ...
 
-    async def cleanup(self) -> None:
-        """Delete what belongs to no snapshot any more, such as the files of rows that the collector has deleted.
+    async def sweep(self) -> int:
+        """Delete what belongs to no snapshot any more, such as files of rows that the collector deleted; the bytes freed.
 
-        May run beside everything else; deletes in the background.
+        May run beside everything else.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 **On disk.** ``<root>/snapshots/<id>/`` holds everything of one snapshot; ``<id>`` is never used twice. A directory is
 filled before its row is written, and renamed to ``rm-<id>`` after its row is gone, so that a crash leaves orphans,
-never rows without files. `DirectorySnapshotter.cleanup` deletes orphans. A root belongs to one namespace of one process.
+never rows without files. `DirectorySnapshotter.sweep` deletes orphans. A root belongs to one namespace of one process.
 
 **Durability** (reliability.md §2). *lazy*: an unpacked layer's row carries the boot ID until a syncfs(2) after it; a row of
 another boot is discarded by `DirectorySnapshotter.recover`, and the layer is unpacked again from its blob. *strict*: syncfs(2)
@@ -12,6 +12,7 @@ before the row. `commit` of an active snapshot always flushes, because there is 
 import contextlib
 import os
 import shutil
+import stat
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
@@ -48,6 +49,7 @@ from lading.errors import (
 )
 from lading.kit import linux
 from lading.kit.aio import DATA, DISK, run
+from lading.kit.failpoints import failpoint
 from lading.oci.digest import DiffID, new_hasher
 from lading.snapshots import diff, trees
 from lading.snapshots.diff import Difference
@@ -222,6 +224,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
             raise FailedPreconditionError(f"snapshot {key} is {row.info.kind.value}, not active", subject=key)
         usage = await run(DISK, self._measure, self.tree(row))
         await self._flush()
+        failpoint("snapshot.flushed")
         await self._rows.commit(name, key, labels=labels, usage=usage, lease=lease)
 
     @override
@@ -239,22 +242,15 @@ class DirectorySnapshotter(Snapshotter, Differ):
     @override
     async def remove(self, key: str) -> None:
         row = await self._rows.delete(key)
+        failpoint("snapshot.row-deleted")
         with anyio.CancelScope(shield=True):
             await run(DISK, self._doom, row.id)
         self._work.set()
 
     @override
-    async def cleanup(self) -> None:
-        names = await run(DISK, os.listdir, self._directory)
-        # In this order: what is being made now either still is, or has its row, when the rows are read.
-        kept = {str(number) for number in self._making}
-        kept |= {str(row.id) for row in await self._rows.list()}
-        for name in names:
-            if name.startswith(_DOOMED):
-                self._doomed.add(name)
-            elif name not in kept:
-                await run(DISK, self._doom, int(name))
-        self._work.set()
+    async def sweep(self) -> int:
+        await self._find_orphans()
+        return await self._delete_doomed()
 
     # The other port: differences.
 
@@ -303,7 +299,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
         """
         gone = await self._rows.discard_foreign_boots(self._boot_id)
         self._unflushed |= {row.id for row in await self._rows.list() if row.boot_id == self._boot_id}
-        await self.cleanup()
+        await self._find_orphans()
         return [row.info.key for row in gone]
 
     async def run(self) -> None:
@@ -317,13 +313,8 @@ class DirectorySnapshotter(Snapshotter, Differ):
 
     async def settle(self) -> None:
         """Do now what `run` does in the background. What fails is logged and left to the next start."""
+        await self._delete_doomed()
         async with self._settling:
-            for name in sorted(self._doomed):
-                try:
-                    await run(DATA, self._delete, name)
-                except LadingError as exc:
-                    _log.warning("snapshot_deletion_failed", directory=name, error=str(exc))
-                self._doomed.discard(name)
             # An error is not tried again: a second syncfs(2) would succeed with the data lost (reliability.md I4).
             unflushed, self._unflushed = self._unflushed, set()
             if unflushed:
@@ -335,6 +326,29 @@ class DirectorySnapshotter(Snapshotter, Differ):
                     await self._rows.mark_durable(sorted(unflushed))
 
     # Steps.
+
+    async def _find_orphans(self) -> None:
+        names = await run(DISK, os.listdir, self._directory)
+        # In this order: what is being made now either still is, or has its row, when the rows are read.
+        kept = {str(number) for number in self._making}
+        kept |= {str(row.id) for row in await self._rows.list()}
+        for name in names:
+            if name.startswith(_DOOMED):
+                self._doomed.add(name)
+            elif name not in kept:
+                await run(DISK, self._doom, int(name))
+        self._work.set()
+
+    async def _delete_doomed(self) -> int:
+        freed = 0
+        async with self._settling:
+            for name in sorted(self._doomed):
+                try:
+                    freed += await run(DATA, self._delete, name)
+                except LadingError as exc:
+                    _log.warning("snapshot_deletion_failed", directory=name, error=str(exc))
+                self._doomed.discard(name)
+        return freed
 
     @asynccontextmanager
     async def _new(self, key: str) -> AsyncGenerator[int]:
@@ -366,6 +380,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
         async with self._new(key) as number:
             with translated(f"cannot make snapshot {key}"):
                 await run(DATA, self._fill, self.path(number), kind, parents)
+            failpoint("snapshot.filled")
             row = await self._rows.create(
                 key, id=number, kind=kind, parent=parent, labels=labels, usage=_NO_USAGE, lease=lease
             )
@@ -435,6 +450,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
             ) from exc
         with translated(f"cannot complete layer {layer.name}"):
             usage = await run(DATA, self._complete, self.path(layer.id), extracted, parents)
+        failpoint("layer.completed")
         if self._strict:
             await self._flush()
         try:
@@ -451,6 +467,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
             )
         except AlreadyExistsError:
             return await self._join(layer)
+        failpoint("layer.committed")
         if not self._strict:
             self._unflushed.add(layer.id)
             self._work.set()
@@ -490,9 +507,18 @@ class DirectorySnapshotter(Snapshotter, Differ):
             raise translate(exc, f"cannot remove snapshot directory {id}") from exc
         self._doomed.add(name)
 
-    def _delete(self, name: str) -> None:
+    def _delete(self, name: str) -> int:
+        freed = 0
+
+        def count(status: os.stat_result) -> None:
+            nonlocal freed
+            if status.st_nlink == 1 or stat.S_ISDIR(status.st_mode):
+                freed += status.st_blocks * 512
+
         with translated(f"cannot delete {name}"):
-            trees.remove(self._fd, name)
+            failpoint("snapshot.doomed")
+            trees.remove(self._fd, name, count)
+        return freed
 
 
 class _Layer(LayerWriter):
