@@ -27,6 +27,7 @@ from typing_extensions import Buffer
 
 from lading.core.leases import LeaseID
 from lading.core.mounts import Mount
+from lading.errors import DataLossError
 from lading.oci.digest import DiffID
 
 SnapshotKey = NewType("SnapshotKey", str)
@@ -71,6 +72,12 @@ class Usage:
 
     size: int
     inodes: int
+
+
+class DiffIDMismatchError(DataLossError):
+    """A layer's tar stream is not the one that its diff ID names."""
+
+    code = "diff-id-mismatch"
 
 
 class LayerWriter(Protocol):
@@ -214,6 +221,13 @@ class Snapshotter(Protocol):
         """Delete a snapshot; its files may go later, in the background, and never come back.
 
         Raises `NotFoundError`; `FailedPreconditionError` while it has children.
+        """
+        ...
+
+    async def cleanup(self) -> None:
+        """Delete what belongs to no snapshot any more, such as the files of rows that the collector has deleted.
+
+        May run beside everything else; deletes in the background.
         """
         ...
 

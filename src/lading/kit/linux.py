@@ -1,0 +1,202 @@
+"""Linux system calls that Python has no name for, as thin functions that raise `OSError`.
+
+glibc wraps some of them only in releases newer than Debian's, hence ``syscall(2)`` by number; the numbers are the same
+on every architecture since Linux 5.2.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+T = TypeVar("T")
+
+MS_RDONLY: Final = 1
+MS_NOSUID: Final = 2
+MS_NODEV: Final = 4
+MS_NOEXEC: Final = 8
+MS_REMOUNT: Final = 32
+MS_BIND: Final = 4096
+MS_REC: Final = 16384
+MS_PRIVATE: Final = 1 << 18
+MNT_DETACH: Final = 2
+UMOUNT_NOFOLLOW: Final = 8
+RESOLVE_NO_MAGICLINKS: Final = 0x02
+RESOLVE_NO_SYMLINKS: Final = 0x04
+RESOLVE_IN_ROOT: Final = 0x10
+FICLONE: Final = 0x40049409
+"""ioctl(2) request that shares a whole file's extents; see ioctl_ficlone(2)."""
+OVERLAYFS_MAGIC: Final = 0x794C7630
+
+_SYS_OPENAT2: Final = 437
+_CLONE_FS: Final = 0x200
+_CLONE_NEWNS: Final = 0x20000
+_OPTIONS_MAX: Final = 4096 - 512
+"""mount(2) takes one page of options; some room is left for what others may add."""
+_FLAGS: Final = {
+    "ro": MS_RDONLY,
+    "nosuid": MS_NOSUID,
+    "nodev": MS_NODEV,
+    "noexec": MS_NOEXEC,
+    "bind": MS_BIND,
+    "rbind": MS_BIND | MS_REC,
+    "rw": 0,
+}
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_syscall: Final = _libc.syscall
+_syscall.restype = ctypes.c_long
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+def _check(result: int, path: str | bytes | None = None) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+    return result
+
+
+def openat2(dir_fd: int, path: str, flags: int, resolve: int) -> int:
+    """Open an existing path below ``dir_fd`` under ``RESOLVE_*`` rules; close-on-exec. Man page: openat2, section 2."""
+    how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
+    raw = os.fsencode(path) or b"."
+    while True:
+        fd: int = _syscall(_SYS_OPENAT2, dir_fd, raw, ctypes.byref(how), ctypes.sizeof(how))
+        # EAGAIN: somebody renamed or mounted meanwhile, so that ".." could not be trusted.
+        if fd >= 0 or ctypes.get_errno() not in (errno.EAGAIN, errno.EINTR):
+            return _check(fd, path)
+
+
+def syncfs(fd: int) -> None:
+    """Flush the file system that holds an open file.
+
+    Reports write errors since ``fd`` was opened, so it should be as old as the writes. Man page: syncfs, section 2.
+    """
+    _check(_libc.syncfs(fd))
+
+
+def boot_id() -> str:
+    """The random ID of this boot. random(4)."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def mount(source: str, target: str, type: str, flags: int = 0, data: str = "") -> None:
+    """Man page: mount, section 2."""
+    _check(
+        _libc.mount(
+            os.fsencode(source),
+            os.fsencode(target),
+            os.fsencode(type),
+            ctypes.c_ulong(flags),
+            os.fsencode(data) if data else None,
+        ),
+        target,
+    )
+
+
+def mount_with(source: str, target: str, type: str, options: Sequence[str]) -> None:
+    """Mount by options as of mount(8), as the pieces of a containerd mount are meant.
+
+    A read-only bind mount takes a second call. Overlay options that exceed a page are shortened by mounting from
+    the directory that the lower layers share.
+    """
+    flags = 0
+    rest: list[str] = []
+    for option in options:
+        if option in _FLAGS:
+            flags |= _FLAGS[option]
+        else:
+            rest.append(option)
+    cwd, rest = _relative_lowers(rest)
+    data = ",".join(rest)
+    if cwd:
+        _from_directory(cwd, lambda: mount(source, target, type, flags, data))
+    else:
+        mount(source, target, type, flags, data)
+    if flags & MS_BIND and flags & MS_RDONLY:
+        try:
+            mount("", target, "", MS_REMOUNT | MS_BIND | (flags & ~MS_REC))
+        except BaseException:
+            unmount(target)
+            raise
+
+
+def unmount(target: str) -> None:
+    """Detach the mount at ``target``, which goes when its last user does. umount2(2)."""
+    _check(_libc.umount2(os.fsencode(target), MNT_DETACH | UMOUNT_NOFOLLOW), target)
+
+
+def in_private_namespace(function: Callable[[], T]) -> T:
+    """Call a function on a thread with a mount namespace of its own: what it mounts vanishes with it.
+
+    It must not start threads. unshare(2).
+    """
+
+    def enter() -> T:
+        _check(_libc.unshare(_CLONE_NEWNS))
+        mount("", "/", "", MS_REC | MS_PRIVATE)
+        return function()
+
+    return _on_thread(enter)
+
+
+def _from_directory(cwd: str, function: Callable[[], T]) -> T:
+    def enter() -> T:
+        # The working directory belongs to the process unless a thread takes leave of it.
+        _check(_libc.unshare(_CLONE_FS))
+        os.chdir(cwd)
+        return function()
+
+    return _on_thread(enter)
+
+
+def _on_thread(function: Callable[[], T]) -> T:
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            results.append(function())
+        except BaseException as exc:  # noqa: BLE001 -- raised again by the caller's thread
+            errors.append(exc)
+
+    thread = threading.Thread(target=body, name="lading-mount")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def _relative_lowers(options: list[str]) -> tuple[str, list[str]]:
+    """The directory to mount from, empty if the options fit as they are, and the options with short lower layers."""
+    if sum(len(os.fsencode(option)) + 1 for option in options) <= _OPTIONS_MAX:
+        return "", options
+    for index, option in enumerate(options):
+        name, _, value = option.partition("=")
+        lowers = value.split(":")
+        if name == "lowerdir" and len(lowers) > 1:
+            cwd = os.path.commonpath(lowers)
+            short = ":".join(os.path.relpath(lower, cwd) for lower in lowers)
+            return cwd, [*options[:index], f"lowerdir={short}", *options[index + 1 :]]
+    return "", options
+
+
+def mount_points(below: str) -> list[str]:
+    """Where something is mounted on or below a directory in this namespace, innermost first. proc_pid_mountinfo(5)."""
+    raw = os.fsencode(os.path.realpath(below))
+    found: list[bytes] = []
+    with contextlib.closing(open("/proc/self/mountinfo", "rb")) as lines:
+        for line in lines:
+            point = line.split(b" ", 5)[4]
+            for code, byte in ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\134", b"\\")):
+                point = point.replace(code, byte)
+            if point == raw or point.startswith(raw + b"/"):
+                found.append(point)
+    return [os.fsdecode(point) for point in sorted(found, reverse=True)]

@@ -1,0 +1,566 @@
+"""What snapshotters that keep directories share: rows, directories, removal, durability, recovery.
+
+**On disk.** ``<root>/snapshots/<id>/`` holds everything of one snapshot; ``<id>`` is never used twice. A directory is
+filled before its row is written, and renamed to ``rm-<id>`` after its row is gone, so that a crash leaves orphans,
+never rows without files. `DirectorySnapshotter.cleanup` deletes orphans. A root belongs to one namespace of one process.
+
+**Durability** (reliability.md §2). *lazy*: an unpacked layer's row carries the boot ID until a syncfs(2) after it; a row of
+another boot is discarded by `DirectorySnapshotter.recover`, and the layer is unpacked again from its blob. *strict*: syncfs(2)
+before the row. `commit` of an active snapshot always flushes, because there is no blob to make it again from.
+"""
+
+import contextlib
+import os
+import shutil
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from pathlib import Path
+from typing import Final, Literal
+
+import anyio
+import structlog
+from typing_extensions import Buffer, override
+
+from lading.core import metadata
+from lading.core.diff import Change, Differ
+from lading.core.leases import LeaseID
+from lading.core.metadata import SnapshotRow
+from lading.core.mounts import Mount
+from lading.core.snapshots import (
+    NO_LABELS,
+    DiffIDMismatchError,
+    Kind,
+    Labels,
+    LayerWriter,
+    SnapshotInfo,
+    SnapshotKey,
+    SnapshotName,
+    Snapshotter,
+    Usage,
+)
+from lading.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    LadingError,
+    NotFoundError,
+)
+from lading.kit import linux
+from lading.kit.aio import DATA, DISK, run
+from lading.oci.digest import DiffID, new_hasher
+from lading.snapshots import diff, trees
+from lading.snapshots.diff import Difference
+from lading.snapshots.extract import Extracted, Extractor, budget
+from lading.snapshots.faults import translate, translated
+
+Durability = Literal["lazy", "strict"]
+OPAQUE_ROOT: Final = "opaque-root"
+"""Key in `SnapshotRow.extra`: the layer hides all below it, so that its parents are not mounted."""
+MAX_LAYER_BYTES: Final = 1 << 40
+"""Default of what one layer may hold."""
+FLUSH_DELAY: Final = 2.0
+"""Seconds between the first unflushed layer and its flush, so that a pull is flushed once."""
+_NO_USAGE: Final = Usage(size=0, inodes=0)
+_DOOMED: Final = "rm-"
+_log: Final = structlog.get_logger(__name__)
+
+
+class DirectorySnapshotter(Snapshotter, Differ):
+    """The part of a snapshotter that does not depend on how layers are stacked."""
+
+    def __init__(
+        self,
+        root: Path,
+        rows: metadata.Snapshots,
+        *,
+        durability: Durability = "lazy",
+        boot_id: str,
+        max_layer_bytes: int = MAX_LAYER_BYTES,
+        flush_delay: float = FLUSH_DELAY,
+    ) -> None:
+        """Keep snapshots below ``root``, made if it is missing.
+
+        Args:
+            root: A directory for this namespace and snapshotter alone.
+            rows: The rows of the same.
+            durability: See the module.
+            boot_id: `lading.kit.linux.boot_id`.
+            max_layer_bytes: Most bytes that one layer may hold.
+            flush_delay: Seconds that `run` waits for more layers to flush.
+
+        Raises:
+            InvalidArgumentError: The path of ``root`` cannot stand in mount options.
+
+        """
+        if set(os.fspath(root)) & set(",:\\"):
+            raise InvalidArgumentError(
+                f"the data-root {str(root)!r} contains a comma, colon or backslash",
+                hint="mount options cannot express such a path; choose another",
+            )
+        self._rows = rows
+        self._strict = durability == "strict"
+        self._boot_id = boot_id
+        self._max_layer_bytes = max_layer_bytes
+        self._flush_delay = flush_delay
+        self._making: set[int] = set()
+        self._unflushed: set[int] = set()
+        self._doomed: set[str] = set()
+        self._work = anyio.Event()
+        self._settling = anyio.Lock()
+        self._directory = Path(os.path.abspath(root)) / "snapshots"
+        with translated(f"cannot use {root}"):
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._directory.chmod(0o700)  # T22: set-ID programs of images are out of everybody's reach
+            self._fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    # What a kind of storage decides.
+
+    @abstractmethod
+    def _fill(self, directory: Path, kind: Kind, parents: Sequence[SnapshotRow]) -> None:
+        """Make the content of a new active snapshot's or view's directory. Blocking."""
+
+    @abstractmethod
+    def _show(self, row: SnapshotRow, parents: Sequence[SnapshotRow]) -> list[Mount]:
+        """The mounts of an active snapshot or view."""
+
+    @abstractmethod
+    def _differences(self, row: SnapshotRow, parents: Sequence[SnapshotRow]) -> Generator[Difference]:
+        """How a snapshot differs from its parent. Blocking."""
+
+    def _layer_directory(self, directory: Path) -> Path:
+        """Where in a layer's directory the extractor writes."""
+        return directory / "fs"
+
+    @abstractmethod
+    def _complete(self, directory: Path, extracted: Extracted, parents: Sequence[SnapshotRow]) -> Usage:
+        """Finish a layer once its parents are committed. Blocking."""
+
+    # Where things are.
+
+    def path(self, id: int) -> Path:
+        """The directory of a snapshot."""
+        return self._directory / str(id)
+
+    def tree(self, row: SnapshotRow) -> Path:
+        """What a snapshot itself holds."""
+        return self.path(row.id) / "fs"
+
+    def stack(self, rows: Sequence[SnapshotRow]) -> list[str]:
+        """The directories to stack, top first: up to one that hides all below it."""
+        found: list[str] = []
+        for row in rows:
+            found.append(str(self.tree(row)))
+            if row.extra.get(OPAQUE_ROOT):
+                break
+        return found
+
+    # The port.
+
+    @override
+    async def stat(self, key: str) -> SnapshotInfo:
+        return (await self._rows.get(key)).info
+
+    @override
+    async def update(self, key: str, labels: Mapping[str, str | None]) -> SnapshotInfo:
+        return (await self._rows.update(key, labels)).info
+
+    @override
+    async def walk(self) -> AsyncIterator[SnapshotInfo]:
+        for row in await self._rows.list():
+            yield row.info
+
+    @override
+    async def usage(self, key: str) -> Usage:
+        row = await self._rows.get(key)
+        if row.info.kind is Kind.COMMITTED:
+            return row.usage
+        return await run(DISK, self._measure, self.tree(row))
+
+    @override
+    async def mounts(self, key: SnapshotKey) -> list[Mount]:
+        row, *parents = await self._rows.chain(key)
+        if row.info.kind is Kind.COMMITTED:
+            raise FailedPreconditionError(
+                f"snapshot {key} is committed", hint="make a view of it to mount it", subject=key
+            )
+        return self._show(row, parents)
+
+    @override
+    async def prepare(
+        self,
+        key: SnapshotKey,
+        parent: SnapshotName | None,
+        *,
+        labels: Labels = NO_LABELS,
+        lease: LeaseID | None = None,
+    ) -> list[Mount]:
+        return await self._make(Kind.ACTIVE, key, parent, labels, lease)
+
+    @override
+    async def view(
+        self,
+        key: SnapshotKey,
+        parent: SnapshotName | None,
+        *,
+        labels: Labels = NO_LABELS,
+        lease: LeaseID | None = None,
+    ) -> list[Mount]:
+        return await self._make(Kind.VIEW, key, parent, labels, lease)
+
+    @override
+    async def commit(
+        self,
+        name: SnapshotName,
+        key: SnapshotKey,
+        *,
+        labels: Labels = NO_LABELS,
+        lease: LeaseID | None = None,
+    ) -> None:
+        row = await self._rows.get(key)
+        if row.info.kind is not Kind.ACTIVE:
+            raise FailedPreconditionError(f"snapshot {key} is {row.info.kind.value}, not active", subject=key)
+        usage = await run(DISK, self._measure, self.tree(row))
+        await self._flush()
+        await self._rows.commit(name, key, labels=labels, usage=usage, lease=lease)
+
+    @override
+    def open_layer(
+        self,
+        name: SnapshotName,
+        parent: SnapshotName | None,
+        *,
+        diff_id: DiffID,
+        compressed_size: int = 0,
+        lease: LeaseID | None = None,
+    ) -> AbstractAsyncContextManager[LayerWriter]:
+        return self._open_layer(name, parent, diff_id, compressed_size, lease)
+
+    @override
+    async def remove(self, key: str) -> None:
+        row = await self._rows.delete(key)
+        with anyio.CancelScope(shield=True):
+            await run(DISK, self._doom, row.id)
+        self._work.set()
+
+    @override
+    async def cleanup(self) -> None:
+        names = await run(DISK, os.listdir, self._directory)
+        # In this order: what is being made now either still is, or has its row, when the rows are read.
+        kept = {str(number) for number in self._making}
+        kept |= {str(row.id) for row in await self._rows.list()}
+        for name in names:
+            if name.startswith(_DOOMED):
+                self._doomed.add(name)
+            elif name not in kept:
+                await run(DISK, self._doom, int(name))
+        self._work.set()
+
+    # The other port: differences.
+
+    @override
+    async def changes(self, key: str) -> list[Change]:
+        row, *parents = await self._rows.chain(key)
+
+        def collect() -> list[Change]:
+            with (
+                translated(f"cannot compare snapshot {key}"),
+                closing(self._differences(row, parents)) as found,
+            ):
+                return diff.changes(found)
+
+        return await run(DISK, collect)
+
+    @override
+    def open_diff(self, key: str) -> AbstractAsyncContextManager[Iterator[bytes]]:
+        return self._open_diff(key)
+
+    @asynccontextmanager
+    async def _open_diff(self, key: str) -> AsyncGenerator[Iterator[bytes]]:
+        row, *parents = await self._rows.chain(key)
+        stream = diff.archive(self._differences(row, parents), f"cannot read snapshot {key}")
+        try:
+            yield stream
+        finally:
+            with anyio.CancelScope(shield=True):
+                await run(DISK, stream.close)
+
+    @override
+    async def close(self) -> None:
+        if self._fd < 0:
+            return
+        with anyio.CancelScope(shield=True):
+            await self.settle()
+        os.close(self._fd)
+        self._fd = -1
+
+    # Life of the process.
+
+    async def recover(self) -> list[str]:
+        """Bring directories and rows in agreement after a start; the names that a foreign boot's crash may have damaged.
+
+        They are gone, and are to be unpacked again when they are needed.
+        """
+        gone = await self._rows.discard_foreign_boots(self._boot_id)
+        self._unflushed |= {row.id for row in await self._rows.list() if row.boot_id == self._boot_id}
+        await self.cleanup()
+        return [row.info.key for row in gone]
+
+    async def run(self) -> None:
+        """Flush and delete in the background, until cancelled."""
+        while True:
+            await self._work.wait()
+            self._work = anyio.Event()
+            if self._unflushed:
+                await anyio.sleep(self._flush_delay)
+            await self.settle()
+
+    async def settle(self) -> None:
+        """Do now what `run` does in the background. What fails is logged and left to the next start."""
+        async with self._settling:
+            for name in sorted(self._doomed):
+                try:
+                    await run(DATA, self._delete, name)
+                except LadingError as exc:
+                    _log.warning("snapshot_deletion_failed", directory=name, error=str(exc))
+                self._doomed.discard(name)
+            # An error is not tried again: a second syncfs(2) would succeed with the data lost (reliability.md I4).
+            unflushed, self._unflushed = self._unflushed, set()
+            if unflushed:
+                try:
+                    await self._flush()
+                except LadingError as exc:
+                    _log.warning("snapshots_not_flushed", ids=sorted(unflushed), error=str(exc))
+                else:
+                    await self._rows.mark_durable(sorted(unflushed))
+
+    # Steps.
+
+    @asynccontextmanager
+    async def _new(self, key: str) -> AsyncGenerator[int]:
+        """A fresh directory, deleted unless the block gives it a row."""
+        number = await self._rows.allocate()
+        self._making.add(number)
+        try:
+            await run(DISK, self._make_directory, number)
+            yield number
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                if not await self._has_row(key, number):
+                    await run(DISK, self._doom, number)
+                    self._work.set()
+            raise
+        finally:
+            self._making.discard(number)
+
+    async def _has_row(self, key: str, id: int) -> bool:
+        try:
+            return (await self._rows.get(key)).id == id
+        except NotFoundError:
+            return False
+
+    async def _make(
+        self, kind: Kind, key: SnapshotKey, parent: SnapshotName | None, labels: Labels, lease: LeaseID | None
+    ) -> list[Mount]:
+        parents = await self._parents(key, parent)
+        async with self._new(key) as number:
+            with translated(f"cannot make snapshot {key}"):
+                await run(DATA, self._fill, self.path(number), kind, parents)
+            row = await self._rows.create(
+                key, id=number, kind=kind, parent=parent, labels=labels, usage=_NO_USAGE, lease=lease
+            )
+        return self._show(row, parents)
+
+    async def _parents(self, key: str, parent: SnapshotName | None) -> Sequence[SnapshotRow]:
+        try:
+            await self._rows.get(key)
+        except NotFoundError:
+            pass
+        else:
+            raise AlreadyExistsError(f"snapshot {key} exists", subject=key)
+        if parent is None:
+            return []
+        parents = await self._rows.chain(parent)
+        if parents[0].info.kind is not Kind.COMMITTED:
+            raise InvalidArgumentError(
+                f"the parent {parent} of snapshot {key} is not committed", subject=parent
+            )
+        return parents
+
+    @asynccontextmanager
+    async def _open_layer(
+        self,
+        name: SnapshotName,
+        parent: SnapshotName | None,
+        diff_id: DiffID,
+        compressed_size: int,
+        lease: LeaseID | None,
+    ) -> AsyncGenerator[LayerWriter]:
+        await self._refuse_committed(name, lease)
+        async with self._new(name) as number:
+            extractor = await run(DISK, self._extractor, number, compressed_size, lowest=parent is None)
+            layer = _Layer(self, number, name, parent, diff_id, extractor, lease)
+            try:
+                yield layer
+            finally:
+                extractor.close()
+            if not layer.published:
+                await run(DISK, self._doom, number)
+                self._work.set()
+
+    async def _refuse_committed(self, name: SnapshotName, lease: LeaseID | None) -> None:
+        try:
+            row = await self._rows.get(name)
+        except NotFoundError:
+            return
+        if row.info.kind is Kind.COMMITTED and lease is not None:
+            await self._rows.hold(name, lease)
+        raise AlreadyExistsError(f"snapshot {name} exists", subject=name)
+
+    def _extractor(self, id: int, compressed_size: int, *, lowest: bool) -> Extractor:
+        with translated("cannot begin a layer"):
+            target = self._layer_directory(self.path(id))
+            target.mkdir(mode=0o700)
+            return Extractor(target, budget=budget(compressed_size, self._max_layer_bytes), lowest=lowest)
+
+    async def publish(self, layer: "_Layer", extracted: Extracted, labels: Labels) -> bool:
+        """Commit an unpacked layer; whether it was this one that came to be visible."""
+        try:
+            parents = await self._parents(layer.name, layer.parent)
+        except AlreadyExistsError:
+            return await self._join(layer)
+        except (NotFoundError, InvalidArgumentError) as exc:
+            raise FailedPreconditionError(
+                f"layer {layer.name} cannot be committed before its parent: {exc.message}", subject=layer.name
+            ) from exc
+        with translated(f"cannot complete layer {layer.name}"):
+            usage = await run(DATA, self._complete, self.path(layer.id), extracted, parents)
+        if self._strict:
+            await self._flush()
+        try:
+            await self._rows.create(
+                layer.name,
+                id=layer.id,
+                kind=Kind.COMMITTED,
+                parent=layer.parent,
+                labels=labels,
+                usage=usage,
+                boot_id="" if self._strict else self._boot_id,
+                extra={OPAQUE_ROOT: "y"} if extracted.opaque_root else None,
+                lease=layer.lease,
+            )
+        except AlreadyExistsError:
+            return await self._join(layer)
+        if not self._strict:
+            self._unflushed.add(layer.id)
+            self._work.set()
+        return True
+
+    async def _join(self, layer: "_Layer") -> bool:
+        row = await self._rows.get(layer.name)
+        if row.info.kind is not Kind.COMMITTED:
+            raise AlreadyExistsError(f"snapshot {layer.name} exists and is not committed", subject=layer.name)
+        if layer.lease is not None:
+            await self._rows.hold(layer.name, layer.lease)
+        return False
+
+    async def _flush(self) -> None:
+        def flush() -> None:
+            with translated("cannot flush snapshots"):
+                linux.syncfs(self._fd)
+
+        await run(DISK, flush)
+
+    def _make_directory(self, id: int) -> None:
+        with translated("cannot make a snapshot"):
+            self.path(id).mkdir(mode=0o700)
+
+    def _measure(self, tree: Path) -> Usage:
+        with translated("cannot measure a snapshot"), trees.opened(tree) as fd:
+            return trees.usage(fd)
+
+    def _doom(self, id: int) -> None:
+        """Take a directory out of the way. That it is gone is fine."""
+        name = f"{_DOOMED}{id}"
+        try:
+            os.rename(str(id), name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            raise translate(exc, f"cannot remove snapshot directory {id}") from exc
+        self._doomed.add(name)
+
+    def _delete(self, name: str) -> None:
+        with translated(f"cannot delete {name}"):
+            trees.remove(self._fd, name)
+
+
+class _Layer(LayerWriter):
+    """A layer on its way from a tar stream into a directory."""
+
+    def __init__(
+        self,
+        owner: DirectorySnapshotter,
+        id: int,
+        name: SnapshotName,
+        parent: SnapshotName | None,
+        diff_id: DiffID,
+        extractor: Extractor,
+        lease: LeaseID | None,
+    ) -> None:
+        self.id = id
+        self.name = name
+        self.parent = parent
+        self.lease = lease
+        self.published = False
+        self._owner = owner
+        self._promised = diff_id
+        self._extractor = extractor
+        self._hasher = new_hasher(diff_id.algorithm)
+        self._extracted: Extracted | None = None
+        self._found: DiffID | None = None
+        self._done = False
+
+    @override
+    def write(self, data: Buffer) -> None:
+        self._hasher.update(data)
+        self._extractor.write(data)
+
+    @override
+    def finish(self) -> DiffID:
+        if self._found is None:
+            self._extracted = self._extractor.finish()
+            self._extractor.close()
+            self._found = DiffID.from_hasher(self._hasher, self._promised.algorithm)
+        return self._found
+
+    @override
+    async def commit(self, *, labels: Labels = NO_LABELS) -> None:
+        if self._extracted is None:
+            raise FailedPreconditionError(f"layer {self.name} is not finished", subject=self.name)
+        if self._found != self._promised:
+            raise DiffIDMismatchError(
+                f"layer {self.name} unpacks to {self._found}, not to the promised {self._promised}",
+                hint="the image is damaged or its config lies about it",
+                subject=self._promised,
+            )
+        if not self._done:
+            self.published = await self._owner.publish(self, self._extracted, labels)
+            self._done = True
+
+
+def probe_directory(root: Path, test: Callable[[Path], None]) -> str | None:
+    """Run a test in a temporary directory below ``root``; what went wrong, in words, or ``None``."""
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place = root / f".probe-{os.getpid()}"
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(place)
+        place.mkdir(mode=0o700)
+        try:
+            test(place)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+    except OSError as exc:
+        return exc.strerror or str(exc)
+    return None
