@@ -50,7 +50,7 @@ async def test_a_second_process_is_refused_and_told_who(path):
             "try: anyio.run(main)\n"
             "except LadingError as exc: print(exc)\n"
         )
-        child = subprocess.run(  # noqa: ASYNC221 -- nothing else runs
+        child = subprocess.run(
             [sys.executable, "-c", script, path],
             env=os.environ | {"PYTHONPATH": str(SOURCE)},
             capture_output=True,
