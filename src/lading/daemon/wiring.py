@@ -36,7 +36,6 @@ from lading.core import content, images, leases, metadata
 from lading.core.events import Bus
 from lading.core.metadata import Namespace
 from lading.core.remotes import Credentials, Registries, Resolver
-from lading.core.snapshots import Snapshotter
 from lading.daemon import host
 from lading.daemon.config import Config
 from lading.daemon.events import EventBus
@@ -110,12 +109,11 @@ class Store:
 class Sweeper(SnapshotFiles):
     """The collector's view of a snapshotter, which deletes in its own background and does not measure."""
 
-    snapshotter: Snapshotter
+    snapshotter: DirectorySnapshotter
 
     @override
     async def sweep(self) -> int:
-        await self.snapshotter.cleanup()
-        return 0
+        return await self.snapshotter.sweep()
 
 
 Uses = Callable[[], Sequence[Use]]
@@ -148,6 +146,7 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         max_downloads=config.max_concurrent_downloads,
         max_uploads=config.max_concurrent_uploads,
     )
+    await transfer.recover()
     sweeper = Sweeper(snapshotter)
     collector = Collector(
         database,
