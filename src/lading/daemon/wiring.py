@@ -36,14 +36,13 @@ from lading.core import content, images, leases, metadata
 from lading.core.events import Bus
 from lading.core.metadata import Namespace
 from lading.core.remotes import Credentials, Registries, Resolver
-from lading.core.snapshots import Snapshotter
 from lading.daemon import host
 from lading.daemon.config import Config
 from lading.daemon.events import EventBus
 from lading.daemon.fsck import Checker
 from lading.daemon.maintenance import StoreMaintenance
 from lading.errors import FailedPreconditionError
-from lading.gc.collector import Collector, SnapshotFiles
+from lading.gc.collector import Collector
 from lading.images.exchange import ImageExchange
 from lading.images.removal import Use
 from lading.images.service import ImageService
@@ -106,18 +105,6 @@ class Store:
     bus: Bus
 
 
-@dataclass(frozen=True, slots=True)
-class Sweeper(SnapshotFiles):
-    """The collector's view of a snapshotter, which deletes in its own background and does not measure."""
-
-    snapshotter: Snapshotter
-
-    @override
-    async def sweep(self) -> int:
-        await self.snapshotter.cleanup()
-        return 0
-
-
 Uses = Callable[[], Sequence[Use]]
 
 
@@ -148,12 +135,11 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         max_downloads=config.max_concurrent_downloads,
         max_uploads=config.max_concurrent_uploads,
     )
-    sweeper = Sweeper(snapshotter)
     collector = Collector(
         database,
         namespace,
         content=store,
-        snapshotters={snapshotter.name: sweeper},
+        snapshotters={snapshotter.name: snapshotter},
         clock=utc_now,
         interval=timedelta(seconds=config.lading.gc_interval),
     )
@@ -161,7 +147,7 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         database=database,
         namespace=namespace,
         content=store,
-        snapshots=sweeper,
+        snapshots=snapshotter,
         driver=snapshotter.name,
         collector=collector,
         checker=Checker(store=store, records=records, leases=lease_manager, registries=registries),
