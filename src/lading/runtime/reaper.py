@@ -53,7 +53,8 @@ class Reaper:
             self.watch(pid)
 
     def close(self) -> None:
-        """Stop watching. Idempotent."""
+        """Stop watching, after a last look for orphans that came to us since the last shim died. Idempotent."""
+        self.sweep([])
         for pid in list(self._fds):
             reap(pid)
             self._forget(pid)
