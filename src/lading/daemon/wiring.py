@@ -42,7 +42,7 @@ from lading.daemon.events import EventBus
 from lading.daemon.fsck import Checker
 from lading.daemon.maintenance import StoreMaintenance
 from lading.errors import FailedPreconditionError
-from lading.gc.collector import Collector, SnapshotFiles
+from lading.gc.collector import Collector
 from lading.images.exchange import ImageExchange
 from lading.images.removal import Use
 from lading.images.service import ImageService
@@ -105,17 +105,6 @@ class Store:
     bus: Bus
 
 
-@dataclass(frozen=True, slots=True)
-class Sweeper(SnapshotFiles):
-    """The collector's view of a snapshotter, which deletes in its own background and does not measure."""
-
-    snapshotter: DirectorySnapshotter
-
-    @override
-    async def sweep(self) -> int:
-        return await self.snapshotter.sweep()
-
-
 Uses = Callable[[], Sequence[Use]]
 
 
@@ -147,12 +136,11 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         max_uploads=config.max_concurrent_uploads,
     )
     await transfer.recover()
-    sweeper = Sweeper(snapshotter)
     collector = Collector(
         database,
         namespace,
         content=store,
-        snapshotters={snapshotter.name: sweeper},
+        snapshotters={snapshotter.name: snapshotter},
         clock=utc_now,
         interval=timedelta(seconds=config.lading.gc_interval),
     )
@@ -160,7 +148,7 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         database=database,
         namespace=namespace,
         content=store,
-        snapshots=sweeper,
+        snapshots=snapshotter,
         driver=snapshotter.name,
         collector=collector,
         checker=Checker(store=store, records=records, leases=lease_manager, registries=registries),
