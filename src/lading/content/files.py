@@ -40,7 +40,7 @@ class LocalFiles:
             return
         blobs = self.root / "blobs"
         for directory in (self.root, blobs, *(blobs / name for name in ALGORITHMS), self.root / "ingest"):
-            directory.mkdir(mode=0o700, exist_ok=True)
+            directory.mkdir(mode=0o700, parents=directory == self.root, exist_ok=True)
         for directory in (blobs, self.root, self.root.parent):
             fs.fsync_directory(directory)
         self._prepared = True
