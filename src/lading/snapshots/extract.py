@@ -85,6 +85,11 @@ class Extracted:
     dropped: int
     """Extended attributes and device nodes that were left out."""
 
+    @property
+    def inheriting(self) -> tuple[str, ...]:
+        """The implied directories that may have something below."""
+        return () if self.opaque_root else self.implied
+
 
 class _Directory:
     """A directory that is open, and what it gets when it is closed."""
