@@ -209,7 +209,8 @@ async def open_snapshotter(config: Config, database: metadata.Database) -> Direc
     tried: list[str] = []
     for name in chosen:
         kind = SNAPSHOTTERS.get(name)
-        root = config.data_root / "snapshots" / name
+        # A sweep deletes what has no row, so each namespace has a directory of its own.
+        root = config.data_root / "snapshots" / name / config.containerd_namespace
         problem = await aio.run(aio.DISK, kind.probe, root) if kind else "there is no such snapshotter"
         if kind is None or problem:
             tried.append(f"{name}: {problem}")
