@@ -3,10 +3,10 @@
 import shlex
 from typing import Any
 
-from lading.containers import times
 from lading.containers.binds import Bind
 from lading.containers.execs import Exec
 from lading.containers.model import Container
+from lading.kit import times
 
 
 def status_text(container: Container, now: int) -> str:
