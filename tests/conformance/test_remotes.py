@@ -53,8 +53,6 @@ class TestHttpAgainstFake(_Http):
 
 
 class TestHttpAgainstDockerRegistry(_Http):
-    lists_referrers = False  # distribution 2.8 neither has the API nor keeps the tag
-
     @pytest.fixture
     def host(self, docker_host: str) -> str:
         return docker_host

@@ -10,7 +10,7 @@ import pytest
 
 from lading.containers import jsonlog
 from lading.containers.journal import Journal
-from lading.containers.keeper import Keeper, reap
+from lading.containers.keeper import Keeper
 
 pytestmark = pytest.mark.crash
 
@@ -90,7 +90,6 @@ def test_kill_9_loses_and_repeats_nothing(tmp_path: Path, max_size: int):
         for name in ("out", "err"):
             keeper.release(name)
         keeper.close()
-        reap()
     assert kills >= 5
     assert logged(tmp_path / "log") == expected(count)
 
@@ -110,5 +109,4 @@ def test_last_words_of_a_container_that_ended_while_no_daemon_ran(tmp_path: Path
     journal.close()
     again.release("out")
     again.close()
-    reap()
     assert logged(tmp_path / "log")[0] == b"last words"

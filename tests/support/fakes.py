@@ -19,6 +19,7 @@ from lading.errors import (
     FailedPreconditionError,
     NotFoundError,
     UnavailableError,
+    UnsupportedError,
 )
 from lading.kit.tasks import KeyedLock
 from lading.oci.descriptor import Descriptor
@@ -81,6 +82,17 @@ class FakeReader(content.Reader):
     @override
     def pread(self, length: int, offset: int) -> bytes:
         return self._data[offset : offset + length]
+
+    @override
+    def readinto(self, buffer: Buffer, offset: int) -> int:
+        view = memoryview(buffer).cast("B")
+        piece = self._data[offset : offset + len(view)]
+        view[: len(piece)] = piece
+        return len(piece)
+
+    @override
+    def fileno(self) -> int:
+        raise UnsupportedError("the blob is not in a file")
 
 
 class FakeWriter(content.Writer):
@@ -243,6 +255,11 @@ class FakeImages(images.Store):
     @override
     async def list(self) -> list[images.Image]:
         return [self.records[name] for name in sorted(self.records)]
+
+    @override
+    async def by_target(self, digest_prefix: str) -> "list[images.Image]":
+        bare = digest_prefix.removeprefix("sha256:")
+        return [image for image in await self.list() if image.target.digest.hex.startswith(bare)]
 
     @override
     async def put(

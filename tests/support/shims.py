@@ -25,15 +25,20 @@ class ShimWorld(World):
     def __init__(
         self, directory: Path, *, shim: str = RUNC_V2, options: Mapping[str, Any] | None = None
     ) -> None:
+        make_rootfs(directory / "image")
+        self.attach(directory, cgroup_parent(), shim=shim, options=options)
+
+    def attach(
+        self, directory: Path, parent: str, *, shim: str = RUNC_V2, options: Mapping[str, Any] | None = None
+    ) -> None:
+        """Use the world that another process has made."""
         self.directory = directory / "streams"
         self.state = directory / "state"
         self.root = directory / "root"
         self.socket = str(directory / "e.sock")
-        self.parent = cgroup_parent()
-        image = make_rootfs(directory / "image")
-        self.rootfs = [Mount(type="bind", source=str(image), options=("rbind", "ro"))]
+        self.parent = parent
+        self.rootfs = [Mount(type="bind", source=str(directory / "image"), options=("rbind", "ro"))]
         self.config = RuntimeConfig(runtime=shim, options=options or {})
-        self.shims: set[int] = set()
 
     def open(self) -> AbstractAsyncContextManager[Runtime]:
         return self.open_shims()
@@ -100,9 +105,8 @@ def processes() -> list[str]:
     return found
 
 
-def zombies() -> list[int]:
+def zombies() -> list[str]:
     """Our own children that ended and were not collected."""
-    out = subprocess.run(
-        ["ps", "-o", "pid=,stat=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=False
-    )
-    return [int(line.split()[0]) for line in out.stdout.splitlines() if line.split()[1].startswith("Z")]
+    command = ["ps", "-o", "pid=,stat=,args=", "--ppid", str(os.getpid())]
+    out = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return [line for line in out.splitlines() if line.split()[1].startswith("Z")]

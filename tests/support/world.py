@@ -10,9 +10,9 @@ from support.fakes import FakeBus, FakeContent, FakeImages, FakeLeases, FakeSnap
 class World:
     """One host, ``linux/amd64``, and two registries that it may talk to."""
 
-    def __init__(self, *, parallel: bool = True) -> None:
+    def __init__(self, *, parallel: bool = True, store: type[FakeContent] = FakeContent) -> None:
         self.leases = FakeLeases()
-        self.content = FakeContent(self.leases)
+        self.content = store(self.leases)
         self.images = FakeImages()
         self.snapshotter = FakeSnapshotter(parallel=parallel)
         self.bus = FakeBus()

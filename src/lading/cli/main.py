@@ -75,10 +75,7 @@ def why(context: click.Context, host: str, digest: str, *, as_json: bool) -> Non
         _print_json(found)
         return
     click.echo(found["Digest"])
-    if not found["Paths"]:
-        click.echo("  nothing keeps it: the next garbage collection deletes it")
-    for each in found["Paths"]:
-        click.echo(path(each))
+    click.echo(path(found["Path"]) or "  nothing keeps it: the next garbage collection deletes it")
 
 
 @group.command()
@@ -93,7 +90,7 @@ def gc(context: click.Context, host: str, *, dry_run: bool, as_json: bool) -> No
         _print_json(result)
         return
     verb = "would free" if dry_run else "freed"
-    parts = ", ".join(f"{count} {kind}" for kind, count in result["Deleted"].items() if count) or "nothing"
+    parts = ", ".join(_counted(count, kind) for kind, count in result["Deleted"].items()) or "nothing"
     click.echo(f"{verb} {size(result['FreedBytes'])}: {parts}")
 
 
@@ -135,6 +132,10 @@ def _follow(
             else:
                 progress.update(int(each.get("current", 0)), int(each.get("total", 0)))
     return result
+
+
+def _counted(count: int, kind: str) -> str:
+    return f"{count} {kind}" + ("" if count == 1 else "s")
 
 
 def _quoted(text: str) -> str:

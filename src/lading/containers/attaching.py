@@ -1,7 +1,7 @@
 """Attach a client to a container's streams, and read its log."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -113,7 +113,7 @@ class Attachment:
 
 async def read_log(
     container: Container, options: LogOptions, log: Path, run: Callable[[], Run | None]
-) -> AsyncIterator[Chunk]:
+) -> AsyncGenerator[Chunk]:
     """The messages of a container's log, then with ``follow`` those to come until the container ends.
 
     Raises `UnsupportedError` if the container keeps no log.

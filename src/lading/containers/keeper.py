@@ -2,7 +2,6 @@
 
 A pipe's bytes live as long as any process has it open. A container that ends while the daemon is down
 lets its shim close the FIFOs, and their last bytes would be gone. The keeper holds the read ends; it never
-lets its shim close the FIFOs, and their last bytes would be gone. The keeper holds the read ends; it never
 reads. It is started by the first daemon that needs it, survives it, serves the next one through the same socket,
 and ends when no daemon is connected and it holds nothing.
 Run as a program (``python -I -S keeper.py SOCKET``) it uses the standard library only, to stay small. Messages on the
@@ -16,7 +15,6 @@ import select
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 _MESSAGE = 4096
@@ -32,7 +30,9 @@ def serve(path: str) -> None:
     listener.bind(path)
     os.umask(old)
     listener.listen(8)
-    sys.stdout.write("ready\n")
+    if os.fork():
+        sys.stdout.write("ready\n")
+        return
     sys.stdout.close()
     held: dict[bytes, int] = {}
     clients: dict[int, socket.socket] = {}
@@ -148,21 +148,9 @@ class Keeper:
             answer = output.readline() if ready else b""
         if answer != b"ready\n":
             process.kill()
-            process.wait()
+        process.wait()  # the program leaves the keeper behind and ends at once
+        if answer != b"ready\n":
             raise ConnectionError("the keeper did not start")
-        _children.append(process)
-
-
-_children: list[subprocess.Popen[bytes]] = []
-"""Keepers that this process started: kept so that an object that is collected does not warn about a living child."""
-
-
-def reap(seconds: float = 5.0) -> None:
-    """Wait for keepers that this process started and that have nothing left to hold; for tests and orderly ends."""
-    deadline = time.monotonic() + seconds
-    while _children and time.monotonic() < deadline:
-        _children[:] = [child for child in _children if child.poll() is None]
-        time.sleep(0.01)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import contextlib
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,13 +23,13 @@ import anyio.abc
 import msgspec
 import structlog
 
-from lading.containers import binds, execs, hostfiles, jsonlog, rootfs, runs, signals, spec, users
+from lading.containers import binds, hostfiles, jsonlog, rootfs, runs, signals, spec, users
 from lading.containers.environment import Environment
 from lading.containers.keeper import Keeper
 from lading.containers.model import Container, State
 from lading.containers.runs import Run
 from lading.core.mounts import Mount
-from lading.core.runtime import Exit, Status, Task
+from lading.core.runtime import Exit, Task
 from lading.core.snapshots import SnapshotKey
 from lading.errors import (
     ConflictError,
@@ -43,10 +43,10 @@ from lading.kit import aio
 
 _DRAIN_SECONDS: Final = 10.0
 _KILL_SECONDS: Final = 10.0
-_LOST_EXIT: Final = 255
+LOST_EXIT: Final = 255
 """Exit code of a container whose end nobody saw."""
-_PROCESS_FILE: Final = "process.json"
-_EVENT_SECONDS: Final = 1.0
+PROCESS_FILE: Final = "process.json"
+"""In the state directory: the runtime-spec process of the run, for execs of a later daemon."""
 _BACKOFF_SECONDS: Final = 0.1
 _BACKOFF_MAXIMUM: Final = 60.0
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("lading.containers")
@@ -70,31 +70,30 @@ class Lifecycle:
     def __init__(
         self, environment: Environment, group: anyio.abc.TaskGroup, forget: Callable[[Container], None]
     ) -> None:
-        self._env = environment
+        self.env = environment
         self._group = group
         self._forget = forget
         self.keeper = Keeper(environment.state / "keeper.sock")
         self.runs: dict[str, Run] = {}
         self.processes: dict[str, dict[str, Any]] = {}
         """Runtime-spec process of running containers, for execs."""
-        self._exits: dict[str, Exit] = {}
-        self._reported: dict[str, anyio.Event] = {}
 
     # Places.
 
     def directory(self, container: Container) -> Path:
         """Durable files of a container."""
-        return self._env.root / container.id
+        return self.env.root / container.id
 
     def state_directory(self, container: Container) -> Path:
         """Files of a container's present run."""
-        return self._env.state / container.id
+        return self.env.state / container.id
 
     def log_path(self, container: Container) -> Path:
         """The log, where Docker has it."""
         return self.directory(container) / f"{container.id}-json.log"
 
-    def _log_plan(self, container: Container) -> tuple[Path | None, jsonlog.Limits]:
+    def log_plan(self, container: Container) -> tuple[Path | None, jsonlog.Limits]:
+        """Where its log is (``None`` for no log) and when it is rotated."""
         config = container.host.log_config
         if config and config.type == "none":
             return None, jsonlog.Limits()
@@ -102,7 +101,24 @@ class Lifecycle:
 
     async def save(self, container: Container) -> None:
         """Store the present document."""
-        await self._env.store.update(container.snapshot())
+        await self.env.store.update(container.snapshot())
+
+    def spawn(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
+        """Run in the background. What goes wrong there is one container's misfortune, never the daemon's."""
+
+        async def supervised() -> None:
+            try:
+                await function(*args)
+            except Exception:  # noqa: BLE001 (a supervisor)
+                _log.exception("container_task_failed", task=getattr(function, "__name__", ""))
+
+        self._group.start_soon(supervised)
+
+    def let_go(self) -> None:
+        """Close what is open when the daemon leaves; containers go on. Blocking."""
+        for run in self.runs.values():
+            run.close()
+        self.keeper.close()
 
     # Start.
 
@@ -135,7 +151,7 @@ class Lifecycle:
         except (LadingError, OSError) as exc:
             raise await self._failed(container, exc) from exc
         container.task = task
-        self._group.start_soon(run.pump)
+        self.spawn(run.pump)
         try:
             pid = await task.start()
         except LadingError as exc:
@@ -147,14 +163,14 @@ class Lifecycle:
         with anyio.CancelScope(shield=True):
             await self.save(container)
             container.started.set()
-            self._env.bus.publish("container", "start", container.id, container.attributes())
-            self._group.start_soon(self._watch, container, task)
+            self.env.bus.publish("container", "start", container.id, container.attributes())
+            self.spawn(self.watch, container, task)
 
     async def _create_task(self, container: Container) -> tuple[Task, Run]:
-        env = self._env
+        env = self.env
         mounts = await self._mounts(container)
         made = await aio.run(aio.DISK, self._prepare, container, mounts)
-        log, limits = self._log_plan(container)
+        log, limits = self.log_plan(container)
         run = await aio.run(
             aio.DISK,
             runs.begin,
@@ -168,7 +184,7 @@ class Lifecycle:
         )
         self.runs[container.id] = run
         self.processes[container.id] = made["process"]
-        process_file = self.state_directory(container) / _PROCESS_FILE
+        process_file = self.state_directory(container) / PROCESS_FILE
         await aio.run(aio.DISK, process_file.write_bytes, msgspec.json.encode(made["process"]))
         runtime = env.runtimes.get(container.host.runtime, container.host.runtime)
         task = await env.runtime.create(
@@ -178,8 +194,8 @@ class Lifecycle:
 
     async def _mounts(self, container: Container) -> list[Mount]:
         """The root file system's mounts; layers lost to an unclean boot are unpacked again first."""
-        await self._env.images.unpack(container.document.manifest)
-        return await self._env.snapshotter.mounts(SnapshotKey(container.record.snapshot_key))
+        await self.env.images.unpack(container.document.manifest)
+        return await self.env.snapshotter.mounts(SnapshotKey(container.record.snapshot_key))
 
     def _prepare(self, container: Container, mounts: list[Mount]) -> dict[str, Any]:
         """Everything about the spec that needs files; blocking."""
@@ -212,7 +228,7 @@ class Lifecycle:
                 binds=container.binds,
                 tmpfs=container.tmpfs,
                 files=hostfiles.write(directory, host, document.hostname, container.config.domainname),
-                cgroup_v2=self._env.cgroup_v2,
+                cgroup_v2=self.env.cgroup_v2,
             )
         )
 
@@ -226,7 +242,7 @@ class Lifecycle:
             container.document.state = State(exit_code=code, error=words, finished_at=time.time_ns())
             await self.save(container)
         if container.host.auto_remove:
-            self._group.start_soon(self._remove_quietly, container)
+            self.spawn(self.remove_quietly, container)
         message = f"failed to create task for container: {words}"
         if isinstance(error, FailedPreconditionError) or not isinstance(error, LadingError):
             kind = StartError if code == signals.START_FAILED else CommandError
@@ -235,18 +251,19 @@ class Lifecycle:
 
     # End.
 
-    async def _watch(self, container: Container, task: Task) -> None:
+    async def watch(self, container: Container, task: Task) -> None:
         """Wait for the end of a run and finish it."""
         try:
             end = await task.wait()
         except NotFoundError:
-            end = Exit(status=_LOST_EXIT, exited_at_nano=time.time_ns())
+            end = Exit(status=LOST_EXIT, exited_at_nano=time.time_ns())
         except LadingError:
             return  # the runtime was closed: the daemon is leaving, the container is not
         with anyio.CancelScope(shield=True):
-            await self._finish(container, task, end)
+            await self.finish(container, task, end)
 
-    async def _finish(self, container: Container, task: Task | None, end: Exit) -> None:
+    async def finish(self, container: Container, task: Task | None, end: Exit) -> None:
+        """Everything that follows the end of a run."""
         run = self.runs.get(container.id)
         if run is not None:
             with anyio.move_on_after(_DRAIN_SECONDS):
@@ -259,6 +276,8 @@ class Lifecycle:
             except LadingError as exc:
                 _log.warning("task_not_deleted", container=container.id, reason=str(exc))
         async with container.lock:
+            if container.removed.is_set():
+                return
             await self._end_run(container)
             old = container.state
             container.task = None
@@ -277,7 +296,7 @@ class Lifecycle:
                     exec_.running, exec_.exit_code = False, 137
                     exec_.ended.set()
         duration = (container.state.finished_at - container.state.started_at) // 10**9
-        self._env.bus.publish(
+        self.env.bus.publish(
             "container",
             "die",
             container.id,
@@ -285,9 +304,9 @@ class Lifecycle:
         )
         self._tell_stopped(container)
         if restarts:
-            self._group.start_soon(self._restart_later, container)
+            self.spawn(self.restart_later, container)
         elif container.host.auto_remove:
-            self._group.start_soon(self._remove_quietly, container)
+            self.spawn(self.remove_quietly, container)
 
     def _tell_stopped(self, container: Container) -> None:
         container.started = anyio.Event()
@@ -299,7 +318,7 @@ class Lifecycle:
         self.processes.pop(container.id, None)
         run = self.runs.pop(container.id, None)
         if run is not None:
-            await aio.run(aio.DISK, run.close, self.keeper, finished=True)
+            await run.end(self.keeper)
 
     def _restarts(self, container: Container, status: int) -> bool:
         policy, document = container.restart_policy, container.document
@@ -310,7 +329,8 @@ class Lifecycle:
         limit = policy.maximum_retry_count
         return policy.name == "on-failure" and status != 0 and (not limit or document.restart_count < limit)
 
-    async def _restart_later(self, container: Container) -> None:
+    async def restart_later(self, container: Container) -> None:
+        """Start it again after a pause that grows with every restart."""
         delay = min(_BACKOFF_MAXIMUM, _BACKOFF_SECONDS * 2 ** min(container.document.restart_count, 16))
         with anyio.CancelScope() as scope:
             container.restart_scope = scope
@@ -359,7 +379,7 @@ class Lifecycle:
             raise ConflictError(
                 f"cannot kill container: {container.name}: container {container.id} is not running"
             ) from exc
-        self._env.bus.publish("container", "kill", container.id, container.attributes(signal=str(signal)))
+        self.env.bus.publish("container", "kill", container.id, container.attributes(signal=str(signal)))
 
     async def stop(self, container: Container, *, timeout: int | None, signal: str) -> None:
         """Ask it to end; kill it after ``timeout`` seconds (negative: never). Raises `NotModifiedError` if it does not run."""
@@ -371,7 +391,7 @@ class Lifecycle:
         if not container.state.running:
             raise NotModifiedError(f"container {container.id} is already stopped")
         seconds = timeout if timeout is not None else container.config.stop_timeout
-        seconds = self._env.stop_seconds if seconds is None else seconds
+        seconds = self.env.stop_seconds if seconds is None else seconds
         container.stop_requested = True
         container.document.manually_stopped = True
         stopped = container.stopped
@@ -384,7 +404,7 @@ class Lifecycle:
                 await self.kill(container, signals.parse("KILL"))
             with anyio.fail_after(_KILL_SECONDS + _DRAIN_SECONDS):
                 await stopped.wait()
-        self._env.bus.publish("container", "stop", container.id, container.attributes())
+        self.env.bus.publish("container", "stop", container.id, container.attributes())
 
     async def pause(self, container: Container) -> None:
         """Freeze it. Raises `ConflictError` unless it runs."""
@@ -395,7 +415,7 @@ class Lifecycle:
             await task.pause()
             container.state.paused = True
             await self.save(container)
-        self._env.bus.publish("container", "pause", container.id, container.attributes())
+        self.env.bus.publish("container", "pause", container.id, container.attributes())
 
     async def unpause(self, container: Container) -> None:
         """Thaw it. Raises `ConflictError` unless it is paused."""
@@ -406,7 +426,7 @@ class Lifecycle:
             await task.resume()
             container.state.paused = False
             await self.save(container)
-        self._env.bus.publish("container", "unpause", container.id, container.attributes())
+        self.env.bus.publish("container", "unpause", container.id, container.attributes())
 
     # Removal.
 
@@ -424,143 +444,42 @@ class Lifecycle:
             await self._remove(container)
 
     async def _remove(self, container: Container) -> None:
-        self.cancel_restart(container)
-        container.stop_requested = True
-        stopped = container.stopped
-        if container.state.running:
-            container.state.removing = True
-            with contextlib.suppress(ConflictError):
-                await self.kill(container, signals.parse("KILL"))
-            with anyio.fail_after(_KILL_SECONDS + _DRAIN_SECONDS):
-                await stopped.wait()
-        async with container.lock:
-            if container.removed.is_set():
+        while not container.removed.is_set():
+            self.cancel_restart(container)
+            container.stop_requested = True
+            stopped = container.stopped
+            if container.state.running:
+                container.state.removing = True
+                with contextlib.suppress(ConflictError):
+                    await self.kill(container, signals.parse("KILL"))
+                with anyio.fail_after(_KILL_SECONDS + _DRAIN_SECONDS):
+                    await stopped.wait()
+            if await self._remove_stopped(container):
                 return
+
+    async def _remove_stopped(self, container: Container) -> bool:
+        """Remove it unless it was started meanwhile; whether it is gone."""
+        async with container.lock:
+            if container.state.running or container.removed.is_set():
+                return container.removed.is_set()
             container.state.removing = True
             await self.save(container)
             await self._end_run(container)
             with contextlib.suppress(NotFoundError):
-                await self._env.snapshotter.remove(container.record.snapshot_key)
+                await self.env.snapshotter.remove(container.record.snapshot_key)
             for directory in (self.state_directory(container), self.directory(container)):
                 await aio.run(aio.DISK, shutil.rmtree, directory, ignore_errors=True)
-            await self._env.store.delete(container.id)
+            await self.env.store.delete(container.id)
             self._forget(container)
-        self._env.bus.publish("container", "destroy", container.id, container.attributes())
+        self.env.bus.publish("container", "destroy", container.id, container.attributes())
         container.output.end()
         container.removed.set()
+        return True
 
-    async def _remove_quietly(self, container: Container) -> None:
+    async def remove_quietly(self, container: Container) -> None:
         """AutoRemove: nobody is there to be told of an error."""
         try:
             with anyio.CancelScope(shield=True):
                 await self._remove(container)
         except (LadingError, TimeoutError) as exc:
             _log.error("container_not_removed", container=container.id, reason=str(exc))
-
-    # After a restart of the daemon.
-
-    async def restore(self, containers: list[Container]) -> None:
-        """Find the containers of earlier daemons: take up those that run, finish those that ended meanwhile."""
-        tasks = {task.id: task for task in await self._env.runtime.load()}
-        for container in containers:
-            task = tasks.pop(container.id, None)
-            try:
-                await self._restore_one(container, task)
-            except (LadingError, OSError) as exc:
-                _log.error("container_not_restored", container=container.id, reason=str(exc))
-        for stray, task in tasks.items():
-            _log.warning("stray_task_ended", container=stray)
-            await self._destroy(task)
-
-    async def _restore_one(self, container: Container, task: Task | None) -> None:
-        state = container.state
-        if state.removing:
-            if task is not None:
-                await self._destroy(task)
-            state.running = False
-            self._group.start_soon(self._remove_quietly, container)
-            return
-        if task is not None:
-            found = await task.state()
-            if found.status is Status.CREATED:  # the daemon died between create and start; nothing ran yet
-                await self._destroy(task)
-                task = None
-        if task is None and not state.running:
-            if state.restarting:
-                self._group.start_soon(self._restart_later, container)
-            elif container.host.auto_remove and (state.started_at or state.finished_at):
-                self._group.start_soon(self._remove_quietly, container)
-            elif self._starts_at_boot(container):
-                self._group.start_soon(self._restart_later, container)
-            return
-        await self._resume_run(container)
-        if task is None:
-            self._group.start_soon(self._finish_lost, container)
-            return
-        if not state.running:
-            container.document.state = State(running=True, started_at=time.time_ns())
-        container.task = task
-        container.state.pid = task.pid
-        container.started.set()
-        for fd in await aio.run(aio.DISK, execs.drop_leftovers, self.state_directory(container)):
-            self._group.start_soon(execs.discard, fd)
-        await self.save(container)
-        self._group.start_soon(self._watch, container, task)
-
-    async def _finish_lost(self, container: Container) -> None:
-        """Its shim is gone. The runtime reports the exit if it can still find it out."""
-        reported = self._reported.setdefault(container.id, anyio.Event())
-        with anyio.move_on_after(_EVENT_SECONDS):
-            await reported.wait()
-        end = self._exits.get(container.id, Exit(status=_LOST_EXIT, exited_at_nano=time.time_ns()))
-        with anyio.CancelScope(shield=True):
-            await self._finish(container, None, end)
-
-    async def listen(self, find: Callable[[str], Container | None]) -> None:
-        """Follow the runtime's events: exits of tasks that nobody waits for, and the out-of-memory killer."""
-        async for event in self._env.runtime.events():
-            container = find(event.container)
-            if container is None or event.exec_id:
-                continue
-            if event.topic == "/tasks/exit" and container.task is None:
-                self._exits[event.container] = Exit(status=event.exit_status, exited_at_nano=event.time_nano)
-                self._reported.setdefault(event.container, anyio.Event()).set()
-            elif event.topic == "/tasks/oom":
-                container.state.oom_killed = True
-                self._env.bus.publish("container", "oom", container.id, container.attributes())
-
-    def _starts_at_boot(self, container: Container) -> bool:
-        policy = container.restart_policy.name
-        return bool(container.state.started_at) and (
-            policy == "always" or (policy == "unless-stopped" and not container.document.manually_stopped)
-        )
-
-    async def _resume_run(self, container: Container) -> None:
-        log, limits = self._log_plan(container)
-        directory = self.state_directory(container)
-        try:
-            run = await aio.run(
-                aio.DISK,
-                runs.resume,
-                directory,
-                container.output,
-                stdin=container.config.open_stdin,
-                terminal=container.config.tty,
-                log=log,
-                limits=limits,
-            )
-        except OSError:
-            return  # after a reboot there is nothing to resume
-        self.runs[container.id] = run
-        with contextlib.suppress(OSError, msgspec.MsgspecError):
-            data = await aio.run(aio.DISK, (directory / _PROCESS_FILE).read_bytes)
-            self.processes[container.id] = msgspec.json.decode(data, type=dict[str, Any])
-        self._group.start_soon(run.pump)
-
-    async def _destroy(self, task: Task) -> None:
-        with contextlib.suppress(LadingError):
-            await task.kill(signals.parse("KILL"), all=True)
-        with contextlib.suppress(LadingError):
-            await task.wait()
-        with contextlib.suppress(LadingError):
-            await task.delete()

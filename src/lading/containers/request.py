@@ -297,8 +297,6 @@ def _check_modes(host: HostConfig) -> None:
         raise InvalidArgumentError("invalid restart policy: maximum retry count cannot be negative")
     if host.auto_remove and policy != "no":
         raise InvalidArgumentError("can't create 'AutoRemove' container with restart policy")
-    if host.runtime not in ("", "runc", "io.containerd.runc.v2") and "." not in host.runtime:
-        raise InvalidArgumentError(f"unknown or invalid runtime name: {host.runtime}")
 
 
 BRIDGE_WARNING: Final = (

@@ -34,6 +34,9 @@ class Run:
         self._journal = journal
         self._output = output
         self._terminal = terminal
+        self._scope: anyio.CancelScope | None = None
+        self._over = False
+        self._pumping: anyio.Event | None = None
         self.drained = anyio.Event()
         """Set when everything that was written is in the log and was published."""
         self.changed = anyio.Event()
@@ -51,10 +54,22 @@ class Run:
 
     async def pump(self) -> None:
         """Move output into the log and to clients until it ends. Start it when the shim has opened the FIFOs."""
+        if self._over:
+            return
+        self._pumping = anyio.Event()
+        try:
+            with anyio.CancelScope() as self._scope:
+                await self._pump()
+                self.drained.set()
+        finally:
+            self._pumping.set()
+            self._notify()
+
+    async def _pump(self) -> None:
         with select.epoll() as readable:
-            for fd in self._journal.fds:
-                readable.register(fd, select.EPOLLIN)
             watched = set(self._journal.fds)
+            for fd in watched:
+                readable.register(fd, select.EPOLLIN)
             while not self._journal.ended:
                 try:
                     chunks = await aio.run(aio.DISK, self._journal.step)
@@ -70,8 +85,6 @@ class Run:
                     await self._output.publish(chunks)
                 elif not self._journal.ended:
                     await anyio.wait_readable(readable.fileno())
-        self.drained.set()
-        self._notify()
 
     def _notify(self) -> None:
         event, self.changed = self.changed, anyio.Event()
@@ -88,15 +101,21 @@ class Run:
         finally:
             os.close(fd)
 
-    def close(self, keeper: Keeper, *, finished: bool) -> None:
-        """Let go; with ``finished`` nothing will be read any more, and FIFOs and spool are deleted. Blocking."""
+    async def end(self, keeper: Keeper) -> None:
+        """Stop the pump and delete FIFOs and spool: nothing will be read any more."""
+        self._over = True
+        if self._scope is not None and self._pumping is not None:
+            self._scope.cancel()
+            await self._pumping.wait()
+        await aio.run(aio.DISK, self._delete, keeper)
+
+    def _delete(self, keeper: Keeper) -> None:
         self._journal.close()
-        if finished:
-            with contextlib.suppress(OSError):
-                for path in (self._fifos.stdout, self._fifos.stderr):
-                    if path:
-                        keeper.release(path)
-            shutil.rmtree(self._directory, ignore_errors=True)
+        _forget(self._directory, self._fifos, keeper)
+
+    def close(self) -> None:
+        """Let go when the daemon leaves: FIFOs, spool and what they hold stay for the next one. Blocking."""
+        self._journal.close()
 
 
 async def write_fifo(fd: int, data: bytes) -> None:
@@ -125,14 +144,28 @@ def begin(
     """Make the FIFOs of a new run, held by the keeper before anyone can write. Blocking. Raises `OSError`."""
     shutil.rmtree(directory, ignore_errors=True)
     fifos = make_fifos(directory, "init", stdin=stdin, terminal=terminal)
-    for path in (fifos.stdout, fifos.stderr):
-        if path:
+    try:
+        for path in _outputs(fifos):
             fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 keeper.hold(path, fd)
             finally:
                 os.close(fd)
-    return _open(directory, fifos, output, terminal=terminal, log=log, limits=limits)
+        return _open(directory, fifos, output, terminal=terminal, log=log, limits=limits)
+    except BaseException:
+        _forget(directory, fifos, keeper)
+        raise
+
+
+def _outputs(fifos: Fifos) -> list[str]:
+    return [path for path in (fifos.stdout, fifos.stderr) if path]
+
+
+def _forget(directory: Path, fifos: Fifos, keeper: Keeper) -> None:
+    with contextlib.suppress(OSError):  # without a keeper nothing is held
+        for path in _outputs(fifos):
+            keeper.release(path)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def resume(

@@ -5,9 +5,8 @@ record store; this object holds the same records with what is alive beside them.
 """
 
 import contextlib
-import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -17,7 +16,6 @@ import msgspec
 
 from lading.containers import (
     attaching,
-    execs,
     jsonlog,
     listing,
     model,
@@ -25,20 +23,22 @@ from lading.containers import (
     request,
     signals,
     spec,
+    times,
     users,
     views,
 )
 from lading.containers.attaching import Attachment, AttachOptions, LogOptions
 from lading.containers.environment import ContainerImage, Environment
-from lading.containers.execs import Exec, ExecRequest
+from lading.containers.exec_service import ExecService
 from lading.containers.journal import Chunk
-from lading.containers.lifecycle import Lifecycle, StartError
+from lading.containers.lifecycle import Lifecycle
 from lading.containers.model import Container, Document
 from lading.containers.request import CreateRequest
+from lading.containers.restoring import Restorer
 from lading.containers.runs import Run
 from lading.containers.streams import Peer
 from lading.core.containers import ContainerRecord
-from lading.core.leases import LeaseID
+from lading.core.leases import EXPIRE, LeaseID
 from lading.core.snapshots import SnapshotKey
 from lading.errors import (
     AlreadyExistsError,
@@ -51,6 +51,7 @@ from lading.kit import aio
 from lading.oci.descriptor import Platform
 
 Condition = Literal["not-running", "next-exit", "removed"]
+_LEASE_SECONDS: Final = 24 * 3600
 CONDITIONS: Final = ("not-running", "next-exit", "removed")
 
 
@@ -77,10 +78,10 @@ class ContainerService:
         self._env = environment
         self._group = group
         self._containers: dict[str, Container] = {}
-        self._execs: dict[str, Exec] = {}
         self._creating = anyio.Lock()
         self._pruning = anyio.Lock()
         self._life = Lifecycle(environment, group, self._forget)
+        self.execs = ExecService(environment, self._life, group)
 
     async def _open(self) -> None:
         for place in (self._env.root, self._env.state):
@@ -88,16 +89,16 @@ class ContainerService:
         for record in await self._env.store.list():
             container = model.load(record)
             self._containers[container.id] = container
-        self._group.start_soon(self._life.listen, self._containers.get)
-        await self._life.restore(list(self._containers.values()))
+        restorer = Restorer(self._life)
+        self._group.start_soon(restorer.listen, self._containers.get)
+        await restorer.restore(list(self._containers.values()))
 
     def _close(self) -> None:
-        self._life.keeper.close()
+        self._life.let_go()
 
     def _forget(self, container: Container) -> None:
         self._containers.pop(container.id, None)
-        for id_ in container.execs:
-            self._execs.pop(id_, None)
+        self.execs.forget(container)
 
     # Finding.
 
@@ -137,6 +138,9 @@ class ContainerService:
 
         """
         asked = request.parse(body)
+        runtime = asked.host.runtime
+        if runtime not in self._env.runtimes and not runtime.startswith(("io.containerd.", "/")):
+            raise InvalidArgumentError(f"unknown or invalid runtime name: {runtime}", subject=runtime)
         async with self._creating:
             chosen = naming.check(name) if name else self._random_name()
             self._check_free(chosen)
@@ -148,8 +152,8 @@ class ContainerService:
                 name=chosen,
                 snapshotter=self._env.snapshotter.name,
                 snapshot_key=id_,
-                image=image.manifest.digest,
-                target=image.target.digest,
+                image=str(image.manifest.digest),
+                target=str(image.target.digest),
                 document={},
             )
             container = model.make(record, document)
@@ -181,7 +185,10 @@ class ContainerService:
         """Snapshot and record, held by a lease until the record holds them; nothing is left behind on failure."""
         key = SnapshotKey(container.record.snapshot_key)
         lease = LeaseID(f"create-{container.id}")
-        await self._env.leases.create(lease)
+        expires = times.format_nano(
+            time.time_ns() + _LEASE_SECONDS * 10**9
+        )  # if we are killed before the end
+        await self._env.leases.create(lease, labels={EXPIRE: expires})
         try:
             parent = await self._env.images.unpack(image.manifest, lease=lease)
             await self._env.snapshotter.prepare(key, parent, lease=lease)
@@ -268,17 +275,24 @@ class ContainerService:
         size = {"width": str(width), "height": str(height)}
         self._env.bus.publish("container", "resize", container.id, container.attributes(**size))
 
-    async def wait(self, container: Container, condition: Condition) -> int:
-        """Wait for ``condition``; the exit code."""
-        if condition == "removed":
+    def begin_wait(self, container: Container, condition: Condition) -> Callable[[], Awaitable[int]]:
+        """Take note of what is to be waited for now; the wait that is returned gives the exit code."""
+        stopped = container.stopped
+
+        async def removed() -> int:
             await container.removed.wait()
-        elif condition == "next-exit":
-            stopped = container.stopped
+            return container.state.exit_code
+
+        async def next_exit() -> int:
             await _first(stopped, container.removed)
-        else:
+            return container.state.exit_code
+
+        async def not_running() -> int:
             while container.state.running or container.state.restarting:
                 await container.stopped.wait()
-        return container.state.exit_code
+            return container.state.exit_code
+
+        return {"removed": removed, "next-exit": next_exit, "not-running": not_running}[condition]
 
     async def prune(self, filters: Mapping[str, Sequence[str]]) -> Pruned:
         """Remove all stopped containers that pass the filters. Raises `ConflictError` if a prune runs."""
@@ -371,7 +385,7 @@ class ContainerService:
 
     # Streams.
 
-    def logs(self, name: str, options: LogOptions) -> AsyncIterator[Chunk]:
+    def logs(self, name: str, options: LogOptions) -> AsyncGenerator[Chunk]:
         """Messages of its log; raises as `attaching.read_log`."""
         container = self.find(name)
         return attaching.read_log(
@@ -395,122 +409,6 @@ class ContainerService:
 
     def _run(self, container: Container) -> Run | None:
         return self._life.runs.get(container.id)
-
-    # Execs.
-
-    async def create_exec(self, name: str, body: Mapping[str, Any]) -> str:
-        """Prepare a further process; its ID. Raises `ConflictError` unless the container runs and is not paused."""
-        container = self.find(name)
-        self._life.running_task(container)
-        if container.state.paused:
-            raise ConflictError(f"container {container.id} is paused, unpause the container before exec")
-        made = Exec(id=secrets.token_hex(32), container=container.id, request=ExecRequest.parse(body))
-        container.execs[made.id] = made
-        self._execs[made.id] = made
-        action = f"exec_create: {' '.join(made.request.cmd or ())}"
-        self._env.bus.publish("container", action, container.id, container.attributes(execID=made.id))
-        return made.id
-
-    def find_exec(self, id: str) -> Exec:
-        """An exec by its ID. Raises `NotFoundError`."""
-        found = self._execs.get(id)
-        if found is None:
-            raise NotFoundError(f"No such exec instance: {id}", subject=id)
-        return found
-
-    async def start_exec(
-        self, exec_: Exec, *, peer: Peer | None, console_size: "list[int] | None" = None
-    ) -> None:
-        """Run an exec: with ``peer`` until it ends and its output was delivered, without one in the background.
-
-        Raises:
-            ConflictError: It ran, or its container does not.
-            StartError: The runtime cannot run it; exit code 126 or 127 is then that of the exec.
-
-        """
-        container = self._containers.get(exec_.container)
-        if container is None:
-            raise NotFoundError(f"No such container: {exec_.container}")
-        if exec_.started:
-            raise ConflictError(f"Error: Exec command {exec_.id} has already run")
-        exec_.started = True
-        if console_size:
-            exec_.request.console_size = console_size
-        if peer is not None:
-            await self._run_exec(container, exec_, peer)
-            return
-        # Detached: it outlives this call, but errors of its start belong to it.
-        outcome: list[LadingError] = []
-        done = anyio.Event()
-
-        async def background() -> None:
-            try:
-                await self._run_exec(container, exec_, None, up=done)
-            except LadingError as exc:
-                outcome.append(exc)
-            finally:
-                done.set()
-
-        self._group.start_soon(background)
-        await done.wait()
-        if outcome and not exec_.up.is_set():
-            raise outcome[0]
-
-    async def _run_exec(
-        self, container: Container, exec_: Exec, peer: Peer | None, *, up: anyio.Event | None = None
-    ) -> None:
-        task = self._life.running_task(container)
-        base = self._life.processes.get(container.id)
-        if base is None:
-            raise ConflictError(f"container {container.id} was started in a way that allows no exec")
-        try:
-            process = await execs.plan(exec_.request, base, container.state.pid, container.document.user)
-            directory = self._life.state_directory(container)
-            async with execs.ExecStreams(directory, exec_, attached=peer is not None) as streams:
-                await self._begin_exec(container, exec_, process, streams)
-                if up is not None:
-                    up.set()
-                try:
-                    await execs.converse(exec_, task, streams, peer)
-                finally:
-                    with anyio.CancelScope(shield=True), contextlib.suppress(LadingError):
-                        await task.delete(exec_.id)
-        except LadingError as exc:
-            if not exec_.up.is_set():
-                exec_.exit_code = signals.start_exit_code(exc.message)
-                raise StartError(f"OCI runtime exec failed: {exc.message}") from exc
-            raise
-        finally:
-            exec_.running = False
-        attributes = container.attributes(execID=exec_.id, exitCode=str(exec_.exit_code or 0))
-        self._env.bus.publish("container", "exec_die", container.id, attributes)
-
-    async def _begin_exec(
-        self, container: Container, exec_: Exec, process: Mapping[str, Any], streams: execs.ExecStreams
-    ) -> None:
-        task = self._life.running_task(container)
-        await task.exec(exec_.id, process, streams.stdio)
-        try:
-            exec_.pid = await task.start(exec_.id)
-            await aio.run(aio.DISK, execs.check_identity, exec_.pid, process["user"]["uid"])
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                with contextlib.suppress(LadingError):
-                    await task.kill(signals.parse("KILL"), exec_.id)
-                with contextlib.suppress(LadingError):
-                    await task.delete(exec_.id)
-            raise
-        exec_.running = True
-        exec_.up.set()
-        action = f"exec_start: {' '.join(exec_.request.cmd or ())}"
-        self._env.bus.publish("container", action, container.id, container.attributes(execID=exec_.id))
-
-    async def resize_exec(self, exec_: Exec, *, width: int, height: int) -> None:
-        """Set the size of an exec's terminal, as soon as it runs."""
-        container = self.find(exec_.container)
-        with anyio.move_on_after(10):
-            await exec_.up.wait()
-        await self._life.running_task(container).resize(width, height, exec_.id)
 
 
 @contextlib.asynccontextmanager

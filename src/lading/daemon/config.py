@@ -31,8 +31,8 @@ class LadingSettings:
 
     durability: Literal["lazy", "strict"] = "lazy"
     """``lazy``: unpacked layers may be flushed after the pull is acknowledged; ``strict``: before (core/snapshots.py)."""
-    gc_interval: int = 300
-    """Seconds between two runs of the garbage collector when something changed; 0 runs it on request only."""
+    gc_interval: int = 600
+    """Longest time in seconds between two runs of the garbage collector; it also runs whenever something was let go."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,8 +310,10 @@ def _settings(value: Any) -> LadingSettings:
         settings = msgspec.convert({known[key]: each for key, each in document.items()}, LadingSettings)
     except msgspec.ValidationError as exc:
         raise InvalidArgumentError(f"invalid value in 'lading': {exc}") from exc
-    if settings.gc_interval < 0:
-        raise InvalidArgumentError("lading.gc-interval is negative")
+    if settings.gc_interval < 1:
+        raise InvalidArgumentError(
+            f"invalid lading.gc-interval: {settings.gc_interval}", hint="at least 1 second"
+        )
     return settings
 
 

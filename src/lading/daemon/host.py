@@ -2,14 +2,17 @@
 
 import os
 import platform
+import shlex
 import shutil
 import socket
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from lading.api.engine.system import Host
 from lading.daemon.config import Config
+from lading.kit.fs import write_atomic
 from lading.oci import platform as platforms
 
 RUNTIMES: Final = ("crun", "runc")
@@ -45,14 +48,30 @@ def runtimes(config: Config) -> dict[str, Mapping[str, Any]]:
     return found | dict(config.runtimes)
 
 
+def default_runtime(config: Config) -> str:
+    """The runtime of containers that name none: the configured one, or what is installed."""
+    available = runtimes(config)
+    return (
+        config.default_runtime if config.default_runtime in available else next(iter(available), RUNTIMES[0])
+    )
+
+
+def publish_binary(data_root: Path) -> Path:
+    """An executable that shims run as ``publish``: the installed command, else a script in the data root that runs us."""
+    installed = Path(sys.executable).with_name("lading")
+    if os.access(installed, os.X_OK):
+        return installed
+    script = data_root / "lading"
+    source = shlex.quote(str(Path(__file__).parents[2]))
+    text = f'#!/bin/sh\nPYTHONPATH={source} exec {shlex.quote(sys.executable)} -m lading "$@"\n'
+    write_atomic(script, text.encode(), mode=0o755)
+    return script
+
+
 def facts(config: Config, *, id: str, driver: str) -> Host:
     """The facts for one daemon."""
     uname = os.uname()
     release = _os_release()
-    available = runtimes(config)
-    default = config.default_runtime
-    if default not in available and not config.runtimes:
-        default = next(iter(available), default)
     return Host(
         id=id,
         name=socket.gethostname(),
@@ -69,8 +88,8 @@ def facts(config: Config, *, id: str, driver: str) -> Host:
         data_root=str(config.data_root),
         driver=driver,
         namespace=config.containerd_namespace,
-        runtimes=available,
-        default_runtime=default,
+        runtimes=runtimes(config),
+        default_runtime=default_runtime(config),
         labels=config.labels,
         security_options=["name=seccomp,profile=builtin", "name=cgroupns"],
         insecure_registries=config.insecure_registries,

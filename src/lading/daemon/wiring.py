@@ -9,7 +9,7 @@ import os
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
@@ -37,13 +37,22 @@ class Engine:
     router: Router
     bus: Bus
     config: Config
+    sources: system.Sources
 
     def start(self, tasks: TaskGroup) -> None:
         """Begin background work, once clients are served."""
+        del tasks
 
     def reload(self, config: Config) -> None:
         """Take over reloadable options."""
         self.config = config
+        self.sources.host = replace(
+            self.sources.host,
+            labels=config.labels,
+            debug=config.debug,
+            insecure_registries=config.insecure_registries,
+            registry_mirrors=config.registry_mirrors,
+        )
         self.bus.publish("daemon", "reload", "", {})
 
 
@@ -67,7 +76,7 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
         absent.add_swarm(router)
         absent.add_plugins(router)
         absent.add_builder(router)
-        yield Engine(router=router, bus=bus, config=config)
+        yield Engine(router=router, bus=bus, config=config, sources=sources)
     finally:
         await registries.close()
 

@@ -193,6 +193,8 @@ class Authorizer:
         if credentials is not None and credentials.registry_token:
             return f"Bearer {credentials.registry_token}"
         if challenge.scheme == "basic":
+            if audience.bound_to != audience.host.host:
+                return ""  # a mirror may have the registry's tokens, never its password
             return basic(credentials) if credentials is not None and credentials.username else ""
         wanted = tuple(sorted({*scopes, *challenge.parameters.get("scope", "").split()}))
         realm = challenge.parameters.get("realm", "")

@@ -24,6 +24,8 @@ from lading.remotes.http1 import encode_request
 
 T = TypeVar("T")
 
+DIAL: Final = aio.Lane("dial", 16)
+"""Threads that connect. Apart from the data threads, because one may be left behind with a name server that is silent."""
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _SECRET_FIELDS: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
 
@@ -192,7 +194,7 @@ class Client:
 
         try:
             with anyio.fail_after(request.connect_timeout):
-                await aio.run(aio.DATA, connect, abandon_on_cancel=True)
+                await aio.run(DIAL, connect, abandon_on_cancel=True)
         except TimeoutError as exc:
             handover.abandon()
             raise TransportError(

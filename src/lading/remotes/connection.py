@@ -124,7 +124,9 @@ class Connection:
     def is_stale(self) -> bool:
         """Whether the peer closed, or said something unasked, while the connection was idle."""
         try:
-            return bool(select.select([self._sock], [], [], 0)[0])
+            poll = select.poll()  # not select, which knows no descriptor over 1023
+            poll.register(self._sock, select.POLLIN)
+            return bool(poll.poll(0))
         except (OSError, ValueError):
             return True
 

@@ -6,6 +6,7 @@ import ipaddress
 import os
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -134,16 +135,21 @@ class Dialer:
         self._proxies = proxies
         self._idle = idle
         self._resolve = resolver
+        self._lock = threading.Lock()
+        self._peers: dict[tuple[str, int], frozenset[str]] = {}
         self._contexts: dict[object, ssl.SSLContext] = {}
 
     def kinds(self, origin: Origin) -> frozenset[str]:
-        """The kinds of address that ``origin`` has: what its own redirects and realms may therefore lead to."""
+        """The kind of address that ``origin`` is at: what its own redirects and realms may therefore lead to.
+
+        It counts where we really connected to. A name that was at several kinds of address has none: its owner is
+        trying something.
+        """
         if self._proxies.choose(origin):
             return frozenset({classify(origin.host)})
-        try:
-            return frozenset(classify(address[0]) for _, address in self._resolve(origin.host, origin.port))
-        except TransportError:
-            return frozenset()
+        with self._lock:
+            seen = self._peers.get((origin.host, origin.port), frozenset[str]())
+        return seen if len(seen) == 1 else frozenset()
 
     def connect(self, origin: Origin, trust: Trust, *, timeout: float, guard: Origin | None) -> Connection:
         """Connect to ``origin``.
@@ -192,6 +198,8 @@ class Dialer:
                 failure = exc
                 sock.close()
             else:
+                with self._lock:
+                    self._peers[host, port] = self._peers.get((host, port), frozenset()) | {kind}
                 return sock
         timed_out = isinstance(failure, TimeoutError)
         why = "timed out" if timed_out else _why(failure) if failure else "it has no address"

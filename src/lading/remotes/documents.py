@@ -68,6 +68,11 @@ def media_type_of(content_type: str, body: bytes) -> str:
     return mediatypes.OCI_INDEX if peek.manifests is not None else mediatypes.OCI_MANIFEST
 
 
+def referrers_tag(digest: Digest) -> str:
+    """The tag under which a registry without the referrers API lists them (distribution-spec, "Referrers Tag Schema")."""
+    return f"{digest.algorithm}-{digest.hex[:64]}"
+
+
 def verified(body: bytes, descriptor: Descriptor, host: str) -> None:
     """Raise `DataLossError` unless the bytes are what the descriptor says."""
     if len(body) != descriptor.size:

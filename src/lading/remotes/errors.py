@@ -1,5 +1,7 @@
 """Errors of registries: the closed classes, with what each host said (`lading.core.remotes.replies_of`)."""
 
+from typing import Final
+
 from lading.core.remotes import HostReply
 from lading.errors import (
     DataLossError,
@@ -117,6 +119,10 @@ class AbortedError(TransportError):
     code = "aborted"
 
 
+REFUSED_HERE: Final = "REFUSED_HERE"
+"""Code of a reply that no host gave: it was we who refused to go where the host led."""
+
+
 def failure(what: str, replies: tuple[HostReply, ...], *, subject: str = "", hint: str = "") -> LadingError:
     """The error that sums up what all hosts said: the most telling reply gives the class.
 
@@ -124,7 +130,7 @@ def failure(what: str, replies: tuple[HostReply, ...], *, subject: str = "", hin
     """
     if not replies:
         return RemoteUnavailableError(f"{what}: no host is configured for this", subject=subject, hint=hint)
-    telling = max(replies, key=lambda reply: _rank(reply.status))
+    telling = max(replies, key=_rank)
     said = "; ".join(_said(reply) for reply in dict.fromkeys(replies))
     message = f"{what}: {said}"
     kinds: dict[int, type[_RepliedError]] = {
@@ -137,15 +143,17 @@ def failure(what: str, replies: tuple[HostReply, ...], *, subject: str = "", hin
         429: RemoteThrottledError,
     }
     kind = kinds.get(telling.status)
-    if kind is None:
+    if REFUSED_HERE in telling.codes:
+        kind = RemoteDeniedError
+    elif kind is None:
         kind = RemoteInvalidError if 400 <= telling.status < 500 else RemoteUnavailableError
     return kind(message, subject=subject, hint=hint, replies=replies)
 
 
-def _rank(status: int) -> int:
-    if status == 0:
-        return 0
-    return 1 if status == 404 else 2
+def _rank(reply: HostReply) -> int:
+    if reply.status == 0:
+        return 1 if REFUSED_HERE in reply.codes else 0
+    return 2 if reply.status == 404 else 3
 
 
 def _said(reply: HostReply) -> str:

@@ -15,7 +15,7 @@ from lading.oci import manifest, mediatypes
 from lading.oci.descriptor import Descriptor
 from lading.oci.document import CONFIG_LIMIT, MANIFEST_LIMIT
 from lading.remotes.connection import Response
-from lading.remotes.documents import ACCEPT, read_document, verified
+from lading.remotes.documents import ACCEPT, read_document, referrers_tag, verified
 from lading.remotes.errors import ProtocolError, RemoteDataError, TransportError, failure
 from lading.remotes.hosts import Capability, Host
 from lading.remotes.http1 import parse_content_range
@@ -292,7 +292,7 @@ class HttpFetcher(Fetcher):
         self, descriptor: Descriptor, hosts: list[Host], cause: LadingError | None
     ) -> manifest.Manifest | manifest.Index | None:
         """The index under the tag ``sha256-…`` (distribution-spec, "Referrers Tag Schema")."""
-        tag = f"{descriptor.digest.algorithm}-{descriptor.digest.hex}"[:128]
+        tag = referrers_tag(descriptor.digest)
         call = Call(
             method="GET",
             path=f"/{self._session.path}/manifests/{tag}",
@@ -316,7 +316,10 @@ class _Index(msgspec.Struct):
 
 
 def _failure(what: str, replies: list[HostReply], descriptor: Descriptor, *, wrong: bool) -> LadingError:
-    error = failure(what, tuple(replies), subject=descriptor.digest)
+    hint = ""
+    if descriptor.urls:
+        hint = "the layer is foreign: it is kept at addresses outside the registry, which are not followed"
+    error = failure(what, tuple(replies), subject=descriptor.digest, hint=hint)
     if wrong and not isinstance(error, NotFoundError):
         return RemoteDataError(error.message, subject=descriptor.digest, replies=tuple(replies))
     return error

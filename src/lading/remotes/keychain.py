@@ -4,6 +4,7 @@ import base64
 import binascii
 import os
 import re
+import subprocess
 from typing import Final, Protocol
 
 import anyio
@@ -138,7 +139,7 @@ class DockerKeychain(Keychain):
 async def _run(program: str, question: bytes) -> tuple[int, bytes]:
     """Run a helper; its exit status and output. It is killed if it says too much or the caller leaves."""
     output = bytearray()
-    process = await anyio.open_process([program, "get"], stderr=None, start_new_session=True)
+    process = await anyio.open_process([program, "get"], stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Final
 from urllib.parse import quote, urlencode
 
 import anyio
@@ -11,21 +12,23 @@ from typing_extensions import override
 from lading.core.content import Reader
 from lading.core.remotes import HostReply, Pusher
 from lading.errors import InvalidArgumentError, LadingError
-from lading.oci import mediatypes
+from lading.oci import manifest, mediatypes
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
-from lading.oci.document import MANIFEST_LIMIT
+from lading.oci.document import MANIFEST_LIMIT, encode
 from lading.remotes.auth import Bytes
 from lading.remotes.client import Url
 from lading.remotes.connection import Response
+from lading.remotes.documents import ACCEPT, read_document, referrers_tag
 from lading.remotes.errors import ProtocolError, RemoteDataError, failure
 from lading.remotes.hosts import Capability, Host
 from lading.remotes.http1 import parse_uploaded
 from lading.remotes.session import Call, HostFailedError, Session
 
-_GONE = frozenset({404, 410})
-_ODD_RANGE = frozenset({400, 409, 416})
-_MANIFEST_TYPES = mediatypes.INDEXES | mediatypes.MANIFESTS | mediatypes.SCHEMA1
+_GONE: Final = frozenset({404, 410})
+_ODD_RANGE: Final = frozenset({409, 416})
+_OCI_TYPES: Final = frozenset({mediatypes.OCI_INDEX, mediatypes.OCI_MANIFEST})
+_MANIFEST_TYPES: Final = mediatypes.INDEXES | mediatypes.MANIFESTS | mediatypes.SCHEMA1
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +171,12 @@ class HttpPusher(Pusher):
                     subject=descriptor.digest,
                 )
             await self._session.shared.sleep(self._limits.backoff * 2 ** (idle - 1))
+            refused = upload if replies[-1].status in _ODD_RANGE else None
             upload = await self._resume(host, upload, descriptor)
+            if refused is not None and upload is not None and upload.offset == refused.offset:
+                upload = (
+                    None  # "0-0" is what both no byte and one byte look like; or it counts in its own way
+                )
 
     async def _whole(
         self,
@@ -284,17 +292,80 @@ class HttpPusher(Pusher):
         call = Call(
             method="PUT",
             path=f"/{self._session.path}/manifests/{tag or descriptor.digest}",
-            consume=lambda response: response.head.get("docker-content-digest"),
+            consume=_stored,
             expected=frozenset({200, 201, 202, 204}),
             fields=(("Content-Type", descriptor.media_type),),
             body=Bytes(body),
             actions="pull,push",
         )
+        host = await self._host()
         try:
-            said = await self._session.call(await self._host(), call)
+            said, knows_subject = await self._session.call(host, call)
+            _agree(said, descriptor, self._session.name)
+            if not knows_subject and descriptor.media_type in _OCI_TYPES:
+                await self._refer(host, descriptor, body)
         except HostFailedError as exc:
             raise self._failed(f"put {descriptor.digest} into", exc) from exc
-        _agree(said, descriptor, self._session.name)
+
+    async def _refer(self, host: Host, descriptor: Descriptor, body: bytes) -> None:
+        """Keep the index of referrers for a registry that does not (distribution-spec, "Pushing Manifests with Subject")."""
+        document = manifest.parse(body, descriptor.media_type)
+        if document.subject is None:
+            return
+        tag = referrers_tag(document.subject.digest)
+        listed = await self._listed(host, tag)
+        if any(entry.digest == descriptor.digest for entry in listed.manifests):
+            return
+        artifact_type = document.artifact_type
+        if not artifact_type and isinstance(document, manifest.Manifest):
+            artifact_type = document.config.media_type
+        entry = Descriptor(
+            media_type=descriptor.media_type,
+            digest=descriptor.digest,
+            size=descriptor.size,
+            annotations=document.annotations,
+            artifact_type=artifact_type,
+        )
+        index = encode(
+            manifest.Index(
+                schema_version=2, media_type=mediatypes.OCI_INDEX, manifests=(*listed.manifests, entry)
+            )
+        )
+        call = Call(
+            method="PUT",
+            path=f"/{self._session.path}/manifests/{tag}",
+            consume=_stored,
+            expected=frozenset({200, 201, 202, 204}),
+            fields=(("Content-Type", mediatypes.OCI_INDEX),),
+            body=Bytes(index),
+            actions="pull,push",
+        )
+        await self._session.call(host, call)
+
+    async def _listed(self, host: Host, tag: str) -> manifest.Index:
+        """What the tag lists already."""
+        call = Call(
+            method="GET",
+            path=f"/{self._session.path}/manifests/{tag}",
+            consume=read_document,
+            fields=(("Accept", ACCEPT),),
+            actions="pull,push",
+        )
+        try:
+            found = await self._session.call(host, call)
+        except HostFailedError as exc:
+            if exc.reply.status != 404:
+                raise
+        else:
+            listed = manifest.parse(found.body, found.descriptor.media_type, what=f"referrers tag {tag}")
+            if isinstance(listed, manifest.Index):
+                return listed
+        return manifest.Index(schema_version=2, manifests=())
+
+
+def _stored(response: Response) -> tuple[str, bool]:
+    """The digest that a manifest was stored under, if said; and whether the registry keeps track of its subject."""
+    return response.head.get("docker-content-digest"), bool(response.head.get("oci-subject"))
 
 
 def _agree(said: str, descriptor: Descriptor, name: str) -> None:

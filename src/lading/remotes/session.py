@@ -9,7 +9,6 @@ from typing import Final, Generic, TypeVar
 from urllib.parse import quote, urljoin
 
 import anyio
-import structlog
 
 from lading.core.remotes import Credentials, HostReply
 from lading.errors import LadingError, PermissionDeniedError, UnauthenticatedError
@@ -22,6 +21,7 @@ from lading.remotes.config import Config
 from lading.remotes.connection import Origin, Response, Upload
 from lading.remotes.dial import Resolve
 from lading.remotes.errors import (
+    REFUSED_HERE,
     ForbiddenAddressError,
     NotTLSError,
     RemoteUnauthenticatedError,
@@ -34,7 +34,6 @@ from lading.remotes.replies import read_reply
 
 T = TypeVar("T")
 
-_log = structlog.get_logger()
 _THROTTLED: Final = frozenset({408, 429})
 _PASSING: Final = frozenset({500, 502, 503, 504})
 
@@ -131,7 +130,6 @@ class Session:
                 return await self.call(host, call, last=number == len(hosts) - 1)
             except HostFailedError as exc:
                 replies.append(exc.reply)
-                _log.debug("host_failed", host=host.name, status=exc.reply.status, message=exc.reply.message)
         raise failure(what, tuple(replies), subject=self.name)
 
     async def call(self, host: Host, call: Call[T], *, last: bool = True) -> T:
@@ -157,7 +155,8 @@ class Session:
                     return outcome
                 if outcome.reply.status == 401 and not refreshed:
                     refreshed = True
-                    audience = self._audience(host)  # http, if that is what the host turned out to speak
+                    if (spoken := self._audience(host)) != audience:
+                        audience, value = spoken, ""  # it turned out to speak http, and was sent nothing yet
                     value = await self.shared.authorizer.refresh(
                         audience, identity, outcome.challenges, scopes, refused=value
                     )
@@ -166,7 +165,8 @@ class Session:
             except TransportError as exc:
                 reply, cause = HostReply(host=host.name, message=exc.message), exc
             except ForbiddenAddressError as exc:
-                reply, cause = HostReply(host=host.name, message=exc.message), None
+                reply = HostReply(host=host.name, codes=(REFUSED_HERE,), message=exc.message)
+                raise HostFailedError(reply) from exc
             except (UnauthenticatedError, PermissionDeniedError) as exc:
                 raise HostFailedError(_reply_of(host, exc)) from exc
             except LadingError as exc:
@@ -322,9 +322,16 @@ class Session:
         target = quote(host.path, safe="/%:@!$&'()*+,;=~") + path
         return Url(origin, target + ("?" + "&".join(queries) if queries else ""))
 
-    def location(self, base: str, text: str) -> Url:
-        """Where a ``Location`` field leads. Raises `TransportError`."""
-        return parse_url(urljoin(base, text))
+    @staticmethod
+    def location(base: str, text: str) -> Url:
+        """Where a ``Location`` field leads. Raises `TransportError`; `ForbiddenAddressError` from https to http."""
+        url = parse_url(urljoin(base, text))
+        if base.startswith("https:") and url.origin.scheme == "http":
+            raise ForbiddenAddressError(
+                f"refused to go on without encryption at {url.origin}, where the registry led",
+                subject=url.origin.netloc,
+            )
+        return url
 
 
 def _reply_of(host: Host, exc: LadingError) -> HostReply:

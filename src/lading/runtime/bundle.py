@@ -93,8 +93,10 @@ class Bundle:
             raise
 
     def remove(self) -> None:
-        """Unmount the root file system and remove the bundle. Idempotent; a crash leaves a hidden directory to sweep."""
+        """Unmount the root file system, remove the bundle and the socket. Idempotent; a crash leaves what `scan` sweeps."""
         unmount_all(self.path)
+        with contextlib.suppress(DataLossError, OSError):  # a shim that was killed leaves its socket
+            os.unlink(self.bootstrap().address.removeprefix("unix://"))
         hidden = self.path.with_name(f".{self.path.name}")
         with contextlib.suppress(FileNotFoundError):
             os.rename(self.path, hidden)

@@ -34,11 +34,12 @@ class EventQueue:
 
     def put(self, event: TaskEvent) -> None:
         """Append an event; after `close` it is dropped."""
+        if self._closed:
+            return
         if len(self._events) >= _QUEUED:
             _log.warning("task_event_dropped", topic=self._events.popleft().topic)
-        if not self._closed:
-            self._events.append(event)
-            self._changed.set()
+        self._events.append(event)
+        self._changed.set()
 
     def close(self) -> None:
         """End the iteration after what is queued."""

@@ -7,6 +7,8 @@ So the new one is tried first, the old one on failure, and the answer is remembe
 
 import os
 import subprocess
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -19,6 +21,7 @@ from lading.errors import FailedPreconditionError, UnavailableError, Unsupported
 from lading.kit import aio
 from lading.runtime._pb import task_pb2
 from lading.runtime.bundle import Bootstrap, Bundle
+from lading.runtime.linux import children_named
 from lading.runtime.wire import TASK_SERVICES, exit_of
 
 _SHIMS: Final = aio.Lane("shims", 8)
@@ -46,6 +49,7 @@ class Launcher:
             it must differ between daemons of one machine even when nothing listens there.
         publish_binary: What a shim runs to publish an event when it has no socket.
         socket_directory: Where new shims may put their socket.
+        adopt: Told of each process that a shim's executable left as our orphan.
         debug: Ask shims for debug logs.
 
     """
@@ -55,8 +59,11 @@ class Launcher:
     grpc_address: str
     publish_binary: str
     socket_directory: Path
+    adopt: Callable[[int], None]
     debug: bool = False
     _legacy: dict[tuple[int, int, int], bool] = field(default_factory=dict[tuple[int, int, int], bool])
+    _running: set[int] = field(default_factory=set[int])
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     async def start(self, shim: Path, bundle: Bundle) -> Bootstrap:
         """Start the shim of a bundle. Cancellation waits for the executable, at most a minute.
@@ -76,6 +83,9 @@ class Launcher:
                 self._legacy[key] = legacy
                 return parse_start(result.stdout)
             said.append(_words(result))
+            # A start that fails has killed the shim that it forked, but has not waited for it.
+            for pid in await aio.run(aio.DISK, self._orphans, shim):
+                self.adopt(pid)
         raise ShimLaunchError(
             f"the shim {shim} did not start: {'; '.join(dict.fromkeys(said))}", subject=bundle.id
         )
@@ -123,11 +133,36 @@ class Launcher:
             action,
         ]
         try:
-            return await aio.run(_SHIMS, _call, command, bundle.path, self._environment(), stdin)
+            return await aio.run(_SHIMS, self._call, command, bundle.path, self._environment(), stdin)
         except subprocess.TimeoutExpired as exc:
             raise UnavailableError(f"the shim {shim} did not answer {action!r} in {_TIMEOUT} s") from exc
         except OSError as exc:
             raise ShimLaunchError(f"cannot run the shim {shim}: {exc.strerror}", subject=bundle.id) from exc
+
+    def _call(
+        self, command: list[str], directory: Path, environment: dict[str, str], stdin: bytes
+    ) -> subprocess.CompletedProcess[bytes]:
+        pipe = subprocess.PIPE
+        with self._lock:  # so that no process of ours is ever taken for an orphan
+            process = subprocess.Popen(
+                command, cwd=directory, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, process_group=0
+            )
+            self._running.add(process.pid)
+        try:
+            with process:
+                try:
+                    stdout, stderr = process.communicate(stdin, timeout=_TIMEOUT)
+                except BaseException:
+                    process.kill()
+                    raise
+        finally:
+            with self._lock:
+                self._running.discard(process.pid)
+        return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+    def _orphans(self, shim: Path) -> list[int]:
+        with self._lock:
+            return [pid for pid in children_named(shim.name) if pid not in self._running]
 
     def _environment(self) -> dict[str, str]:
         # Nothing else of the daemon's environment is for containers' parents: no sockets, no proxies, no credentials.
@@ -139,21 +174,6 @@ class Launcher:
             "MAX_SHIM_VERSION": "2",
             "GOMAXPROCS": "2",
         }
-
-
-def _call(
-    command: list[str], directory: Path, environment: dict[str, str], stdin: bytes
-) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        command,
-        cwd=directory,
-        env=environment,
-        input=stdin,
-        capture_output=True,
-        timeout=_TIMEOUT,
-        check=False,
-        process_group=0,
-    )
 
 
 def _words(result: subprocess.CompletedProcess[bytes]) -> str:

@@ -56,19 +56,28 @@ def reap(pid: int) -> bool:
 
 def nested_children() -> list[int]:
     """Our children that live in a PID namespace below ours: orphans of containers, never programs that we started."""
+    return [pid for pid in _children() if len(_status(pid, "NSpid").split()) > 1]
+
+
+def children_named(program: str) -> list[int]:
+    """Our children, orphans included, that run (or ran, if they are zombies) a program of this file name."""
+    return [pid for pid in _children() if _status(pid, "Name") == program[:15]]
+
+
+def _children() -> list[int]:
     children: list[int] = []
     for thread in os.listdir("/proc/self/task"):
         try:
-            pids = Path(f"/proc/self/task/{thread}/children").read_text("ascii").split()
-            children += [int(pid) for pid in pids if _nested(pid)]
+            pids = Path(f"/proc/self/task/{thread}/children").read_text("ascii")
         except FileNotFoundError:  # the thread has ended
             continue
+        children += [int(pid) for pid in pids.split()]
     return children
 
 
-def _nested(pid: str) -> bool:
+def _status(pid: int, key: str) -> str:
     try:
         lines = Path(f"/proc/{pid}/status").read_text("utf-8", errors="replace").splitlines()
     except (FileNotFoundError, ProcessLookupError):
-        return False
-    return any(line.startswith("NSpid:") and len(line.split()) > 2 for line in lines)
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(f"{key}:")), "")

@@ -22,6 +22,7 @@ class Reaper:
 
     def __init__(self) -> None:
         self._fds: dict[int, int] = {}
+        self._ends: dict[int, asyncio.Event] = {}
 
     def watch(self, pid: int) -> None:
         """Collect this process when it ends, if it is then our child. A process that is gone is fine."""
@@ -32,14 +33,16 @@ class Reaper:
         except ProcessLookupError:
             return
         self._fds[pid] = fd
+        self._ends[pid] = asyncio.Event()
         asyncio.get_running_loop().add_reader(fd, self._ended, pid)
 
-    def kill(self, pid: int) -> None:
-        """SIGKILL for a process that is watched, and for no other that may have its number by now."""
+    async def kill(self, pid: int) -> None:
+        """SIGKILL for a process that is watched, and for no other that may have its number by now; wait for its end."""
         fd = self._fds.get(pid)
         if fd is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(fd, signal.SIGKILL)
+            await self._ends[pid].wait()
 
     def sweep(self, pids: list[int]) -> None:
         """A shim has died: collect those of its processes that ended before it, and watch its orphans."""
@@ -50,15 +53,18 @@ class Reaper:
             self.watch(pid)
 
     def close(self) -> None:
-        """Stop watching. Idempotent."""
+        """Stop watching, after a last look for orphans that came to us since the last shim died. Idempotent."""
+        self.sweep([])
         for pid in list(self._fds):
+            reap(pid)
             self._forget(pid)
 
     def _ended(self, pid: int) -> None:
-        reap(pid)
-        self._forget(pid)
+        if reap(pid):  # else the pidfd stays readable, and this is called again
+            self._forget(pid)
 
     def _forget(self, pid: int) -> None:
         fd = self._fds.pop(pid)
+        self._ends.pop(pid).set()
         asyncio.get_running_loop().remove_reader(fd)
         os.close(fd)

@@ -9,6 +9,7 @@ from typing import Any, Final, Self
 import anyio
 import structlog
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint_if_cancelled
 from typing_extensions import override
 
 from lading.core.mounts import Mount
@@ -72,17 +73,18 @@ class ShimRuntime(Runtime):
         self._beside = Path(publish_binary).parent
         self._runc_root = str(state / ".runc")
         self._subreaper = subreaper
+        self._reaper = Reaper()
         self._launcher = Launcher(
             namespace=namespace,
             ttrpc_address=ttrpc_address,
             grpc_address=grpc_address or str(state / "lading.sock"),
             publish_binary=publish_binary,
             socket_directory=state / ".s",
+            adopt=self._reaper.watch,
             debug=debug,
         )
         self._tasks: dict[ContainerID, ShimTask] = {}
         self._creating: set[ContainerID] = set()
-        self._reaper = Reaper()
         self._events = EventQueue()
         self._early: set[ContainerID] | None = set()
         """Exits that came before `load` knew their task; None after it."""
@@ -166,6 +168,21 @@ class ShimRuntime(Runtime):
 
     async def _start(self, bundle: Bundle, binary: Path, request: task_pb2.CreateRequest) -> ShimTask:
         """Start a shim and create its task; on failure, cancellation included, nothing is left."""
+        task = None
+        # A shim cannot be stopped halfway through a Create, so a cancelled one is finished (every step has a deadline)
+        # and undone.
+        with anyio.CancelScope(shield=True):
+            task = await self._start_whole(bundle, binary, request)
+        assert task is not None
+        try:
+            await checkpoint_if_cancelled()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await task.destroy()
+            raise
+        return task
+
+    async def _start_whole(self, bundle: Bundle, binary: Path, request: task_pb2.CreateRequest) -> ShimTask:
         shim: Shim | None = None
 
         async def launch() -> Bootstrap:
@@ -175,18 +192,12 @@ class ShimRuntime(Runtime):
 
         try:
             shim = await self._open(bundle, launch)
-            try:
-                pid = (await shim.call("Create", request, task_pb2.PidResponse)).pid
-            except LadingError as exc:
-                raise await runtime_words(bundle, exc) from exc
-            connected = await shim.call(
-                "Connect", task_pb2.ProcessRequest(id=bundle.id), task_pb2.ConnectResponse
-            )
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self._clean(bundle, shim)
-            raise
-        return self._adopt(shim, pid, connected.shim_pid)
+            pid = (await shim.call("Create", request, task_pb2.PidResponse)).pid
+        except LadingError as exc:
+            error = await runtime_words(bundle, exc)
+            await self._clean(bundle, shim)
+            raise error from exc
+        return self._adopt(shim, pid)
 
     async def _open(self, bundle: Bundle, find: Callable[[], Awaitable[Bootstrap]]) -> Shim:
         """Hold the log, find the shim, connect to it."""
@@ -200,7 +211,12 @@ class ShimRuntime(Runtime):
         except BaseException:
             log.close()
             raise
-        return Shim(bundle, client, log, bootstrap.version, self._namespace)
+        shim = Shim(bundle, client, log, bootstrap.version, self._namespace)
+        with contextlib.suppress(LadingError):  # one without a task may have no answer
+            named = task_pb2.ProcessRequest(id=bundle.id)
+            shim.pid = (await shim.call("Connect", named, task_pb2.ConnectResponse, _LOAD_TIMEOUT)).shim_pid
+            self._reaper.watch(shim.pid)
+        return shim
 
     async def _reopen(self, bundle: Bundle) -> Shim:
         async def find() -> Bootstrap:
@@ -208,10 +224,9 @@ class ShimRuntime(Runtime):
 
         return await self._open(bundle, find)
 
-    def _adopt(self, shim: Shim, pid: int, shim_pid: int) -> ShimTask:
-        task = ShimTask(shim, pid, shim_pid, watch=self._reaper.watch, dispose=self._dispose)
+    def _adopt(self, shim: Shim, pid: int) -> ShimTask:
+        task = ShimTask(shim, pid, watch=self._reaper.watch, dispose=self._dispose)
         self._tasks[task.id] = task
-        self._reaper.watch(shim_pid)
         self._reaper.watch(pid)
         shim.client.on_close = lambda: self._lost(task)
         if shim.client.closed:
@@ -246,7 +261,6 @@ class ShimRuntime(Runtime):
         shim = await self._reopen(bundle)
         try:
             named = task_pb2.ProcessRequest(id=bundle.id)
-            connected = await shim.call("Connect", named, task_pb2.ConnectResponse)
             state = await shim.call("State", named, task_pb2.StateResponse)
             with contextlib.suppress(LadingError):  # not every shim has Pids, and a stopped task has none
                 for process in (await shim.call("Pids", named, task_pb2.PidsResponse)).processes:
@@ -254,7 +268,7 @@ class ShimRuntime(Runtime):
         except BaseException:
             shim.close()
             raise
-        task = self._adopt(shim, state.pid, connected.shim_pid)
+        task = self._adopt(shim, state.pid)
         if self._early is not None and bundle.id in self._early:
             task.reported.add(_EXIT)
             task.exit_reported.set()
@@ -323,7 +337,6 @@ class ShimRuntime(Runtime):
         """Remove everything of a task whose first process is deleted."""
         if not task.dying:
             await self._clean(task.shim.bundle, task.shim)
-            self._reaper.kill(task.shim_pid)
         # Some shims end before they have sent their last events.
         self._report_end(task, _EXIT, end)
         self._report_end(task, _DELETE, end)
@@ -336,6 +349,7 @@ class ShimRuntime(Runtime):
                 shim = await self._reopen(bundle)
         if shim is not None:
             await shim.shutdown()
+            await self._reaper.kill(shim.pid)
             shim.close()
         recorded = await aio.run(aio.DISK, bundle.exit)
         end = None

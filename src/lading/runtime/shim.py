@@ -72,6 +72,8 @@ class Shim:
     def __init__(self, bundle: Bundle, client: Client, log: LogDrain, version: int, namespace: str) -> None:
         self.bundle = bundle
         self.client = client
+        self.pid = 0
+        """The shim's process, as far as known."""
         self._log = log
         self._service = TASK_SERVICES[version]
         self._metadata = {NAMESPACE_KEY: namespace}
@@ -102,7 +104,6 @@ class ShimTask(Task):
     Args:
         shim: The connection.
         pid: The first process.
-        shim_pid: The shim.
         watch: Told of each process that may become this daemon's orphan.
         dispose: Ends and removes everything but the task's first process.
 
@@ -112,13 +113,11 @@ class ShimTask(Task):
         self,
         shim: Shim,
         pid: int,
-        shim_pid: int,
         *,
         watch: Callable[[int], None],
         dispose: Callable[["ShimTask", Exit], Awaitable[None]],
     ) -> None:
         self.shim = shim
-        self.shim_pid = shim_pid
         self.exit: Exit | None = None
         """How the first process ended."""
         self.ended = anyio.Event()
@@ -149,6 +148,11 @@ class ShimTask(Task):
     @override
     def pid(self) -> int:
         return self._pid
+
+    @property
+    def shim_pid(self) -> int:
+        """The shim's process."""
+        return self.shim.pid
 
     @property
     def pids_known(self) -> list[int]:

@@ -16,6 +16,7 @@ from typing import Final, Protocol, TypeVar
 import anyio
 import structlog
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
 from google.protobuf.message import DecodeError, Message
 from typing_extensions import override
 
@@ -30,6 +31,8 @@ Handler = Callable[[bytes, Metadata], Awaitable[bytes]]
 """A served method: the request's payload and metadata in, the response's payload out; may raise any `LadingError`."""
 
 _MAX_PENDING: Final = 1024
+_TURNS: Final = 5
+"""Turns of the loop in which a connection that was just accepted gets its protocol, is aborted and closes its socket."""
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("lading.runtime")
 
 
@@ -310,10 +313,15 @@ async def serve(path: str, methods: Mapping[str, Handler]) -> AsyncGenerator[Non
         try:
             yield
         finally:
-            server.close()
             group.cancel_scope.cancel()
-            for session in list(sessions):
-                session.close()
+            # asyncio leaks a connection that it accepted and whose server is closed before it has its transport.
+            loop.remove_reader(listener)
+            with anyio.CancelScope(shield=True):
+                for _ in range(_TURNS):
+                    for session in list(sessions):
+                        session.close()
+                    await checkpoint()
+            server.close()
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
 

@@ -111,6 +111,8 @@ class FakeRegistry:
         self.page = 1 << 30
         """Tags per page."""
         self.uploads: dict[str, bytearray] = {}
+        self.connections = 0
+        """How many were accepted."""
         self.in_use = 0
         self.most_in_use = 0
         self._tokens: dict[str, int] = {}
@@ -196,6 +198,10 @@ class FakeRegistry:
             self.in_use += step
             self.most_in_use = max(self.most_in_use, self.in_use)
 
+    def hang_up(self) -> None:
+        """Cut every open connection."""
+        self._server.hang_up()
+
     def pause(self, seconds: float) -> bool:
         """Wait; true if the registry was stopped meanwhile."""
         return self._stopped.wait(seconds)
@@ -216,6 +222,7 @@ class _Server(ThreadingHTTPServer):
         self, request: socket.socket | tuple[bytes, socket.socket], client_address: object
     ) -> None:
         assert isinstance(request, socket.socket)
+        self.registry.connections += 1
         with contextlib.suppress(OSError):
             if self._tls is not None:
                 request = self._tls.wrap_socket(request, server_side=True)
@@ -348,7 +355,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._error(400, "MANIFEST_BLOB_UNKNOWN")
                 return
             registry.add_manifest(path, body, media_type, tag=None if ":" in target else target)
-            self._reply(201, b"", (("Docker-Content-Digest", digest),))
+            fields = (("Docker-Content-Digest", digest),)
+            if registry.has_referrers and document.get("subject"):
+                fields += (("OCI-Subject", document["subject"]["digest"]),)
+            self._reply(201, b"", fields)
             return
         if self.command == "HEAD" and not registry.head_allowed:
             self._error(405, "UNSUPPORTED")

@@ -92,9 +92,6 @@ class Pushed:
 class RemotesSuite:
     """What every `Registries` keeps."""
 
-    lists_referrers = True
-    """Whether the registry tells referrers."""
-
     @pytest.fixture
     def host(self) -> str:
         """Name of a registry that takes pushes; it may be shared between tests."""
@@ -267,10 +264,12 @@ class RemotesSuite:
         body = image([], subject=pushed.descriptor)
         descriptor = manifest.descriptor_of(body, mediatypes.OCI_MANIFEST)
         await pusher.put(descriptor, body)
-        if self.lists_referrers:
-            found = await fetcher.referrers(pushed.descriptor)
-            assert [one.digest for one in found] == [descriptor.digest]
-            assert await fetcher.referrers(pushed.descriptor, artifact_types=["application/x"]) == []
+        found = await fetcher.referrers(pushed.descriptor)
+        assert [one.digest for one in found] == [descriptor.digest]
+        assert found[0].artifact_type == mediatypes.OCI_CONFIG
+        assert await fetcher.referrers(pushed.descriptor, artifact_types=["application/x"]) == []
+        await pusher.put(descriptor, body)
+        assert len(await fetcher.referrers(pushed.descriptor)) == 1
 
     async def test_close_may_be_repeated(self, registries: Registries) -> None:
         await registries.close()

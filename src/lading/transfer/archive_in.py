@@ -168,6 +168,7 @@ class Loader:
         path = normal_path(member.path)
         if member.link is not None:
             base = "" if member.hard else posixpath.dirname(path)
+            intake.blobs.pop(path, None)
             intake.links[path] = normal_path(posixpath.join(base, member.link))
         elif not member.regular:
             return
@@ -209,7 +210,7 @@ class Loader:
                 async for _ in stream.data(member):
                     pass
                 item.current, item.phase = member.size, Phase.EXISTS
-                return expected.digest, member.size
+                return expected.digest, (await self._content.info(expected.digest)).size
             if writer.offset:
                 await aio.run(aio.DISK, writer.truncate)
             async for chunk in stream.data(member):
@@ -308,9 +309,7 @@ class Loader:
         for node in tree.manifests:
             if not await self._documents.complete(node):
                 continue
-            if node.manifest.is_image and all(
-                mediatypes.is_layer(x.media_type) for x in node.manifest.layers
-            ):
+            if node.unpackable:
                 await self._documents.config(node)
             if not is_attestation(node.descriptor):
                 offers.append((node, await self._documents.platform(node)))
@@ -323,7 +322,8 @@ class Loader:
                     f"{platform.formatted(wanted)} completely",
                     subject=shown,
                 )
-        best = platform.best(self._host, offers, key=lambda offer: offer[1])
+        runnable = [offer for offer in offers if offer[0].unpackable]
+        best = platform.best(self._host, runnable, key=lambda offer: offer[1])
         return LoadedImage(reference=reference, target=target, unpack=best[0] if best else None)
 
 

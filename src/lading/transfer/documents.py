@@ -24,7 +24,7 @@ from lading.oci.document import CONFIG_LIMIT, MANIFEST_LIMIT
 from lading.oci.manifest import Index, Manifest
 from lading.oci.reference import Reference
 from lading.transfer import limits
-from lading.transfer.downloads import ingest_ref
+from lading.transfer.downloads import check_length, ingest_ref
 from lading.transfer.labels import Sources, child_labels, source_key
 
 
@@ -34,6 +34,12 @@ class ManifestNode:
 
     descriptor: Descriptor
     manifest: Manifest
+
+    @property
+    def unpackable(self) -> bool:
+        """Whether this is an image of file-system layers; anything else is stored and never run (reliability.md D11)."""
+        layers = self.manifest.layers
+        return self.manifest.is_image and all(mediatypes.is_layer(layer.media_type) for layer in layers)
 
     def blobs(self) -> Iterator[Descriptor]:
         """Config and layers, each digest once."""
@@ -72,8 +78,10 @@ class Documents:
         return parse(await self.body(descriptor), descriptor)
 
     async def body(self, descriptor: Descriptor) -> bytes:
-        """The bytes of a stored manifest or index."""
-        return await self._content.read(descriptor.digest, limit=MANIFEST_LIMIT)
+        """The bytes of a stored manifest or index. Raises `NotFoundError`; `DataLossError` if the size is not as described."""
+        body = await self._content.read(descriptor.digest, limit=MANIFEST_LIMIT)
+        check_length(descriptor, len(body))
+        return body
 
     async def config(self, node: ManifestNode) -> ImageConfig:
         """The stored config of an image manifest, checked to fit it (reliability.md D8)."""
@@ -84,11 +92,12 @@ class Documents:
         )
 
     async def present(self, descriptor: Descriptor) -> bool:
-        """Whether the blob is in the store."""
+        """Whether the blob is in the store. Raises `DataLossError` if it has another size than the descriptor says."""
         try:
-            await self._content.info(descriptor.digest)
+            info = await self._content.info(descriptor.digest)
         except NotFoundError:
             return False
+        check_length(descriptor, info.size)
         return True
 
     async def complete(self, node: ManifestNode) -> bool:
@@ -105,10 +114,12 @@ class Documents:
         if repository is not None:
             labels[source_key(repository)] = repository.path
         if not await self.put(descriptor, document.body, lease=lease, labels=labels):
-            labels.pop(source_key(repository), None) if repository else None
-            await self._content.update(descriptor.digest, labels)
             if repository is not None:
+                del labels[source_key(repository)]
                 await self._sources.add(descriptor.digest, repository)
+            present = (await self._content.info(descriptor.digest)).labels
+            if not labels.items() <= dict(present).items():
+                await self._content.update(descriptor.digest, labels)
 
     async def put(
         self, descriptor: Descriptor, body: bytes, *, lease: LeaseID, labels: dict[str, str] | None = None
@@ -135,11 +146,12 @@ class Documents:
             body = await self._content.read(descriptor.digest, limit=MANIFEST_LIMIT)
         except NotFoundError:
             body = (await fetcher.document(descriptor)).body
-            if len(body) != descriptor.size or not descriptor.digest.matches(body):
+            if not descriptor.digest.matches(body):
                 raise DataLossError(
                     f"the registry sent other bytes than manifest {descriptor.digest}",
                     subject=descriptor.digest,
                 ) from None
+        check_length(descriptor, len(body))
         await self.keep(Document(descriptor=descriptor, body=body), lease=lease, repository=repository)
         return parse(body, descriptor)
 

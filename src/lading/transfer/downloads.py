@@ -41,6 +41,15 @@ def ingest_ref(descriptor: Descriptor) -> IngestRef:
     return IngestRef(f"{kind}-{descriptor.digest}")
 
 
+def check_length(descriptor: Descriptor, size: int) -> None:
+    """Refuse a descriptor that gives a blob another length than it has (reliability.md D7)."""
+    if size != descriptor.size:
+        raise DataLossError(
+            f"blob {descriptor.digest} is {size} bytes long, but was announced with {descriptor.size}",
+            subject=descriptor.digest,
+        )
+
+
 @dataclass(slots=True, kw_only=True)
 class Wish:
     """One blob that a pull wants. ``arriving`` is set as soon as its first bytes can be read."""
@@ -96,7 +105,9 @@ class Downloads:
         limiter: anyio.CapacityLimiter,
         progress: Progress,
     ) -> None:
-        """See to it that the blob is in the store, held by ``lease`` and labelled with its source.
+        """See to it that the blob is in the store, whole, and labelled with its source.
+
+        ``lease`` holds the manifest that names the blob, and so the blob if it is there; what is fetched joins the lease.
 
         Raises:
             DataLossError: What arrived is not what the descriptor says; nothing of it is kept.
@@ -106,18 +117,29 @@ class Downloads:
         """
         descriptor, digest = wish.descriptor, wish.descriptor.digest
         item = self._share(wish.item, digest, progress)
-        async with self._flights.hold(digest):
-            self._items[digest] = item
-            try:
-                fresh = await self._fetch_alone(wish, item, fetcher, repository, lease, limiter)
-            finally:
-                self._items.pop(digest, None)
+        fresh = False
+        if not await self._stored(digest):
+            async with self._flights.hold(digest):
+                self._items[digest] = item
+                try:
+                    fresh = await self._fetch_alone(wish, item, fetcher, repository, lease, limiter)
+                finally:
+                    self._items.pop(digest, None)
         if not fresh:
+            check_length(descriptor, (await self._content.info(digest)).size)
             if item.phase is Phase.WAITING:
                 item.phase = Phase.EXISTS
             item.current = item.total = descriptor.size
             await self._sources.add(digest, repository)
         wish.settle()
+
+    async def _stored(self, digest: Digest) -> bool:
+        """Whether the blob is there, its file too: one that was lost is fetched again."""
+        try:
+            async with self._content.open_reader(digest):
+                return True
+        except (NotFoundError, DataLossError):
+            return False
 
     def _share(self, item: Item | None, digest: Digest, progress: Progress) -> Item:
         """The item of a running download of the blob, put in place of our own; else our own."""

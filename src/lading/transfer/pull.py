@@ -12,14 +12,15 @@ import anyio
 
 from lading.core import images
 from lading.core.leases import LeaseID
-from lading.core.progress import Progress
+from lading.core.progress import Phase, Progress
 from lading.core.remotes import Credentials, Document, Fetcher, Registries
 from lading.core.snapshots import SnapshotName
-from lading.errors import NotFoundError
+from lading.errors import NotFoundError, ResourceExhaustedError
 from lading.kit.tasks import KeyedLock, task_group
 from lading.oci import mediatypes, platform
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.digest import Digest
+from lading.oci.document import CONFIG_LIMIT
 from lading.oci.manifest import ANNOTATION_REFERENCE_DIGEST, Index, Manifest, is_attestation
 from lading.oci.reference import Reference, dangling_name
 from lading.transfer import limits
@@ -147,23 +148,32 @@ class Puller:
         parsed = parse(document.body, target)
         await self._documents.keep(document, lease=run.lease, repository=run.reference)
         if isinstance(parsed, Manifest):
-            node = ManifestNode(descriptor=target, manifest=parsed)
-            run.nodes.append(node)
+            node = self._add(run, target, parsed)
             return await self._choose_single(run, node, platforms)
         offers = await self._offers(run, target, parsed)
         images_only = [offer for offer in offers if not is_attestation(offer)]
         chosen = self._select(images_only, platforms)
-        for descriptor in chosen if platforms == "all" else _with_attestations(chosen, offers):
-            document_below = await self._fetch_document(run, descriptor)
-            if isinstance(document_below, Manifest):
-                run.nodes.append(ManifestNode(descriptor=descriptor, manifest=document_below))
-        if platforms == "all":
-            for descriptor in offers:
-                if is_attestation(descriptor):
-                    found = await self._fetch_document(run, descriptor)
-                    assert isinstance(found, Manifest)
-                    run.nodes.append(ManifestNode(descriptor=descriptor, manifest=found))
+        for descriptor in _with_attestations(chosen, offers):
+            found = await self._fetch_document(run, descriptor)
+            if isinstance(found, Manifest):
+                self._add(run, descriptor, found)
         return platform.best(self._host, run.nodes, key=_node_platform)
+
+    def _add(self, run: _Pull, descriptor: Descriptor, manifest: Manifest) -> ManifestNode:
+        """A manifest to pull, if it is not too large to be one."""
+        node = ManifestNode(descriptor=descriptor, manifest=manifest)
+        if node.manifest.is_image and node.manifest.config.size > CONFIG_LIMIT:
+            raise ResourceExhaustedError(
+                f"config {manifest.config.digest} is {manifest.config.size} bytes long, more than {CONFIG_LIMIT}",
+                subject=manifest.config.digest,
+            )
+        run.nodes.append(node)
+        total = sum(len(other.manifest.layers) + 2 for other in run.nodes)
+        if total > limits.DESCRIPTORS:
+            raise ResourceExhaustedError(
+                f"the image leads to more than {limits.DESCRIPTORS} descriptors", subject=descriptor.digest
+            )
+        return node
 
     async def _choose_single(
         self, run: _Pull, node: ManifestNode, platforms: Platforms
@@ -263,16 +273,19 @@ class Puller:
                 group.start_soon(unpack_one, unpack)
             for node in run.nodes:
                 group.start_soon(self._check, run, node)
+        for item in run.progress.items.values():
+            if item.phase is Phase.DOWNLOADED:
+                item.phase = Phase.COMPLETE
         return snapshot
 
     async def _check(self, run: _Pull, node: ManifestNode) -> None:
         """Refuse an image whose config does not fit its layers, as soon as the config is there (reliability.md D8)."""
-        if node.manifest.is_image and _is_file_system(node.manifest):
+        if node.unpackable:
             await run.wishes[node.manifest.config.digest].stored.wait()
             await self._documents.config(node)
 
     async def _unpack(self, run: _Pull, node: ManifestNode) -> SnapshotName | None:
-        if not node.manifest.is_image or not _is_file_system(node.manifest):
+        if not node.unpackable:
             return None
         await run.wishes[node.manifest.config.digest].stored.wait()
         config = await self._documents.config(node)
@@ -334,11 +347,6 @@ def _descriptor_platform(descriptor: Descriptor) -> Platform | None:
 
 def _node_platform(node: ManifestNode) -> Platform | None:
     return None if is_attestation(node.descriptor) else node.descriptor.platform
-
-
-def _is_file_system(manifest: Manifest) -> bool:
-    """Whether every layer can be unpacked; other content is stored and never run (reliability.md D11)."""
-    return all(mediatypes.is_layer(layer.media_type) for layer in manifest.layers)
 
 
 def _with_attestations(chosen: Sequence[Descriptor], offers: Sequence[Descriptor]) -> list[Descriptor]:

@@ -4,6 +4,7 @@ Layers are independent until they are committed, which happens in the order of t
 `Capability.PARALLEL_LAYERS` gets a layer when its parent is there; by then the blob is usually stored.
 """
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -27,6 +28,8 @@ from lading.unpack.pipeline import unpack
 
 PARALLEL_LAYERS: Final = 4
 """Layers that one process unpacks at a time: two threads and `QUEUE_BYTES` each."""
+VERDICT_SECONDS: Final = 1.0
+"""How long a layer that cannot be unpacked waits to hear whether its blob was what it should be."""
 
 Source = Callable[[Descriptor], Awaitable[Arriving]]
 """Gives a layer's blob as soon as its first bytes are there, or at once if it is stored."""
@@ -165,7 +168,7 @@ class Unpacker:
         async with self._chains.hold(layer.chain_id):
             if not await self._hold(layer.chain_id, lease):
                 await self._make(layer, lease, source, parent, item)
-        item.phase = Phase.COMPLETE
+                item.phase = Phase.COMPLETE
         committed[layer.chain_id].set()
 
     async def _make(
@@ -179,9 +182,9 @@ class Unpacker:
             except AlreadyExistsError:
                 await self._hold(layer.chain_id, lease)
             except LadingError:
-                if not blob.resumed:
-                    raise
-                await blob.settled.wait()
+                # Wrong bytes explain any error of what they unpack to; a long download is not waited for.
+                with anyio.move_on_after(math.inf if blob.resumed else VERDICT_SECONDS):
+                    await blob.settled.wait()
                 if not blob.discarded:
                     raise
                 continue

@@ -14,7 +14,9 @@ from support.world import World
 from lading.errors import DataLossError, InvalidArgumentError, LadingError, NotFoundError
 from lading.oci import mediatypes, reference
 from lading.oci.descriptor import Platform
-from lading.oci.digest import Digest
+from lading.oci.digest import DiffID, Digest
+from lading.oci.document import encode
+from lading.oci.manifest import Manifest
 from lading.testing import images as make
 from lading.transfer.archive_out import SavedImage
 
@@ -250,3 +252,21 @@ async def test_a_reduced_index_cannot_pass_for_a_stranger(world: World, other: W
             files |= {f"blobs/sha256/{d.digest.hex}": blob for d, blob in image.blobs.items()}
     with pytest.raises(InvalidArgumentError, match="no part of"):
         await other.service.load(stream(packed(files)))
+
+
+async def test_what_cannot_be_unpacked_is_loaded_all_the_same(world: World, other: World):
+    wasm = world.repository.add_blob(b"\0asm", "application/wasm")
+    image = make.image([], diff_ids=[DiffID(wasm.digest)])
+    body = encode(
+        Manifest(
+            schema_version=2,
+            media_type=mediatypes.OCI_MANIFEST,
+            config=image.config_descriptor,
+            layers=(wasm,),
+        )
+    )
+    world.repository.add_blob(image.config)
+    target = world.repository.add_manifest(body, mediatypes.OCI_MANIFEST, tag="latest")
+    await world.service.pull(world.reference)
+    [loaded] = await other.service.load(stream(await saved(world)))
+    assert (loaded.target, loaded.unpack) == (target, None)

@@ -12,6 +12,7 @@ from lading.errors import (
     DataLossError,
     InvalidArgumentError,
     NotFoundError,
+    ResourceExhaustedError,
     UnavailableError,
     UnsupportedError,
 )
@@ -30,7 +31,7 @@ TOP = make.layer({"bin/app": b"app" * 30_000})
 
 async def until(condition: Callable[[], bool]) -> None:
     with anyio.fail_after(10):
-        while not condition():  # noqa: ASYNC110 - a counter that a thread sets
+        while not condition():
             await anyio.sleep(0.001)
 
 
@@ -228,6 +229,21 @@ async def test_a_config_that_does_not_fit_its_layers_is_refused(world: World):
     assert await world.images.list() == []
 
 
+async def test_a_size_that_a_stored_blob_does_not_have_is_refused(world: World):
+    make.publish(world.repository, make.image([BASE]), "latest")
+    await world.service.pull(world.reference)
+    liar = Descriptor(
+        media_type=BASE.descriptor.media_type, digest=BASE.descriptor.digest, size=BASE.descriptor.size + 1
+    )
+    config = make.image([BASE]).config_descriptor
+    body = encode(
+        Manifest(schema_version=2, media_type=mediatypes.OCI_MANIFEST, config=config, layers=(liar,))
+    )
+    world.repository.add_manifest(body, mediatypes.OCI_MANIFEST, tag="liar")
+    with pytest.raises(DataLossError, match="was announced with"):
+        await world.service.pull(world.reference.with_tag("liar"))
+
+
 async def test_schema_1_is_refused_with_an_explanation(world: World):
     body = b'{"schemaVersion":1,"name":"app","tag":"latest","fsLayers":[]}'
     world.repository.add_manifest(body, mediatypes.DOCKER_SCHEMA1_SIGNED, tag="latest")
@@ -265,6 +281,54 @@ async def test_indexes_nest_but_not_without_end(world: World):
         await world.service.pull(world.reference.with_tag("depth12"), platforms="all")
     result = await world.service.pull(world.reference.with_tag("depth3"), platforms="all")
     assert [d.digest for d in result.manifests] == [image.descriptor.digest]
+
+
+async def test_attestations_come_with_the_image_that_they_are_about(world: World):
+    images = [make.image([BASE]), make.image([TOP], platform=make.ARM64)]
+    statements = []
+    for image in images:
+        statement = world.repository.add_blob(image.descriptor.digest.encode(), mediatypes.IN_TOTO)
+        body = encode(
+            Manifest(
+                schema_version=2,
+                media_type=mediatypes.OCI_MANIFEST,
+                config=image.config_descriptor,
+                layers=(statement,),
+            )
+        )
+        attestation = world.repository.add_manifest(body, mediatypes.OCI_MANIFEST)
+        statements.append((statement, body, attestation))
+        make.publish(world.repository, image)
+    entries = tuple(image.descriptor for image in images) + tuple(
+        Descriptor(
+            media_type=mediatypes.OCI_MANIFEST,
+            digest=attestation.digest,
+            size=attestation.size,
+            platform=Platform(os="unknown", architecture="unknown"),
+            annotations={
+                "vnd.docker.reference.type": "attestation-manifest",
+                "vnd.docker.reference.digest": image.descriptor.digest,
+            },
+        )
+        for image, (_, _, attestation) in zip(images, statements, strict=True)
+    )
+    body = encode(Index(schema_version=2, media_type=mediatypes.OCI_INDEX, manifests=entries))
+    world.repository.add_manifest(body, mediatypes.OCI_INDEX, tag="latest")
+    result = await world.service.pull(world.reference)
+    assert [d.digest for d in result.manifests] == [entries[0].digest, entries[2].digest]
+    assert result.snapshot == images[0].chain[-1]
+    assert await world.has(statements[0][0].digest)
+    assert not await world.has(statements[1][0].digest)
+
+
+async def test_a_config_that_claims_to_be_huge_is_not_fetched(world: World):
+    image = make.image([BASE])
+    huge = Descriptor(media_type=mediatypes.OCI_CONFIG, digest=image.config_descriptor.digest, size=9 << 20)
+    body = encode(Manifest(schema_version=2, media_type=mediatypes.OCI_MANIFEST, config=huge, layers=()))
+    world.repository.add_manifest(body, mediatypes.OCI_MANIFEST, tag="latest")
+    with pytest.raises(ResourceExhaustedError, match="config"):
+        await world.service.pull(world.reference)
+    assert world.registry.calls["fetch"] == 0
 
 
 async def test_a_manifest_that_claims_to_be_huge_is_not_fetched(world: World):

@@ -18,7 +18,7 @@ class Maintenance(Protocol):
         ...
 
     async def why(self, digest: Digest) -> dict[str, Any]:
-        """``{"Digest", "Paths": [[reason, node, …], …]}``: every root that keeps it. Raises `NotFoundError`."""
+        """``{"Digest", "Path": [root, …, blob]}``: what keeps it, empty if nothing does. Raises `NotFoundError`."""
         ...
 
     def collect(self, *, dry_run: bool) -> AsyncIterator[dict[str, Any]]:

@@ -1,0 +1,246 @@
+"""Routes of containers (engine-api.md §2): requests in, `ContainerService` calls, Docker's documents out."""
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
+
+import anyio
+import msgspec
+from aiohttp import web
+
+from lading.api.engine.hijack import MULTIPLEXED, RAW, HijackedStream, hijack
+from lading.api.engine.routing import Request, Router
+from lading.api.engine.streams import empty, json_response, open_stream, write
+from lading.containers import listing, streams, times
+from lading.containers.attaching import AttachOptions, LogOptions
+from lading.containers.journal import Chunk
+from lading.containers.service import CONDITIONS, ContainerService
+from lading.errors import CancelledError, InvalidArgumentError
+from lading.oci import platform as platforms
+
+_MULTIPLEXED_SINCE: Final = (1, 42)
+
+
+class ContainerRoutes:
+    """Handlers for ``/containers``."""
+
+    def __init__(self, service: ContainerService) -> None:
+        self._service = service
+
+    async def create(self, request: Request) -> web.StreamResponse:
+        """``POST /containers/create``."""
+        platform = request.text("platform")
+        created = await self._service.create(
+            await request.json(),
+            name=request.text("name"),
+            platform=platforms.parse(platform) if platform else None,
+        )
+        return json_response({"Id": created.id, "Warnings": list(created.warnings)}, 201)
+
+    async def list(self, request: Request) -> web.StreamResponse:
+        """``GET /containers/json``."""
+        rows = await self._service.list(
+            request.filters(listing.LIST_FILTERS),
+            all=request.flag("all"),
+            limit=request.integer("limit"),
+            size=request.flag("size"),
+        )
+        if not request.at_least(1, 48):
+            for row in rows:
+                del row["ImageManifestDescriptor"]
+        return json_response(rows)
+
+    async def inspect(self, request: Request) -> web.StreamResponse:
+        """``GET /containers/{name}/json``."""
+        made = await self._service.inspect(request.param("name"), size=request.flag("size"))
+        if not request.at_least(1, 48):
+            del made["ImageManifestDescriptor"]
+        if request.at_least(1, 52):
+            made["Storage"] = {"RootFS": {"Snapshot": {"Name": made.pop("GraphDriver")["Name"]}}}
+        return json_response(made)
+
+    async def start(self, request: Request) -> web.StreamResponse:
+        """``POST /containers/{name}/start``."""
+        if request.text("checkpoint"):
+            raise InvalidArgumentError("checkpoint is not supported")
+        await self._service.start(request.param("name"))
+        return empty(204)
+
+    async def stop(self, request: Request) -> web.StreamResponse:
+        """``POST /containers/{name}/stop``."""
+        await self._service.stop(
+            request.param("name"), timeout=_timeout(request), signal=request.text("signal")
+        )
+        return empty(204)
+
+    async def restart(self, request: Request) -> web.StreamResponse:
+        """``POST /containers/{name}/restart``."""
+        await self._service.restart(
+            request.param("name"), timeout=_timeout(request), signal=request.text("signal")
+        )
+        return empty(204)
+
+    async def kill(self, request: Request) -> web.StreamResponse:
+        """``POST /containers/{name}/kill``."""
+        await self._service.kill(request.param("name"), request.text("signal"))
+        return empty(204)
+
+    async def pause(self, request: Request) -> web.StreamResponse:
+        """``POST /containers/{name}/pause``."""
+        await self._service.pause(request.param("name"))
+        return empty(204)
+
+    async def unpause(self, request: Request) -> web.StreamResponse:
+        """``POST /containers/{name}/unpause``."""
+        await self._service.unpause(request.param("name"))
+        return empty(204)
+
+    async def rename(self, request: Request) -> web.StreamResponse:
+        """``POST /containers/{name}/rename``."""
+        await self._service.rename(request.param("name"), request.text("name"))
+        return empty(204)
+
+    async def resize(self, request: Request) -> web.StreamResponse:
+        """``POST /containers/{name}/resize``."""
+        height, width = size_of(request)
+        await self._service.resize(request.param("name"), width=width, height=height)
+        return empty(200)
+
+    async def remove(self, request: Request) -> web.StreamResponse:
+        """``DELETE /containers/{name}``; there are no anonymous volumes that ``v`` could remove."""
+        if request.flag("link"):
+            raise InvalidArgumentError("link is not supported")
+        await self._service.remove(request.param("name"), force=request.flag("force"))
+        return empty(204)
+
+    async def prune(self, request: Request) -> web.StreamResponse:
+        """``POST /containers/prune``."""
+        pruned = await self._service.prune(request.filters(listing.PRUNE_FILTERS))
+        return json_response({"ContainersDeleted": list(pruned.ids), "SpaceReclaimed": pruned.reclaimed})
+
+    async def top(self, request: Request) -> web.StreamResponse:
+        """``GET /containers/{name}/top``."""
+        return json_response(await self._service.top(request.param("name"), request.text("ps_args", "-ef")))
+
+    async def wait(self, request: Request) -> web.StreamResponse:
+        """``POST /containers/{name}/wait``: the headers go out at once, since clients wait for them before they start it."""
+        condition = request.text("condition") or "not-running"
+        if condition not in CONDITIONS:
+            raise InvalidArgumentError(f'invalid condition: "{condition[:80]}"')
+        container = self._service.find(request.param("name"))
+        waiting = self._service.begin_wait(container, condition)
+        response = await open_stream(request)
+        code = await waiting()
+        await write(response, msgspec.json.encode({"StatusCode": code}) + b"\n")
+        return response
+
+    async def logs(self, request: Request) -> web.StreamResponse:
+        """``GET /containers/{name}/logs``."""
+        container = self._service.find(request.param("name"))
+        if not (request.flag("stdout") or request.flag("stderr")):
+            raise InvalidArgumentError("Bad parameters: you must choose at least one stream")
+        options = LogOptions(
+            stdout=request.flag("stdout"),
+            stderr=request.flag("stderr"),
+            follow=request.flag("follow"),
+            since=times.parse_query(request.text("since")),
+            until=times.parse_query(request.text("until")),
+            tail=_tail(request.text("tail")),
+            timestamps=request.flag("timestamps"),
+            details=request.flag("details"),
+        )
+        tty = container.config.tty
+        messages = self._service.logs(container.id, options)
+        kind = MULTIPLEXED if not tty and request.version >= _MULTIPLEXED_SINCE else RAW
+        async with contextlib.aclosing(messages):
+            first = await anext(messages, None)
+            response = await open_stream(request, kind)
+            if first is not None:
+                await write(response, streams.encode(first, multiplexed=not tty))
+                await self._send_messages(response, messages, multiplexed=not tty)
+        return response
+
+    async def _send_messages(
+        self, response: web.StreamResponse, messages: AsyncIterator[Chunk], *, multiplexed: bool
+    ) -> None:
+        async for chunk in messages:
+            await write(response, streams.encode(chunk, multiplexed=multiplexed))
+
+    async def attach(self, request: Request) -> web.StreamResponse:
+        """``POST /containers/{name}/attach``."""
+        container = self._service.find(request.param("name"))
+        options = AttachOptions(
+            stdin=request.flag("stdin"),
+            stdout=request.flag("stdout"),
+            stderr=request.flag("stderr"),
+            stream=request.flag("stream"),
+            logs=request.flag("logs"),
+            detach_keys=streams.detach_keys(request.text("detachKeys")),
+        )
+        await request.body()
+        attachment = self._service.attach(container, options)
+        multiplexed = not container.config.tty and request.version >= _MULTIPLEXED_SINCE
+        try:
+            async with hijack(request, multiplexed=multiplexed, deadline=streams.STALL_SECONDS) as stream:
+                await until_left(
+                    stream, lambda: self._service.serve_attachment(container, attachment, stream)
+                )
+        finally:
+            attachment.close()
+        return stream.response
+
+
+async def until_left(stream: HijackedStream, serve: Callable[[], Awaitable[None]]) -> None:
+    """Serve a hijacked stream until it is done, or until the client has left altogether."""
+
+    async def watch(scope: anyio.CancelScope) -> None:
+        await stream.wait_closed()
+        scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(watch, group.cancel_scope)
+        with contextlib.suppress(CancelledError):
+            await serve()
+        group.cancel_scope.cancel()
+
+
+def size_of(request: Request) -> tuple[int, int]:
+    """``h`` and ``w`` of a resize. Raises `InvalidArgumentError`."""
+    height, width = request.integer("h", minimum=0), request.integer("w", minimum=0)
+    if max(height, width) > 0xFFFF:
+        raise InvalidArgumentError(f"invalid terminal size {width}x{height}")
+    return height, width
+
+
+def _timeout(request: Request) -> int | None:
+    return request.integer("t") if request.text("t") else None
+
+
+def _tail(text: str) -> int:
+    """Docker reads whatever is no number as ``all``."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
+
+
+def add_routes(router: Router, service: ContainerService) -> None:
+    """Serve containers."""
+    routes = ContainerRoutes(service)
+    router.add("GET", "/containers/json", routes.list)
+    router.add("POST", "/containers/create", routes.create)
+    router.add("POST", "/containers/prune", routes.prune)
+    router.add("GET", "/containers/{name}/json", routes.inspect)
+    router.add("DELETE", "/containers/{name}", routes.remove)
+    router.add("GET", "/containers/{name}/top", routes.top)
+    for action, handler in (
+        ("start", routes.start),
+        ("stop", routes.stop),
+        ("restart", routes.restart),
+        ("kill", routes.kill),
+        ("pause", routes.pause),
+        ("unpause", routes.unpause),
+        ("rename", routes.rename),
+        ("resize", routes.resize),
+    ):
+        router.add("POST", f"/containers/{{name}}/{action}", handler)
+    router.add("POST", "/containers/{name}/wait", routes.wait, endless=True)
+    router.add("GET", "/containers/{name}/logs", routes.logs, endless=True)
+    router.add("POST", "/containers/{name}/attach", routes.attach, endless=True)

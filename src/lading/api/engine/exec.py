@@ -1,0 +1,85 @@
+"""Routes of execs (engine-api.md §2)."""
+
+from typing import Any
+
+from aiohttp import web
+
+from lading.api.engine.containers import size_of, until_left
+from lading.api.engine.hijack import hijack
+from lading.api.engine.routing import Request, Router
+from lading.api.engine.streams import empty, json_response
+from lading.containers import views
+from lading.containers.execs import Exec
+from lading.containers.service import ContainerService
+from lading.containers.streams import STALL_SECONDS, Peer, frame
+from lading.errors import CancelledError, ConflictError, InvalidArgumentError, LadingError
+
+
+class ExecRoutes:
+    """Handlers for ``/exec`` and ``/containers/{name}/exec``."""
+
+    def __init__(self, service: ContainerService) -> None:
+        self._service = service
+        self._execs = service.execs
+
+    async def create(self, request: Request) -> web.StreamResponse:
+        """``POST /containers/{name}/exec``."""
+        id_ = await self._execs.create(self._service.find(request.param("name")), await request.json())
+        return json_response({"Id": id_}, 201)
+
+    async def start(self, request: Request) -> web.StreamResponse:
+        """``POST /exec/{id}/start``: in the background, or with the connection hijacked."""
+        body = await request.json()
+        exec_ = self._execs.find(request.param("id"))
+        size = _console_size(body)
+        if body.get("Detach"):
+            await self._execs.start(exec_, peer=None, console_size=size)
+            return empty(200)
+        if exec_.started:
+            raise ConflictError(f"Error: Exec command {exec_.id} has already run")
+        tty = exec_.request.tty
+        async with hijack(
+            request, multiplexed=not tty and request.at_least(1, 42), deadline=STALL_SECONDS
+        ) as stream:
+            await until_left(stream, lambda: self._serve(exec_, stream, size))
+        return stream.response
+
+    async def _serve(self, exec_: Exec, stream: Peer, size: "list[int] | None") -> None:
+        """Run it; a failed start can only be told within the stream."""
+        try:
+            await self._execs.start(exec_, peer=stream, console_size=size)
+        except CancelledError:
+            raise
+        except LadingError as exc:
+            text = f"{exc}\r\n".encode()
+            await stream.write(text if exec_.request.tty else frame("stdout", text))
+
+    async def inspect(self, request: Request) -> web.StreamResponse:
+        """``GET /exec/{id}/json``."""
+        return json_response(views.inspect_exec(self._execs.find(request.param("id"))))
+
+    async def resize(self, request: Request) -> web.StreamResponse:
+        """``POST /exec/{id}/resize``."""
+        height, width = size_of(request)
+        exec_ = self._execs.find(request.param("id"))
+        await self._execs.resize(exec_, width=width, height=height)
+        return empty(200)
+
+
+def _console_size(body: "dict[str, Any]") -> "list[int] | None":
+    match body.get("ConsoleSize"):
+        case [int() as height, int() as width]:
+            return [height, width]
+        case None | []:
+            return None
+        case _:
+            raise InvalidArgumentError("ConsoleSize must be [height, width]")
+
+
+def add_routes(router: Router, service: ContainerService) -> None:
+    """Serve execs."""
+    routes = ExecRoutes(service)
+    router.add("POST", "/containers/{name}/exec", routes.create)
+    router.add("POST", "/exec/{id}/start", routes.start, endless=True)
+    router.add("GET", "/exec/{id}/json", routes.inspect)
+    router.add("POST", "/exec/{id}/resize", routes.resize)

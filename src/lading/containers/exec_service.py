@@ -1,0 +1,148 @@
+"""Execs of all containers: prepare, run, find."""
+
+import contextlib
+import secrets
+from collections.abc import Mapping
+from typing import Any, Final
+
+import anyio
+import anyio.abc
+
+from lading.containers import execs, signals
+from lading.containers.environment import Environment
+from lading.containers.execs import Exec, ExecRequest
+from lading.containers.lifecycle import Lifecycle, StartError
+from lading.containers.model import Container
+from lading.containers.streams import Peer
+from lading.errors import ConflictError, LadingError, NotFoundError
+from lading.kit import aio
+
+_EXEC_FAILED: Final = "OCI runtime exec failed: "
+
+
+class ExecService:
+    """Further processes in running containers. They are known until their container is removed."""
+
+    def __init__(self, environment: Environment, life: Lifecycle, group: anyio.abc.TaskGroup) -> None:
+        self._env = environment
+        self._life = life
+        self._group = group
+        self._execs: dict[str, Exec] = {}
+        self._containers: dict[str, Container] = {}
+
+    def forget(self, container: Container) -> None:
+        """The container is gone."""
+        for id_ in container.execs:
+            self._execs.pop(id_, None)
+            self._containers.pop(id_, None)
+
+    async def create(self, container: Container, body: Mapping[str, Any]) -> str:
+        """Prepare a further process; its ID. Raises `ConflictError` unless the container runs and is not paused."""
+        self._life.running_task(container)
+        if container.state.paused:
+            raise ConflictError(f"container {container.id} is paused, unpause the container before exec")
+        made = Exec(id=secrets.token_hex(32), container=container.id, request=ExecRequest.parse(body))
+        container.execs[made.id] = made
+        self._execs[made.id] = made
+        self._containers[made.id] = container
+        action = f"exec_create: {' '.join(made.request.cmd or ())}"
+        self._env.bus.publish("container", action, container.id, container.attributes(execID=made.id))
+        return made.id
+
+    def find(self, id: str) -> Exec:
+        """An exec by its ID. Raises `NotFoundError`."""
+        found = self._execs.get(id)
+        if found is None:
+            raise NotFoundError(f"No such exec instance: {id}", subject=id)
+        return found
+
+    async def start(self, exec_: Exec, *, peer: Peer | None, console_size: "list[int] | None" = None) -> None:
+        """Run an exec: with ``peer`` until it ends and its output was delivered, without one in the background.
+
+        Raises:
+            ConflictError: It ran, or its container does not.
+            StartError: The runtime cannot run it; exit code 126 or 127 is then that of the exec.
+
+        """
+        container = self._containers[exec_.id]
+        if exec_.started:
+            raise ConflictError(f"Error: Exec command {exec_.id} has already run")
+        exec_.started = True
+        if console_size:
+            exec_.request.console_size = console_size
+        if peer is not None:
+            await self._run(container, exec_, peer)
+            return
+        # Detached: it outlives this call, but errors of its start belong to it.
+        outcome: list[LadingError] = []
+        done = anyio.Event()
+
+        async def background() -> None:
+            try:
+                await self._run(container, exec_, None, up=done)
+            except LadingError as exc:
+                outcome.append(exc)
+            finally:
+                done.set()
+
+        self._group.start_soon(background)
+        await done.wait()
+        if outcome and not exec_.up.is_set():
+            raise outcome[0]
+
+    async def _run(
+        self, container: Container, exec_: Exec, peer: Peer | None, *, up: anyio.Event | None = None
+    ) -> None:
+        task = self._life.running_task(container)
+        base = self._life.processes.get(container.id)
+        if base is None:
+            raise ConflictError(f"container {container.id} was started in a way that allows no exec")
+        try:
+            process = await execs.plan(exec_.request, base, container.state.pid, container.document.user)
+            directory = self._life.state_directory(container)
+            async with execs.ExecStreams(directory, exec_, attached=peer is not None) as streams:
+                await self._begin(container, exec_, process, streams)
+                if up is not None:
+                    up.set()
+                try:
+                    await execs.converse(exec_, task, streams, peer)
+                finally:
+                    with anyio.CancelScope(shield=True), contextlib.suppress(LadingError):
+                        await task.delete(exec_.id)
+        except LadingError as exc:
+            if not exec_.up.is_set():
+                exec_.exit_code = signals.start_exit_code(exc.message)
+                words = exc.message.removeprefix(_EXEC_FAILED)
+                raise StartError(f"{_EXEC_FAILED}{words}") from exc
+            raise
+        finally:
+            exec_.running = False
+        attributes = container.attributes(execID=exec_.id, exitCode=str(exec_.exit_code or 0))
+        self._env.bus.publish("container", "exec_die", container.id, attributes)
+
+    async def _begin(
+        self, container: Container, exec_: Exec, process: Mapping[str, Any], streams: execs.ExecStreams
+    ) -> None:
+        task = self._life.running_task(container)
+        await task.exec(exec_.id, process, streams.stdio)
+        try:
+            exec_.pid = await task.start(exec_.id)
+            await aio.run(aio.DISK, execs.check_identity, exec_.pid, process["user"]["uid"])
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                with contextlib.suppress(LadingError):
+                    await task.kill(signals.parse("KILL"), exec_.id)
+                with contextlib.suppress(LadingError):
+                    await task.delete(exec_.id)
+            raise
+        exec_.running = True
+        exec_.up.set()
+        action = f"exec_start: {' '.join(exec_.request.cmd or ())}"
+        self._env.bus.publish("container", action, container.id, container.attributes(execID=exec_.id))
+
+    async def resize(self, exec_: Exec, *, width: int, height: int) -> None:
+        """Set the size of an exec's terminal, as soon as it runs."""
+        container = self._containers[exec_.id]
+        with anyio.move_on_after(10):
+            await exec_.up.wait()
+        await self._life.running_task(container).resize(width, height, exec_.id)

@@ -1,0 +1,122 @@
+"""Check: does every blob still have its digest, does every image still have its target; and repair from where it came.
+
+A damaged blob is fetched again from the registries that its distribution labels name, verified, and only then put in the place
+of the damaged one. What cannot be repaired stays as it is, and is named together with the images that suffer.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from lading.core import content, images, leases
+from lading.core.content import Info, IngestRef
+from lading.core.labels import DISTRIBUTION_SOURCE
+from lading.core.leases import LeaseID
+from lading.core.remotes import Registries
+from lading.errors import DataLossError, LadingError, NotFoundError
+from lading.kit import aio
+from lading.oci.descriptor import Descriptor
+from lading.oci.digest import Digest, new_hasher
+from lading.oci.reference import Reference
+
+_CHUNK: Final = 4 * 1024 * 1024
+_OCTETS: Final = "application/octet-stream"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checker:
+    """Checks one namespace."""
+
+    store: content.Store
+    records: images.Store
+    leases: leases.Manager
+    registries: Registries
+
+    async def run(self, *, repair: bool) -> AsyncIterator[dict[str, Any]]:
+        """Progress in bytes (``current``, ``total``), a ``finding`` for each piece of damage, at last a ``result``."""
+        blobs = [info async for info in self.store.walk()]
+        total = sum(info.size for info in blobs)
+        done = repaired = damaged = 0
+        for info in blobs:
+            yield {"current": done, "total": total}
+            problem = await self._problem(info)
+            done += info.size
+            if problem:
+                damaged += 1
+                healed, words = await self._repair(info) if repair else (False, "")
+                repaired += healed
+                yield _finding("blob", info.digest, f"{problem}{words}", repaired=healed)
+        present = {info.digest for info in blobs}
+        for image in await self.records.list():
+            if image.target.digest not in present:
+                damaged += 1
+                yield _finding(
+                    "image", image.name, f"its target {image.target.digest} is not here", repaired=False
+                )
+        result = {"Checked": len(blobs), "Bytes": total, "Damaged": damaged, "Repaired": repaired}
+        yield {"current": total, "total": total, "result": result}
+
+    async def _problem(self, info: Info) -> str:
+        """What is wrong with a blob, or empty."""
+        try:
+            async with self.store.open_reader(info.digest) as reader:
+                found = await aio.run(aio.DATA, _digest_of, reader, info.digest.algorithm)
+        except NotFoundError:
+            return ""  # deleted meanwhile
+        except DataLossError as exc:
+            return exc.message
+        except OSError as exc:
+            return f"cannot be read: {exc.strerror}"
+        return "" if found == info.digest else f"is damaged: its bytes are {found}"
+
+    async def _repair(self, info: Info) -> tuple[bool, str]:
+        """Whether the blob is well again, and words for the finding."""
+        said: list[str] = []
+        lease = await self.leases.create(labels={"lading.purpose": "fsck"})
+        try:
+            for repository in sources(info):
+                try:
+                    await self._fetch(info, repository, lease.id)
+                except LadingError as exc:
+                    said.append(f"{repository.name}: {exc.message}")
+                else:
+                    return True, f"; fetched again from {repository.name}"
+        finally:
+            await self.leases.delete(lease.id)
+        return False, "; " + ("; ".join(said) if said else "no registry is known that has it")
+
+    async def _fetch(self, info: Info, repository: Reference, lease: LeaseID) -> None:
+        descriptor = Descriptor(media_type=_OCTETS, digest=info.digest, size=info.size)
+        fetcher = self.registries.resolver().fetcher(repository)
+        async with self.store.open_writer(IngestRef(f"fsck-{info.digest}"), lease=lease) as writer:
+            await aio.run(aio.DATA, writer.truncate)
+            await fetcher.fetch(descriptor, writer.write)
+            if writer.offset != info.size or writer.digest(info.digest.algorithm) != info.digest:
+                raise DataLossError(f"{repository.name} has other bytes for {info.digest}")
+            await self.store.delete(info.digest)
+            await writer.commit(size=info.size, expected=info.digest, labels=info.labels)
+
+
+def sources(info: Info) -> list[Reference]:
+    """The repositories that a blob's labels name."""
+    return [
+        Reference(domain=key.removeprefix(DISTRIBUTION_SOURCE), path=path)
+        for key, value in info.labels.items()
+        if key.startswith(DISTRIBUTION_SOURCE)
+        for path in value.split(",")
+        if path
+    ]
+
+
+def _digest_of(reader: content.Reader, algorithm: str) -> Digest:
+    hasher = new_hasher(algorithm)
+    buffer = memoryview(bytearray(_CHUNK))
+    offset = 0
+    while count := reader.readinto(buffer, offset):
+        hasher.update(buffer[:count])
+        offset += count
+    return Digest.from_hasher(hasher, algorithm)
+
+
+def _finding(kind: str, name: str, problem: str, *, repaired: bool) -> dict[str, Any]:
+    return {"finding": {"Kind": kind, "ID": str(name), "Problem": problem, "Repaired": repaired}}

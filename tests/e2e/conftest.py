@@ -1,0 +1,46 @@
+"""Real daemons, registries and images; parametrise a daemon with ``@pytest.mark.daemon_args("--flag")``."""
+
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+from support.daemon import Daemon, running_daemon
+from support.images import busybox_image
+from support.registry import docker_registry
+
+MakeImage = Callable[..., str]
+
+
+@pytest.fixture
+def daemon(request: pytest.FixtureRequest) -> Generator[Daemon]:
+    """A daemon with an empty data root; fails the test if a process or a mount outlives it."""
+    marker = request.node.get_closest_marker("daemon_args")
+    with running_daemon(*(marker.args if marker else ())) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shared_daemon() -> Generator[Daemon]:
+    """One daemon for a module whose tests do not mind each other."""
+    with running_daemon() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def registry() -> Generator[str]:
+    """Debian's docker-registry on loopback: ``127.0.0.1:port``."""
+    with docker_registry() as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def images(registry: str, tmp_path_factory: pytest.TempPathFactory) -> MakeImage:
+    """Make and push a two-platform image with a shell: ``images("name", layers=8)``; its full reference."""
+
+    def make(name: str, *, layers: int = 1, compression: str = "gzip") -> str:
+        directory: Path = tmp_path_factory.mktemp("layout")
+        reference = f"{registry}/{name}"
+        busybox_image(directory, reference, layers=layers, compression=compression)
+        return reference
+
+    return make

@@ -1,0 +1,323 @@
+"""The unmodified docker command against containers in real shims, through kill -9 of the daemon."""
+
+import contextlib
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+TESTS = Path(__file__).parents[1]
+
+
+class Engine:
+    """A daemon process, and docker talking to it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.env = {**os.environ, "DOCKER_HOST": f"unix://{directory}/docker.sock", "HOME": str(directory)}
+        self.env["PYTHONPATH"] = os.pathsep.join([str(TESTS), *(path for path in sys.path if path)])
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with (self.directory / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, TESTS / "support/container_daemon.py", self.directory],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=self.env,
+            )
+        assert self.process.stdout is not None
+        with self.process.stdout as output:
+            while (line := output.readline()) != b"ready\n":
+                assert line, (self.directory / "log").read_text()
+
+    def end(self, how: int = signal.SIGKILL) -> None:
+        assert self.process is not None
+        self.process.send_signal(how)
+        self.process.wait(20)
+
+    def restart(self) -> None:
+        self.end()
+        self.start()
+
+    def docker(self, *words: str, input: str | None = None, code: int = 0) -> str:
+        result = self.run(*words, input=input)
+        assert result.returncode == code, (words, result)
+        return result.stdout
+
+    def run(self, *words: str, input: str | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["docker", *words],
+            env=self.env,
+            text=True,
+            capture_output=True,
+            input=input,
+            timeout=40,
+            check=False,
+        )
+
+    def background(self, name: str, script: str, *options: str) -> str:
+        return self.docker(
+            "run", "-d", "--network", "none", "--name", name, *options, "box", "sh", "-c", script
+        )
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    made = Engine(tmp_path_factory.mktemp("engine"))
+    made.start()
+    try:
+        yield made
+    finally:
+        for each in made.run("ps", "-aq").stdout.split():
+            made.run("rm", "-f", each)
+        made.end(signal.SIGTERM)
+
+
+@pytest.fixture(autouse=True)
+def _clean(engine: Engine) -> Iterator[None]:
+    yield
+    for each in engine.run("ps", "-aq").stdout.split():
+        engine.run("rm", "-f", each)
+
+
+def test_run_keeps_streams_apart_and_gives_the_exit_code(engine: Engine):
+    result = engine.run(
+        "run", "--rm", "--network", "none", "box", "sh", "-c", "echo out; echo err >&2; exit 3"
+    )
+    assert (result.stdout, result.stderr, result.returncode) == ("out\n", "err\n", 3)
+    assert engine.docker("ps", "-aq") == ""
+
+
+def test_default_network_warns_that_it_is_isolated(engine: Engine):
+    result = engine.run("run", "--rm", "box", "true")
+    assert result.returncode == 0
+    assert "bridge networking is not available" in result.stderr
+
+
+def test_input_is_passed_byte_for_byte(engine: Engine):
+    text = "".join(chr(33 + n % 90) for n in range(300_000))
+    assert engine.docker("run", "-i", "--rm", "--network", "none", "box", "cat", input=text) == text
+
+
+@pytest.mark.parametrize(("command", "code"), [("nosuch", 127), ("/etc/not-executable", 126)])
+def test_commands_that_cannot_run(engine: Engine, command: str, code: int):
+    result = engine.run("run", "--rm", "--network", "none", "box", command)
+    assert result.returncode == code, result
+    assert engine.docker("ps", "-aq") == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        (["--network", "other"], "NetworkMode"),
+        (["-p", "80:80"], "PortBindings"),
+        (["-v", "name:/x"], "Binds"),
+        (["--init"], "Init"),
+        (["--blkio-weight", "100"], "BlkioWeight"),
+        (["--log-driver", "syslog"], "LogConfig"),
+        (["--pid", "container:x"], "PidMode"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(engine: Engine, options: list[str], field: str):
+    result = engine.run("create", *options, "box")
+    assert result.returncode != 0
+    assert field in result.stderr, result.stderr
+
+
+def test_identity_directory_environment_mounts(engine: Engine, tmp_path: Path):
+    tmp_path.chmod(0o755)
+    (tmp_path / "file").write_text("from the host\n")
+    options = ["--rm", "--network", "none", "-u", "alice", "-w", "/made/here", "-e", "A=b", "-h", "boxy"]
+    options += ["-v", f"{tmp_path}:/mnt:ro", "--tmpfs", "/scratch:size=1m", "--group-add", "77"]
+    script = "id -u; id -G; pwd; echo $A; hostname; cat /mnt/file; touch /mnt/x 2>/dev/null || echo read-only"
+    lines = engine.docker("run", *options, "box", "sh", "-c", script).splitlines()
+    assert lines == ["1000", "1001 50 77", "/made/here", "b", "boxy", "from the host", "read-only"]
+
+
+def test_a_number_is_never_a_name(engine: Engine):
+    script = ["box", "id", "-u"]
+    assert engine.docker("run", "--rm", "--network", "none", "-u", "1234", *script) == "1234\n"
+    result = engine.run("run", "--rm", "--network", "none", "-u", "4294967296", *script)
+    assert result.returncode == 125
+    assert "must be in range" in result.stderr
+
+
+def test_confinement_is_docker_s(engine: Engine):
+    status = engine.docker("run", "--rm", "--network", "none", "box", "cat", "/proc/self/status")
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert fields["Seccomp"].strip() == "2"
+    assert fields["CapBnd"].strip() == fields["CapEff"].strip() == "00000000a80425fb"
+    assert fields["CapInh"].strip() == "0000000000000000"
+    assert engine.docker(
+        "run", "--rm", "--network", "none", "box", "wc", "-c", "/proc/timer_list"
+    ).startswith("0 ")
+    result = engine.run("run", "--rm", "--network", "none", "box", "mount", "-t", "tmpfs", "x", "/tmp")
+    assert result.returncode != 0
+
+
+def test_exec(engine: Engine):
+    engine.background("target", "sleep 100")
+    assert engine.docker("exec", "target", "sh", "-c", "echo hi; exit 7", code=7) == "hi\n"
+    assert engine.docker("exec", "-i", "target", "cat", input="piped") == "piped"
+    assert engine.docker("exec", "-u", "alice", "target", "id", "-u") == "1000\n"
+    engine.docker("exec", "target", "nosuch", code=127)
+    engine.docker("exec", "-d", "target", "touch", "/tmp/touched")
+    engine.docker("exec", "target", "sh", "-c", "while [ ! -e /tmp/touched ]; do sleep 0.02; done")
+    assert "sleep 100" in engine.docker("top", "target")
+
+
+def test_names_listing_and_removal(engine: Engine):
+    made = engine.background("first", "sleep 100").strip()
+    assert "Conflict" in engine.run("create", "--name", "first", "box").stderr
+    engine.docker("rename", "first", "second")
+    assert engine.docker("ps", "-q", "--no-trunc", "--filter", "name=second").strip() == made
+    assert engine.docker("ps", "-q", "--filter", "status=exited") == ""
+    assert "container is running" in engine.run("rm", "second").stderr
+    engine.docker("pause", "second")
+    assert "(Paused)" in engine.docker("ps")
+    engine.docker("unpause", "second")
+    engine.docker("kill", "second")
+    assert engine.docker("wait", "second") == "137\n"
+    assert json.loads(engine.docker("inspect", "second"))[0]["State"]["ExitCode"] == 137
+    assert made in engine.docker("container", "prune", "-f")
+    assert "No such container" in engine.run("inspect", "--type", "container", "second").stderr
+
+
+def test_stop_asks_first(engine: Engine):
+    engine.background("polite", "trap 'echo bye; exit 5' TERM; echo up; while true; do sleep 0.05; done")
+    follow(engine, "polite", "up")
+    engine.docker("stop", "polite")
+    assert engine.docker("logs", "polite") == "up\nbye\n"
+    assert engine.docker("inspect", "-f", "{{.State.ExitCode}}", "polite") == "5\n"
+
+
+def follow(engine: Engine, name: str, text: str) -> None:
+    """Wait until the log holds ``text``."""
+    with subprocess.Popen(
+        ["docker", "logs", "-f", name], env=engine.env, stdout=subprocess.PIPE, text=True
+    ) as logs:
+        assert logs.stdout is not None
+        try:
+            assert any(text in line for line in logs.stdout)
+        finally:
+            logs.terminate()
+
+
+def test_restart_policy(engine: Engine):
+    engine.docker(
+        "run",
+        "-d",
+        "--network",
+        "none",
+        "--name",
+        "again",
+        "--restart",
+        "on-failure:2",
+        "box",
+        "sh",
+        "-c",
+        "exit 9",
+    )
+    assert engine.docker("wait", "again") == "9\n"
+    assert engine.docker("inspect", "-f", "{{.RestartCount}}", "again") == "2\n"
+
+
+def test_terminal_resize_and_detach(engine: Engine):
+    master, slave = pty.openpty()
+    engine.docker("create", "-it", "--network", "none", "--name", "term", "box", "sh", "-c", "stty size; cat")
+    client = subprocess.Popen(
+        ["docker", "start", "-ai", "term"], env=engine.env, stdin=slave, stdout=slave, stderr=slave
+    )
+    os.close(slave)
+    try:
+        read_until(master, b" ")
+        os.write(master, b"typed\n")
+        read_until(master, b"typed\r\ntyped")
+        os.write(master, b"\x10\x11")
+        assert client.wait(10) == 0
+    finally:
+        client.kill()
+        client.wait()
+        os.close(master)
+    assert engine.docker("inspect", "-f", "{{.State.Running}}", "term") == "true\n"
+
+
+def read_until(fd: int, wanted: bytes) -> None:
+    seen, end = b"", time.monotonic() + 15
+    while wanted not in seen:
+        assert select.select([fd], [], [], max(0, end - time.monotonic()))[0], seen
+        seen += os.read(fd, 4096)
+
+
+def test_kill_9_of_the_daemon_loses_no_line_and_no_container(engine: Engine):
+    script = "i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done; sleep 100"
+    engine.background("steady", script)
+    for _ in range(3):
+        engine.restart()
+    assert engine.docker("ps", "-q", "--filter", "name=steady")
+    follow(engine, "steady", "line 2999")
+    assert engine.docker("exec", "steady", "echo", "still here") == "still here\n"
+    assert engine.docker("logs", "steady").splitlines() == [f"line {n}" for n in range(3000)]
+    assert engine.docker("logs", "--tail", "2", "steady") == "line 2998\nline 2999\n"
+
+
+def test_end_while_no_daemon_runs(engine: Engine, tmp_path: Path):
+    script = "while [ ! -e /mnt/go ]; do sleep 0.02; done; echo last words; echo done > /mnt/done; exit 6"
+    engine.background("orphan", script, "-v", f"{tmp_path}:/mnt")
+    engine.end()
+    (tmp_path / "go").touch()
+    deadline = time.monotonic() + 10
+    while not (tmp_path / "done").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)  # for the shim to notice: nothing tells when it has
+    engine.start()
+    assert engine.docker("wait", "orphan") == "6\n"
+    assert engine.docker("logs", "orphan") == "last words\n"
+
+
+def test_a_client_that_never_reads_harms_nobody(engine: Engine):
+    engine.docker(
+        "create", "--network", "none", "--name", "loud", "box", "sh", "-c", "seq 1 200000; echo over"
+    )
+    client = subprocess.Popen(["docker", "start", "-a", "loud"], env=engine.env, stdout=subprocess.PIPE)
+    try:
+        assert engine.docker("ps", "-aq", "--filter", "name=loud")
+        time.sleep(0.5)
+        started = time.monotonic()
+        assert engine.docker("run", "--rm", "--network", "none", "box", "echo", "quick") == "quick\n"
+        assert time.monotonic() - started < 10
+    finally:
+        client.kill()
+        client.wait()
+        assert client.stdout is not None
+        client.stdout.close()
+    follow(engine, "loud", "over")
+
+
+def test_events_in_docker_s_order(engine: Engine):
+    since = str(time.time() - 1)
+    engine.docker("run", "--rm", "--network", "none", "--name", "told", "box", "true")
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        engine.docker("wait", "told", code=1)
+    words = engine.docker(
+        "events",
+        "--since",
+        since,
+        "--until",
+        str(time.time() + 1),
+        "--filter",
+        "container=told",
+        "--format",
+        "{{.Action}}",
+    ).split()
+    assert words == ["create", "attach", "start", "die", "destroy"]

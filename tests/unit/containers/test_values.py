@@ -1,0 +1,326 @@
+"""Requests, specs, capabilities, seccomp, names, times, streams: what is computed without a file."""
+
+import json
+
+import pytest
+
+from lading.containers import (
+    binds,
+    capabilities,
+    listing,
+    naming,
+    request,
+    seccomp,
+    signals,
+    spec,
+    streams,
+    times,
+)
+from lading.containers.journal import Chunk
+from lading.containers.jsonlog import MESSAGE_LIMIT, Limits, Splitter
+from lading.containers.users import User
+from lading.errors import InvalidArgumentError, LadingError, UnsupportedError
+
+ROOT = User(uid=0, gid=0, groups=(0,), home="/root")
+
+
+def parse(config: dict[str, object] | None = None, **host: object) -> request.CreateRequest:
+    return request.parse({"Image": "box", **(config or {}), "HostConfig": host})
+
+
+def build(asked: request.CreateRequest, user: User = ROOT) -> dict[str, object]:
+    asked_binds, tmpfs = binds.parse(asked.host)
+    plan = spec.Plan(
+        id="a" * 64,
+        config=asked.config,
+        host=asked.host,
+        args=["x"],
+        env=["A=b"],
+        cwd="/",
+        user=user,
+        hostname="h",
+        binds=asked_binds,
+        tmpfs=tmpfs,
+    )
+    return spec.build(plan)
+
+
+def test_nulls_and_unknown_keys_are_as_go_sends_them():
+    asked = parse({"Cmd": None, "Env": None, "Later": {"x": 1}}, Binds=None, Memory=0, New=True)
+    assert asked.config.cmd is None
+    assert asked.host.binds is None
+    assert "Later" in asked.raw_config
+
+
+@pytest.mark.parametrize("field", sorted(request.UNSUPPORTED))
+def test_each_unsupported_field_is_refused_by_name_and_zero_is_fine(field: str):
+    for zero in (None, 0, "", [], {}, False):
+        parse(**{field: zero})
+    with pytest.raises(UnsupportedError, match=field):
+        parse(**{field: [1]})
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ({"NetworkMode": "bridge"}, "NetworkMode"),
+        ({"NetworkMode": "container:x"}, "NetworkMode"),
+        ({"PidMode": "container:x"}, "PidMode"),
+        ({"UsernsMode": "keep"}, "UsernsMode"),
+        ({"PortBindings": {"80/tcp": []}}, "PortBindings"),
+        ({"Memory": 1000}, "6MB"),
+        ({"MemorySwap": 10}, "Memory"),
+        ({"NanoCpus": 1, "CpuQuota": 1}, "Nano CPUs"),
+        ({"OomScoreAdj": 1001}, "oom score"),
+        ({"AutoRemove": True, "RestartPolicy": {"Name": "always"}}, "AutoRemove"),
+        ({"RestartPolicy": {"Name": "sometimes"}}, "restart policy"),
+        ({"LogConfig": {"Type": "syslog"}}, "LogConfig"),
+        ({"LogConfig": {"Type": "json-file", "Config": {"tag": "x"}}}, "tag"),
+        ({"Binds": "text"}, "HostConfig"),
+    ],
+)
+def test_bad_host_configurations(host: dict[str, object], words: str):
+    with pytest.raises(LadingError, match=words):
+        parse(**host)
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ({"Binds": ["name:/x"]}, "named volume"),
+        ({"Binds": ["/a:x"]}, "absolute"),
+        ({"Binds": ["/a:/../"]}, "destination"),
+        ({"Binds": ["/a:/b:wrong"]}, "invalid mode"),
+        ({"Binds": ["/a:/b", "/c:/b/"]}, "Duplicate"),
+        ({"Mounts": [{"Type": "volume", "Target": "/x"}]}, "volume"),
+        ({"Tmpfs": {"/x": "lowerdir=/etc"}}, "tmpfs option"),
+    ],
+)
+def test_bad_mounts(host: dict[str, object], words: str):
+    with pytest.raises(LadingError, match=words):
+        binds.parse(parse(**host).host)
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ({"CapAdd": ["NO_SUCH"]}, "capability"),
+        ({"SecurityOpt": ["seccomp={"]}, "seccomp"),
+        ({"SecurityOpt": ["label=type:x"]}, "SecurityOpt"),
+        ({"Sysctls": {"kernel.panic": "1"}}, "kernel.panic"),
+        ({"Sysctls": {"net.x": "1"}, "NetworkMode": "host"}, "net.x"),
+        ({"Ulimits": [{"Name": "nofile", "Soft": 2, "Hard": 1}]}, "nofile"),
+        ({"Devices": [{"PathOnHost": "/etc/passwd"}]}, "not a device"),
+        ({"DeviceCgroupRules": ["x"]}, "rule"),
+        ({"CgroupParent": "../up"}, "CgroupParent"),
+    ],
+)
+def test_what_only_the_spec_can_refuse(host: dict[str, object], words: str):
+    with pytest.raises(LadingError, match=words):
+        build(parse(**host))
+
+
+def test_limits_reach_the_spec():
+    made = build(parse(Memory=64 << 20, CpuShares=512, NanoCpus=1_500_000_000, PidsLimit=9, CpusetCpus="0"))
+    resources = made["linux"]["resources"]
+    assert resources["memory"] == {"limit": 64 << 20, "swap": 128 << 20}
+    assert resources["cpu"] == {"period": 100_000, "quota": 150_000, "shares": 512, "cpus": "0"}
+    assert resources["pids"] == {"limit": 9}
+
+
+def test_unprivileged_default_is_confined_and_privileged_is_not():
+    confined, free = build(parse()), build(parse(Privileged=True))
+    assert confined["process"]["capabilities"]["bounding"] == list(capabilities.DEFAULT)
+    assert "inheritable" not in confined["process"]["capabilities"]
+    assert "/proc/kcore" in confined["linux"]["maskedPaths"]
+    assert confined["linux"]["seccomp"]["defaultAction"] == "SCMP_ACT_ERRNO"
+    assert free["linux"]["maskedPaths"] == []
+    assert "seccomp" not in free["linux"]
+    assert "CAP_SYS_ADMIN" in free["process"]["capabilities"]["effective"]
+
+
+def test_a_user_that_is_not_root_holds_no_capability():
+    user = User(uid=5, gid=5, groups=(5, 6), home="/")
+    process = build(parse(), user)["process"]
+    assert process["capabilities"]["effective"] == []
+    assert process["user"]["additionalGids"] == [5, 6]
+
+
+def test_namespaces_follow_the_modes():
+    def kinds(**host: object) -> set[str]:
+        return {entry["type"] for entry in build(parse(**host))["linux"]["namespaces"]}
+
+    assert kinds() == {"mount", "network", "uts", "pid", "ipc", "cgroup"}
+    assert kinds(NetworkMode="host", PidMode="host", IpcMode="host") == {"mount", "uts", "cgroup"}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (({}, ["e"], ["c"]), (["e"], ["c"])),
+        (({"Cmd": ["x"]}, ["e"], ["c"]), (["e"], ["x"])),
+        (({"Entrypoint": ["y"]}, ["e"], ["c"]), (["y"], [])),
+        (({"Entrypoint": [""], "Cmd": ["x"]}, ["e"], ["c"]), ([], ["x"])),
+        (({"Entrypoint": "y"}, None, ["c"]), (["y"], [])),
+    ],
+)
+def test_entry_point_and_command(
+    given: tuple[dict[str, object], list[str] | None, list[str]], expected: object
+):
+    body, entrypoint, cmd = given
+    assert spec.arguments(parse(body).config, entrypoint, cmd) == expected
+
+
+def test_nothing_to_run_is_an_error():
+    with pytest.raises(InvalidArgumentError, match="no command"):
+        spec.arguments(parse().config, None, None)
+
+
+def test_environment_merges_by_name():
+    assert spec.merge_env(["A=1", "B=2"], ["B=3", "A", "C="]) == ["B=3", "C="]
+    env = spec.process_env(["PATH=/x"], tty=True, hostname="h", home="/root")
+    assert env == ["PATH=/x", "HOSTNAME=h", "TERM=xterm", "HOME=/root"]
+
+
+def test_capability_arithmetic():
+    assert (
+        capabilities.effective(add=["net_admin"], drop=["CAP_CHOWN"], privileged=False)[-1] == "CAP_NET_ADMIN"
+    )
+    assert capabilities.effective(add=[], drop=["ALL"], privileged=False) == []
+    assert capabilities.effective(add=["KILL"], drop=["all"], privileged=False) == ["CAP_KILL"]
+    assert "CAP_CHOWN" not in capabilities.effective(add=["ALL"], drop=["CHOWN"], privileged=False)
+
+
+def allowed(made: dict[str, object]) -> set[str]:
+    return {name for call in made["syscalls"] if call["action"] == "SCMP_ACT_ALLOW" for name in call["names"]}
+
+
+def test_seccomp_depends_on_capabilities_architecture_and_kernel():
+    plain = seccomp.default_filter(capabilities.DEFAULT, architecture="amd64", kernel=(6, 1))
+    assert "mount" not in allowed(plain)
+    assert {"ptrace", "chroot", "arch_prctl", "openat2"} <= allowed(plain)
+    admin = seccomp.default_filter(["CAP_SYS_ADMIN"], architecture="amd64", kernel=(6, 1))
+    assert {"mount", "clone3", "unshare"} <= allowed(admin)
+    assert "ptrace" not in allowed(seccomp.default_filter((), architecture="arm64", kernel=(4, 4)))
+    refused = [call for call in plain["syscalls"] if call["names"] == ["clone3"]]
+    assert refused == [{"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}]
+    sockets = [call["args"] for call in plain["syscalls"] if call["names"] == ["socket"]]
+    assert all(set(arguments[0]) >= {"index", "value", "op"} for arguments in sockets)
+    assert len(sockets) == 3
+
+
+def test_custom_seccomp_profile_in_docker_s_form():
+    text = json.dumps(
+        {
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [
+                {"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"},
+                {"names": ["chown"], "action": "SCMP_ACT_ERRNO", "includes": {"caps": ["CAP_SYS_ADMIN"]}},
+            ],
+        }
+    )
+    made = seccomp.custom_filter(text, ())
+    assert [call["names"] for call in made["syscalls"]] == [["mkdir"]]
+
+
+@pytest.mark.parametrize("bad", ["", "x", "-ab", "a b", "a/b", "../x", "é1", "a" * 300, "ab\n"])
+def test_bad_names(bad: str):
+    with pytest.raises(InvalidArgumentError):
+        naming.check(bad)
+
+
+def test_random_names_avoid_the_taken():
+    class All:
+        def __contains__(self, name: object) -> bool:
+            return not str(name)[-1].isdigit()
+
+    assert naming.random_name(All())[-1].isdigit()
+    assert naming.check("/fine-1") == "fine-1"
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("SIGTERM", 15), ("kill", 9), ("15", 15), ("RTMIN+3", 37), ("SIGRTMAX-1", 63)]
+)
+def test_signals(text: str, number: int):
+    assert signals.parse(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "0", "65", "SIGNOPE", "RTMIN+99"])
+def test_bad_signals(text: str):
+    with pytest.raises(InvalidArgumentError):
+        signals.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [('exec: "x": executable file not found in $PATH', 127), ("permission denied", 126), ("no memory", 128)],
+)
+def test_start_exit_codes(words: str, code: int):
+    assert signals.start_exit_code(words) == code
+
+
+def test_times_round_trip():
+    for nano in (1, 10**9, 1_715_000_000_123_456_789, 1_715_000_000_100_000_000):
+        assert times.parse_nano(times.format_nano(nano)) == nano
+    assert times.format_nano(0) == times.ZERO
+    assert times.parse_nano("2024-05-06T12:00:00.5+02:00") == times.parse_nano("2024-05-06T10:00:00.5Z")
+    assert times.parse_query("12.5") == 12_500_000_000
+    with pytest.raises(InvalidArgumentError):
+        times.parse_query("yesterday")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "Less than a second"),
+        (59, "59 seconds"),
+        (60, "About a minute"),
+        (3600, "About an hour"),
+        (2 * 86400, "2 days"),
+    ],
+)
+def test_ages(seconds: int, words: str):
+    assert times.ago(1, now=1 + seconds * 10**9) == words
+
+
+def test_frames():
+    assert streams.frame("stderr", b"ab") == b"\x02\0\0\0\0\0\0\x02ab"
+    chunk = Chunk(stream="stdout", data=b"x" * 70_000)
+    framed = streams.encode(chunk, multiplexed=True)
+    assert len(framed) == 70_000 + 3 * 8
+    assert streams.encode(chunk, multiplexed=False) == chunk.data
+
+
+def test_detach_keys_split_over_reads_and_false_starts():
+    filter_ = streams.DetachFilter(streams.detach_keys(""))
+    assert filter_.feed(b"ab\x10") == (b"ab", False)
+    assert filter_.feed(b"c\x10") == (b"\x10c", False)
+    assert filter_.feed(b"\x10\x11later") == (b"\x10", True)
+    assert streams.detach_keys("ctrl-@,x,DEL") == b"\x00x\x7f"
+    with pytest.raises(InvalidArgumentError):
+        streams.detach_keys("ctrl-9")
+
+
+def test_splitter_cuts_lines_and_long_lines():
+    splitter = Splitter()
+    assert splitter.feed(b"one\ntw") == [b"one\n"]
+    assert splitter.feed(b"o\n" + b"x" * (MESSAGE_LIMIT + 5)) == [b"two\n", b"x" * MESSAGE_LIMIT]
+    assert splitter.finish() == [b"xxxxx"]
+    assert splitter.finish() == []
+
+
+def test_log_limits():
+    assert Limits.parse({"max-size": "10k", "max-file": "3"}) == Limits(max_size=10240, max_file=3)
+    for bad in ({"max-size": "ten"}, {"max-file": "0"}, {"max-file": "2"}):
+        with pytest.raises(InvalidArgumentError):
+            Limits.parse(bad)
+
+
+def test_filters_match_labels_and_reject_nonsense():
+    assert listing.matches_labels({"a": "1"}, ["a"])
+    assert not listing.matches_labels({"a": "1"}, ["a=2"])
+    with pytest.raises(InvalidArgumentError):
+        listing.check({"status": ["asleep"]})
+    assert listing.prune_before({"until": ["1h30m"]}, 10**13) == 10**13 - 5400 * 10**9
+    with pytest.raises(InvalidArgumentError):
+        listing.prune_before({"until": ["5x"]}, 0)
