@@ -20,6 +20,7 @@ from lading.errors import LadingError
 from lading.gc.mark import Garbage, Step, condemned_order, mark, path_to
 from lading.gc.report import Collected, Planned
 from lading.kit import aio
+from lading.kit.failpoints import failpoint
 from lading.oci.digest import Digest
 
 _log: Final = logging.getLogger(__name__)
@@ -118,12 +119,14 @@ class Collector:
             graph = await self._database.graph(self._namespace, now=now)
             garbage = await aio.run(_CLEAN, mark, graph)
             marked = anyio.current_time()
+            failpoint("gc.marked")
             nodes = [node for node in condemned_order(graph, garbage.nodes) if self._ours(node)]
             deleted: list[Node] = []
             freed = 0
             failed: list[tuple[Node, str]] = []
             for batch in _batches(nodes):
                 gone = await self._database.condemn(self._namespace, batch, graph=graph, now=now)
+                failpoint("gc.condemned")
                 deleted += gone
                 freed += await self._sweep(gone, failed)
             freed += await self._sweep_snapshots(deleted, failed)

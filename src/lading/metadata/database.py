@@ -179,9 +179,12 @@ class SqliteDatabase(metadata.Database):
 
     async def backup(self, target: str | Path) -> None:
         """Write a whole, consistent copy to a new file, while others read and write."""
-        await self._session.read(
-            lambda connection: connection.execute("VACUUM INTO ?", (str(target),)).fetchall()
-        )
+
+        def job(connection: Connection) -> None:
+            connection.execute("COMMIT")  # VACUUM brings a transaction of its own
+            connection.execute("VACUUM INTO ?", (str(target),)).fetchall()
+
+        await self._session.read(job)
 
     @override
     async def close(self) -> None:

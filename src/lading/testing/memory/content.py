@@ -1,0 +1,286 @@
+"""`MemoryContentStore`: the content port over byte arrays. Stores that share a `Bytes` share blobs across namespaces."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+from typing_extensions import Buffer, override
+
+from lading.core import content, metadata
+from lading.core.content import (
+    NO_LABELS,
+    DigestMismatchError,
+    Info,
+    IngestRef,
+    IngestStatus,
+    Labels,
+    SizeMismatchError,
+)
+from lading.core.leases import LeaseID
+from lading.core.metadata import IngestRow, Namespace
+from lading.errors import (
+    AlreadyExistsError,
+    DataLossError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+    UnsupportedError,
+)
+from lading.kit.tasks import KeyedLock
+from lading.oci.descriptor import Descriptor
+from lading.oci.digest import Digest
+
+
+class Bytes:
+    """What a disk would hold."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[Digest, bytes] = {}
+        self.ingests: dict[tuple[Namespace, IngestRef], bytearray] = {}
+        self.totals: dict[tuple[Namespace, IngestRef], int] = {}
+        self.busy = KeyedLock()
+
+
+class MemoryReader(content.Reader):
+    """`content.Reader` of a byte string."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    @property
+    @override
+    def size(self) -> int:
+        return len(self._data)
+
+    @override
+    def fileno(self) -> int:
+        raise UnsupportedError("the blob is in memory")
+
+    @override
+    def pread(self, length: int, offset: int) -> bytes:
+        return self._data[offset : offset + length]
+
+    @override
+    def readinto(self, buffer: Buffer, offset: int) -> int:
+        view = memoryview(buffer).cast("B")
+        data = self.pread(len(view), offset)
+        view[: len(data)] = data
+        return len(data)
+
+
+class MemoryWriter(content.Writer):
+    """`content.Writer` of a `MemoryContentStore`."""
+
+    def __init__(
+        self, store: "MemoryContentStore", ref: IngestRef, expected: Descriptor | None, lease: LeaseID | None
+    ) -> None:
+        self._store = store
+        self._ref = ref
+        self._expected = expected
+        self._lease = lease
+        self._data = store.bytes.ingests[store.namespace, ref]
+        self.closed = False
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise FailedPreconditionError(f"the writer of {self._ref} is closed", subject=self._ref)
+
+    @property
+    @override
+    def ref(self) -> IngestRef:
+        return self._ref
+
+    @property
+    @override
+    def offset(self) -> int:
+        return len(self._data)
+
+    @override
+    def digest(self, algorithm: str = "sha256") -> Digest:
+        return Digest.of(self._data, algorithm)
+
+    @override
+    def write(self, data: Buffer) -> None:
+        self._check_open()
+        self._data += memoryview(data).cast("B")
+
+    @override
+    def pread(self, length: int, offset: int) -> bytes:
+        return bytes(self._data[offset : offset + length])
+
+    @override
+    def truncate(self) -> None:
+        self._check_open()
+        self._data.clear()
+
+    @override
+    async def commit(
+        self, *, size: int | None = None, expected: Digest | None = None, labels: Labels = NO_LABELS
+    ) -> Info:
+        self._check_open()
+        if self._expected is not None:
+            size = self._expected.size if size is None else size
+            expected = expected or self._expected.digest
+        digest = self.digest(expected.algorithm if expected else "sha256")
+        self.closed = True
+        if size is not None and len(self._data) != size:
+            await self._store.discard(self._ref)
+            raise SizeMismatchError(f"{self._ref} has {len(self._data)} bytes, not {size}", subject=self._ref)
+        if expected is not None and digest != expected:
+            await self._store.discard(self._ref)
+            raise DigestMismatchError(f"{self._ref} has digest {digest}, not {expected}", subject=expected)
+        self._store.bytes.blobs[digest] = bytes(self._data)
+        info = await self._store.rows.add(
+            digest, len(self._data), labels=labels, ref=self._ref, lease=self._lease
+        )
+        await self._store.discard(self._ref)
+        return info
+
+
+class MemoryContentStore(content.Store):
+    """`content.Store` in memory.
+
+    Args:
+        rows: The namespace's rows, e.g. of a `MemoryDatabase`.
+        data: The bytes, shared with stores of other namespaces; its own if not given.
+        namespace: Its name.
+
+    """
+
+    def __init__(
+        self,
+        rows: metadata.Blobs,
+        *,
+        data: Bytes | None = None,
+        namespace: Namespace = Namespace("moby"),  # noqa: B008 -- a string
+    ) -> None:
+        self.rows = rows
+        self.bytes = data or Bytes()
+        self.namespace = namespace
+
+    @override
+    async def info(self, digest: Digest) -> Info:
+        return await self.rows.get(digest)
+
+    @override
+    async def update(self, digest: Digest, labels: Mapping[str, str | None]) -> Info:
+        return await self.rows.update(digest, labels)
+
+    @override
+    async def walk(self) -> AsyncIterator[Info]:
+        for info in await self.rows.list():
+            yield info
+
+    @override
+    async def delete(self, digest: Digest) -> None:
+        if await self.rows.delete(digest):
+            await self.delete_file(digest)
+
+    async def delete_file(self, digest: Digest) -> int:
+        """Forget bytes without a row, as `LocalContentStore.delete_file`."""
+        if await self.rows.present(digest) is not None:
+            return 0
+        return len(self.bytes.blobs.pop(digest, b""))
+
+    async def delete_ingest(self, ref: IngestRef) -> None:
+        """Forget an ingest without a row."""
+        if not self.bytes.busy.held((self.namespace, ref)):
+            self.bytes.ingests.pop((self.namespace, ref), None)
+
+    @override
+    @asynccontextmanager
+    async def open_reader(self, digest: Digest) -> AsyncGenerator[MemoryReader]:
+        info = await self.rows.get(digest)
+        data = self.bytes.blobs.get(digest)
+        if data is None or len(data) != info.size:
+            raise DataLossError(f"the bytes of blob {digest} are lost", subject=digest)
+        yield MemoryReader(data)
+
+    @override
+    async def read(self, digest: Digest, *, limit: int) -> bytes:
+        async with self.open_reader(digest) as reader:
+            if reader.size > limit:
+                raise ResourceExhaustedError(
+                    f"blob {digest} has {reader.size} bytes, more than {limit}", subject=digest
+                )
+            data = reader.pread(reader.size, 0)
+        if not digest.matches(data):
+            raise DataLossError(f"blob {digest} has other bytes", subject=digest)
+        return data
+
+    @override
+    @asynccontextmanager
+    async def open_writer(
+        self, ref: IngestRef, *, expected: Descriptor | None = None, lease: LeaseID | None = None
+    ) -> AsyncGenerator[MemoryWriter]:
+        if not ref:
+            raise InvalidArgumentError("an ingest needs a ref")
+        key = (self.namespace, ref)
+        async with self.bytes.busy.hold(key):
+            if expected is not None and await self._have(expected, lease):
+                await self.discard(ref)
+                raise AlreadyExistsError(f"blob {expected.digest} exists", subject=expected.digest)
+            now = datetime.now(UTC)
+            total = expected.size if expected else 0
+            row = IngestRow(
+                ref=ref,
+                expected=expected.digest if expected else None,
+                total=total,
+                started_at=now,
+                expires_at=now + timedelta(hours=24),
+            )
+            await self.rows.open_ingest(row, lease=lease)
+            if total and self.bytes.totals.get(key, 0) not in (0, total):
+                self.bytes.ingests.pop(key, None)
+            self.bytes.totals[key] = total
+            self.bytes.ingests.setdefault(key, bytearray())
+            writer = MemoryWriter(self, ref, expected, lease)
+            try:
+                yield writer
+            finally:
+                writer.closed = True
+
+    async def _have(self, expected: Descriptor, lease: LeaseID | None) -> bool:
+        try:
+            await self.rows.get(expected.digest)
+        except NotFoundError:
+            return False
+        if len(self.bytes.blobs.get(expected.digest, b"")) != expected.size:
+            return False
+        return lease is None or await self.rows.hold(expected.digest, lease)
+
+    @override
+    async def status(self, ref: IngestRef) -> IngestStatus:
+        for status in await self.statuses():
+            if status.ref == ref:
+                return status
+        raise NotFoundError(f"no ingest {ref}", subject=ref)
+
+    @override
+    async def statuses(self) -> list[IngestStatus]:
+        return [
+            IngestStatus(
+                ref=row.ref,
+                offset=len(self.bytes.ingests.get((self.namespace, row.ref), b"")),
+                total=row.total,
+                expected=row.expected,
+                started_at=row.started_at,
+                updated_at=row.started_at,
+            )
+            for row in await self.rows.ingests()
+        ]
+
+    @override
+    async def abort(self, ref: IngestRef) -> None:
+        await self.status(ref)
+        if self.bytes.busy.held((self.namespace, ref)):
+            raise UnavailableError(f"the ingest {ref} is being written", subject=ref)
+        await self.discard(ref)
+
+    async def discard(self, ref: IngestRef) -> None:
+        """Forget an ingest, bytes and row."""
+        self.bytes.ingests.pop((self.namespace, ref), None)
+        self.bytes.totals.pop((self.namespace, ref), None)
+        await self.rows.close_ingest(ref)

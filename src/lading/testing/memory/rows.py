@@ -1,0 +1,130 @@
+"""Rows of a namespace in memory, and the collector's view of them, decided by reading everything."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from lading.core import references
+from lading.core.containers import ContainerRecord
+from lading.core.content import Info, IngestRef
+from lading.core.images import Image
+from lading.core.labels import GC_EXPIRE, GC_ROOT
+from lading.core.leases import FLAT, Lease, LeaseID, Resource
+from lading.core.metadata import Graph, IngestRow, Node, SnapshotRow
+from lading.errors import NotFoundError
+from lading.oci.digest import Digest
+
+
+@dataclass(slots=True)
+class Space:
+    """All rows of one namespace."""
+
+    blobs: dict[Digest, Info] = field(default_factory=dict[Digest, Info])
+    ingests: dict[IngestRef, IngestRow] = field(default_factory=dict[IngestRef, IngestRow])
+    images: dict[str, Image] = field(default_factory=dict[str, Image])
+    leases: dict[LeaseID, Lease] = field(default_factory=dict[LeaseID, Lease])
+    held: dict[LeaseID, set[Resource]] = field(default_factory=dict[LeaseID, set[Resource]])
+    snapshots: dict[tuple[str, str], SnapshotRow] = field(default_factory=dict[tuple[str, str], SnapshotRow])
+    containers: dict[str, ContainerRecord] = field(default_factory=dict[str, ContainerRecord])
+    version: int = 0
+    renewed: dict[Node, int] = field(default_factory=dict[Node, int])
+
+    def hold(self, lease: LeaseID, resource: Resource) -> None:
+        if lease not in self.leases:
+            raise NotFoundError(f"no lease {lease}", subject=lease)
+        self.held[lease].add(resource)
+
+
+def _expired(labels: Mapping[str, str], now: datetime) -> bool:
+    return GC_EXPIRE in labels and datetime.fromisoformat(labels[GC_EXPIRE]) <= now
+
+
+def _labelled(space: Space) -> Iterator[tuple[Node, Mapping[str, str]]]:
+    for digest, info in space.blobs.items():
+        yield Node("content", digest), info.labels
+    for (scope, key), row in space.snapshots.items():
+        yield Node("snapshot", key, scope), row.info.labels
+    for name, image in space.images.items():
+        yield Node("image", name), image.labels
+    for lease in space.leases.values():
+        yield Node("lease", lease.id), lease.labels
+
+
+def graph_of(space: Space, now: datetime) -> Graph:
+    """The graph of a namespace, as `Database.graph`."""
+    roots: dict[Node, str] = {}
+    edges: dict[Node, list[Node]] = {}
+    nodes = {node for node, _ in _labelled(space)}
+    for node, labels in _labelled(space):
+        edges.setdefault(node, []).extend(references.forward(labels))
+        for keeper in references.backward(labels):
+            edges.setdefault(keeper, []).append(node)
+        if GC_ROOT in labels or (node.kind in ("image", "lease") and not _expired(labels, now)):
+            roots[node] = f"{node.kind} {node.id}"
+    for name, image in space.images.items():
+        edges[Node("image", name)].append(Node("content", image.target.digest))
+    for (scope, key), row in space.snapshots.items():
+        if row.info.parent is not None:
+            edges[Node("snapshot", key, scope)].append(Node("snapshot", row.info.parent, scope))
+    for lease, held in space.held.items():
+        edges[Node("lease", lease)] += [Node(one.kind, one.id, one.snapshotter) for one in held]
+    for record in space.containers.values():
+        node = Node("container", record.id)
+        roots[node] = f"container {record.name}"
+        needs = [Node("content", digest) for digest in (record.image, record.target) if digest]
+        if record.snapshot_key:
+            needs.append(Node("snapshot", record.snapshot_key, record.snapshotter))
+        edges.setdefault(node, []).extend(needs)
+    for ref, row in space.ingests.items():
+        node = Node("ingest", ref)
+        edges[node] = [] if row.expected is None else [Node("content", row.expected)]
+        if row.expires_at > now:
+            roots[node] = f"unfinished blob {ref}"
+    nodes |= {Node("container", name) for name in space.containers} | {
+        Node("ingest", ref) for ref in space.ingests
+    }
+    flat = frozenset(Node("lease", one.id) for one in space.leases.values() if FLAT in one.labels)
+    return Graph(nodes=frozenset(nodes), roots=roots, edges=edges, flat=flat, version=space.version)
+
+
+def reach(starts: Iterable[Node], edges: Mapping[Node, Sequence[Node]]) -> set[Node]:
+    """Everything that ``starts`` lead to, themselves included."""
+    seen: set[Node] = set()
+    rest = list(starts)
+    while rest:
+        node = rest.pop()
+        if node not in seen:
+            seen.add(node)
+            rest.extend(edges.get(node, ()))
+    return seen
+
+
+def children_first(space: Space, nodes: Sequence[Node]) -> list[Node]:
+    """Nodes in an order in which they may be deleted."""
+
+    def depth(node: Node) -> int:
+        row = space.snapshots.get((node.scope, node.id))
+        count = 0
+        while row is not None and row.info.parent is not None:
+            row = space.snapshots.get((node.scope, row.info.parent))
+            count += 1
+        return count
+
+    return sorted(nodes, key=lambda node: (node.kind == "snapshot", -depth(node), node))
+
+
+def erase(space: Space, node: Node) -> bool:
+    """Delete a row; whether it was there and could go."""
+    if node.kind == "snapshot":
+        parents = {(scope, row.info.parent) for (scope, _), row in space.snapshots.items()}
+        if (node.scope, node.id) in parents:
+            return False
+        return space.snapshots.pop((node.scope, node.id), None) is not None
+    if node.kind == "lease":
+        space.held.pop(LeaseID(node.id), None)
+        return space.leases.pop(LeaseID(node.id), None) is not None
+    if node.kind == "ingest":
+        return space.ingests.pop(IngestRef(node.id), None) is not None
+    if node.kind == "image":
+        return space.images.pop(node.id, None) is not None
+    return node.kind == "content" and space.blobs.pop(Digest(node.id), None) is not None

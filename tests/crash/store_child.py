@@ -1,0 +1,47 @@
+"""Run by test_store.py in a process of its own, which a failpoint may end: stores, tags and collects, telling what it finished."""
+
+import sys
+from pathlib import Path
+
+import anyio
+from support.stores import describe, open_stores
+
+from lading.core.content import IngestRef
+from lading.errors import AlreadyExistsError, LadingError
+from lading.kit import aio
+
+
+def say(*words: str) -> None:
+    print(*words, flush=True)
+
+
+async def main(root: Path) -> None:
+    async with open_stores(root) as stores:
+        images = stores.database.images("moby")
+        for number in range(3):
+            data = bytes([number]) * 100_000
+            lease = (await stores.database.leases("moby").create()).id
+            try:
+                async with stores.content.open_writer(
+                    IngestRef(f"r{number}"), expected=describe(data), lease=lease
+                ) as writer:
+                    for start in range(writer.offset, len(data), 40_000):
+                        await aio.run(aio.DATA, writer.write, data[start : start + 40_000])
+                    await writer.commit()
+                say("stored", str(number))
+            except AlreadyExistsError:
+                say("stored", str(number))
+            except LadingError as exc:
+                say("failed", str(number), exc.code)
+                continue
+            await images.put(f"image-{number}", describe(data))
+            say("tagged", str(number))
+            await stores.database.leases("moby").delete(lease)
+        if "image-0" in [image.name for image in await images.list()]:
+            await images.delete("image-0")
+        say("untagged", "0")
+        await stores.collector.collect()
+        say("collected", "0")
+
+
+anyio.run(main, Path(sys.argv[1]))

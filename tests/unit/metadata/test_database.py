@@ -1,0 +1,196 @@
+"""What is particular to SQLite: one process, versions, damage, a full disk."""
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import anyio
+import apsw
+import pytest
+
+from lading.core.metadata import Namespace
+from lading.errors import DataLossError, InternalError, NotFoundError, PermissionDeniedError, UnavailableError
+from lading.kit.fs import LockedError
+from lading.metadata.database import SqliteDatabase
+from lading.metadata.migrate import NewerSchemaError, released
+from lading.testing.metadata import target
+
+pytestmark = pytest.mark.anyio
+MOBY = Namespace("moby")
+SOURCE = Path(__file__).parents[3] / "src"
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "lading.db"
+
+
+def opened(path, **options):
+    return SqliteDatabase.open(path, reserve=1 << 20, **options)
+
+
+async def test_rows_survive(path):
+    async with opened(path) as database:
+        await database.images(MOBY).put("one", target("a"), labels={"k": "ü"})
+        image = await database.images(MOBY).get("one")
+    async with opened(path) as database:
+        assert await database.images(MOBY).get("one") == image
+
+
+async def test_a_second_process_is_refused_and_told_who(path):
+    async with opened(path):
+        script = (
+            "import anyio, sys\n"
+            "from lading.errors import LadingError\n"
+            "from lading.metadata.database import SqliteDatabase\n"
+            "async def main():\n"
+            "    async with SqliteDatabase.open(sys.argv[1]): pass\n"
+            "try: anyio.run(main)\n"
+            "except LadingError as exc: print(exc)\n"
+        )
+        child = subprocess.run(
+            [sys.executable, "-c", script, path],
+            env=os.environ | {"PYTHONPATH": str(SOURCE)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert f"in use by process {os.getpid()}" in child.stdout
+        with pytest.raises(LockedError):
+            async with opened(path):
+                pass
+    async with opened(path):
+        pass
+
+
+async def test_settings_of_the_connection(path):
+    async with opened(path) as database:
+
+        def settings(connection):
+            names = ("journal_mode", "synchronous", "mmap_size", "trusted_schema", "foreign_keys")
+            return [connection.pragma(name) for name in names]
+
+        assert await database._session.write(None, settings) == ["wal", 2, 0, 0, 1]
+        with pytest.raises(apsw.ReadOnlyError):
+            try:
+                await database._session.read(lambda connection: connection.execute("DELETE FROM image"))
+            except PermissionDeniedError as exc:
+                raise exc.__cause__ from None
+
+
+async def test_a_failing_call_does_not_undo_its_neighbours(path):
+    async with opened(path) as database:
+        images = database.images(MOBY)
+
+        async def fail(number):
+            def call(connection):
+                connection.execute("INSERT INTO setting VALUES (?, 'x')", (f"bad-{number}",))
+                if number % 2:
+                    raise ValueError(number)
+                connection.execute("INSERT INTO nowhere VALUES (1)")
+
+            with pytest.raises((ValueError, InternalError)):
+                await database._session.write(MOBY, call)
+
+        async with anyio.create_task_group() as group:
+            for number in range(40):
+                group.start_soon(images.put, f"image-{number}", target("a"))
+                group.start_soon(fail, number)
+        assert len(await images.list()) == 40
+        assert await database.setting("bad-1") is None
+        assert await database.setting("bad-2") is None
+
+
+async def test_a_cancelled_caller_has_written_or_not_and_nothing_breaks(path):
+    async with opened(path) as database:
+        images = database.images(MOBY)
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await images.put("one", target("a"))
+        with suppress(NotFoundError):
+            await images.get("one")
+        await images.put("two", target("b"))
+        assert (await images.get("two")).target == target("b")
+
+
+async def test_a_newer_schema_is_refused_and_left_as_it_is(path):
+    async with opened(
+        path, schema=[*released(), "CREATE TABLE later (x) STRICT".replace("x)", "x INTEGER)")]
+    ) as database:
+        await database.images(MOBY).put("one", target("a"))
+    with pytest.raises(NewerSchemaError):
+        async with opened(path):
+            pass
+
+
+async def test_migration_keeps_the_old_file_and_goes_on_after_a_crash(path):
+    async with opened(path) as database:
+        await database.images(MOBY).put("one", target("a"))
+    broken = [*released(), "CREATE TABLE later (x INTEGER) STRICT", "INSERT INTO nowhere VALUES (1)"]
+    with pytest.raises(InternalError):
+        async with opened(path, schema=broken):
+            pass
+    async with opened(path) as database:  # the old one still is as it was
+        assert len(await database.images(MOBY).list()) == 1
+    async with opened(path, schema=broken[:2]) as database:
+        assert len(await database.images(MOBY).list()) == 1
+        assert await database._session.read(lambda c: c.execute("SELECT * FROM later").fetchall()) == []
+    assert path.with_name("lading.db.v1").exists()
+    assert not path.with_name("lading.db.migrating").exists()
+
+
+async def test_a_foreign_database_is_refused(path):
+    connection = apsw.Connection(str(path))
+    connection.execute("CREATE TABLE t (x); PRAGMA user_version = 1")
+    connection.close()
+    with pytest.raises(Exception, match="not a database of Lading"):
+        async with opened(path):
+            pass
+
+
+async def test_damage_is_found_after_an_unclean_end(path):
+    async with opened(path) as database:
+        for number in range(200):
+            await database.images(MOBY).put(f"image-{number}", target(str(number)))
+        await database.backup(path.with_name("backup.db"))
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(size // 2 // 4096 * 4096)
+        file.write(b"\xff" * 8192)
+    path.with_name("lading.db-wal").write_bytes(b"not empty")
+    with pytest.raises(DataLossError, match="damaged"):
+        async with opened(path):
+            pass
+    async with opened(path.with_name("backup.db")) as database:
+        assert len(await database.images(MOBY).list()) == 200
+
+
+async def test_a_missing_directory_is_explained(tmp_path):
+    with pytest.raises(PermissionDeniedError, match="cannot open"):
+        async with opened(tmp_path / "missing" / "lading.db"):
+            pass
+
+
+async def test_a_closed_database_says_so(path):
+    async with opened(path) as database:
+        await database.close()
+        with pytest.raises(UnavailableError):
+            await database.namespaces()
+        with pytest.raises(UnavailableError):
+            await database.set_setting("k", "v")
+
+
+async def test_condemn_reads_again_when_the_journal_is_too_short(path, monkeypatch):
+    monkeypatch.setattr("lading.metadata.session._JOURNAL", 3)
+    async with opened(path) as database:
+        await database.blobs(MOBY).add(target("a").digest, 1, labels={})
+        await database.blobs(MOBY).add(target("b").digest, 1, labels={})
+        now = (await database.blobs(MOBY).get(target("a").digest)).created_at
+        graph = await database.graph(MOBY, now=now)
+        await database.images(MOBY).put("one", target("a"))
+        for number in range(10):
+            await database.images(MOBY).put("other", target(str(number)))
+        deleted = await database.condemn(MOBY, sorted(graph.nodes), graph=graph, now=now)
+        assert [node.id for node in deleted] == [target("b").digest]
