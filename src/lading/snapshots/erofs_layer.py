@@ -370,12 +370,16 @@ class LayerBuilder:
             if name in (acl.ACCESS, acl.DEFAULT) and not stat.S_ISLNK(mode):
                 if name == acl.DEFAULT and not stat.S_ISDIR(mode):
                     raise InvalidArgumentError(f"{entry.name!r} has a default ACL and is no directory")
-                found[name] = value
+                if value:
+                    found[name] = value
+                else:  # setxattr(2) takes this as removal
+                    found.pop(name, None)
             elif (
                 name.startswith(trees.OVERLAY_XATTRS)  # T8
                 or name == "security.selinux"  # T21
                 or not name.startswith(_NAMESPACES)
                 or (name.startswith("user.") and not plain)
+                or (name == _CAPABILITY and not value)  # setxattr(2) takes it and getxattr(2) fails
             ):
                 self._dropped += 1
             elif name in _NAMESPACES:
