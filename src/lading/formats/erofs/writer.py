@@ -9,10 +9,12 @@ The same tree always gives the same bytes. It is used up by the writer, which nu
 """
 
 import itertools
+import operator
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from struct import error as StructError  # noqa: N812 -- it is a class
 from typing import Final
 
 import msgspec
@@ -36,6 +38,9 @@ _EXTENDED_SIZE: Final = layout.EXTENDED.size
 _U_PLACE: Final = 16
 """Of ``u``, in both forms of inodes."""
 _PLAIN: Final = layout.LAYOUT_PLAIN << layout.FORMAT_LAYOUT_SHIFT
+_PLAIN_EXTENDED: Final = _PLAIN | layout.FORMAT_EXTENDED
+_pack_compact: Final = layout.COMPACT.pack
+_pack_extended: Final = layout.EXTENDED.pack
 
 
 class ErofsTreeError(InvalidArgumentError):
@@ -165,6 +170,7 @@ class ImageWriter:
         self._uuid = uuid
         self._volume = volume.encode()[:15]
         self._uniaddrs = [0]
+        self._limits = [0, *[device.blocks for device in devices]]
         address = _UNIADDR
         for device in devices:
             self._uniaddrs.append(address)
@@ -250,9 +256,9 @@ class ImageWriter:
                 else:
                     node.nlink += 1
             entries += ((b".", node), (b"..", parent))
-            entries.sort(key=_name)
             names = [name for name, _ in entries]
             _check_names(names)
+            entries.sort(key=_name)
             used = 12 * len(entries) + len(b"".join(names))
             starts = [0]
             if used > size:
@@ -283,34 +289,74 @@ class ImageWriter:
     # Second pass: all inodes but the contents of directories.
 
     def _place(self) -> None:
-        inodes = self._inodes
-        for directory in self._directories:
-            self._place_directory(directory)
-            for _, child in directory.entries:
-                if child.nid:
-                    continue
-                mode = child.mode
-                kind = mode & 0o170000
-                if kind == 0o040000:
-                    continue
-                if (
-                    kind == 0o100000
-                    and not child.xattrs
-                    and (not child.size or (child.device and self._flat))
-                ):
-                    # What nearly all nodes are.
-                    child.nid = len(inodes) >> 5
-                    u = layout.NULL_BLOCK
-                    if child.size:
-                        self._check_device(child.device, child.block, child.size)
-                        u = self._uniaddrs[child.device] + child.block
-                    inodes += self._inode(child, _PLAIN, 0, child.size, u)
-                elif kind == 0o100000:
-                    self._place_file(child)
-                elif kind == 0o120000:
+        try:
+            for directory in self._directories:
+                self._place_directory(directory)
+                self._place_entries(directory.entries)
+        except StructError as exc:
+            raise ErofsTreeError("a number in an EROFS tree is out of range") from exc
+
+    def _place_entries(self, entries: list[tuple[bytes, Node]]) -> None:
+        inodes, addresses, limits = self._inodes, self._uniaddrs, self._limits
+        bits, round_up = self._bits, self._size - 1
+        compact, devices = self._compact, len(limits) if self._flat else 1
+        for _, child in entries:
+            if child.nid:
+                continue
+            mode = child.mode
+            kind = mode & 0o170000
+            if kind == 0o040000:
+                continue
+            if kind != 0o100000:
+                if kind == 0o120000:
                     self._place_symlink(child)
                 else:
                     self._place_special(child, kind)
+                continue
+            size, device, block = child.size, child.device, child.block
+            if not child.xattrs:
+                # What nearly all nodes are, at the price of three functions' bodies written out.
+                if not size:
+                    address = layout.NULL_BLOCK
+                elif 0 < device < devices and block + (size + round_up >> bits) <= limits[device]:
+                    address = addresses[device] + block
+                else:
+                    self._place_file(child)
+                    continue
+                seconds, fraction = divmod(child.mtime, _NANO)
+                child.nid = len(inodes) >> 5
+                self.inodes += 1
+                if compact and self._is_compact(child, seconds, fraction, size):
+                    inodes += _pack_compact(
+                        _PLAIN,
+                        0,
+                        mode,
+                        child.nlink,
+                        size,
+                        seconds,
+                        address,
+                        self.inodes,
+                        child.uid,
+                        child.gid,
+                        0,
+                    )
+                else:
+                    inodes += _pack_extended(
+                        _PLAIN_EXTENDED,
+                        0,
+                        mode,
+                        0,
+                        size,
+                        address,
+                        self.inodes,
+                        child.uid,
+                        child.gid,
+                        seconds,
+                        fraction,
+                        child.nlink,
+                    )
+            else:
+                self._place_file(child)
 
     def _inode(self, node: Node, form: int, icount: int, size: int, u: int) -> bytes:
         self.inodes += 1
@@ -319,23 +365,20 @@ class ImageWriter:
             return layout.COMPACT.pack(
                 form, icount, node.mode, node.nlink, size, seconds, u, self.inodes, node.uid, node.gid, 0
             )
-        try:
-            return layout.EXTENDED.pack(
-                form | layout.FORMAT_EXTENDED,
-                icount,
-                node.mode,
-                0,
-                size,
-                u,
-                self.inodes,
-                node.uid,
-                node.gid,
-                seconds,
-                fraction,
-                node.nlink,
-            )
-        except Exception as exc:
-            raise ErofsTreeError("a number in an EROFS tree is out of range") from exc
+        return layout.EXTENDED.pack(
+            form | layout.FORMAT_EXTENDED,
+            icount,
+            node.mode,
+            0,
+            size,
+            u,
+            self.inodes,
+            node.uid,
+            node.gid,
+            seconds,
+            fraction,
+            node.nlink,
+        )
 
     def _is_compact(self, node: Node, seconds: int, fraction: int, size: int) -> bool:
         return (
@@ -584,15 +627,12 @@ class ImageWriter:
 
 
 _DOTS: Final = (b".", b"..")
-
-
-def _name(entry: tuple[bytes, Node]) -> bytes:
-    return entry[0]
+_name: Final = operator.itemgetter(0)
 
 
 def _check_names(names: list[bytes]) -> None:
     joined = b"".join(names)
-    if b"/" in joined or b"\0" in joined or not names[0] or len(max(names, key=len)) > layout.NAME_MAX:
+    if b"/" in joined or b"\0" in joined or not min(names) or len(max(names, key=len)) > layout.NAME_MAX:
         raise ErofsTreeError(f"one of {len(names)} names in a directory cannot be the name of a file")
     if names.count(b".") != 1 or names.count(b"..") != 1:
         raise ErofsTreeError("a directory has an entry named '.' or '..'")
