@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -71,3 +72,36 @@ def mounted(place: Path, image: bytes, *devices: bytes) -> Iterator[Path]:
     finally:
         _libc.umount2(os.fsencode(point), 2)
         point.rmdir()
+
+
+def tree(path: Path) -> dict[str, tuple]:
+    """All that the system calls say of a tree."""
+    found = {}
+    first = {}
+    for directory, names, files in os.walk(path):
+        names.sort()
+        for name in ["", *names, *sorted(files)]:
+            place = os.path.join(directory, name) if name else directory
+            status = os.lstat(place)
+            kind = stat.S_IFMT(status.st_mode)
+            relative = os.path.relpath(place, path)
+            content = b""
+            if kind == stat.S_IFREG:
+                content = Path(place).read_bytes()
+            elif kind == stat.S_IFLNK:
+                content = os.fsencode(os.readlink(place))
+            found[relative] = (
+                status.st_mode,
+                status.st_uid,
+                status.st_gid,
+                status.st_mtime_ns,
+                status.st_rdev,
+                status.st_nlink,
+                first.setdefault((status.st_dev, status.st_ino), relative),
+                {
+                    name: os.getxattr(place, name, follow_symlinks=False)
+                    for name in os.listxattr(place, follow_symlinks=False)
+                },
+                content,
+            )
+    return found

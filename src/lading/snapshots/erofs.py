@@ -34,6 +34,7 @@ from lading.formats.erofs.writer import Device, ImageWriter, Node
 from lading.formats.tar.entry import BLOCK
 from lading.kit import linux
 from lading.kit.aio import DISK, run
+from lading.kit.failpoints import failpoint
 from lading.kit.fs import write_all
 from lading.snapshots import trees
 from lading.snapshots.base import (
@@ -187,6 +188,7 @@ class ErofsSnapshotter(OverlaySnapshotter):
                 extracted.root, [Device(blocks=length // BLOCK) for length in lengths], compact=False
             )
             extracted.facts[METADATA] = _write_image(directory / IMAGE, image)
+            failpoint("layer.imaged")
             extracted.facts[DEVICES] = ",".join(map(str, lengths))
             (directory / POINT).mkdir(mode=0o700)
         size = sum(os.stat(entry).st_blocks for entry in os.scandir(directory)) * 512
@@ -258,6 +260,7 @@ class ErofsSnapshotter(OverlaySnapshotter):
             self._verify(row)
             lengths = row.extra[DEVICES].split(",") if row.extra[DEVICES] else []
             _mount_layer(directory, directory / POINT, _FILES[: len(lengths)])
+            failpoint("layer.mounted")
 
     def _verify(self, row: SnapshotRow) -> None:
         """Compare a layer's files with what its row says, so that the kernel reads no image but ours."""

@@ -59,7 +59,9 @@ def by_extractor(disk, archive, lowest=False):
                 status.st_mode,
                 status.st_uid,
                 status.st_gid,
-                when(status.st_mtime_ns) if described and not is_mark(status.st_mode, status.st_rdev) else NO_TIME,
+                when(status.st_mtime_ns)
+                if described and not is_mark(status.st_mode, status.st_rdev)
+                else NO_TIME,
                 status.st_rdev,
                 first.setdefault(status.st_ino, relative) if not stat.S_ISDIR(status.st_mode) else "",
                 {

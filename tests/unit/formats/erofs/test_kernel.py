@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from support.erofs import mounted, peer, peers_directory
+from support.erofs import mounted, peer, peers_directory, tree
 
 from lading.formats.erofs.reader import Image
 from lading.formats.erofs.writer import Device, Extent, ImageWriter, Node
@@ -18,38 +18,6 @@ ACL = bytes.fromhex(
     "02000000 01000600ffffffff 02000400e8030000 04000400ffffffff 10000400ffffffff 20000400ffffffff"
 )
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
-
-
-def tree(path: Path) -> dict[str, tuple]:
-    """All that the system calls say of a tree."""
-    found = {}
-    first = {}
-    for directory, names, files in os.walk(path):
-        for name in ["", *names, *files]:
-            place = os.path.join(directory, name) if name else directory
-            status = os.lstat(place)
-            kind = stat.S_IFMT(status.st_mode)
-            relative = os.path.relpath(place, path)
-            content = b""
-            if kind == stat.S_IFREG:
-                content = Path(place).read_bytes()
-            elif kind == stat.S_IFLNK:
-                content = os.fsencode(os.readlink(place))
-            found[relative] = (
-                status.st_mode,
-                status.st_uid,
-                status.st_gid,
-                status.st_mtime_ns,
-                status.st_rdev,
-                status.st_nlink,
-                first.setdefault(status.st_ino, relative),
-                {
-                    name: os.getxattr(place, name, follow_symlinks=False)
-                    for name in os.listxattr(place, follow_symlinks=False)
-                },
-                content,
-            )
-    return found
 
 
 def archive(path: Path) -> bytes:
