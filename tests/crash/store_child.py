@@ -12,7 +12,8 @@ from lading.kit import aio
 
 
 def say(*words: str) -> None:
-    print(*words, flush=True)
+    sys.stdout.write(" ".join(words) + "\n")
+    sys.stdout.flush()
 
 
 async def main(root: Path) -> None:

@@ -102,8 +102,9 @@ class Harness:
         self.daemon.docker("rmi", "-f", *dict.fromkeys(ids))
         collected = self.daemon.lading("gc")
         assert collected.returncode == 0, collected.stdout + collected.stderr
-        assert _files(self.daemon.data_root / "content") == []
-        assert list((self.daemon.data_root / "snapshots").glob("*/snapshots/*")) == []
+        left = _files(self.daemon.data_root / "content")
+        assert left == [], "\n".join(self.daemon.lading("why", f"sha256:{p.name}").stdout for p in left)
+        assert list((self.daemon.data_root / "snapshots").glob("*/*/snapshots/*")) == []
 
 
 def _files(root: Path) -> list[Path]:

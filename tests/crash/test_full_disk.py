@@ -18,9 +18,9 @@ HERE = Path(__file__).parent
 def test_deleting_works_at_zero_bytes_free(tmp_path, size):
     paths = [str(HERE.parents[1] / "src"), str(HERE.parent)]
     script = 'mount -t tmpfs -o size="$1" none "$2" && mkdir "$2/root" && exec "$3" "$4" "$2/root"'
+    unshare = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", script, "sh"]
     child = subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", "sh", "-ec", script, "sh"]
-        + [size, tmp_path, sys.executable, HERE / "full_disk_child.py"],
+        [*unshare, size, tmp_path, sys.executable, HERE / "full_disk_child.py"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,

@@ -35,12 +35,12 @@ def registry() -> Generator[str]:
 
 @pytest.fixture(scope="session")
 def images(registry: str, tmp_path_factory: pytest.TempPathFactory) -> MakeImage:
-    """Make and push a two-platform image with a shell: ``images("name", layers=8)``; its full reference."""
+    """Make and push an image with a shell: ``images("name", layers=8, foreign=False)``; its full reference."""
 
-    def make(name: str, *, layers: int = 1, compression: str = "gzip") -> str:
+    def make(name: str, *, layers: int = 1, compression: str = "gzip", foreign: bool = True) -> str:
         directory: Path = tmp_path_factory.mktemp("layout")
         reference = f"{registry}/{name}"
-        busybox_image(directory, reference, layers=layers, compression=compression)
+        busybox_image(directory, reference, layers=layers, compression=compression, foreign=foreign)
         return reference
 
     return make

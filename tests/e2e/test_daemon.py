@@ -93,7 +93,7 @@ def test_one_daemon_per_data_root(daemon: Daemon, tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": SOURCE},
     )
     assert done.returncode == 1
-    assert "is in use by another process" in done.stderr
+    assert f"is in use by process {daemon.process.pid if daemon.process else 0}" in done.stderr
     assert "Traceback" not in done.stderr
 
 

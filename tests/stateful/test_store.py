@@ -28,7 +28,7 @@ from lading.errors import AlreadyExistsError
 from lading.oci.digest import Digest
 
 NAMES = st.sampled_from(["one", "two", "three"])
-CONTENTS = st.binary(min_size=1, max_size=3)
+CONTENTS = st.sampled_from([b"a", b"b", b"c", b"d"])
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -178,6 +178,14 @@ class StoreMachine(RuleBasedStateMachine):
         assert gone <= set(self.blobs)
         self.blobs = {digest: blob for digest, blob in self.blobs.items() if digest not in gone}
 
+    @rule(name=NAMES, data=CONTENTS, again=st.booleans())
+    def collect_while_others_work(self, name, data, again):
+        self.mark()
+        self.tag(name, data)
+        if again:
+            self._put(data, set(), None)
+        self.condemn()
+
     @rule()
     def restart(self):
         self.graph = None
@@ -221,7 +229,7 @@ def run(examples, steps):
 
 
 def test_store_agrees_with_a_dictionary():
-    run(15, 25)
+    run(40, 30)
 
 
 @pytest.mark.nightly

@@ -179,16 +179,20 @@ def push(layout: Path, tag: str, reference: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def busybox_image(directory: Path, reference: str, *, layers: int = 1, compression: str = "gzip") -> str:
-    """Make and push an image with a shell and ``layers`` layers for two platforms; the digest of its index."""
+def busybox_image(
+    directory: Path, reference: str, *, layers: int = 1, compression: str = "gzip", foreign: bool = True
+) -> str:
+    """Make and push an image with a shell and ``layers`` layers; the digest of its index.
+
+    With ``foreign`` the index has a second platform, which no pull fetches unless asked: pushed again, the image is another.
+    """
     layout = Layout(directory)
     stack = [busybox_layer(), *small_layers(layers - 1)]
-    index = layout.index(
-        [
-            layout.manifest(stack, compression=compression),
-            layout.manifest([{"foreign": File(b"foreign")}], compression=compression, architecture="s390x"),
-        ]
-    )
+    manifests = [layout.manifest(stack, compression=compression)]
+    if foreign:
+        other = [{"foreign": File(b"foreign")}]
+        manifests.append(layout.manifest(other, compression=compression, architecture="s390x"))
+    index = layout.index(manifests)
     layout.name(index, "image")
     push(directory, "image", reference)
     return index["digest"]

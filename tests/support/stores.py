@@ -1,5 +1,6 @@
 """Stores on a directory, as the daemon wires them."""
 
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ class NoFiles:
 async def open_stores(
     root: Path, *, reserve: int = 1 << 20, clock=lambda: datetime.now(UTC)
 ) -> AsyncGenerator[Stores]:
-    root.mkdir(exist_ok=True)
+    os.makedirs(root, exist_ok=True)
     async with SqliteDatabase.open(root / "lading.db", reserve=reserve, clock=clock) as database:
         content = LocalContentStore(root / "content", database.blobs(MOBY), namespace=MOBY, clock=clock)
         collector = Collector(

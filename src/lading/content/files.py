@@ -1,7 +1,7 @@
 """The files of a content store: containerd's layout below one root, and which of them are in use.
 
-``blobs/<algorithm>/<hex>`` holds a blob; ``ingest/<sha256 of the ref>/`` an ingest, in files ``ref``, ``data``, ``startedat``,
-``updatedat`` and ``total``. Refs of different namespaces are different ingests.
+``blobs/<algorithm>/<hex>`` holds a blob; ``ingest/<sha256 of the ref>/`` an ingest, in files ``ref``, ``data``, ``startedat``
+and ``total``; the time of ``data`` is that of the last write. Refs of different namespaces are different ingests.
 """
 
 import hashlib
@@ -38,9 +38,10 @@ class LocalFiles:
         """Create the directories, durably."""
         if self._prepared:
             return
-        for directory in (*(self.root / "blobs" / name for name in ALGORITHMS), self.root / "ingest"):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for directory in (self.root / "blobs", self.root, self.root.parent):
+        blobs = self.root / "blobs"
+        for directory in (self.root, blobs, *(blobs / name for name in ALGORITHMS), self.root / "ingest"):
+            directory.mkdir(mode=0o700, parents=directory == self.root, exist_ok=True)
+        for directory in (blobs, self.root, self.root.parent):
             fs.fsync_directory(directory)
         self._prepared = True
 

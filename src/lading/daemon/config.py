@@ -22,6 +22,13 @@ DEFAULT_HOST: Final = "unix:///run/lading/lading.sock"
 _BOOLEANS: Final = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 _LEVELS: Final = ("debug", "info", "warn", "error", "fatal")
 _CONFIG_LIMIT: Final = 4 * 1024 * 1024
+_PROXIES: Final[tuple[Literal["http-proxy", "https-proxy", "no-proxy"], ...]] = (
+    "http-proxy",
+    "https-proxy",
+    "no-proxy",
+)
+_BUILT: Final = frozenset({"runtimes", "lading", *_PROXIES})
+"""Options that are more than their value."""
 Values = dict[str, Any]
 
 
@@ -65,7 +72,9 @@ class Config:
     oom_score_adjust: int = -500
     default_runtime: str = "runc"
     runtimes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
-    cgroup_parent: str = ""
+    http_proxy: str = field(default="", repr=False)
+    https_proxy: str = field(default="", repr=False)
+    no_proxy: str = ""
     lading: LadingSettings = LadingSettings()
     config_file: str = ""
     warnings: tuple[str, ...] = ()
@@ -246,13 +255,14 @@ def build(values: Values, *, config_file: str = "") -> Config:
     chosen: Values = {}
     for name, value in values.items():
         attribute = name.replace("-", "_")
-        if attribute in known and name not in ("runtimes", "lading"):
+        if attribute in known and name not in _BUILT:
             chosen[attribute] = tuple(cast("list[Any]", value)) if isinstance(value, list) else value
     for name in ("data_root", "exec_root", "pidfile"):
         if name in chosen:
             chosen[name] = _absolute(name, chosen[name])
     config = Config(
         **chosen,
+        **_proxies(values),
         runtimes=_runtimes(values),
         lading=_settings(values.get("lading")),
         config_file=config_file,
@@ -291,6 +301,24 @@ def _runtimes(values: Values) -> dict[str, Mapping[str, Any]]:
         return found | msgspec.convert(values.get("runtimes") or {}, dict[str, dict[str, Any]])
     except msgspec.ValidationError as exc:
         raise InvalidArgumentError(f"invalid runtimes: {exc}") from exc
+
+
+def _proxies(values: Values) -> Values:
+    """From the options, else the object ``proxies``, else the environment, in capital or small letters."""
+    try:
+        grouped = msgspec.convert(
+            values.get("proxies") or {}, dict[Literal["http-proxy", "https-proxy", "no-proxy"], str]
+        )
+    except msgspec.ValidationError as exc:
+        raise InvalidArgumentError(
+            f"invalid value for 'proxies': {exc}", hint=f"give an object of {', '.join(_PROXIES)}"
+        ) from exc
+    found: Values = {}
+    for name in _PROXIES:
+        attribute = name.replace("-", "_")
+        environment = os.environ.get(attribute.upper()) or os.environ.get(attribute) or ""
+        found[attribute] = values.get(name) or grouped.get(name) or environment
+    return found
 
 
 def _settings(value: Any) -> LadingSettings:

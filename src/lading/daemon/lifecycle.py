@@ -1,7 +1,6 @@
-"""How the daemon meets the system: directories, lock, pidfile, sockets, systemd, limits."""
+"""How the daemon meets the system: directories, pidfile, sockets, systemd, limits."""
 
 import contextlib
-import fcntl
 import grp
 import os
 import resource
@@ -21,7 +20,6 @@ from lading.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
     LadingError,
-    UnavailableError,
 )
 
 _log: Final = structlog.get_logger(__name__)
@@ -61,29 +59,6 @@ def prepare_directories(config: Config) -> None:
             f"cannot write to {exc.filename}: {exc.strerror}",
             hint="choose another --data-root, or free the disk",
         ) from exc
-
-
-@contextlib.contextmanager
-def locked(data_root: Path) -> Generator[None]:
-    """Hold the data root for this process alone (reliability.md §2, "Two processes").
-
-    Raises `UnavailableError` if another process has it.
-    """
-    path = data_root / "lock"
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as exc:
-        raise FailedPreconditionError(f"cannot open {path}: {exc.strerror}") from exc
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            raise UnavailableError(
-                f"data root {data_root} is in use by another process", hint="stop it, or use its socket"
-            ) from exc
-        yield
-    finally:
-        os.close(fd)
 
 
 @contextlib.contextmanager

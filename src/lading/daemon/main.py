@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Final
+from typing import Final, cast
 
 import anyio
 import structlog
@@ -56,21 +56,33 @@ def _run(command: Command, arguments: Sequence[str]) -> int:
             lifecycle.prepare_process(config)
             lifecycle.prepare_directories(config)
             stack.enter_context(lifecycle.pidfile(config.pidfile))
-            stack.enter_context(lifecycle.locked(config.data_root))
             anyio.run(_serve, config, arguments)
-    except LadingError as exc:
-        _log.error("daemon_failed", error=str(exc), code=exc.code)
-        sys.stderr.write(f"lading daemon: {exc}\n")
+    except (LadingError, ExceptionGroup) as exc:
+        error = _cause(exc)
+        if error is None:
+            raise
+        _log.error("daemon_failed", error=str(error), code=error.code)
+        sys.stderr.write(f"lading daemon: {error}\n")
         return 1
     _log.info("daemon_stopped")
     return 0
+
+
+def _cause(error: BaseException) -> LadingError | None:
+    """The error behind what task groups made of it; ``None`` if it is a bug."""
+    while isinstance(error, BaseExceptionGroup):
+        inner = cast("BaseExceptionGroup[BaseException]", error).exceptions
+        if len(inner) != 1:
+            return None
+        error = inner[0]
+    return error if isinstance(error, LadingError) else None
 
 
 async def _serve(config: Config, arguments: Sequence[str]) -> None:
     from lading.daemon import wiring  # noqa: PLC0415 - loads every room; a bad option is told without it
 
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        async with anyio.create_task_group() as tasks, wiring.open_engine(config) as engine:
+        async with wiring.open_engine(config) as engine, anyio.create_task_group() as tasks:
             server = EngineServer(engine.router, allowed_hosts=wiring.host_names(config))
             with lifecycle.listening(config) as listeners:
                 async with server.serving(listeners):

@@ -1,33 +1,253 @@
 """The wiring: the one place that names adapters and puts the house together.
 
-`open_engine` makes what the daemon serves, `open_store` the part of it that the library shares. Read top down: every object is
-built once, from what stands above it. Nothing is registered on import and nothing is looked up by name except the
-snapshotter, whose table stands here.
+`open_engine` makes what the daemon serves; `open_store` is the part of it that the library shares. Read top down: every
+object is built once, from what stands above it. Nothing registers itself on import, and nothing is looked up by name except
+the snapshotter, whose table is `SNAPSHOTTERS`.
 """
 
 import os
 import uuid
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Final
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
 
+import anyio
 import structlog
 from anyio.abc import TaskGroup
+from typing_extensions import override
 
-from lading.api.engine import absent, system
+from lading.api.engine import absent, image_shapes, system
+from lading.api.engine import containers as container_routes
 from lading.api.engine import events as event_routes
+from lading.api.engine import exec as exec_routes
+from lading.api.engine import images as image_routes
+from lading.api.engine import lading as lading_routes
 from lading.api.engine.routing import Router
+from lading.api.engine.system import ContainerCounts, DiskUsage
+from lading.api.engine.version import ApiVersion
+from lading.containers.environment import Environment, StoredImages
+from lading.containers.service import ContainerService
+from lading.containers.service import open_service as open_containers
+from lading.content.local import LocalContentStore, utc_now
+from lading.core import content, images, leases, metadata
 from lading.core.events import Bus
-from lading.core.remotes import Registries
+from lading.core.metadata import Namespace
+from lading.core.remotes import Credentials, Registries, Resolver
 from lading.daemon import host
 from lading.daemon.config import Config
 from lading.daemon.events import EventBus
+from lading.daemon.fsck import Checker
+from lading.daemon.maintenance import StoreMaintenance
+from lading.errors import FailedPreconditionError
+from lading.gc.collector import Collector
+from lading.images.exchange import ImageExchange
+from lading.images.removal import Use
+from lading.images.service import ImageService
+from lading.kit import aio, linux
+from lading.metadata.database import SqliteDatabase
+from lading.oci import platform as platforms
 from lading.remotes.config import Config as RemotesConfig
 from lading.remotes.config import Limits
+from lading.remotes.dial import Proxies
 from lading.remotes.registries import HttpRegistries
+from lading.runtime.config import RUNC_V2, RuntimeConfig
+from lading.runtime.service import ShimRuntime
+from lading.snapshots import overlay
+from lading.snapshots.base import DirectorySnapshotter
+from lading.snapshots.native import NativeSnapshotter
+from lading.snapshots.overlay import OverlaySnapshotter
+from lading.transfer.service import TransferService
 
 _log: Final = structlog.get_logger(__name__)
+DATABASE: Final = "lading.db"
+_RESTART_SECONDS: Final = 10.0
+
+
+class ReloadableRegistries(Registries):
+    """The registry client of the present configuration. Work under way goes on with the one that it began with."""
+
+    def __init__(self, config: Config) -> None:
+        self._all = [make_registries(config)]
+
+    def reload(self, config: Config) -> None:
+        """Use a new configuration from now on."""
+        self._all.append(make_registries(config))
+
+    @override
+    def resolver(
+        self, credentials: Credentials | None = None, *, headers: Mapping[str, str] | None = None
+    ) -> Resolver:
+        return self._all[-1].resolver(credentials, headers=headers)
+
+    @override
+    async def close(self) -> None:
+        for each in self._all:
+            await each.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """The image store of one namespace: ports and services, without containers and without an edge."""
+
+    database: metadata.Database
+    content: content.Store
+    snapshotter: DirectorySnapshotter
+    leases: leases.Manager
+    records: images.Store
+    registries: ReloadableRegistries
+    transfer: TransferService
+    images: ImageService
+    exchange: ImageExchange
+    maintenance: StoreMaintenance
+    bus: Bus
+
+
+Uses = Callable[[], Sequence[Use]]
+
+
+async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses) -> Store:
+    """Open the store of a data root for this process alone; ``stack`` closes it, in reverse.
+
+    Raises `LockedError` if another process has it; `FailedPreconditionError` if no snapshotter works here.
+    """
+    namespace = Namespace(config.containerd_namespace)
+    database = await stack.enter_async_context(SqliteDatabase.open(config.data_root / DATABASE))
+    blobs = database.blobs(namespace)
+    lease_manager = database.leases(namespace)
+    records = database.images(namespace)
+    store = LocalContentStore(config.data_root / "content", blobs, namespace=namespace)
+    snapshotter = await open_snapshotter(config, database)
+    stack.push_async_callback(snapshotter.close)
+    registries = ReloadableRegistries(config)
+    stack.push_async_callback(registries.close)
+    machine = platforms.host()
+    transfer = TransferService(
+        store=store,
+        image_store=records,
+        lease_manager=lease_manager,
+        snapshotter=snapshotter,
+        registries=registries,
+        bus=bus,
+        host=machine,
+        max_downloads=config.max_concurrent_downloads,
+        max_uploads=config.max_concurrent_uploads,
+    )
+    await transfer.recover()
+    collector = Collector(
+        database,
+        namespace,
+        content=store,
+        snapshotters={snapshotter.name: snapshotter},
+        clock=utc_now,
+        interval=timedelta(seconds=config.lading.gc_interval),
+    )
+    maintenance = StoreMaintenance(
+        database=database,
+        namespace=namespace,
+        content=store,
+        snapshots=snapshotter,
+        driver=snapshotter.name,
+        collector=collector,
+        checker=Checker(store=store, records=records, leases=lease_manager, registries=registries),
+        data_root=config.data_root,
+    )
+
+    async def used() -> Sequence[Use]:
+        return uses()
+
+    service = ImageService(
+        store=store,
+        records=records,
+        transfer=transfer,
+        blobs=blobs,
+        snapshots=database.snapshots(namespace, snapshotter.name),
+        uses=used,
+        bus=bus,
+        host=machine,
+        collect=collector.trigger,
+    )
+    exchange = ImageExchange(service=service, records=records, transfer=transfer, registries=registries)
+    return Store(
+        database=database,
+        content=store,
+        snapshotter=snapshotter,
+        leases=lease_manager,
+        records=records,
+        registries=registries,
+        transfer=transfer,
+        images=service,
+        exchange=exchange,
+        maintenance=maintenance,
+        bus=bus,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotterKind:
+    """A row of the table. ``probe`` says why the kind cannot work in a directory, or ``None``; it blocks."""
+
+    make: Callable[..., DirectorySnapshotter]
+    probe: Callable[[Path], str | None]
+
+
+SNAPSHOTTERS: Final[Mapping[str, SnapshotterKind]] = {
+    "overlayfs": SnapshotterKind(make=OverlaySnapshotter, probe=overlay.probe),
+    "native": SnapshotterKind(make=NativeSnapshotter, probe=lambda _: None),
+}
+"""Snapshotters by name, in the order in which they are tried when the configuration names none."""
+
+
+async def open_snapshotter(config: Config, database: metadata.Database) -> DirectorySnapshotter:
+    """The configured snapshotter, else the first that works on this machine, recovered from the last boot.
+
+    Raises `FailedPreconditionError`, with what was tried.
+    """
+    chosen = [config.storage_driver] if config.storage_driver else list(SNAPSHOTTERS)
+    tried: list[str] = []
+    for name in chosen:
+        kind = SNAPSHOTTERS.get(name)
+        # A sweep deletes what has no row, so each namespace has a directory of its own.
+        root = config.data_root / "snapshots" / name / config.containerd_namespace
+        problem = await aio.run(aio.DISK, kind.probe, root) if kind else "there is no such snapshotter"
+        if kind is None or problem:
+            tried.append(f"{name}: {problem}")
+            continue
+        snapshotter = kind.make(
+            root,
+            database.snapshots(Namespace(config.containerd_namespace), name),
+            durability=config.lading.durability,
+            boot_id=linux.boot_id(),
+        )
+        lost = await snapshotter.recover()
+        if lost:
+            _log.warning(
+                "snapshots_of_an_unclean_boot_dropped", count=len(lost), hint="unpacked again when needed"
+            )
+        return snapshotter
+    raise FailedPreconditionError(
+        f"no snapshotter is available: {'; '.join(tried)}", hint=f"use {' or '.join(SNAPSHOTTERS)}"
+    )
+
+
+def make_registries(config: Config) -> Registries:
+    """The registry client, told what daemon.json says."""
+    proxies = {
+        "HTTP_PROXY": config.http_proxy,
+        "HTTPS_PROXY": config.https_proxy,
+        "NO_PROXY": config.no_proxy,
+    }
+    return HttpRegistries(
+        RemotesConfig(
+            proxies=Proxies.from_environment(proxies),
+            mirrors=config.registry_mirrors,
+            insecure=config.insecure_registries,
+            user_agent=f"lading/{host.version()}",
+            limits=Limits(attempts=config.max_download_attempts),
+        )
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,17 +255,19 @@ class Engine:
     """What the daemon serves."""
 
     router: Router
-    bus: Bus
+    store: Store
     config: Config
     sources: system.Sources
 
     def start(self, tasks: TaskGroup) -> None:
         """Begin background work, once clients are served."""
-        del tasks
+        tasks.start_soon(supervise, "maintenance", self.store.maintenance.run)
+        tasks.start_soon(supervise, "snapshotter", self.store.snapshotter.run)
 
     def reload(self, config: Config) -> None:
         """Take over reloadable options."""
         self.config = config
+        self.store.registries.reload(config)
         self.sources.host = replace(
             self.sources.host,
             labels=config.labels,
@@ -53,44 +275,150 @@ class Engine:
             insecure_registries=config.insecure_registries,
             registry_mirrors=config.registry_mirrors,
         )
-        self.bus.publish("daemon", "reload", "", {})
+        self.store.bus.publish("daemon", "reload", self.sources.host.id, {"name": self.sources.host.name})
+
+
+async def supervise(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Run background work; a bug in it is logged and must not end the daemon, so it begins again after a while."""
+    while True:
+        try:
+            await work()
+        except Exception:  # noqa: BLE001 - the supervisor of all background work
+            _log.exception("background_work_failed", work=name)
+        await anyio.sleep(_RESTART_SECONDS)
 
 
 @asynccontextmanager
 async def open_engine(config: Config) -> AsyncGenerator[Engine]:
     """Everything, assembled; closed in reverse on leaving."""
     bus = EventBus()
-    registries = make_registries(config)
-    try:
+    running: list[ContainerService] = []
+
+    def uses() -> Sequence[Use]:
+        return [use for service in running for use in container_uses(service)]
+
+    async with AsyncExitStack() as stack:
+        store = await open_store(stack, config, bus, uses)
+        service = await open_container_service(stack, config, store)
+        running.append(service)
+        facts = host.facts(config, id=await daemon_id(store.database), driver=store.snapshotter.name)
         sources = system.Sources(
-            host=host.facts(config, id=str(uuid.uuid4()), driver="overlayfs"),
+            host=facts,
+            images=lambda: count_images(store),
+            containers=lambda: count_containers(service),
+            image_usage=lambda version: image_usage(store, version),
+            container_usage=lambda version: container_usage(service, version),
             listeners=lambda: bus.subscribers,
             open_files=lambda: len(os.listdir("/proc/self/fd")),
-            registries=registries,
+            registries=store.registries,
         )
         router = Router()
         system.add_routes(router, sources)
         event_routes.add_routes(router, bus)
+        image_routes.add_routes(router, store.images, store.exchange, driver=store.snapshotter.name)
+        container_routes.add_routes(router, service)
+        exec_routes.add_routes(router, service)
+        lading_routes.add_routes(router, store.maintenance)
         absent.add_networks(router)
         absent.add_volumes(router)
         absent.add_swarm(router)
         absent.add_plugins(router)
         absent.add_builder(router)
-        yield Engine(router=router, bus=bus, config=config, sources=sources)
-    finally:
-        await registries.close()
+        yield Engine(router=router, store=store, config=config, sources=sources)
 
 
-def make_registries(config: Config) -> Registries:
-    """The registry client, told what daemon.json says."""
-    return HttpRegistries(
-        RemotesConfig(
-            mirrors=config.registry_mirrors,
-            insecure=config.insecure_registries,
-            user_agent=f"lading/{host.version()}",
-            limits=Limits(attempts=config.max_download_attempts),
+async def open_container_service(stack: AsyncExitStack, config: Config, store: Store) -> ContainerService:
+    """Containers in shims: the runtime, and the service over it, with the containers of earlier daemons taken up."""
+    available = host.runtimes(config)
+    default = host.default_runtime(config)
+    runtime = await stack.enter_async_context(
+        ShimRuntime(
+            config.exec_root / "tasks",
+            config.data_root / "tasks",
+            namespace=config.containerd_namespace,
+            ttrpc_address=str(config.exec_root / "shims.ttrpc"),
+            publish_binary=str(await aio.run(aio.DISK, host.publish_binary, config.data_root)),
+            runtimes={name: runtime_config(each) for name, each in available.items()},
+            debug=config.debug,
         )
     )
+
+    async def find(name: str) -> images.Image:
+        return (await store.images.find(name)).image
+
+    environment = Environment(
+        store=store.database.containers(Namespace(config.containerd_namespace)),
+        images=StoredImages(store.content, find=find, unpack=store.transfer.ensure_unpacked),
+        snapshotter=store.snapshotter,
+        leases=store.leases,
+        runtime=runtime,
+        bus=store.bus,
+        root=config.data_root / "containers",
+        state=config.exec_root / "containers",
+        runtimes={"": default} | {name: name for name in available},
+        cgroup_v2=host.cgroup_version() == "2",
+    )
+    return await stack.enter_async_context(open_containers(environment))
+
+
+def runtime_config(entry: Mapping[str, Any]) -> RuntimeConfig:
+    """A runtime of daemon.json: a ``path`` to something like runc, or a ``runtimeType`` with ``options``."""
+    kind = str(entry.get("runtimeType") or RUNC_V2)
+    options: dict[str, Any] = {"BinaryName": str(entry["path"])} if entry.get("path") else {}
+    return RuntimeConfig(runtime=kind, options=options | dict(entry.get("options") or {}))
+
+
+async def daemon_id(database: metadata.Database) -> str:
+    """The daemon's ID, the same for the life of its data root."""
+    known = await database.setting("daemon-id")
+    if known is None:
+        known = str(uuid.uuid4())
+        await database.set_setting("daemon-id", known)
+    return known
+
+
+def container_uses(service: ContainerService) -> list[Use]:
+    """Which images containers use."""
+    return [
+        Use(
+            container=each.id,
+            target=each.record.target,
+            manifest=each.record.image,
+            running=each.state.running,
+        )
+        for each in service.all()
+    ]
+
+
+async def count_images(store: Store) -> int:
+    """Distinct targets, as ``docker images`` shows rows."""
+    return len({record.target.digest for record in await store.records.list()})
+
+
+async def count_containers(service: ContainerService) -> ContainerCounts:
+    """Containers by state."""
+    states = [each.state for each in service.all()]
+    paused = sum(state.paused for state in states)
+    running = sum(state.running for state in states) - paused
+    return ContainerCounts(running=running, paused=paused, stopped=len(states) - running - paused)
+
+
+async def image_usage(store: Store, version: ApiVersion) -> DiskUsage:
+    """Images for ``system/df``: every blob and every snapshot counts once."""
+    rows = await store.images.list({}, shared_size=True)
+    inventory = await store.images.inventory()
+    size = sum(inventory.blobs.values()) + sum(inventory.snapshots.values())
+    # Unlike the list, usage tells older clients too how many containers use an image: RECLAIMABLE comes from it.
+    items = [
+        image_shapes.list_row(row, version, manifests=False) | {"Containers": row.containers} for row in rows
+    ]
+    return DiskUsage(items=items, size=size)
+
+
+async def container_usage(service: ContainerService, version: ApiVersion) -> DiskUsage:  # noqa: ARG001 - a source
+    """Containers for ``system/df``."""
+    rows = await service.list({}, all=True, size=True)
+    return DiskUsage(items=rows, size=sum(int(row.get("SizeRw") or 0) for row in rows))
 
 
 def host_names(config: Config) -> list[str]:

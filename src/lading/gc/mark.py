@@ -27,7 +27,9 @@ def mark(graph: Graph) -> Garbage:
     alive = _follow((root for root in graph.roots if root not in graph.flat), graph.edges)
     flat = [root for root in graph.roots if root in graph.flat]
     held = {node for root in flat for node in graph.edges.get(root, ())}
-    return Garbage(nodes=graph.nodes - alive - held.union(flat) - _parents(held, graph.edges))
+    alive.update(held, flat, _parents(held, graph.edges))
+    # Node by node, because one operation on whole sets would keep every other thread waiting for its end.
+    return Garbage(nodes=frozenset(node for node in graph.nodes if node not in alive))
 
 
 def _follow(starts: Iterable[Node], edges: Mapping[Node, Sequence[Node]]) -> set[Node]:

@@ -52,13 +52,11 @@ def best_manifest(facts: TargetFacts, host: Platform) -> ManifestFacts | None:
 def names(records: Iterable[images.Image]) -> tuple[list[str], list[str]]:
     """The familiar tags and repository digests of a target's records, as Docker lists them.
 
-    A target without any name shows one digest without a repository.
+    A target without any name has neither: the client then shows ``<none>``.
     """
     tags: list[str] = []
     digests: list[str] = []
-    target = ""
     for record in records:
-        target = record.target.digest
         if reference.is_dangling(record.name):
             continue
         ref = reference.parse(record.name)
@@ -67,7 +65,7 @@ def names(records: Iterable[images.Image]) -> tuple[list[str], list[str]]:
         digest = f"{ref.familiar_name}@{record.target.digest}"
         if digest not in digests:
             digests.append(digest)
-    return sorted(tags), digests or ([target] if target else [])
+    return sorted(tags), digests
 
 
 def manifest_rows(

@@ -147,6 +147,7 @@ class SqliteDatabase(metadata.Database):
         self, namespace: Namespace, nodes: Sequence[Node], *, graph: Graph, now: datetime
     ) -> list[Node]:
         def job(connection: Connection) -> list[Node]:
+            self._session.images_changed(namespace)
             return graphs.condemn(
                 connection,
                 namespace,

@@ -12,6 +12,9 @@ from lading.core.metadata import Graph, Namespace, Node
 from lading.kit.sqlite import Connection, Cursor
 from lading.metadata.codec import load_text_map, to_microseconds, to_time
 
+_COLLECTOR: Final = "containerd.io/gc."
+"""What every label that matters here begins with: most rows need not be decoded."""
+
 
 class _Builder:
     """Collects nodes, roots and edges of one namespace."""
@@ -31,7 +34,7 @@ class _Builder:
     def _labelled(self, node: Node, column: str, reason: str) -> Mapping[str, str]:
         """Add a node and what its labels say."""
         self.nodes.add(node)
-        if column == "{}":
+        if _COLLECTOR not in column:
             return {}
         labels = load_text_map(column)
         if kept := references.forward(labels):

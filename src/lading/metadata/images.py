@@ -1,7 +1,7 @@
 """Rows of images."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from typing_extensions import override
 
@@ -11,13 +11,14 @@ from lading.core.images import Image
 from lading.core.leases import LeaseID, Resource
 from lading.core.metadata import Namespace, Node
 from lading.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError
-from lading.kit.sqlite import Connection
+from lading.kit.sqlite import Call, Connection
 from lading.metadata.codec import dump, load_descriptor, load_text_map, to_time
 from lading.metadata.holding import hold
 from lading.metadata.session import Session
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import ALGORITHMS
 
+T = TypeVar("T")
 _SELECT: Final = "SELECT name, target, created, updated, labels FROM image WHERE namespace = ?"
 _INSERT: Final = "INSERT INTO image (namespace, name, digest, target, created, updated, labels) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _HEX: Final = frozenset("0123456789abcdef")
@@ -68,11 +69,22 @@ class SqliteImages(images.Store):
 
     @override
     async def list(self) -> "list[Image]":
-        return await self._session.read(
-            lambda connection: [
-                _image(row) for row in connection.execute(f"{_SELECT} ORDER BY name", (self._namespace,))
-            ]
-        )
+        version = self._session.images_version(self._namespace)
+        known, images = self._session.image_lists.get(self._namespace, (-1, []))
+        if known != version:
+            images = await self._session.read(self._list)
+            self._session.image_lists[self._namespace] = (version, images)
+        return images.copy()
+
+    def _list(self, connection: Connection) -> "list[Image]":
+        return [_image(row) for row in connection.execute(f"{_SELECT} ORDER BY name", (self._namespace,))]
+
+    async def _write(self, call: Call[T], *, frees: bool = False) -> T:
+        def job(connection: Connection) -> T:
+            self._session.images_changed(self._namespace)
+            return call(connection)
+
+        return await self._session.write(self._namespace, job, frees=frees)
 
     @override
     async def by_target(self, digest_prefix: str) -> "list[Image]":
@@ -113,7 +125,7 @@ class SqliteImages(images.Store):
                 hold(self._session, connection, self._namespace, lease, Resource(kind="image", id=name))
             return self._get(connection, name)
 
-        return await self._session.write(self._namespace, job)
+        return await self._write(job)
 
     @override
     async def put(
@@ -141,7 +153,7 @@ class SqliteImages(images.Store):
                 self._keep_displaced(connection, displaced, old.target)
             return old
 
-        return await self._session.write(self._namespace, job)
+        return await self._write(job)
 
     def _keep_displaced(self, connection: Connection, name: str, target: Descriptor) -> None:
         """Name a target that lost its last name, unless the new name is taken."""
@@ -166,7 +178,7 @@ class SqliteImages(images.Store):
             self._touch(name, old.target, merged)
             return self._get(connection, name)
 
-        return await self._session.write(self._namespace, job)
+        return await self._write(job)
 
     @override
     async def delete(self, name: str, *, target: Descriptor | None = None) -> Image:
@@ -177,7 +189,7 @@ class SqliteImages(images.Store):
             connection.execute("DELETE FROM image WHERE namespace = ? AND name = ?", (self._namespace, name))
             return image
 
-        return await self._session.write(self._namespace, job, frees=True)
+        return await self._write(job, frees=True)
 
 
 def _check(name: str, labels: Mapping[str, str] | None) -> None:

@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 import anyio
 
+from lading.core.images import Image
 from lading.core.metadata import Namespace, Node
 from lading.kit.sqlite import Call, Connection, Readers, Writer
 from lading.metadata.codec import to_microseconds
@@ -42,6 +43,10 @@ class Session:
         self._journal: deque[tuple[Namespace, int, Node]] = deque()
         self._forgotten: dict[Namespace, int] = {}
         self._pending: list[tuple[Namespace, Node | None]] = []
+        self._images_versions: dict[Namespace, int] = {}
+        self._images_pending: set[Namespace] = set()
+        self.image_lists: dict[Namespace, tuple[int, list[Image]]] = {}
+        """Decoded lists of images with the version that they are of; to decode 10,000 takes longer than to read them."""
         self._turn = anyio.Lock()
         self._open = anyio.Event()
         self._open.set()
@@ -85,6 +90,14 @@ class Session:
         """Writer thread: something new leads to these nodes."""
         self._pending.extend((namespace, node) for node in nodes)
 
+    def images_changed(self, namespace: Namespace) -> None:
+        """Writer thread: image rows of the namespace are different now."""
+        self._images_pending.add(namespace)
+
+    def images_version(self, namespace: Namespace) -> int:
+        """Number of changes to the namespace's images since the database was opened."""
+        return self._images_versions.get(namespace, 0)
+
     def version(self, namespace: Namespace) -> int:
         """Number of mutations of a namespace since the database was opened."""
         return self._versions.get(namespace, 0)
@@ -117,6 +130,9 @@ class Session:
         for namespace, node in self._pending:
             if node is not None:
                 self._journal.append((namespace, self._versions.get(namespace, 0), node))
+        for namespace in self._images_pending:
+            self._images_versions[namespace] = self._images_versions.get(namespace, 0) + 1
+        self._images_pending.clear()
         self._pending.clear()
         while len(self._journal) > _JOURNAL:
             namespace, version, _ = self._journal.popleft()

@@ -355,7 +355,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
         for name in names:
             if name.startswith(_DOOMED):
                 self._doomed.add(name)
-            elif name not in kept:
+            elif name.isdecimal() and name not in kept:
                 await run(DISK, self._doom, int(name))
         self._work.set()
 

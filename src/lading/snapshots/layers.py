@@ -104,10 +104,16 @@ def _hides(root: int, path: str) -> bool:
 
 
 def inherit(layer: str, implied: Iterable[str], lowers: Lowers) -> None:
-    """Give the directories that a layer only implies what they have below it; those that are new keep what they have."""
+    """Give the root, and the directories that a layer only implies, what they have below it.
+
+    Those that are new keep what they have, as do those in a directory that hides what is below.
+    """
     with trees.opened(layer) as root:
         # A directory's own times change when what is in it does; attributes of its children do not count.
-        for path in implied:
+        for path in ("", *implied):
+            above = path.rpartition("/")[0]
+            if above and _hides(root, above):
+                continue
             source = lowers.find(path)
             if source is None:
                 continue
@@ -118,6 +124,36 @@ def inherit(layer: str, implied: Iterable[str], lowers: Lowers) -> None:
                         trees.apply(f"/proc/self/fd/{source}/.", status, trees.handle(target, "."))
             finally:
                 os.close(source)
+
+
+def prune(layer: str, lowers: Lowers, *, opaque_root: bool) -> int:
+    """Delete the whiteouts of a layer that hide nothing; how many.
+
+    overlayfs reads a directory that only one layer has as it is, and would list them.
+    """
+    pruned = 0
+    opaque = "" if opaque_root else None  # the topmost opaque directory that we are in
+    with trees.opened(layer) as root:
+        for path, fd, entries in trees.walk(root):
+            if opaque is None or not _within(path, opaque):
+                opaque = path if path and trees.is_opaque(fd) else None
+            before = os.fstat(fd)
+            found = [entry for entry in entries if trees.is_whiteout(entry.stat(follow_symlinks=False))]
+            gone = [
+                entry
+                for entry in found
+                if opaque is not None or not lowers.exists(trees.join(path, entry.name))
+            ]
+            for entry in gone:
+                os.unlink(entry.name, dir_fd=fd)
+            if gone:
+                os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+            pruned += len(gone)
+    return pruned
+
+
+def _within(path: str, top: str) -> bool:
+    return not top or path == top or path.startswith(f"{top}/")
 
 
 def flatten(layer: str, tree: str) -> None:

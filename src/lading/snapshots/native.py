@@ -68,7 +68,7 @@ class NativeSnapshotter(DirectorySnapshotter):
             return extracted.usage
         parent = self.tree(parents[0])
         with layers.Lowers([str(parent)]) as lowers:
-            layers.inherit(str(layer), ("", *extracted.implied), lowers)
+            layers.inherit(str(layer), extracted.inheriting, lowers)
         if extracted.opaque_root:
             tree.mkdir(mode=0o755)
         else:

@@ -129,10 +129,14 @@ class OverlaySnapshotter(DirectorySnapshotter):
 
     @override
     def _complete(self, directory: Path, extracted: Extracted, parents: Sequence[SnapshotRow]) -> Usage:
-        if parents:
-            with layers.Lowers(self.stack(parents)) as lowers:
-                layers.inherit(str(directory / "fs"), ("", *extracted.implied), lowers)
-        return extracted.usage
+        if not parents:
+            return extracted.usage
+        tree, pruned = str(directory / "fs"), 0
+        with layers.Lowers(self.stack(parents)) as lowers:
+            if extracted.whiteouts:
+                pruned = layers.prune(tree, lowers, opaque_root=extracted.opaque_root)
+            layers.inherit(tree, extracted.inheriting, lowers)
+        return Usage(size=extracted.usage.size, inodes=extracted.usage.inodes - pruned)
 
     @override
     def _differences(self, row: SnapshotRow, parents: Sequence[SnapshotRow]) -> Generator[Difference]:

@@ -22,6 +22,8 @@ from lading.transfer import limits
 
 PURPOSE: Final = "lading.transfer"
 """Lease label: what the transfer was about, e.g. ``pull docker.io/library/alpine:latest``."""
+RESUMABLE: Final = "lading.transfer.resumable"
+"""Lease label: the lease outlives its process, so that the same transfer can be taken up again."""
 
 _HOPELESS: Final = (InvalidArgumentError, UnsupportedError, DataLossError)
 
@@ -44,6 +46,8 @@ class Holder:
         """
         expire = datetime.now(UTC) + timedelta(hours=limits.LEASE_HOURS)
         labels = {EXPIRE: expire.isoformat(timespec="seconds"), PURPOSE: purpose}
+        if resumable:
+            labels[RESUMABLE] = "true"
         lease = (await self._leases.create(labels=labels)).id
         self._active.add(lease)
         try:
@@ -60,6 +64,12 @@ class Holder:
         with anyio.CancelScope(shield=True):
             await self._end(lease)
             await self._end_earlier(purpose)
+
+    async def recover(self) -> None:
+        """End the leases that a crashed process left and that nobody will take up. Called once, before any transfer."""
+        for lease in await self._leases.list():
+            if PURPOSE in lease.labels and RESUMABLE not in lease.labels:
+                await self._end(lease.id)
 
     async def add(self, lease: LeaseID, digest: Digest) -> None:
         """Let the lease hold a blob and everything below it."""

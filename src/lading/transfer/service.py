@@ -82,6 +82,10 @@ class TransferService:
         self._loader = Loader(store=store, documents=self._documents, host=host)
         self._importer = Importer(store=store, documents=self._documents)
 
+    async def recover(self) -> None:
+        """Let go of what a crashed process's pushes, saves and loads held. Called once, before any transfer."""
+        await self._holder.recover()
+
     @property
     def documents(self) -> Documents:
         """Readers of stored manifests, indexes and configs."""

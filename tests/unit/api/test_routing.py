@@ -7,7 +7,9 @@ import pytest
 from aiohttp import web
 
 from lading.api.engine.routing import Request, Router, parse_auth, parse_filters, parse_target
+from lading.api.engine.streams import encode
 from lading.errors import InvalidArgumentError, NotFoundError
+from lading.oci.digest import Digest
 
 
 async def handler(request: Request) -> web.StreamResponse:
@@ -112,3 +114,11 @@ def test_the_combined_form_of_credentials_is_decoded() -> None:
 @pytest.mark.parametrize("header", ["", "e30=", "!!!", encoded([1]), encoded({"username": 3}), "\u00ff"])
 def test_auth_that_says_nothing_is_ignored(header: str) -> None:
     assert parse_auth(header) is None
+
+
+def test_what_is_not_utf_8_is_escaped_and_digests_are_texts() -> None:
+    digest = Digest("sha256:" + "a" * 64)
+    assert json.loads(encode({"name": "a\udc80", "digest": digest}))["name"] == "a\udc80"
+    assert json.loads(encode([digest])) == [digest]
+    with pytest.raises(NotImplementedError):
+        encode(object())

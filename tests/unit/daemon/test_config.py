@@ -201,7 +201,7 @@ def test_every_flag_and_key_of_dockerd_is_known() -> None:
 
 
 def test_every_option_that_is_used_is_a_field_and_has_help() -> None:
-    own = {"config-file", "validate", "version", "help", "add-runtime"}
+    own = {"config-file", "validate", "version", "help", "add-runtime", ""}
     for option in options.USED:
         assert option.help
         if option.flag not in own:
@@ -335,6 +335,22 @@ def test_a_reload_takes_over_what_may_change_and_nothing_else() -> None:
     fresh = build({"data-root": "/b", "labels": ["x=2"], "debug": True})
     after = reloaded(running, fresh)
     assert (str(after.data_root), after.labels, after.debug) == ("/a", ("x=2",), True)
+
+
+def test_proxies_come_from_options_then_the_object_then_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://user:secret@environment")
+    monkeypatch.setenv("https_proxy", "http://small")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("NO_PROXY", "a,b")
+    path = written(tmp_path, {"proxies": {"http-proxy": "http://object", "no-proxy": "c"}})
+    config = run(file=path)
+    assert (config.http_proxy, config.https_proxy, config.no_proxy) == ("http://object", "http://small", "c")
+    assert run("--http-proxy=http://flag", file=path).http_proxy == "http://flag"
+    assert "secret" not in repr(run())
+    with pytest.raises(InvalidArgumentError, match="proxies"):
+        run(file=written(tmp_path, {"proxies": {"ftp-proxy": "x"}}))
 
 
 def test_the_table_has_no_option_twice() -> None:

@@ -1,4 +1,4 @@
-"""Directories, lock, pidfile, sockets, notification."""
+"""Directories, pidfile, sockets, notification."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ import pytest
 
 from lading.daemon import lifecycle
 from lading.daemon.config import Config
-from lading.errors import AlreadyExistsError, FailedPreconditionError, UnavailableError
+from lading.errors import AlreadyExistsError, FailedPreconditionError
 
 
 def mode(path: Path) -> int:
@@ -28,17 +28,6 @@ def test_a_data_root_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FailedPreconditionError, match="cannot write to"):
         lifecycle.prepare_directories(Config(data_root=tmp_path / "file" / "x", exec_root=tmp_path))
-
-
-def test_one_process_has_a_data_root(tmp_path: Path) -> None:
-    with (
-        lifecycle.locked(tmp_path),
-        pytest.raises(UnavailableError, match="in use"),
-        lifecycle.locked(tmp_path),
-    ):
-        pass
-    with lifecycle.locked(tmp_path):
-        pass
 
 
 def test_a_pidfile_of_a_dead_or_foreign_process_is_stale(tmp_path: Path) -> None:

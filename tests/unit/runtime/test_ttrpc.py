@@ -178,7 +178,7 @@ async def test_a_client_that_misbehaves_is_dropped_and_others_go_on(tmp_path: Pa
         good = await connect(str(tmp_path / "s"))
         async with await anyio.connect_unix(str(tmp_path / "s")) as bad:
             await bad.send(frames)
-            with anyio.fail_after(5), pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):  # noqa: PT012
+            with anyio.fail_after(5), pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
                 while True:
                     await bad.receive()
         assert (await good.call("a.B", "Echo", StringValue(value="x"), StringValue)).value == "x"

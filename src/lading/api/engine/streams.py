@@ -32,9 +32,16 @@ _log: Final = structlog.get_logger(__name__)
 def encode(value: Any) -> bytes:
     """JSON bytes of plain data, dataclasses or msgspec structs. File names that are not UTF-8 become escapes."""
     try:
-        return msgspec.json.encode(value)
+        return msgspec.json.encode(value, enc_hook=_plain)
     except UnicodeEncodeError:
-        return json.dumps(msgspec.to_builtins(value)).encode()
+        return json.dumps(msgspec.to_builtins(value, enc_hook=_plain)).encode()
+
+
+def _plain(value: object) -> object:
+    """Values that are texts of a kind, such as digests, as texts."""
+    if isinstance(value, str):
+        return str(value)
+    raise NotImplementedError(f"{type(value).__name__} is not plain data")
 
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

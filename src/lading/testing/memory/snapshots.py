@@ -96,7 +96,12 @@ class _Layer:
     def _put(self, path: str, entry: Entry) -> None:
         node = self.own.get(path)
         if entry.type is EntryType.HARDLINK:
-            node = self.own.get(self._place(rooted(entry.linkname), make=False))
+            target = self._place(rooted(entry.linkname), make=False)
+            node = self.own.get(target)
+            if node is not None and node is self.own.get(path) and node.type is not EntryType.DIRECTORY:
+                return
+            if target.startswith(f"{path}/"):
+                raise TarError(f"hard link {entry.name!r} replaces the directory of its target")
             if node is None or node.type is EntryType.DIRECTORY:
                 raise TarError(
                     f"hard link {entry.name!r} points to {entry.linkname!r}, which is no file here"
