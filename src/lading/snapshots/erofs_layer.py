@@ -335,9 +335,10 @@ class LayerBuilder:
             entry.gid,
             entry.mtime,
         ) or entry.xattrs:
-            # An entry for a link describes the file anew; chown(2) takes away its capabilities.
+            # An entry for a link describes the file anew; chown(2) to another takes away its capabilities.
+            owned = link or (node.uid, node.gid) == (entry.uid, entry.gid)
             node.mode, node.uid, node.gid, node.mtime = mode, entry.uid, entry.gid, _time(entry)
-            kept = {name: value for name, value in node.xattrs.items() if name != _CAPABILITY or link}
+            kept = {name: value for name, value in node.xattrs.items() if name != _CAPABILITY or owned}
             node.xattrs = self._xattrs(kept, entry, mode)
 
     def _target(self, entry: Entry) -> Node:
