@@ -40,6 +40,8 @@ class LadingSettings:
     """``lazy``: unpacked layers may be flushed after the pull is acknowledged; ``strict``: before (core/snapshots.py)."""
     gc_interval: int = 600
     """Longest time in seconds between two runs of the garbage collector; it also runs whenever something was let go."""
+    registry_idle_timeout: int = 30
+    """Seconds without a byte after which a registry's connection counts as stalled, and is made anew where it stood."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,6 +343,11 @@ def _settings(value: Any) -> LadingSettings:
     if settings.gc_interval < 1:
         raise InvalidArgumentError(
             f"invalid lading.gc-interval: {settings.gc_interval}", hint="at least 1 second"
+        )
+    if settings.registry_idle_timeout < 1:
+        raise InvalidArgumentError(
+            f"invalid lading.registry-idle-timeout: {settings.registry_idle_timeout}",
+            hint="at least 1 second",
         )
     return settings
 

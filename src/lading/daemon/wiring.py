@@ -253,7 +253,9 @@ def make_registries(config: Config) -> Registries:
             mirrors=config.registry_mirrors,
             insecure=config.insecure_registries,
             user_agent=f"lading/{host.version()}",
-            limits=Limits(attempts=config.max_download_attempts),
+            limits=Limits(
+                attempts=config.max_download_attempts, idle=float(config.lading.registry_idle_timeout)
+            ),
         )
     )
 
