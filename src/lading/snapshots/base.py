@@ -6,7 +6,8 @@ never rows without files. `DirectorySnapshotter.sweep` deletes orphans. A root b
 
 **Durability** (reliability.md §2). *lazy*: an unpacked layer's row carries the boot ID until a syncfs(2) after it; a row of
 another boot is discarded by `DirectorySnapshotter.recover`, and the layer is unpacked again from its blob. *strict*: syncfs(2)
-before the row. `commit` of an active snapshot always flushes, because there is no blob to make it again from.
+before the row. `commit` of an active snapshot always flushes, with all that it stands on, because there is no blob to make it
+again from.
 """
 
 import contextlib
@@ -42,6 +43,7 @@ from lading.core.snapshots import (
 )
 from lading.errors import (
     AlreadyExistsError,
+    DataLossError,
     FailedPreconditionError,
     InvalidArgumentError,
     LadingError,
@@ -127,6 +129,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
         self._doomed: set[str] = set()
         self._work = anyio.Event()
         self._settling = anyio.Lock()
+        self._flushing = anyio.Lock()
         self._directory = Path(os.path.abspath(root)) / "snapshots"
         with translated(f"cannot use {root}"):
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -244,7 +247,14 @@ class DirectorySnapshotter(Snapshotter, Differ):
         if row.info.kind is not Kind.ACTIVE:
             raise FailedPreconditionError(f"snapshot {key} is {row.info.kind.value}, not active", subject=key)
         usage = await run(DISK, self._measure, self.tree(row))
-        await self._flush([row.id])
+        await self._flush_all(row.id)
+        _, *parents = await self._rows.chain(key)
+        if any(parent.boot_id for parent in parents):
+            raise DataLossError(
+                f"snapshot {key} stands on layers that could not be flushed",
+                hint="check the disk, then pull the image again",
+                subject=key,
+            )
         failpoint("snapshot.flushed")
         await self._rows.commit(name, key, labels=labels, usage=usage, lease=lease)
 
@@ -354,6 +364,15 @@ class DirectorySnapshotter(Snapshotter, Differ):
             _log.warning("snapshots_not_marked_durable", ids=sorted(ids), error=str(exc))
 
     # Steps.
+
+    async def _flush_all(self, *more: int) -> None:
+        """Flush all layers that are not yet flushed, and ``more``; then a reboot discards them no longer."""
+        async with self._flushing:
+            # An error is not tried again: a second syncfs(2) would succeed with the data lost (reliability.md I4).
+            unflushed, self._unflushed = self._unflushed, set()
+            if unflushed or more:
+                await self._flush(sorted({*unflushed, *more}))
+                await self._rows.mark_durable(sorted(unflushed))
 
     async def _find_orphans(self) -> None:
         names = await run(DISK, os.listdir, self._directory)

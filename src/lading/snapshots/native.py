@@ -14,6 +14,7 @@ from lading.core.metadata import SnapshotRow
 from lading.core.mounts import Mount
 from lading.core.snapshots import Capability, Kind, SnapshotKey, Usage
 from lading.errors import UnsupportedError
+from lading.kit import linux
 from lading.snapshots import diff, layers, trees
 from lading.snapshots.base import DirectorySnapshotter
 from lading.snapshots.diff import Difference
@@ -50,6 +51,8 @@ class NativeSnapshotter(DirectorySnapshotter):
     def _fill(self, directory: Path, kind: Kind, parents: Sequence[SnapshotRow]) -> None:
         if parents and kind is Kind.ACTIVE:
             self._copy(parents[0], directory / "fs")
+            # There is no blob to make this copy again from, and whoever writes into it keeps what it began with.
+            linux.syncfs(self._fd)
         else:
             (directory / "fs").mkdir(mode=0o755)
             (directory / "fs").chmod(0o755)

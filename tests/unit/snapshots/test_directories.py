@@ -1,5 +1,6 @@
 """What `DirectorySnapshotter` does beside its port: removal, orphans, durability, recovery, probing."""
 
+import errno
 import os
 
 import anyio
@@ -8,11 +9,12 @@ from support.filesystems import tmpfs
 
 from lading.core.metadata import Namespace
 from lading.core.snapshots import SnapshotKey, SnapshotName
-from lading.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError
+from lading.errors import DataLossError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
 from lading.kit import linux
 from lading.metadata.database import SqliteDatabase
 from lading.oci.digest import DiffID
 from lading.snapshots import overlay
+from lading.snapshots.native import NativeSnapshotter
 from lading.snapshots.overlay import OverlaySnapshotter
 from lading.testing.layers import file, tar, unpack
 
@@ -211,3 +213,44 @@ def test_probe(disk, monkeypatch):
 
     monkeypatch.setattr(linux, "mount_with", refuse)
     assert overlay.probe(disk / "new") == "Invalid argument"
+
+
+async def test_a_committed_snapshot_survives_with_all_that_it_stands_on(disk, rows):
+    first = make(disk, rows)
+    base = await unpack(first, "a", None, tar(file("f", b"1")))
+    await first.prepare(SnapshotKey("key"), base)
+    await first.commit(SnapshotName("made"), SnapshotKey("key"))
+    assert await boots(rows) == {"a": "", "made": ""}
+    second = make(
+        disk, rows, boot_id="boot-2"
+    )  # the power went before anything was flushed in the background
+    assert await second.recover() == []
+    await first.close()
+    await second.close()
+
+
+async def test_nothing_is_committed_on_layers_that_could_not_be_flushed(disk, rows, monkeypatch):
+    def fail(_):
+        raise OSError(errno.EIO, "lost")
+
+    snapshotter = make(disk, rows)
+    base = await unpack(snapshotter, "a", None, tar(file("f", b"1")))
+    await snapshotter.prepare(SnapshotKey("key"), base)
+    with monkeypatch.context() as patch:
+        patch.setattr(linux, "syncfs", fail)
+        await snapshotter.settle()
+    with pytest.raises(DataLossError):
+        await snapshotter.commit(SnapshotName("made"), SnapshotKey("key"))
+    await snapshotter.close()
+
+
+async def test_a_copied_tree_is_durable_before_it_is_used(disk, monkeypatch):
+    async with SqliteDatabase.open(disk / "native.db", reserve=0) as database:
+        rows = database.snapshots(Namespace("default"), "native")
+        snapshotter = NativeSnapshotter(disk / "native", rows, boot_id="boot-1", durability="strict")
+        base = await unpack(snapshotter, "a", None, tar(file("f", b"1")))
+        flushes: list[int] = []
+        monkeypatch.setattr(linux, "syncfs", flushes.append)
+        await snapshotter.prepare(SnapshotKey("key"), base)
+        assert len(flushes) == 1
+        await snapshotter.close()
