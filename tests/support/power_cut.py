@@ -28,6 +28,7 @@ import anyio
 import structlog
 
 from lading import library
+from lading.core.mounts import Mount
 from lading.core.snapshots import Kind, SnapshotKey, SnapshotName
 from lading.daemon import wiring
 from lading.kit import linux
@@ -72,6 +73,8 @@ class Promise:
     """Names that are there or not."""
     made: dict[str, str] = field(default_factory=dict[str, str])
     """Committed snapshots, and the image that they stand on."""
+    prepared: dict[str, str] = field(default_factory=dict[str, str])
+    """Active snapshots that nobody has written to, and the image that they stand on."""
 
 
 def promised(events: Sequence[Event], host: str, durability: str) -> Promise:
@@ -102,6 +105,8 @@ def promised(events: Sequence[Event], host: str, durability: str) -> Promise:
             promise.maybe.discard(name)
         elif what == "made":
             promise.made[name] = short
+        elif what == "prepared":
+            promise.prepared[name] = short
     return promise
 
 
@@ -210,21 +215,23 @@ class Campaign:
                 finally:
                     os.close(fd)
                 promise = promised(events[: cut.at + 1], self._host, self._durability)
-                yield cut, self._judge(state, target, promise)
+                yield cut, self._judge(state, target, promise, random.Random(cut.seed).sample(IMAGES, 2))
         finally:
             os.close(image)
 
-    def _judge(self, state: Path, target: Path, promise: Promise) -> list[str]:
+    def _judge(self, state: Path, target: Path, promise: Promise, healed: Sequence[str]) -> list[str]:
         try:
             with loop_mount(state, target, self._type, _OPTIONS[self._type]) as root:
                 self._boots += 1
                 problems: list[str] = []
-                anyio.run(self._check, root / "root", promise, f"boot-{self._boots}", problems)
+                anyio.run(self._check, root / "root", promise, healed, f"boot-{self._boots}", problems)
                 return problems
         except Exception:
             return [traceback.format_exc()]
 
-    async def _check(self, root: Path, promise: Promise, boot: str, problems: list[str]) -> None:
+    async def _check(
+        self, root: Path, promise: Promise, healed: Sequence[str], boot: str, problems: list[str]
+    ) -> None:
         if not root.is_dir():
             if promise.opened:
                 problems.append("the data root is gone")
@@ -236,7 +243,10 @@ class Campaign:
             await self._check_snapshots(parts, promise, problems)
             for name, short in promise.images.items():
                 await self._check_image(store, name, short, problems)
-            for short in IMAGES:  # a pull heals whatever was cut off
+            for name, short in promise.prepared.items():
+                mounts = await parts.snapshotter.mounts(SnapshotKey(name))
+                _compare(f"active snapshot {name}", self._through(mounts), by_name(short).tree, problems)
+            for short in healed:  # a pull heals whatever was cut off
                 name = f"{self._host}/app:{short}"
                 await store.pull(name)
                 await self._check_image(store, name, short, problems)
@@ -283,27 +293,32 @@ class Campaign:
             trees[name] = stacked(by_name(short).tree, ADDED)
             if name not in rows:
                 problems.append(f"snapshot {name} was committed and is gone")
-        for short in promise.durable:
-            if by_name(short).image.chain[-1] not in rows:
-                problems.append(f"the snapshot of image {short} was flushed and is gone")
+        problems += [
+            f"the snapshot of image {short} was flushed and is gone"
+            for short in promise.durable
+            if by_name(short).image.chain[-1] not in rows
+        ]
         for key, info in rows.items():
             if info.kind is Kind.COMMITTED and key in trees:
                 found = await self._look(parts, SnapshotName(key))
                 _compare(f"snapshot {key}", found, trees[key], problems)
 
     async def _look(self, parts: wiring.Store, name: SnapshotName) -> Tree:
-        point = self._place / "point"
-        point.mkdir(exist_ok=True)
         mounts = await parts.snapshotter.view(SnapshotKey("look"), name)
         try:
-            for each in mounts:
-                linux.mount_with(each.source, str(point), each.type, each.options)
-            try:
-                return seen(point)
-            finally:
-                linux.unmount(str(point))
+            return self._through(mounts)
         finally:
             await parts.snapshotter.remove("look")
+
+    def _through(self, mounts: Sequence[Mount]) -> Tree:
+        point = self._place / "point"
+        point.mkdir(exist_ok=True)
+        for each in mounts:
+            linux.mount_with(each.source, str(point), each.type, each.options)
+        try:
+            return seen(point)
+        finally:
+            linux.unmount(str(point))
 
     async def _check_image(self, store: library.Store, name: str, short: str, problems: list[str]) -> None:
         async with store.mount(name) as root:

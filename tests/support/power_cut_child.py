@@ -90,6 +90,8 @@ async def main(root: Path, marks: Marks, host: str, driver: str, durability: str
         await add_to(parts, top, "work-b", "made-b", root)
         marks.write("made", name="made-b", image="b")
         await pull(store, marks, names, "c")
+        await parts.snapshotter.prepare(SnapshotKey("box"), await top_of(parts, names["c"]), lease=lease.id)
+        marks.write("prepared", name="box", image="c")
         marks.write("removing", image="a")
         await store.remove(names["a"])
         await collect(parts)
@@ -100,7 +102,6 @@ async def main(root: Path, marks: Marks, host: str, driver: str, durability: str
         async with anyio.create_task_group() as group:
             group.start_soon(pull, store, marks, names, "e")
             group.start_soon(pull, store, marks, names, "a")
-        await parts.leases.delete(lease.id)
         await parts.snapshotter.settle()
         marks.write("settled")
         marks.write("end")

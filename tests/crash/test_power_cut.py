@@ -1,0 +1,62 @@
+"""No power cut takes back what was acknowledged, or shows a wrong byte: see `support.power_cut`."""
+
+import json
+import os
+import subprocess
+import sys
+from shutil import which
+
+import pytest
+from support import power_cut
+
+pytestmark = [
+    pytest.mark.crash,
+    pytest.mark.skipif(os.geteuid() != 0 or not os.path.exists("/dev/fuse"), reason="needs root and FUSE"),
+]
+
+SAMPLE = [("ext4", "erofs", "lazy"), ("ext4", "overlayfs", "strict"), ("xfs", "overlayfs", "lazy")]
+NIGHTLY = [
+    (type, driver, durability)
+    for type in ("ext4", "xfs")
+    for driver in ("erofs", "overlayfs", "native")
+    for durability in ("lazy", "strict")
+]
+STATES_PER_NIGHT = 170
+"""Of each campaign: 2,040 together."""
+
+
+def replay(type: str, driver: str, durability: str, states: int, seed: int, *options: str) -> list[list[str]]:
+    """What was wrong with each state; states without a fault are printed nowhere."""
+    if which(f"mkfs.{type}") is None:
+        pytest.skip(f"mkfs.{type} is not installed")
+    command = [sys.executable, power_cut.__file__, type, driver, durability, str(states), str(seed), *options]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    for line in lines:
+        if line["problems"]:
+            print(type, driver, durability, line["cut"], *line["problems"], sep="\n  ")
+    assert len(lines) == states
+    return [line["problems"] for line in lines]
+
+
+@pytest.mark.parametrize(("type", "driver", "durability"), SAMPLE)
+def test_a_power_cut_takes_nothing_back(type, driver, durability):
+    assert not any(replay(type, driver, durability, 10, 5))
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", [1])
+@pytest.mark.parametrize(("type", "driver", "durability"), NIGHTLY)
+def test_no_power_cut_takes_anything_back(type, driver, durability, seed):
+    assert not any(replay(type, driver, durability, STATES_PER_NIGHT, seed))
+
+
+def test_a_store_that_does_not_flush_is_found_out():
+    """The replay itself: it must see what goes wrong."""
+    found = [
+        problem for state in replay("ext4", "overlayfs", "strict", 6, 1, "no-flush") for problem in state
+    ]
+    assert any("paths are wrong" in problem for problem in found)
