@@ -156,6 +156,10 @@ class Snapshots(Protocol):
         """Clear ``boot_id`` after the data was flushed."""
         ...
 
+    async def mark_lost(self, ids: Sequence[int]) -> None:
+        """Note that flushing the data failed: to every boot, also this one, ``boot_id`` is then a foreign one."""
+        ...
+
     async def discard_foreign_boots(self, boot_id: str) -> "Sequence[SnapshotRow]":
         """Delete committed rows of other boots that never became durable, with committed descendants; returns them.
 

@@ -21,6 +21,8 @@ from lading.metadata.codec import dump, load_text_map, to_time
 from lading.metadata.holding import hold
 from lading.metadata.session import Session
 
+_LOST: Final = "lost"
+"""A boot ID that no boot has."""
 _COLUMNS: Final = "id, key, kind, parent, created, updated, size, inodes, boot_id, labels, extra"
 _WHERE: Final = "WHERE namespace = ? AND snapshotter = ?"
 _SELECT: Final = f"SELECT {_COLUMNS} FROM snapshot {_WHERE}"  # noqa: S608 -- constants
@@ -218,10 +220,17 @@ class SqliteSnapshots(metadata.Snapshots):
 
     @override
     async def mark_durable(self, ids: Sequence[int]) -> None:
+        await self._set_boot(ids, "")
+
+    @override
+    async def mark_lost(self, ids: Sequence[int]) -> None:
+        await self._set_boot(ids, _LOST)
+
+    async def _set_boot(self, ids: Sequence[int], boot_id: str) -> None:
         def job(connection: Connection) -> None:
             connection.executemany(
-                f"UPDATE snapshot SET boot_id = '' {_WHERE} AND id = ?",  # noqa: S608 -- constants
-                [(*self._scope, number) for number in ids],
+                f"UPDATE snapshot SET boot_id = ? {_WHERE} AND id = ?",  # noqa: S608 -- constants
+                [(boot_id, *self._scope, number) for number in ids],
             )
 
         if ids:

@@ -345,34 +345,35 @@ class DirectorySnapshotter(Snapshotter, Differ):
     async def settle(self) -> None:
         """Do now what `run` does in the background. What fails is logged and left to the next start."""
         await self._delete_doomed()
-        async with self._settling:
-            # An error is not tried again: a second syncfs(2) would succeed with the data lost (reliability.md I4).
-            unflushed, self._unflushed = self._unflushed, set()
-            if unflushed:
-                try:
-                    await self._flush(sorted(unflushed))
-                except LadingError as exc:
-                    _log.warning("snapshots_not_flushed", ids=sorted(unflushed), error=str(exc))
-                else:
-                    await self._mark_durable(unflushed)
-
-    async def _mark_durable(self, ids: set[int]) -> None:
         try:
-            await self._rows.mark_durable(sorted(ids))
-        except LadingError as exc:  # as when the disk is full; they are flushed, and are marked the next time
-            self._unflushed |= ids
-            _log.warning("snapshots_not_marked_durable", ids=sorted(ids), error=str(exc))
+            await self._flush_all()
+        except LadingError as exc:
+            _log.warning("snapshots_not_flushed", error=str(exc))
 
     # Steps.
 
     async def _flush_all(self, *more: int) -> None:
         """Flush all layers that are not yet flushed, and ``more``; then a reboot discards them no longer."""
-        async with self._flushing:
-            # An error is not tried again: a second syncfs(2) would succeed with the data lost (reliability.md I4).
-            unflushed, self._unflushed = self._unflushed, set()
-            if unflushed or more:
-                await self._flush(sorted({*unflushed, *more}))
-                await self._rows.mark_durable(sorted(unflushed))
+        # A cancelled flush would leave it open whether it had failed.
+        with anyio.CancelScope(shield=True):
+            async with self._flushing:
+                unflushed, self._unflushed = self._unflushed, set()
+                if not unflushed and not more:
+                    return
+                try:
+                    await self._flush(sorted({*unflushed, *more}))
+                except LadingError:
+                    # It is not tried again, nor by the next process of this boot: a second syncfs(2) would succeed with
+                    # the data lost (reliability.md I4).
+                    await self._rows.mark_lost(sorted(unflushed))
+                    raise
+                try:
+                    await self._rows.mark_durable(sorted(unflushed))
+                except (
+                    LadingError
+                ):  # as when the disk is full; they are flushed, and are marked the next time
+                    self._unflushed |= unflushed
+                    raise
 
     async def _find_orphans(self) -> None:
         names = await run(DISK, os.listdir, self._directory)

@@ -333,6 +333,9 @@ class DatabaseSuite:
         with pytest.raises(NotFoundError):
             await database.snapshots(HERE, "other").get("name")
         await snapshots.set_usage("name", NOTHING)
+        await snapshots.mark_lost([committed.id])
+        assert [row.boot_id == "boot" for row in await snapshots.list()] == [False]
+        assert (await snapshots.get("name")).boot_id
         await snapshots.mark_durable([committed.id])
         changed = await snapshots.update("name", {"k": None})
         assert (changed.usage, changed.boot_id, dict(changed.info.labels)) == (NOTHING, "", {})

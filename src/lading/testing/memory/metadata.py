@@ -523,10 +523,17 @@ class MemorySnapshots(metadata.Snapshots):
 
     @override
     async def mark_durable(self, ids: Sequence[int]) -> None:
+        await self._set_boot(ids, "")
+
+    @override
+    async def mark_lost(self, ids: Sequence[int]) -> None:
+        await self._set_boot(ids, "lost")
+
+    async def _set_boot(self, ids: Sequence[int], boot_id: str) -> None:
         space = await self._database.change(self._namespace)
         for row in await self.list():
             if row.id in ids:
-                self._put(space, replace(row, boot_id=""))
+                self._put(space, replace(row, boot_id=boot_id))
 
     @override
     async def discard_foreign_boots(self, boot_id: str) -> Sequence[SnapshotRow]:
