@@ -121,6 +121,7 @@ class HijackedStream:
                 with anyio.move_on_after(_LINGER_SECONDS):
                     while await self.read():
                         pass
+                self._connection.let_go()
                 self._transport.close()
             except (CancelledError, ConnectionError):
                 self._transport.abort()
@@ -159,8 +160,10 @@ class HijackedStream:
         self._arrived.set()
 
     def _probe(self) -> None:
+        if self._closed.is_set() or self._transport.is_closing():
+            return  # over TLS a closed transport has not even a socket
         socket = self._transport.get_extra_info("socket")
-        if self._closed.is_set() or self._transport.is_closing() or socket is None:
+        if socket is None:
             return
         if has_left(socket.fileno()):
             self._transport.abort()
