@@ -250,3 +250,6 @@ async def test_the_end_of_input_over_tls_leaves_output_open(tmp_path: Path) -> N
             data = b""
             while b"[end]" not in data:
                 data += bytes(await turn(lambda: tls.read(4096)))  # pyright: ignore[reportArgumentType]
+            with pytest.raises(anyio.EndOfStream):
+                while True:
+                    await client.receive()

@@ -115,7 +115,8 @@ class HijackedStream:
             return
         with anyio.CancelScope(shield=True):
             try:
-                self._transport.set_write_buffer_limits(high=0)
+                # One, not zero: a TLS transport counts an empty buffer as full at zero, and would never drain.
+                self._transport.set_write_buffer_limits(high=1)
                 await self._drain(_LINGER_SECONDS if error else self._deadline)
                 await self.write_eof()
                 with anyio.move_on_after(_LINGER_SECONDS):
