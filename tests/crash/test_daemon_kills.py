@@ -153,7 +153,8 @@ class Harness:
         mark = next(each for each, digest in self.images.items() if digest == self.model.names[name])
         words = ("--rm", "--pull", "never", "--network", "none", "--name", f"look{self.random.random()}")
         assert self.daemon.docker("run", *words, name, "cat", "/mark") == mark
-        self.daemon.docker("save", "-o", os.devnull, name)
+        saved = self.daemon.run("save", name)
+        assert saved.returncode == 0, saved.stderr
 
     def finish(self) -> None:
         """What is named is whole; everything can still be pulled and run; after rm and gc nothing is left."""
