@@ -6,7 +6,6 @@ The rows are those of docs/reference/hostile-input.md. Each attack is one `docke
 
 import io
 import json
-import os
 import re
 import tarfile
 from collections.abc import Callable, Generator
@@ -261,7 +260,7 @@ TWINS: dict[str, tuple[Build, str, str]] = {
     "D2 unknown keys": (with_fields(unknown={"a": [1, None]}), "echo ok", "ok"),
     "D4 brackets in text": (with_fields(annotations={"x": "[" * 5000}), "echo ok", "ok"),
     "D5 manifest of 3 MiB": (with_fields(annotations={"x": "y" * (3 << 20)}), "echo ok", "ok"),
-    "D9 depth 7": (nested(7), "echo ok", "ok"),
+    "D9 depth 8": (nested(8), "echo ok", "ok"),
     "D12 foreign urls are not followed": (lambda s: s.put("x", with_urls(s))[0], "echo ok", "ok"),
     "D14 data field": (with_data_field, "echo ok", "ok"),
     "D14 empty layer": (with_layer(bytes(1024)), "echo ok", "ok"),
@@ -312,7 +311,8 @@ def passwd(text: bytes, **run: Any) -> Build:
 
 
 def passwd_entry(run_as: str, **fields: Any) -> Build:
-    layer = tar_of(("etc/passwd", fields))
+    # Where a link leads inside the image, there is another file than on the host.
+    layer = tar_of(("etc/users", {"content": b"tape:x:77:77::/:/bin/sh\n"}), ("etc/passwd", fields))
 
     def build(shelf: Shelf) -> str:
         return shelf.put("x", shelf.manifest([BASE, layer], User=run_as))[0]
@@ -336,7 +336,6 @@ REFUSED: dict[str, tuple[Build, str]] = {
     "D17 passwd is a FIFO": (passwd_entry("someone", kind=tarfile.FIFOTYPE), "passwd|someone"),
     "D17 passwd is huge": (passwd(b"x" * (11 << 20), User="someone"), "passwd"),
     "D18 WORKDIR through a magic link": (configured(WorkingDir=CANARY), "fd|directory|cwd"),
-    "D18 VOLUME that leads out": (configured(Volumes={"/../../etc": {}}), "olume|unsupported|not supported|\\.\\."),
 }  # fmt: skip
 
 
@@ -355,12 +354,15 @@ def test_a_container_is_not_made_of_it(shared_daemon: Daemon, shelf: Shelf, row:
     check_nothing_is_left(shared_daemon)
 
 
+ROOT_NAMES = "bin\ndev\netc\nproc\nroot\nsys\ntmp"
 MADE: dict[str, tuple[Build, str, str]] = {
     "D17 digits are never a name": (passwd(b"root:x:0:0::/:/bin/sh\n1234:x:0:0::/:/bin/sh\n", User="1234"), "id -u", "1234"),
     "D17 the highest user": (configured(User="2147483647"), "id -u", "2147483647"),
     "D17 a name": (configured(User="user"), "id -u", "1000"),
-    "D17 passwd links out": (passwd_entry("0", kind=tarfile.SYMTYPE, link="../../../../../etc/passwd"), "id -u", "0"),
+    "D17 passwd links out": (passwd_entry("tape", kind=tarfile.SYMTYPE, link="../../../../../etc/users"), "id -u", "77"),
     "D18 WORKDIR leads up": (configured(WorkingDir="/a/../../../b"), "pwd", "/b"),
+    # Volumes of an image are not mounted yet: nothing is made for them anywhere, whatever they say.
+    "D18 VOLUME that leads out": (configured(Volumes={"/../../etc": {}, "/proc/self/fd/7": {}}), "ls /", ROOT_NAMES),
     "D18 WORKDIR is made": (configured(WorkingDir="/new/place"), "pwd", "/new/place"),
 }  # fmt: skip
 
@@ -411,7 +413,6 @@ ARCHIVES: dict[str, tuple[bytes, str]] = {
     "layer outside": (docker_archive(layer="/etc/hostname"), "etc/hostname|layer"),
     "layer is a link outside": (docker_archive(**{"layer.tar": "/etc/hostname"}), "layer|link|etc/hostname"),
     "manifest is a link": (docker_archive(**{"manifest.json": "/etc/hostname"}), "manifest|link|archive"),
-    "bad name": (docker_archive(tags=("../../up:UP",)), "reference|name|invalid"),
     "manifest over 20 MiB": (docker_archive(**{"manifest.json": b" " * (21 << 20)}), "manifest|bytes|large"),
     "truncated": (docker_archive()[:5000], "truncated|end|archive"),
     "no archive": (b"not a tar archive at all" * 100, "archive|tar|header|checksum"),
@@ -440,13 +441,18 @@ def test_d19_the_honest_archive_loads(shared_daemon: Daemon) -> None:
         check_nothing_is_left(shared_daemon)
 
 
+def test_d19_a_name_that_is_none_is_not_taken(shared_daemon: Daemon) -> None:
+    loaded = shared_daemon.docker("load", input=docker_archive(tags=("../../up:UP", "a b", "loaded:it")))
+    assert shared_daemon.docker("image", "ls", "-a", "--format", "{{.Repository}}").split() == ["loaded"], (
+        loaded
+    )
+
+
 def test_t7_devices_are_there_and_cannot_be_opened(shared_daemon: Daemon, shelf: Shelf) -> None:
-    disk = os.stat("/dev/null")
     layer = tar_of(
         ("memory", {"kind": tarfile.CHRTYPE, "device": (1, 1), "mode": 0o666}),
         ("zero", {"kind": tarfile.CHRTYPE, "device": (1, 5), "mode": 0o666}),
     )
-    assert disk
     name = with_layer(layer)(shelf)
     words = ("run", "--rm", "--network", "none", name, "sh", "-c")
     denied = shared_daemon.run(*words, "head -c 1 /memory")
@@ -464,7 +470,7 @@ def test_the_host_is_untouched(shared_daemon: Daemon, shelf: Shelf, tmp_path: Pa
     before = canary.stat()
     up = "../" * 40
     layer = tar_of(
-        ("link", {"kind": tarfile.SYMTYPE, "link": f"{up}{tmp_path}"[1:] if False else f"{up}{str(tmp_path)[1:]}"}),
+        ("link", {"kind": tarfile.SYMTYPE, "link": f"{up}{str(tmp_path)[1:]}"}),
         ("link/canary", {"content": b"written through", "mode": 0o777, "uid": 99}),
         ("absolute", {"kind": tarfile.SYMTYPE, "link": str(canary)}),
         ("absolute", {"kind": tarfile.SYMTYPE, "link": str(canary), "mode": 0o777, "uid": 99, "time": "5", "xattrs": {"trusted.x": b"1"}}),
