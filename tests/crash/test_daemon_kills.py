@@ -176,7 +176,7 @@ class Harness:
         assert collected.returncode == 0, collected.stdout + collected.stderr
         left = _files(self.daemon.data_root / "content")
         assert left == [], "\n".join(self.daemon.lading("why", f"sha256:{p.name}").stdout for p in left)
-        assert list((self.daemon.data_root / "snapshots").glob("*/snapshots/*")) == []
+        assert list((self.daemon.data_root / "snapshots").glob("*/*/snapshots/*")) == []
         self.daemon.stop()
         assert left_processes(self.daemon.exec_root) == [], "shims outlived their containers"
 

@@ -211,7 +211,7 @@ def check_nothing_is_left(daemon: Daemon) -> None:
     assert collected.returncode == 0, collected.stderr
     content = daemon.data_root / "content"
     assert [path for path in content.rglob("*") if path.is_file()] == []
-    assert list((daemon.data_root / "snapshots").glob("*/snapshots/*")) == []
+    assert list((daemon.data_root / "snapshots").glob("*/*/snapshots/*")) == []
 
 
 def with_fields(**change: Any) -> Build:
