@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from struct import Struct
+from struct import error as struct_error
 from typing import Any, Final
 
 import msgspec
