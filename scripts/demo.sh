@@ -7,14 +7,16 @@ root=$PWD
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 show() {
-    printf '\033[36m$ %s\033[0m\n' "$*"
+    printf '\033[36m$'
+    printf ' %q' "$@"
+    printf '\033[0m\n'
     "$@"
 }
 
 say "1. A registry on loopback, and the daemon on a private socket"
 start_registry
 start_daemon
-show docker version --format '{{.Server.Platform.Name}} {{.Server.Version}}, API {{.Server.APIVersion}}'
+show docker version --format '{{.Server.Platform.Name}}, API {{.Server.APIVersion}}'
 
 say "2. An image for amd64 and arm64, made from Debian's busybox-static packages"
 packages=()

@@ -83,7 +83,7 @@ async def test_a_killed_daemons_containers_are_found_again(world: ShimWorld, tmp
 
 
 async def test_fifty_containers_leave_nothing(world: ShimWorld) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before, dead = len(os.listdir("/proc/self/fd")), zombies()
     limit = anyio.CapacityLimiter(8)
     ends: list[int] = []
 
@@ -112,7 +112,7 @@ async def test_fifty_containers_leave_nothing(world: ShimWorld) -> None:
     assert ends == [137] * 50
     assert runtime_fds - before < 10
     assert len(os.listdir("/proc/self/fd")) <= before
-    assert zombies() == []
+    assert set(zombies()) <= set(dead)
 
 
 async def test_a_create_that_is_given_up_leaves_nothing(world: ShimWorld) -> None:

@@ -55,8 +55,9 @@ from lading.remotes.dial import Proxies
 from lading.remotes.registries import HttpRegistries
 from lading.runtime.config import RUNC_V2, RuntimeConfig
 from lading.runtime.service import ShimRuntime
-from lading.snapshots import overlay
+from lading.snapshots import erofs, overlay
 from lading.snapshots.base import DirectorySnapshotter
+from lading.snapshots.erofs import ErofsSnapshotter
 from lading.snapshots.native import NativeSnapshotter
 from lading.snapshots.overlay import OverlaySnapshotter
 from lading.transfer.service import TransferService
@@ -194,10 +195,11 @@ class SnapshotterKind:
 
 
 SNAPSHOTTERS: Final[Mapping[str, SnapshotterKind]] = {
+    "erofs": SnapshotterKind(make=ErofsSnapshotter, probe=erofs.probe),
     "overlayfs": SnapshotterKind(make=OverlaySnapshotter, probe=overlay.probe),
     "native": SnapshotterKind(make=NativeSnapshotter, probe=lambda _: None),
 }
-"""Snapshotters by name, in the order in which they are tried when the configuration names none."""
+"""Snapshotters by name, in the order in which they are tried when the configuration names none and none has snapshots yet."""
 
 
 async def open_snapshotter(config: Config, database: metadata.Database) -> DirectorySnapshotter:
@@ -205,21 +207,28 @@ async def open_snapshotter(config: Config, database: metadata.Database) -> Direc
 
     Raises `FailedPreconditionError`, with what was tried.
     """
-    chosen = [config.storage_driver] if config.storage_driver else list(SNAPSHOTTERS)
+    namespace = Namespace(config.containerd_namespace)
+    chosen = [config.storage_driver]
+    if not config.storage_driver:
+        # Containers stay with the snapshotter that made them, so one that is in use goes before a better one.
+        used = [name for name in SNAPSHOTTERS if await database.snapshots(namespace, name).list()]
+        chosen = [*used, *[name for name in SNAPSHOTTERS if name not in used]]
     tried: list[str] = []
     for name in chosen:
         kind = SNAPSHOTTERS.get(name)
-        root = config.data_root / "snapshots" / name
+        # A sweep deletes what has no row, so each namespace has a directory of its own.
+        root = config.data_root / "snapshots" / name / config.containerd_namespace
         problem = await aio.run(aio.DISK, kind.probe, root) if kind else "there is no such snapshotter"
         if kind is None or problem:
             tried.append(f"{name}: {problem}")
             continue
         snapshotter = kind.make(
             root,
-            database.snapshots(Namespace(config.containerd_namespace), name),
+            database.snapshots(namespace, name),
             durability=config.lading.durability,
             boot_id=linux.boot_id(),
         )
+        _log.info("snapshotter_chosen", name=name, passed_over=tried)
         lost = await snapshotter.recover()
         if lost:
             _log.warning(
@@ -244,7 +253,9 @@ def make_registries(config: Config) -> Registries:
             mirrors=config.registry_mirrors,
             insecure=config.insecure_registries,
             user_agent=f"lading/{host.version()}",
-            limits=Limits(attempts=config.max_download_attempts),
+            limits=Limits(
+                attempts=config.max_download_attempts, idle=float(config.lading.registry_idle_timeout)
+            ),
         )
     )
 
@@ -323,6 +334,7 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
         absent.add_swarm(router)
         absent.add_plugins(router)
         absent.add_builder(router)
+        absent.add_container_extras(router)
         yield Engine(router=router, store=store, config=config, sources=sources)
 
 

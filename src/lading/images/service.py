@@ -1,10 +1,9 @@
 """The image service: what an edge asks about images, over whichever stores are active."""
 
-import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 import anyio.lowlevel
@@ -32,7 +31,7 @@ from lading.images.listing import (
 )
 from lading.images.removal import Removed, Use, Uses
 from lading.images.sizes import Inventory
-from lading.kit.times import parse_moment
+from lading.kit import times
 from lading.oci import platform as oci_platform
 from lading.oci import reference
 from lading.oci.config import History
@@ -168,7 +167,7 @@ class ImageService:
                 for row, held in zip(rows, parts, strict=True)
             ]
         kept = await self._filtered(rows, by_target, filters)
-        return sorted(kept, key=lambda row: _created(row.created), reverse=True)
+        return sorted(kept, key=lambda row: times.parse_nano(row.created), reverse=True)
 
     async def _facts(self, target: Descriptor) -> TargetFacts:
         """Facts for a list: a damaged document must not hide the other images."""
@@ -211,11 +210,11 @@ class ImageService:
         dangling = parse_flag(filters, "dangling")
         newer = max([await self._created_of(n) for n in filters.get("since", ())], default=None)
         older = [await self._created_of(n) for n in filters.get("before", ())]
-        older += [parse_moment(t, datetime.now(UTC)) for t in filters.get("until", ())]
+        older += [times.parse_moment(t, times.now_nano()) for t in filters.get("until", ())]
         oldest = min(older, default=None)
         kept: list[ImageRow] = []
         for row in rows:
-            made = _created(row.created)
+            made = times.parse_nano(row.created)
             if newer is not None and made <= newer:
                 continue
             if oldest is not None and made >= oldest:
@@ -234,9 +233,9 @@ class ImageService:
             kept.append(row)
         return kept
 
-    async def _created_of(self, name: str) -> datetime:
+    async def _created_of(self, name: str) -> int:
         best = best_manifest(await self.facts.target((await self.find(name)).image.target), self.host)
-        return _created((best.config.created or "") if best and best.config else "")
+        return times.parse_nano((best.config.created or "") if best and best.config else "")
 
     async def inspect(self, name: str, *, platform: Platform | None = None) -> ImageDetail:
         """One image in full. Raises `NotFoundError`; `PlatformMissingError` if ``platform`` is not here."""
@@ -441,15 +440,6 @@ def _by_manifest(uses: Sequence[Use]) -> dict[str, list[str]]:
     for use in uses:
         found.setdefault(use.manifest, []).append(use.container)
     return found
-
-
-@functools.lru_cache(maxsize=32_768)
-def _created(text: str) -> datetime:
-    """The time in an image config; the epoch if it has none or nonsense."""
-    try:
-        return parse_moment(text, datetime.now(UTC)) if text else datetime(1970, 1, 1, tzinfo=UTC)
-    except InvalidArgumentError:
-        return datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _with_names(row: ImageRow, records: Sequence[images.Image]) -> ImageRow:

@@ -30,7 +30,6 @@ RESOLVE_NO_SYMLINKS: Final = 0x04
 RESOLVE_IN_ROOT: Final = 0x10
 FICLONE: Final = 0x40049409
 """ioctl(2) request that shares a whole file's extents; see ioctl_ficlone(2)."""
-OVERLAYFS_MAGIC: Final = 0x794C7630
 
 _SYS_OPENAT2: Final = 437
 _CLONE_FS: Final = 0x200

@@ -58,12 +58,15 @@ def of_upper(upper: str, lowers: Sequence[str]) -> Generator[Difference]:
         for path, fd, entries in trees.walk(root):
             for entry in entries:
                 place = trees.join(path, entry.name)
-                if trees.is_whiteout(entry.stat(follow_symlinks=False)):
+                status = trees.look(fd, entry.name)
+                if status is None:
+                    continue  # deleted since the directory was read
+                if trees.is_whiteout(status):
                     if below.exists(place):
                         yield Difference(place, ChangeKind.DELETE, fd)
                     continue
                 kind = ChangeKind.MODIFY if below.exists(place) else ChangeKind.ADD
-                opaque = entry.is_dir(follow_symlinks=False) and trees.is_opaque(trees.handle(fd, entry.name))
+                opaque = stat.S_ISDIR(status.st_mode) and trees.is_opaque(trees.handle(fd, entry.name))
                 lost: tuple[str, ...] = ()
                 if opaque and kind is ChangeKind.MODIFY:
                     lost = tuple(sorted(below.names(place) - set(_list(fd, entry.name))))
@@ -104,7 +107,9 @@ def _compare(fd: int, name: str, path: str, below: Lowers) -> ChangeKind | None:
     if lower is None:
         return ChangeKind.ADD
     try:
-        old, new = os.fstat(lower), os.stat(name, dir_fd=fd, follow_symlinks=False)
+        old, new = os.fstat(lower), trees.look(fd, name)
+        if new is None:
+            return ChangeKind.DELETE
         same = (old.st_mode, old.st_uid, old.st_gid) == (new.st_mode, new.st_uid, new.st_gid)
         if not stat.S_ISDIR(new.st_mode):
             same = same and (old.st_size, old.st_mtime_ns, old.st_rdev) == (
@@ -164,10 +169,9 @@ def _member(difference: Difference, links: dict[int, str]) -> Generator[bytes]:
             hint="rename or delete the file",
             subject=path,
         )
-    try:
-        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return  # deleted since the directory was read
+    status = trees.look(directory, name)
+    if status is None:
+        return
     kind = _TYPES.get(stat.S_IFMT(status.st_mode))
     if kind is None:
         return  # sockets mean nothing without their process

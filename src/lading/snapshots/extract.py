@@ -370,7 +370,8 @@ class Extractor:
         mode = entry.mode if link else stat.S_IMODE(status.st_mode)
         found = (mode, status.st_uid, status.st_gid, status.st_mtime_ns)
         if found != (entry.mode, entry.uid, entry.gid, entry.mtime) or entry.xattrs:
-            self._describe(directory, base, entry, link=link)
+            owned = found[1:3] == (entry.uid, entry.gid)
+            self._describe(directory, base, entry, link=link, owned=owned)
 
     def _make_special(self, directory: _Directory, parent: str, base: str, entry: Entry) -> None:
         device = os.makedev(entry.devmajor, entry.devminor)
@@ -389,10 +390,22 @@ class Extractor:
         self._inodes += 1
         self._describe(directory, base, entry, link=False)
 
-    def _describe(self, directory: _Directory, base: str, entry: Entry, *, link: bool) -> None:
-        """Owner, attributes, mode and times of something that has no descriptor of its own; ``link``: a symbolic one."""
+    def _describe(
+        self, directory: _Directory, base: str, entry: Entry, *, link: bool, owned: bool = False
+    ) -> None:
+        """Owner, attributes, mode and times of something that has no descriptor of its own.
+
+        Args:
+            directory: Where it is.
+            base: Its name.
+            entry: What it should be like.
+            link: It is a symbolic link.
+            owned: It has its owner already, and chown(2) would cost it its capabilities.
+
+        """
         fd = directory.fd
-        os.chown(base, entry.uid, entry.gid, dir_fd=fd, follow_symlinks=False)
+        if not owned:
+            os.chown(base, entry.uid, entry.gid, dir_fd=fd, follow_symlinks=False)
         if not link:
             pin = os.open(base, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
             try:
@@ -438,10 +451,7 @@ class Extractor:
         if mark.kind is whiteouts.Kind.RESERVED:
             return
         if mark.kind is whiteouts.Kind.OPAQUE:
-            if mark.path:
-                self._set_opaque(self._parent(mark.path))
-            elif not self._lowest:
-                self._opaque_root = True
+            self._set_opaque(self._parent(mark.path) if mark.path else self._root)
             return
         parent, _, base = mark.path.rpartition("/")
         self._hide(self._parent(parent) if parent else self._root, base)
@@ -472,6 +482,9 @@ class Extractor:
 
     def _set_opaque(self, directory: _Directory) -> None:
         if self._lowest:
+            return
+        if directory is self._root:  # by a link, perhaps
+            self._opaque_root = True
             return
         os.setxattr(directory.fd, self._opaque_xattr, b"y")
         self._whiteouts += 1

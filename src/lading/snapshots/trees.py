@@ -19,6 +19,7 @@ OVERLAY_XATTRS: Final = ("trusted.overlay.", "user.overlay.")
 """Overlayfs's own attributes: they steer the mount, so they are never taken from an image nor shown as content."""
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _INSIDE: Final = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS | linux.RESOLVE_NO_SYMLINKS
+_VANISHED: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 _PATH_MAX: Final = 3800
 _COPY_CHUNK: Final = 1 << 30
 
@@ -66,17 +67,36 @@ def join(parent: str, name: str) -> str:
 
 
 def walk(root: int) -> Iterator[tuple[str, int, list[os.DirEntry[str]]]]:
-    """Every directory of a tree before its children, in order of name: its path, its open descriptor, its entries."""
+    """Every directory of a tree before its children, in order of name: its path, its open descriptor, its entries.
+
+    The tree may be in use: what is no directory any more when its turn comes is passed over.
+    """
     pending = [""]
     while pending:
         path = pending.pop()
-        with below(root, path) as fd:
+        try:
+            fd = open_below(root, path)
+        except OSError as exc:
+            if path and exc.errno in _VANISHED:
+                continue
+            raise
+        try:
             with os.scandir(fd) as found:
                 entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
             yield path, fd, entries
-            pending += [
-                join(path, entry.name) for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)
-            ]
+        finally:
+            os.close(fd)
+        pending += [
+            join(path, entry.name) for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)
+        ]
+
+
+def look(directory: int, name: str) -> os.stat_result | None:
+    """lstat(2), and nothing for what is gone."""
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
 
 
 def usage(root: int) -> Usage:
@@ -84,9 +104,11 @@ def usage(root: int) -> Usage:
     top = os.fstat(root)
     size, inodes = top.st_blocks * 512, 1
     linked: set[int] = set()
-    for _, _, entries in walk(root):
+    for _, fd, entries in walk(root):
         for entry in entries:
-            status = entry.stat(follow_symlinks=False)
+            status = look(fd, entry.name)
+            if status is None:
+                continue
             if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
                 if status.st_ino in linked:
                     continue
@@ -141,14 +163,18 @@ def get_xattrs(path: str, *, follow: bool = False) -> dict[str, bytes]:
     try:
         names = os.listxattr(path, follow_symlinks=follow)
     except OSError as exc:
-        if exc.errno in (errno.ENOTSUP, errno.EPERM):
+        if exc.errno in (errno.ENOTSUP, errno.EPERM, errno.ENOENT):
             return {}
         raise
-    return {
-        name: os.getxattr(path, name, follow_symlinks=follow)
-        for name in sorted(names)
-        if not name.startswith(OVERLAY_XATTRS) and name != "security.selinux"
-    }
+    found: dict[str, bytes] = {}
+    for name in sorted(names):
+        if not name.startswith(OVERLAY_XATTRS) and name != "security.selinux":
+            try:
+                found[name] = os.getxattr(path, name, follow_symlinks=follow)
+            except OSError as exc:
+                if exc.errno not in (errno.ENODATA, errno.ENOENT):
+                    raise
+    return found
 
 
 def is_whiteout(status: os.stat_result) -> bool:
@@ -163,7 +189,7 @@ def is_opaque(directory: str | int) -> bool:
             if os.getxattr(directory, name) == b"y":
                 return True
         except OSError as exc:
-            if exc.errno not in (errno.ENODATA, errno.ENOTSUP, errno.EPERM):
+            if exc.errno not in (errno.ENODATA, errno.ENOTSUP, errno.EPERM, errno.ENOENT):
                 raise
     return False
 

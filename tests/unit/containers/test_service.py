@@ -95,7 +95,8 @@ async def test_life_and_events(house: House):
     assert document["State"]["Status"] == "exited"
     assert document["State"]["ExitCode"] == 3
     assert document["Name"] == "/first"
-    assert await collect(house.service.logs(id_, LogOptions())) == b"hello\noops\n"
+    both = await collect(house.service.logs(id_, LogOptions()))
+    assert sorted(both.splitlines()) == [b"hello", b"oops"]  # two pipes have no order between them
     assert await collect(house.service.logs(id_, LogOptions(stdout=False))) == b"oops\n"
     await house.service.remove("first")
     assert house.actions() == ["create", "start", "die", "destroy"]
@@ -331,3 +332,37 @@ async def test_a_client_that_does_not_read_is_dropped(house: House):
     assert not good.dropped
     broadcast.end()
     assert await good.receive() is None
+
+
+async def test_inspect_shows_every_key_that_docker_sends(tmp_path: Path) -> None:
+    house = House(tmp_path, Machine())
+    await house.open()
+    try:
+        id_ = await house.create("true")
+        made = await house.service.inspect(id_)
+        host, config = made["HostConfig"], made["Config"]
+        assert (host["Binds"], host["Memory"], host["Privileged"], host["PortBindings"]) == (
+            None,
+            0,
+            False,
+            None,
+        )
+        assert (host["IpcMode"], host["ShmSize"], host["Runtime"]) == ("private", 64 << 20, "runc")
+        assert "/proc/kcore" in host["MaskedPaths"]
+        assert "/proc/sys" in host["ReadonlyPaths"]
+        assert (config["Tty"], config["OpenStdin"], config["AttachStdout"], config["OnBuild"]) == (
+            False,
+            False,
+            False,
+            None,
+        )
+        given = await house.create(
+            "true", host={"Memory": 64 << 20, "Binds": None, "Privileged": True}, Tty=True
+        )
+        made = await house.service.inspect(given)
+        assert made["HostConfig"]["Memory"] == 64 << 20
+        assert made["HostConfig"]["MaskedPaths"] is None
+        assert made["Config"]["Tty"] is True
+        assert next(iter(made["NetworkSettings"]["Networks"].values()))["GwPriority"] == 0
+    finally:
+        await house.close()

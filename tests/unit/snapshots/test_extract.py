@@ -440,6 +440,13 @@ def test_extended_attributes(sandbox):  # T21
         unpack(sandbox, file("bad", xattrs={"security.capability": b"?"}))
 
 
+def test_a_hard_link_keeps_capabilities(sandbox):  # T21
+    value = capability()
+    unpack(sandbox, file("a", b"x", mode=0o755, xattrs={"security.capability": value}), hardlink("b", "a"))
+    assert os.getxattr(sandbox / "root/a", "security.capability") == value
+    assert stat.S_IMODE((sandbox / "root/a").stat().st_mode) == 0o644  # the last entry wins, as in containerd
+
+
 def test_special_modes(sandbox):  # T22
     unpack(
         sandbox,
