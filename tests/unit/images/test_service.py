@@ -34,6 +34,9 @@ class Rows:
     async def list(self) -> "list[Any]":
         return [await self.world.content.info(Digest(d)) for d in sorted(self.world.content.blobs)]
 
+    async def sizes(self) -> dict[str, int]:
+        return {info.digest: info.size for info in await self.list()}
+
 
 class SnapshotRows(Rows):
     async def list(self) -> "list[Any]":
