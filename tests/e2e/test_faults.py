@@ -1,9 +1,11 @@
 """A full disk, a registry that stalls, a disk that cannot be written: clear errors, and the daemon goes on."""
 
 import contextlib
+import fcntl
 import json
 import os
 import random
+import struct
 import subprocess
 import threading
 import time
@@ -22,6 +24,8 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="mounts file systems"),
 ]
 MIB = 1 << 20
+SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2
+"""EXT4_IOC_SHUTDOWN: the file system answers EIO from now on."""
 
 
 @contextlib.contextmanager
@@ -134,27 +138,34 @@ def test_a_read_only_data_root_is_told_at_start(tmp_path: Path) -> None:
         assert "Traceback" not in daemon.tail()
 
 
-def test_a_data_root_that_turns_read_only(registry: FakeRegistry, tmp_path: Path) -> None:
-    """As ext4 does it after an error of the disk."""
+def test_a_disk_that_fails(registry: FakeRegistry, tmp_path: Path) -> None:
+    """Every system call on the data root ends with EIO from one moment on: errors that say so; and nothing is lost by it."""
     shelf = Shelf(registry, "app")
     small, _ = shelf.put("small", shelf.manifest([layer_tar(busybox_layer())]))
     other, _ = shelf.put("other", shelf.manifest([layer_tar({"f": File(b"other")})]))
-    with daemon_on("tmpfs", 160 * MIB, tmp_path) as daemon:
+    place = tmp_path / "disk"
+    with daemon_on("ext4", 160 * MIB, tmp_path) as daemon:
         daemon.docker("pull", "-q", small)
-        subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "disk")], check=False)
-        daemon.signal(0)
-        readonly = "ro," in next(
-            line.split()[3] + ","
-            for line in Path("/proc/self/mounts").read_text().splitlines()
-            if line.split()[1] == str(tmp_path / "disk")
-        )
-        if not readonly:
-            pytest.skip("open files keep the file system writable here")
-        refused = daemon.run("pull", other)
-        assert refused.returncode == 1
-        assert b"Traceback" not in refused.stderr
+        subprocess.run(["sync", "-f", str(place)], check=True)  # lazy durability is not the subject
+        fd = os.open(place, os.O_RDONLY)
+        try:
+            fcntl.ioctl(fd, SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
+        finally:
+            os.close(fd)
+        for words in (("pull", other), ("tag", small, "other:name"), ("rmi", small)):
+            refused = daemon.run(*words)
+            assert refused.returncode == 1, words
+            message = refused.stderr.decode()
+            assert "Traceback" not in message
+            assert "nternal" not in message, message
+            assert "check the disk" in message or "disk reports an error" in message, message
+        assert daemon.api("GET", "/version")[0] == 200
+        daemon.kill()
+        subprocess.run(["umount", str(place)], check=True)
+        subprocess.run(["mount", "-o", "loop", str(place.with_suffix(".ext4")), str(place)], check=True)
+        daemon.start()
         assert names(daemon) == [small]
-        subprocess.run(["mount", "-o", "remount,rw", str(tmp_path / "disk")], check=True)
+        assert daemon.docker("run", "--rm", "--network", "none", small, "echo", "still") == "still\n"
         daemon.docker("pull", "-q", other)
 
 

@@ -64,13 +64,19 @@ ALL: Final = tuple(
 """Every capability, by its number (linux/capability.h)."""
 
 
-def known() -> tuple[str, ...]:
-    """The capabilities of this kernel."""
+def known(status: Path = Path("/proc/self/status")) -> tuple[str, ...]:
+    """The capabilities that this process may hand on: those of its bounding set, which no child can exceed.
+
+    So ``--privileged`` and ``ALL`` mean "all there are" in a container or a confined service too, as with Docker.
+    """
     try:
-        last = int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="ascii"))
-    except (OSError, ValueError):
+        lines = dict(
+            line.split(":\t", 1) for line in status.read_text(encoding="ascii").splitlines() if ":\t" in line
+        )
+        bounding = int(lines["CapBnd"], 16)
+    except (OSError, ValueError, KeyError):
         return ALL
-    return ALL[: last + 1]
+    return tuple(name for number, name in enumerate(ALL) if bounding >> number & 1)
 
 
 def effective(*, add: Sequence[str], drop: Sequence[str], privileged: bool) -> list[str]:

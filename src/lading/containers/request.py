@@ -5,6 +5,8 @@ it says anything but its zero value; nothing is ignored silently. Fields that
 Docker itself does not know are ignored, as Docker does.
 """
 
+import ipaddress
+import os
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
@@ -243,6 +245,7 @@ def parse(body: Mapping[str, Any]) -> CreateRequest:
     _check_network(config, host, network, warnings)
     _check_logging(host)
     _check_limits(host)
+    _check_names(host)
     return CreateRequest(config, host, raw_config, raw_host, warnings)
 
 
@@ -292,7 +295,14 @@ def _check_modes(host: HostConfig) -> None:
             raise UnsupportedError(f"HostConfig.{name} {value!r} is not supported", hint=f"use {offered}")
     policy = (host.restart_policy and host.restart_policy.name) or "no"
     if policy not in ("no", "always", "on-failure", "unless-stopped"):
-        raise InvalidArgumentError(f"invalid restart policy: unknown policy '{policy}'")
+        raise InvalidArgumentError(
+            f"invalid restart policy: unknown policy '{policy}'",
+            hint="use one of 'no', 'always', 'on-failure', or 'unless-stopped'",
+        )
+    if policy != "on-failure" and host.restart_policy and host.restart_policy.maximum_retry_count > 0:
+        raise InvalidArgumentError(
+            "invalid restart policy: maximum retry count can only be used with 'on-failure'"
+        )
     if host.restart_policy and host.restart_policy.maximum_retry_count < 0:
         raise InvalidArgumentError("invalid restart policy: maximum retry count cannot be negative")
     if host.auto_remove and policy != "no":
@@ -359,8 +369,9 @@ def _check_limits(host: HostConfig) -> None:
         raise InvalidArgumentError(
             "Conflicting options: Nano CPUs cannot be combined with CPU Period or Quota"
         )
-    if (host.nano_cpus or 0) < 0 or (host.shm_size or 0) < 0:
-        raise InvalidArgumentError("NanoCpus and ShmSize cannot be negative")
+    _check_cpus(host)
+    if (host.shm_size or 0) < 0:
+        raise InvalidArgumentError("SHM size can not be less than 0")
     if not -1000 <= (host.oom_score_adj or 0) <= 1000:
         raise InvalidArgumentError(
             f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]"
@@ -369,3 +380,33 @@ def _check_limits(host: HostConfig) -> None:
         raise InvalidArgumentError(
             f"Invalid value: {host.memory_swappiness}, valid memory swappiness range is 0-100"
         )
+
+
+def _check_cpus(host: HostConfig) -> None:
+    cpus = os.cpu_count() or 1
+    if host.nano_cpus and not 10**7 <= host.nano_cpus <= cpus * 10**9:
+        raise InvalidArgumentError(
+            f"range of CPUs is from 0.01 to {cpus:.2f}, as there are only {cpus} CPUs available"
+        )
+    if (host.cpu_shares or 0) < 0:
+        raise InvalidArgumentError(
+            f"invalid CPU shares ({host.cpu_shares}): value must be a positive integer"
+        )
+    if host.cpu_period and not 1000 <= host.cpu_period <= 1_000_000:
+        raise InvalidArgumentError(
+            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)"
+        )
+    if 0 < (host.cpu_quota or 0) < 1000:
+        raise InvalidArgumentError("CPU cfs quota can not be less than 1ms (i.e. 1000)")
+
+
+def _check_names(host: HostConfig) -> None:
+    for entry in host.extra_hosts or ():
+        name, _, address = entry.partition(":")
+        if not name or not address or any(char.isspace() for char in entry):
+            raise InvalidArgumentError(f'bad format for add-host: "{entry}"')
+    for address in host.dns or ():
+        try:
+            ipaddress.ip_address(address)
+        except ValueError as exc:
+            raise InvalidArgumentError(f"bad nameserver address {address}: it is no IP address") from exc

@@ -327,6 +327,7 @@ class ContainerService:
             log_path=str(self._life.log_path(container)),
             directory=str(self._life.directory(container)),
             driver=container.record.snapshotter,
+            cgroup_v2=self._env.cgroup_v2,
             sizes=await self._sizes(container) if size else None,
         )
 
@@ -476,9 +477,11 @@ def _document(asked: CreateRequest, image: ContainerImage, id_: str) -> Document
         "Labels": labels,
         "WorkingDir": config.working_dir or run.working_dir,
         "User": config.user or run.user,
-        "ExposedPorts": {**(run.exposed_ports or {}), **(config.exposed_ports or {})} or None,
         "Volumes": run.volumes,
     }
+    merged.pop("ExposedPorts", None)
+    if ports := {**(run.exposed_ports or {}), **(config.exposed_ports or {})}:
+        merged["ExposedPorts"] = ports
     if config.stop_signal or run.stop_signal:
         merged["StopSignal"] = stop_signal
     platform = image.manifest.platform or image.config.platform

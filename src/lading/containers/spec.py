@@ -129,13 +129,14 @@ def build(plan: Plan) -> dict[str, Any]:
         add=host.cap_add or (), drop=host.cap_drop or (), privileged=host.privileged
     )
     security = _security(host, caps)
+    hidden = hidden_paths(host)
     linux: dict[str, Any] = {
         "namespaces": _namespaces(plan),
         "resources": _resources(plan),
         "devices": _devices(host),
         "cgroupsPath": _cgroup(plan),
-        "maskedPaths": _paths(host, host.masked_paths, masked_paths()) if not security.unmasked else [],
-        "readonlyPaths": _paths(host, host.readonly_paths, READONLY_PATHS) if not security.unmasked else [],
+        "maskedPaths": hidden[0] if not security.unmasked else [],
+        "readonlyPaths": hidden[1] if not security.unmasked else [],
         "sysctl": _sysctls(host),
     }
     if security.filter is not None:
@@ -223,6 +224,16 @@ def _paths(host: HostConfig, given: Sequence[str] | None, default: Sequence[str]
     return [] if host.privileged else list(default)
 
 
+def hidden_paths(host: HostConfig) -> tuple[list[str], list[str]]:
+    """Masked and read-only paths, as far as the host configuration decides. Blocking."""
+    return _paths(host, host.masked_paths, masked_paths()), _paths(host, host.readonly_paths, READONLY_PATHS)
+
+
+def cgroup_namespace(host: HostConfig, *, cgroup_v2: bool) -> str:
+    """``private`` or ``host``; without a wish a cgroup namespace of its own on cgroup v2, unless privileged."""
+    return host.cgroupns_mode or ("private" if cgroup_v2 and not host.privileged else "host")
+
+
 def _namespaces(plan: Plan) -> list[dict[str, str]]:
     host = plan.host
     wanted = {
@@ -231,8 +242,7 @@ def _namespaces(plan: Plan) -> list[dict[str, str]]:
         "uts": host.uts_mode != "host",
         "pid": host.pid_mode != "host",
         "ipc": host.ipc_mode != "host",
-        "cgroup": (host.cgroupns_mode or ("private" if plan.cgroup_v2 and not host.privileged else "host"))
-        == "private",
+        "cgroup": cgroup_namespace(host, cgroup_v2=plan.cgroup_v2) == "private",
     }
     return [{"type": name} for name, has in wanted.items() if has]
 
@@ -270,13 +280,12 @@ def _mounts(plan: Plan) -> list[dict[str, Any]]:
             system[3]["options"].append("rslave")
     if host.ipc_mode == "host":
         system.append(_mount("/dev/shm", "bind", "/dev/shm", "rbind", "rw"))  # noqa: S108 (the host's own)
-        system.append(_mount("/dev/mqueue", "bind", "/dev/mqueue", "rbind", "rw"))
-    else:
-        system.append(_mount("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"))
-        if host.ipc_mode != "none":
-            system.append(
-                _mount("/dev/shm", "tmpfs", "shm", "nosuid", "noexec", "nodev", "mode=1777", f"size={shm}")  # noqa: S108
-            )
+    elif host.ipc_mode != "none":
+        system.append(
+            _mount("/dev/shm", "tmpfs", "shm", "nosuid", "noexec", "nodev", "mode=1777", f"size={shm}")  # noqa: S108
+        )
+    # The queues of its IPC namespace, also if that is the host's, where they need not be mounted at all.
+    system.append(_mount("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"))
     asked = [*(bind.spec() for bind in plan.binds), *(tmpfs.spec() for tmpfs in plan.tmpfs)]
     taken = {mount["destination"] for mount in asked}
     files = [

@@ -3,6 +3,7 @@
 import shlex
 from typing import Any
 
+from lading.containers import defaults
 from lading.containers.binds import Bind
 from lading.containers.execs import Exec
 from lading.containers.model import Container
@@ -80,6 +81,7 @@ def _networks(container: Container) -> dict[str, Any]:
         "Aliases": None,
         "MacAddress": "",
         "DriverOpts": None,
+        "GwPriority": 0,
         "NetworkID": "",
         "EndpointID": "",
         "Gateway": "",
@@ -94,7 +96,13 @@ def _networks(container: Container) -> dict[str, Any]:
 
 
 def inspect(
-    container: Container, *, log_path: str, directory: str, driver: str, sizes: tuple[int, int] | None
+    container: Container,
+    *,
+    log_path: str,
+    directory: str,
+    driver: str,
+    cgroup_v2: bool,
+    sizes: tuple[int, int] | None,
 ) -> dict[str, Any]:
     """The inspect document of the newest API version; the edge shapes it for older ones."""
     document = container.document
@@ -117,10 +125,10 @@ def inspect(
         "ProcessLabel": "",
         "AppArmorProfile": "",
         "ExecIDs": [exec_.id for exec_ in container.execs.values() if exec_.running] or None,
-        "HostConfig": host_config(container),
+        "HostConfig": host_config(container, cgroup_v2=cgroup_v2),
         "GraphDriver": {"Data": None, "Name": driver},
         "Mounts": _mounts(container),
-        "Config": document.config,
+        "Config": defaults.config(document.config),
         "NetworkSettings": {
             "Bridge": "",
             "SandboxID": "",
@@ -148,9 +156,9 @@ def inspect(
     return made
 
 
-def host_config(container: Container) -> dict[str, Any]:
+def host_config(container: Container, *, cgroup_v2: bool) -> dict[str, Any]:
     """``HostConfig`` with the defaults that took effect."""
-    shown = dict(container.document.host_config)
+    shown = defaults.host_config(container.document.host_config, container.host, cgroup_v2=cgroup_v2)
     shown["NetworkMode"] = container.host.network_mode or "default"
     log = container.host.log_config
     shown["LogConfig"] = {"Type": (log and log.type) or "json-file", "Config": (log and log.config) or {}}
@@ -158,7 +166,6 @@ def host_config(container: Container) -> dict[str, Any]:
         "Name": container.restart_policy.name or "no",
         "MaximumRetryCount": container.restart_policy.maximum_retry_count,
     }
-    shown.setdefault("AutoRemove", False)
     shown["Runtime"] = container.host.runtime or "runc"
     return shown
 

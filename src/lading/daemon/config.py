@@ -16,6 +16,7 @@ import msgspec
 from lading.daemon import options
 from lading.daemon.options import Kind, Meaning, Option
 from lading.errors import FailedPreconditionError, InvalidArgumentError, UnsupportedError
+from lading.remotes import hosts as registry_hosts
 
 DEFAULT_CONFIG_FILE: Final = "/etc/lading/daemon.json"
 DEFAULT_HOST: Final = "unix:///run/lading/lading.sock"
@@ -371,6 +372,7 @@ def _check(config: Config) -> None:
     for label in config.labels:
         if "=" not in label:
             raise InvalidArgumentError(f"bad attribute format: {label}", hint="labels are key=value")
+    registry_hosts.check(config.registry_mirrors, config.insecure_registries)
     if not config.hosts:
         raise InvalidArgumentError("no host to listen on")
     for host in config.hosts:

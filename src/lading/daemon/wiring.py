@@ -334,6 +334,7 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
         absent.add_swarm(router)
         absent.add_plugins(router)
         absent.add_builder(router)
+        absent.add_container_extras(router)
         yield Engine(router=router, store=store, config=config, sources=sources)
 
 

@@ -7,12 +7,12 @@
 A crash between 2 and 3 leaves files without rows, which the sweep at start deletes.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 import anyio
+import structlog
 
 from lading.core.content import IngestRef
 from lading.core.metadata import Database, Namespace, Node
@@ -23,7 +23,7 @@ from lading.kit import aio
 from lading.kit.failpoints import failpoint
 from lading.oci.digest import Digest
 
-_log: Final = logging.getLogger(__name__)
+_log: Final = structlog.get_logger(__name__)
 _BATCH: Final = 256
 """Rows deleted in one transaction: a writer waits for a few milliseconds at most."""
 _CLEAN: Final = aio.Lane("gc", 1)
@@ -103,12 +103,10 @@ class Collector:
                 if collected.nodes or collected.failed:
                     _log.info(
                         "collected",
-                        extra={
-                            "nodes": len(collected.nodes),
-                            "freed": collected.freed,
-                            "failed": len(collected.failed),
-                            "seconds": round(collected.seconds, 3),
-                        },
+                        nodes=len(collected.nodes),
+                        freed=collected.freed,
+                        failed=len(collected.failed),
+                        seconds=round(collected.seconds, 3),
                     )
 
     async def collect(self) -> Collected:
@@ -150,7 +148,7 @@ class Collector:
                 elif node.kind == "ingest":
                     await self._content.delete_ingest(IngestRef(node.id))
             except (LadingError, OSError) as exc:
-                _log.warning("file_not_deleted", extra={"node": node, "error": str(exc)})
+                _log.warning("file_not_deleted", node=str(node), error=str(exc))
                 failed.append((node, str(exc)))
         return freed
 
@@ -160,7 +158,7 @@ class Collector:
             try:
                 freed += await self._snapshotters[name].sweep()
             except (LadingError, OSError) as exc:
-                _log.warning("snapshots_not_swept", extra={"snapshotter": name, "error": str(exc)})
+                _log.warning("snapshots_not_swept", snapshotter=name, error=str(exc))
                 failed.append((Node("snapshot", "", name), str(exc)))
         return freed
 

@@ -112,15 +112,28 @@ def is_insecure(name: str, insecure: Iterable[str], addresses: Iterable[str] = (
         if entry.lower() in {name.lower(), host}:
             return True
         if "/" in entry:
-            try:
-                network = ipaddress.ip_network(entry, strict=False)
-            except ValueError as exc:
-                raise InvalidArgumentError(
-                    f"insecure registry {entry!r} is neither a host nor a network"
-                ) from exc
+            network = _network(entry)
             if any(address in network for address in parsed):
                 return True
     return False
+
+
+def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(entry, strict=False)
+    except ValueError as exc:
+        raise InvalidArgumentError(
+            f"insecure registry {entry!r} is neither a host nor a network",
+            hint="use host, host:port or 10.0.0.0/8",
+        ) from exc
+
+
+def check(mirrors: Iterable[str], insecure: Iterable[str]) -> None:
+    """Raise `InvalidArgumentError` for mirrors and insecure registries that could never be used."""
+    for entry in insecure:
+        if "/" in entry:
+            _network(entry)
+    mirror_hosts(mirrors, insecure)
 
 
 def default_host(namespace: str, *, insecure: bool, trust: Trust | None = None) -> Host:

@@ -46,6 +46,7 @@ from lading.errors import (
     InvalidArgumentError,
     LadingError,
     NotFoundError,
+    ResourceExhaustedError,
 )
 from lading.kit import linux
 from lading.kit.aio import DATA, DISK, run
@@ -343,7 +344,14 @@ class DirectorySnapshotter(Snapshotter, Differ):
                 except LadingError as exc:
                     _log.warning("snapshots_not_flushed", ids=sorted(unflushed), error=str(exc))
                 else:
-                    await self._rows.mark_durable(sorted(unflushed))
+                    await self._mark_durable(unflushed)
+
+    async def _mark_durable(self, ids: set[int]) -> None:
+        try:
+            await self._rows.mark_durable(sorted(ids))
+        except LadingError as exc:  # as when the disk is full; they are flushed, and are marked the next time
+            self._unflushed |= ids
+            _log.warning("snapshots_not_marked_durable", ids=sorted(ids), error=str(exc))
 
     # Steps.
 
@@ -378,11 +386,14 @@ class DirectorySnapshotter(Snapshotter, Differ):
         try:
             await run(DISK, self._make_directory, number)
             yield number
-        except BaseException:
+        except BaseException as exc:
             with anyio.CancelScope(shield=True):
                 if not await self._has_row(key, number):
                     await run(DISK, self._doom, number)
                     self._work.set()
+                    if isinstance(exc, ResourceExhaustedError):
+                        # Whoever hears that the disk is full finds it as it was before, not still being cleared.
+                        await self._delete_doomed()
             raise
         finally:
             self._making.discard(number)

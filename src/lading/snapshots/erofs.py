@@ -267,9 +267,9 @@ class ErofsSnapshotter(OverlaySnapshotter):
         directory = self.path(row.id)
         lengths = [int(length) for length in row.extra[DEVICES].split(",") if length]
         try:
-            intact = hashlib.sha256((directory / IMAGE).read_bytes()).hexdigest() == row.extra[
-                METADATA
-            ] and all(
+            with open(directory / IMAGE, "rb") as image:
+                found = hashlib.file_digest(image, "sha256").hexdigest()
+            intact = found == row.extra[METADATA] and all(
                 os.stat(directory / name).st_size == length
                 for name, length in zip(_FILES, lengths, strict=False)
             )

@@ -44,6 +44,10 @@ _LINKS_MAX: Final = 40
 """Symbolic links in one path, as path_resolution(7) bounds them."""
 _STEPS_MAX: Final = 20_000_000
 """Components that one layer may make us look up: links can make a short name very long."""
+_HELD_MAX: Final = 256 << 20
+"""Bytes of attributes and link targets that one layer may have: they are kept in memory until it is complete."""
+_PATHS_MAX: Final = 16 << 20
+"""Bytes of paths that are remembered with their directories."""
 _TIME_MAX: Final = 2**63 - 1
 _OPAQUE: Final = "trusted.overlay.opaque"
 _ORIGIN: Final = "trusted.overlay.origin"
@@ -109,6 +113,8 @@ class LayerBuilder:
         self._lowest = lowest
         self._stream_left = self._logical_left = budget
         self._steps_left = _STEPS_MAX
+        self._held_left = _HELD_MAX
+        self._paths_left = _PATHS_MAX
         self._opaque_root = False
         self._dropped = 0
         self._root = Directory(stat.S_IFDIR | 0o755, children={})
@@ -274,7 +280,7 @@ class LayerBuilder:
             # The next file's parent is found as its archive writes it.
             raw = entry.name.rpartition("/")[0]
             if raw != above and entry.name.endswith(f"/{base}") and rooted(raw) == above:
-                self._by_path[raw] = directory
+                self._remember(raw, directory)
 
     def _make_file(self, directory: Directory, base: str, entry: Entry) -> None:
         node = Node(
@@ -311,6 +317,7 @@ class LayerBuilder:
             made.xattrs = self._xattrs(made.xattrs, entry, made.mode)
 
     def _make_symlink(self, directory: Directory, base: str, entry: Entry) -> None:
+        self._hold(len(entry.linkname))
         node = Node(stat.S_IFLNK | 0o777, entry.uid, entry.gid, _time(entry), target=entry.linkname)
         if entry.xattrs:
             node.xattrs = self._xattrs(NO_XATTRS, entry, node.mode)
@@ -365,6 +372,7 @@ class LayerBuilder:
 
     def _xattrs(self, present: dict[str, bytes], entry: Entry, mode: int) -> dict[str, bytes]:
         """Attributes after those of an entry were set and the mode after them; what no file could have is left out."""
+        self._hold(sum([len(name) + len(value) for name, value in entry.xattrs.items()]))
         found = dict(present)
         plain = stat.S_ISREG(mode) or stat.S_ISDIR(mode)
         for name, value in entry.xattrs.items():
@@ -422,11 +430,12 @@ class LayerBuilder:
         if mark.kind is whiteouts.Kind.RESERVED:
             return
         if mark.kind is whiteouts.Kind.OPAQUE:
-            if mark.path:
-                directory = self._parent(mark.path)
-                directory.opaque = directory.opaque or not self._lowest
-            elif not self._lowest:
-                self._opaque_root = True
+            directory = self._parent(mark.path)
+            if not self._lowest:
+                if directory is self._root:  # by a link, perhaps
+                    self._opaque_root = True
+                else:
+                    directory.opaque = True
             return
         parent, _, base = mark.path.rpartition("/")
         self._hide(self._parent(parent), base)
@@ -459,8 +468,20 @@ class LayerBuilder:
         found = self._by_path.get(path)
         if found is None:
             found = self._resolve(path, make=make)
-            self._by_path[path] = found
+            self._remember(path, found)
         return found
+
+    def _remember(self, path: str, directory: Directory) -> None:
+        self._paths_left -= len(path)
+        if self._paths_left < 0:
+            self._by_path.clear()
+            self._paths_left = _PATHS_MAX
+        self._by_path[path] = directory
+
+    def _hold(self, size: int) -> None:
+        self._held_left -= size
+        if self._held_left < 0:
+            raise TarLimitError(f"the layer has more than {_HELD_MAX} bytes of attributes and link targets")
 
     def _resolve(self, path: str, *, make: bool) -> Directory:
         pending = path.split("/")[::-1]

@@ -96,6 +96,111 @@ async def test_a_client_that_sends_no_headers_is_dropped() -> None:
             assert await read_all(stream) == b""
 
 
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"",
+        b"\r\n\r\n",
+        b"\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET /images/a/json HTTP/1.1\nHost: x\n\n",
+    ],
+)
+async def test_a_connection_without_a_request_is_dropped(junk: bytes) -> None:
+    async with serving(router(), header_seconds=0.05) as path, await anyio.connect_unix(path) as stream:
+        await stream.send(junk)
+        with anyio.fail_after(5):
+            await read_all(stream)
+
+
+async def test_empty_lines_before_a_request_mean_nothing() -> None:
+    async with serving(router()) as path, await anyio.connect_unix(path) as stream:
+        for _ in range(2):
+            await stream.send(b"\r\n\r\n")
+            await stream.send(b"\r\nGET /images/a/json HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b'"a"' in await until(stream, b"}\n")
+
+
+async def test_a_request_may_take_longer_than_its_headers() -> None:
+    async def slow(request: Request) -> web.StreamResponse:
+        await anyio.sleep(0.2)
+        return json_response({"slow": True})
+
+    table = Router()
+    table.add("GET", "/slow", slow)
+    async with serving(table, header_seconds=0.05) as path:
+        assert (await get(path, "/slow")).status == 200
+
+
+async def test_a_client_that_ends_its_input_still_gets_its_answer() -> None:
+    async def slow(request: Request) -> web.StreamResponse:
+        await anyio.sleep(0.05)
+        return json_response({"slow": True})
+
+    table = Router()
+    table.add("GET", "/slow", slow)
+    async with serving(table) as path, await anyio.connect_unix(path) as stream:
+        await stream.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        await stream.send_eof()
+        with anyio.fail_after(5):
+            answer = await read_all(stream)
+    assert b'{"slow":true}' in answer
+
+
+async def test_a_client_that_ends_its_input_and_then_leaves_cancels_its_handler() -> None:
+    began, cancelled = anyio.Event(), anyio.Event()
+
+    async def handler(request: Request) -> web.StreamResponse:
+        began.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    table = Router()
+    table.add("GET", "/long", handler)
+    async with serving(table) as path:
+        async with await anyio.connect_unix(path) as stream:
+            await stream.send(b"GET /long HTTP/1.1\r\nHost: x\r\n\r\n")
+            await stream.send_eof()
+            await began.wait()
+        with anyio.fail_after(5):
+            await cancelled.wait()
+
+
+async def test_a_request_cut_in_its_body_is_dropped() -> None:
+    async def handler(request: Request) -> web.StreamResponse:
+        return json_response(await request.json())
+
+    table = Router()
+    table.add("POST", "/auth", handler)
+    async with serving(table) as path, await anyio.connect_unix(path) as stream:
+        head = (
+            b"POST /auth HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+        )
+        await stream.send(head + b"{")
+        await stream.send_eof()
+        with anyio.fail_after(5):
+            assert await read_all(stream) == b""
+
+
+async def test_a_client_that_asks_first_is_told_to_go_ahead() -> None:
+    async def handler(request: Request) -> web.StreamResponse:
+        return json_response(await request.json())
+
+    table = Router()
+    table.add("POST", "/auth", handler)
+    async with serving(table) as path, await anyio.connect_unix(path) as stream:
+        head = (
+            b"POST /auth HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 2\r\nConnection: close\r\n\r\n"
+        )
+        await stream.send(head)
+        assert await until(stream, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await stream.send(b"{}")
+        assert (await read_all(stream)).startswith(b"HTTP/1.1 200 OK")
+
+
 async def test_a_connection_is_kept_for_the_next_request() -> None:
     async with serving(router()) as path, await anyio.connect_unix(path) as stream:
         for name in ("a", "b"):

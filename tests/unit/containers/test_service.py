@@ -332,3 +332,37 @@ async def test_a_client_that_does_not_read_is_dropped(house: House):
     assert not good.dropped
     broadcast.end()
     assert await good.receive() is None
+
+
+async def test_inspect_shows_every_key_that_docker_sends(tmp_path: Path) -> None:
+    house = House(tmp_path, Machine())
+    await house.open()
+    try:
+        id_ = await house.create("true")
+        made = await house.service.inspect(id_)
+        host, config = made["HostConfig"], made["Config"]
+        assert (host["Binds"], host["Memory"], host["Privileged"], host["PortBindings"]) == (
+            None,
+            0,
+            False,
+            None,
+        )
+        assert (host["IpcMode"], host["ShmSize"], host["Runtime"]) == ("private", 64 << 20, "runc")
+        assert "/proc/kcore" in host["MaskedPaths"]
+        assert "/proc/sys" in host["ReadonlyPaths"]
+        assert (config["Tty"], config["OpenStdin"], config["AttachStdout"], config["OnBuild"]) == (
+            False,
+            False,
+            False,
+            None,
+        )
+        given = await house.create(
+            "true", host={"Memory": 64 << 20, "Binds": None, "Privileged": True}, Tty=True
+        )
+        made = await house.service.inspect(given)
+        assert made["HostConfig"]["Memory"] == 64 << 20
+        assert made["HostConfig"]["MaskedPaths"] is None
+        assert made["Config"]["Tty"] is True
+        assert next(iter(made["NetworkSettings"]["Networks"].values()))["GwPriority"] == 0
+    finally:
+        await house.close()

@@ -1,6 +1,7 @@
 """Requests, specs, capabilities, seccomp, names, times, streams: what is computed without a file."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -73,6 +74,15 @@ def test_each_unsupported_field_is_refused_by_name_and_zero_is_fine(field: str):
         ({"OomScoreAdj": 1001}, "oom score"),
         ({"AutoRemove": True, "RestartPolicy": {"Name": "always"}}, "AutoRemove"),
         ({"RestartPolicy": {"Name": "sometimes"}}, "restart policy"),
+        ({"RestartPolicy": {"Name": "always", "MaximumRetryCount": 3}}, "only be used with 'on-failure'"),
+        ({"NanoCpus": 10**15}, "range of CPUs"),
+        ({"NanoCpus": -1}, "range of CPUs"),
+        ({"CpuShares": -1}, "CPU shares"),
+        ({"CpuPeriod": 1}, "cfs period"),
+        ({"CpuQuota": 1}, "cfs quota"),
+        ({"ShmSize": -1}, "SHM size"),
+        ({"ExtraHosts": ["nameonly"]}, "add-host"),
+        ({"Dns": ["not an address"]}, "bad nameserver address"),
         ({"LogConfig": {"Type": "syslog"}}, "LogConfig"),
         ({"LogConfig": {"Type": "json-file", "Config": {"tag": "x"}}}, "tag"),
         ({"Binds": "text"}, "HostConfig"),
@@ -117,6 +127,32 @@ def test_bad_mounts(host: dict[str, object], words: str):
 def test_what_only_the_spec_can_refuse(host: dict[str, object], words: str):
     with pytest.raises(LadingError, match=words):
         build(parse(**host))
+
+
+def test_good_values_beside_the_refused_ones():
+    parse(
+        RestartPolicy={"Name": "on-failure", "MaximumRetryCount": 3},
+        CpuPeriod=1000,
+        ExtraHosts=["a:1.2.3.4", "b:::1"],
+        Dns=["9.9.9.9", "::1"],
+    )
+    parse(NanoCpus=10**7)
+    parse(CpuPeriod=1_000_000, CpuQuota=-1, CpuShares=2)
+
+
+def test_privileged_means_what_this_process_may_hand_on(tmp_path: Path):
+    status = tmp_path / "status"
+    status.write_text("Name:\tx\nCapBnd:\t00000000a80425fb\n", encoding="ascii")
+    assert set(capabilities.known(status)) == set(capabilities.DEFAULT)
+    status.write_text("CapBnd:\t000001ffffffffff\n", encoding="ascii")
+    assert capabilities.known(status) == capabilities.ALL
+
+
+def test_the_host_s_ipc_namespace_needs_no_mqueue_on_the_host():
+    made = build(parse(IpcMode="host"))
+    mounts = {mount["destination"]: mount for mount in made["mounts"]}
+    assert mounts["/dev/mqueue"]["type"] == "mqueue"
+    assert mounts["/dev/shm"]["type"] == "bind"
 
 
 def test_limits_reach_the_spec():

@@ -359,3 +359,27 @@ def test_the_table_has_no_option_twice() -> None:
     assert len(set(flags)) == len(flags)
     assert len(set(keys)) == len(keys)
     assert all(option.meaning is Meaning.USED for option in options.ALL if option.reloadable)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"registry-mirrors": ["ftp://mirror.example"]}, "not a URL of http or https"),
+        ({"registry-mirrors": ["mirror.example"]}, "not a URL of http or https"),
+        ({"insecure-registries": ["http://r.example"]}, "neither a host nor a network"),
+    ],
+)
+def test_registries_that_could_never_be_used_are_refused_at_start(
+    values: dict[str, list[str]], words: str
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=words):
+        build(values)
+
+
+def test_registries_in_every_form_are_accepted() -> None:
+    build(
+        {
+            "registry-mirrors": ["https://mirror.example/path/", "http://10.0.0.1:5000"],
+            "insecure-registries": ["r.example", "r.example:5000", "10.0.0.0/8", "fd00::/8"],
+        }
+    )

@@ -208,6 +208,7 @@ members = st.one_of(
 @example([whiteout("a"), file("a", b"1"), directory("a"), file("a/x")], False)
 @example([symlink("l", "/d"), file("l/x", b"1"), directory("d", mode=0o700), hardlink("l", "l/x")], False)
 @example([file("d/x", b"1"), hardlink("d", "d/x")], False)
+@example([symlink("l", ".."), opaque("l"), file("a")], False)
 @example([file("a", mode=0o4755, xattrs={"security.capability": CAPABILITY}), hardlink("b", "a")], False)
 def test_both_make_the_same_tree(disk, members, lowest):
     archive = tar(*members)
@@ -261,6 +262,27 @@ def test_long_ways_are_refused(disk, monkeypatch):
     ways = [file(f"l29/{n}/x") for n in range(50)]
     with pytest.raises((ResourceExhaustedError, InvalidArgumentError)):
         by_builder(disk, tar(directory("d"), symlink("l0", "d"), *far, *ways))
+
+
+@pytest.mark.parametrize("member", [file("a", xattrs={"user.a": b"v" * 60_000}), symlink("l", "t" * 4000)])
+def test_what_must_be_held_in_memory_is_bounded(disk, monkeypatch, member):
+    monkeypatch.setattr(erofs_layer, "_HELD_MAX", 100_000)
+    archive = tar(*[member] * 30)
+    with pytest.raises(ResourceExhaustedError):
+        by_builder(disk, archive)
+    by_builder(disk, tar(member))
+
+
+def test_remembered_paths_are_bounded(disk, monkeypatch):
+    monkeypatch.setattr(erofs_layer, "_PATHS_MAX", 400)
+    archive = tar(symlink("a", "."), *[file(f"{'a/' * number}{number}") for number in range(40)])
+    assert len(by_builder(disk, archive)[0]) == 42
+    builder = LayerBuilder(Path(tempfile.mkdtemp(dir=disk)), budget=1 << 30)
+    try:
+        builder.write(archive)
+        assert sum(map(len, builder._by_path)) <= 480
+    finally:
+        builder.close()
 
 
 def test_too_many_entries_are_refused(disk):

@@ -7,6 +7,7 @@ taken the connection over, and it belongs to the raw stream.
 """
 
 import asyncio
+import select
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -19,6 +20,14 @@ from lading.api.engine.streams import error_response
 _END: Final = b"\r\n\r\n"
 _HEAD_LIMIT: Final = limits.REQUEST_LINE + 4 * limits.HEADER_FIELD
 _HELD_LIMIT: Final = 256 * 1024
+PROBE_SECONDS: Final = 1.0
+
+
+def has_left(descriptor: int) -> bool:
+    """Whether the peer of a socket has closed both directions."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return bool(poll.poll(0))  # POLLHUP or POLLERR
 
 
 class Taker(Protocol):
@@ -72,6 +81,7 @@ class Connection(web.RequestHandler):
         self._header_timer: asyncio.TimerHandle | None = None
         self._received = bytearray()
         self._in_request = False
+        self._dispatched = False
         self._body_left: int | None = 0
         self._eof = False
         self._taker: Taker | None = None
@@ -80,14 +90,19 @@ class Connection(web.RequestHandler):
         """Call back on this connection's loop."""
         return self._loop.call_later(delay, callback)
 
+    def request_began(self) -> None:
+        """A handler has the request, so its head was whole and good."""
+        self._dispatched = True
+        self._stop_timer()
+
     def request_ended(self, request: web.BaseRequest, response: web.StreamResponse | None) -> None:
         """The handler is done; what waited is the next request."""
         if self._taker is not None or self.transport is None:
             return
-        if not request.content.is_eof() and response is not None:
-            response.force_close()  # nobody knows where the next request begins
+        if response is not None and (self._eof or not request.content.is_eof()):
+            response.force_close()  # none follows, or nobody knows where the next request begins
             return
-        self._in_request = False
+        self._in_request = self._dispatched = False
         self.upgrade = ""
         if self._received:
             self._loop.call_soon(self._go_on)
@@ -126,11 +141,14 @@ class Connection(web.RequestHandler):
             self.transport.pause_reading()
 
     def _find_head(self, new: int) -> None:
+        while self._received.startswith(b"\r\n"):  # RFC 9112 §2.2: empty lines before a request mean nothing
+            del self._received[:2]
+        self._start_timer()  # it runs until a handler has the request
+        if not self._received:
+            return
         end = self._received.find(_END, max(0, len(self._received) - new - len(_END)))
         if end < 0 and len(self._received) < _HEAD_LIMIT:
-            self._start_timer()
             return
-        self._stop_timer()
         end = end + len(_END) if end >= 0 else len(self._received)
         head = Head(bytes(self._received[:end]))
         del self._received[:end]
@@ -164,13 +182,28 @@ class Connection(web.RequestHandler):
 
     @override
     def eof_received(self) -> bool | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        # True keeps our direction open. Only an upgraded connection has a use for that; for every other one the end of
-        # input means that the client is gone. TLS has no half-closed state.
+        # True keeps our direction open. TLS has no half-closed state, and where a request is not whole nothing follows.
         self._eof = True
         if self._taker is not None:
             self._taker.feed_eof()
-        over_tls = self.transport is not None and self.transport.get_extra_info("ssl_object") is not None
-        return (self._taker is not None or bool(self.upgrade)) and not over_tls
+        if self.transport is None or self.transport.get_extra_info("ssl_object") is not None:
+            return False
+        if self._taker is not None or self.upgrade:
+            return True
+        if not self._in_request or self._body_left != 0:
+            return False
+        self._probe()
+        return not self.transport.is_closing()
+
+    def _probe(self) -> None:
+        """Close once a client that ended its input has left altogether: nothing else would tell (`printf … | socat`)."""
+        if self.transport is None or self.transport.is_closing() or self._taker is not None:
+            return
+        socket = self.transport.get_extra_info("socket")
+        if socket is None or has_left(socket.fileno()):
+            self.transport.close()
+        else:
+            self.call_later(PROBE_SECONDS, self._probe)
 
     @override
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -205,7 +238,7 @@ class Connection(web.RequestHandler):
 
     def _too_slow(self) -> None:
         self._header_timer = None
-        if not self._in_request:
+        if not self._dispatched:
             self.force_close()
 
 

@@ -5,7 +5,6 @@ the older ``200`` and the same raw stream. Bytes that arrive together with the r
 side may close its direction alone: the client's end of input leaves the output open.
 """
 
-import select
 from types import TracebackType
 from typing import Final, Self
 
@@ -15,7 +14,7 @@ from aiohttp.abc import AbstractStreamWriter
 from typing_extensions import override
 
 from lading.api.engine import limits
-from lading.api.engine.connection import Connection
+from lading.api.engine.connection import PROBE_SECONDS, Connection, has_left
 from lading.api.engine.routing import Request
 from lading.errors import CancelledError, InternalError
 
@@ -23,7 +22,6 @@ RAW: Final = "application/vnd.docker.raw-stream"
 MULTIPLEXED: Final = "application/vnd.docker.multiplexed-stream"
 _BUFFER: Final = 256 * 1024
 _LINGER_SECONDS: Final = 2.0
-_PROBE_SECONDS: Final = 5.0
 
 
 class HijackedStream:
@@ -152,7 +150,7 @@ class HijackedStream:
         if not self._eof:
             self._eof = True
             self._arrived.set()
-            self._connection.call_later(_PROBE_SECONDS, self._probe)
+            self._connection.call_later(PROBE_SECONDS, self._probe)
 
     def connection_lost(self) -> None:
         """The connection is gone."""
@@ -164,12 +162,10 @@ class HijackedStream:
         socket = self._transport.get_extra_info("socket")
         if self._closed.is_set() or self._transport.is_closing() or socket is None:
             return
-        poll = select.poll()
-        poll.register(socket.fileno(), 0)
-        if poll.poll(0):  # POLLHUP or POLLERR: both directions are closed
+        if has_left(socket.fileno()):
             self._transport.abort()
         else:
-            self._connection.call_later(_PROBE_SECONDS, self._probe)
+            self._connection.call_later(PROBE_SECONDS, self._probe)
 
 
 def hijack(

@@ -18,7 +18,7 @@ from lading.api.engine.connection import Connection, ConnectionServer
 from lading.api.engine.errors import status_of, text_of
 from lading.api.engine.routing import Request, Route, Router, parse_target
 from lading.api.engine.streams import error_response
-from lading.errors import LadingError, PermissionDeniedError, UnavailableError
+from lading.errors import CancelledError, LadingError, PermissionDeniedError, UnavailableError
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -95,6 +95,7 @@ class EngineServer:
         connection = raw.protocol
         assert isinstance(connection, Connection)
         response: web.StreamResponse | None = None
+        connection.request_began()
         try:
             response = await self._answer(raw)
             if self._stopping:
@@ -110,6 +111,7 @@ class EngineServer:
             target = parse_target(raw.raw_path)
             route, params = self._router.find(raw.method, target.segments)
             request = Request(raw, target, params)
+            await _go_ahead(raw)
             return await self._run(route, request)
         except LadingError as exc:
             return self._failed(raw, request, exc)
@@ -137,7 +139,8 @@ class EngineServer:
         status = status_of(error)
         if request is not None and request.started is not None:
             # Half an answer is out: only a broken connection tells the client that it is not whole.
-            _log.warning("stream_broken_off", method=raw.method, path=raw.path, error=text_of(error))
+            tell = _log.debug if isinstance(error, CancelledError) else _log.warning
+            tell("stream_broken_off", method=raw.method, path=raw.path, error=text_of(error))
             raise ConnectionResetError(text_of(error)) from error
         _log.debug("request_refused", method=raw.method, path=raw.path, status=status, error=text_of(error))
         return error_response(status, text_of(error))
@@ -160,6 +163,13 @@ class EngineServer:
                 "the Host header names another host",
                 hint="use the daemon's address, or a name of its certificate",
             )
+
+
+async def _go_ahead(raw: web.BaseRequest) -> None:
+    """Tell a client that asks before it sends a large body; curl would wait a second for it."""
+    if raw.headers.get("Expect", "").lower() == "100-continue" and raw.version >= (1, 1):
+        await raw.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        raw.writer.output_size = 0  # it is no part of the answer
 
 
 def _host_name(header: str) -> str:

@@ -9,7 +9,6 @@ The same tree always gives the same bytes. It is used up by the writer, which nu
 """
 
 import itertools
-import operator
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -117,8 +116,10 @@ class Device:
 class _Directory:
     node: Node
     parent: Node
-    entries: list[tuple[bytes, Node]]
+    names: list[bytes]
     """In order, ``.`` and ``..`` included."""
+    nodes: list[Node]
+    """Theirs. Two lists, because pairs would keep the garbage collector busy."""
     starts: list[int]
     """Index of the first entry of each directory block."""
     tail: int
@@ -247,7 +248,6 @@ class ImageWriter:
             if node.xattrs:
                 self._count_xattrs(node)
             children = node.children
-            entries = [(name.encode("utf-8", "surrogateescape"), child) for name, child in children.items()]
             for child in children.values():
                 if child.children is None:
                     child.nlink += 1
@@ -255,25 +255,25 @@ class ImageWriter:
                         self._count_xattrs(child)
                 else:
                     node.nlink += 1
-            entries += ((b".", node), (b"..", parent))
-            names = [name for name, _ in entries]
-            _check_names(names)
-            entries.sort(key=_name)
-            used = 12 * len(entries) + len(b"".join(names))
+            found = {name.encode("utf-8", "surrogateescape"): child for name, child in children.items()}
+            names = _names(found, len(children))
+            found[b"."], found[b".."] = node, parent
+            nodes = list(map(found.__getitem__, names))
+            used = 12 * len(names) + len(b"".join(names))
             starts = [0]
             if used > size:
                 used = 0
-                for index, (name, _) in enumerate(entries):
+                for index, name in enumerate(names):
                     need = 12 + len(name)
                     if used + need > size:
                         starts.append(index)
                         used = 0
                     used += need
-            directories.append(_Directory(node, parent, entries, starts, used))
+            directories.append(_Directory(node, parent, names, nodes, starts, used))
             if node.nlink > 2:
                 pending += [
                     (child, node)
-                    for name, child in reversed(entries)
+                    for name, child in zip(reversed(names), reversed(nodes), strict=True)
                     if child.children is not None and name not in _DOTS
                 ]
 
@@ -292,15 +292,15 @@ class ImageWriter:
         try:
             for directory in self._directories:
                 self._place_directory(directory)
-                self._place_entries(directory.entries)
+                self._place_nodes(directory.nodes)
         except StructError as exc:
             raise ErofsTreeError("a number in an EROFS tree is out of range") from exc
 
-    def _place_entries(self, entries: list[tuple[bytes, Node]]) -> None:
+    def _place_nodes(self, nodes: list[Node]) -> None:
         inodes, addresses, limits = self._inodes, self._uniaddrs, self._limits
         bits, round_up = self._bits, self._size - 1
         compact, devices = self._compact, len(limits) if self._flat else 1
-        for _, child in entries:
+        for child in nodes:
             if child.nid:
                 continue
             mode = child.mode
@@ -536,16 +536,16 @@ class ImageWriter:
         inodes = self._inodes
         slots = iter([index for index, block in enumerate(self._blocks) if not block])
         for directory in self._directories:
-            entries, starts = directory.entries, directory.starts
+            names, nodes, starts = directory.names, directory.nodes, directory.starts
             if len(starts) == 1:
-                data = _dirents(entries)
+                data = _dirents(names, nodes)
             else:
                 data = b"".join(
                     [
-                        _dirents(entries[start:stop]).ljust(self._size, b"\0")
+                        _dirents(names[start:stop], nodes[start:stop]).ljust(self._size, b"\0")
                         for start, stop in itertools.pairwise(starts)
                     ]
-                ) + _dirents(entries[starts[-1] :])
+                ) + _dirents(names[starts[-1] :], nodes[starts[-1] :])
             split = len(data)
             if directory.inline:
                 split -= directory.tail
@@ -627,28 +627,36 @@ class ImageWriter:
 
 
 _DOTS: Final = (b".", b"..")
-_name: Final = operator.itemgetter(0)
 
 
-def _check_names(names: list[bytes]) -> None:
-    joined = b"".join(names)
-    if b"/" in joined or b"\0" in joined or not min(names) or len(max(names, key=len)) > layout.NAME_MAX:
-        raise ErofsTreeError(f"one of {len(names)} names in a directory cannot be the name of a file")
-    if names.count(b".") != 1 or names.count(b"..") != 1:
+def _names(found: dict[bytes, Node], count: int) -> list[bytes]:
+    """Names of a directory in order, ``.`` and ``..`` included."""
+    joined = b"".join(found)
+    if (
+        b"/" in joined
+        or b"\0" in joined
+        or b"" in found
+        or len(found) != count
+        or len(max(found, key=len, default=b"")) > layout.NAME_MAX
+    ):
+        raise ErofsTreeError(
+            f"one of {count} names in a directory cannot be the name of a file, or stands twice"
+        )
+    if b"." in found or b".." in found:
         raise ErofsTreeError("a directory has an entry named '.' or '..'")
+    return sorted([*found, b".", b".."])
 
 
-def _dirents(entries: list[tuple[bytes, Node]]) -> bytes:
+def _dirents(names: list[bytes], nodes: list[Node]) -> bytes:
     """One directory block, without what it lacks at its end."""
     pack = layout.DIRENT.pack
     types = _TYPES
-    at = 12 * len(entries)
+    at = 12 * len(names)
     parts: list[bytes] = []
-    for name, node in entries:
+    for name, node in zip(names, nodes, strict=True):
         parts.append(pack(node.nid, at, types[node.mode >> 12]))
         at += len(name)
-    parts += [name for name, _ in entries]
-    return b"".join(parts)
+    return b"".join(parts + names)
 
 
 def _xattr_entry(name: str, value: bytes) -> bytes:
