@@ -7,7 +7,9 @@ tiny          two small layers, for what is not about bytes
 sixteen       16 layers of 500 MB (only with --memory)
 """
 
+import gzip
 import io
+import json
 import pathlib
 import subprocess
 import sys
@@ -17,8 +19,12 @@ from collections.abc import Callable, Iterator
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "scripts"))
 from debian_image import EPOCH, Layout
 
-from lading.oci.config import RunConfig
-from lading.oci.descriptor import Platform
+from lading.oci import mediatypes
+from lading.oci.config import ImageConfig, RootFS, RunConfig
+from lading.oci.descriptor import Descriptor, Platform
+from lading.oci.digest import DiffID
+from lading.oci.document import encode
+from lading.oci.manifest import Index, Manifest
 
 SOURCE = "linux-source-6.1"
 MB = 1_000_000
@@ -59,8 +65,74 @@ class Corpus:
             subprocess.run(["rm", "-rf", str(path)], check=True)
             layout = Layout(path)
             block = self._bytes(0, 500 * MB)
-            tars = (_tar([(f"layer-{n}", bytes([n]) + block)]) for n in range(16))
-            layout.index([layout.image(AMD64, list(tars), RunConfig(cmd=("/true",)))], "sixteen")
+            layers: list[Descriptor] = []
+            diff_ids: list[DiffID] = []
+            for number in range(16):
+                tar = _tar([(f"layer-{number}", bytes([number]) + block)])
+                diff_ids.append(DiffID.of(tar))
+                layers.append(layout.put(gzip.compress(tar, 1, mtime=0), mediatypes.OCI_LAYER_GZIP))
+            config = ImageConfig(
+                architecture="amd64",
+                os="linux",
+                config=RunConfig(cmd=("/true",)),
+                rootfs=RootFS(type="layers", diff_ids=tuple(diff_ids)),
+            )
+            manifest = Manifest(
+                schema_version=2,
+                media_type=mediatypes.OCI_MANIFEST,
+                config=layout.put(encode(config), mediatypes.OCI_CONFIG),
+                layers=tuple(layers),
+            )
+            layout.index([layout.put(encode(manifest), mediatypes.OCI_MANIFEST, platform=AMD64)], "sixteen")
+        return path
+
+    def many(self, count: int) -> pathlib.Path:
+        """An archive of ``count`` images that differ in their configs only; ``docker load`` of every engine takes it."""
+        path = self.root / f"many-{count}.tar"
+        if path.exists():
+            return path
+        scratch = self.root / f"many-{count}.part"
+        subprocess.run(["rm", "-rf", str(scratch)], check=True)
+        layout = Layout(scratch)
+        tars = [_append(_tar([]), [("true", _static_true())], mode=0o755), *self._tiny()]
+        layers = tuple(layout.put(gzip.compress(t, 6, mtime=0), mediatypes.OCI_LAYER_GZIP) for t in tars)
+        rootfs = RootFS(type="layers", diff_ids=tuple(DiffID.of(t) for t in tars))
+        manifests: list[Descriptor] = []
+        legacy: list[dict[str, object]] = []
+        for number in range(count):
+            config = layout.put(
+                encode(
+                    ImageConfig(
+                        architecture="amd64",
+                        os="linux",
+                        config=RunConfig(cmd=("/true", str(number))),
+                        rootfs=rootfs,
+                    )
+                ),
+                mediatypes.OCI_CONFIG,
+            )
+            manifest = layout.put(
+                encode(
+                    Manifest(
+                        schema_version=2, media_type=mediatypes.OCI_MANIFEST, config=config, layers=layers
+                    )
+                ),
+                mediatypes.OCI_MANIFEST,
+                annotations={
+                    "io.containerd.image.name": f"docker.io/library/many-{number}:latest",
+                    "org.opencontainers.image.ref.name": "latest",
+                },
+            )
+            manifests.append(manifest)
+            blobs = [f"blobs/sha256/{d.digest.hex}" for d in (config, *layers)]
+            legacy.append({"Config": blobs[0], "RepoTags": [f"many-{number}:latest"], "Layers": blobs[1:]})
+        index = Index(schema_version=2, media_type=mediatypes.OCI_INDEX, manifests=tuple(manifests))
+        (scratch / "index.json").write_bytes(encode(index))
+        (scratch / "manifest.json").write_text(json.dumps(legacy))
+        part = path.with_suffix(".tar.part")
+        subprocess.run(["tar", "-C", str(scratch), "-cf", str(part), "."], check=True)
+        part.rename(path)
+        subprocess.run(["rm", "-rf", str(scratch)], check=True)
         return path
 
     def _with_shell(self, number: int, data: bytes) -> bytes:

@@ -4,15 +4,28 @@ Each runs on a fresh ext4 file system of its own (a loop device with direct I/O)
 """
 
 import contextlib
+import http.client
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from typing import Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO, Self
 
 SIZE = "40G"
+_ROOT = pathlib.Path(__file__).parents[1]
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: pathlib.Path) -> None:
+        super().__init__("localhost", timeout=600)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(str(self._path))
 
 
 class Volume:
@@ -28,14 +41,18 @@ class Volume:
         run("truncate", "-s", SIZE, str(self._image))
         run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(self._image))
         self._loop = run("losetup", "--find", "--show", "--direct-io=on", str(self._image)).strip()
-        run("mount", self._loop, str(self.path))
+        try:
+            run("mount", self._loop, str(self.path))
+        except RuntimeError:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        for mount in reversed(_mounts_below(self.path)):
-            subprocess.run(["umount", "-l", mount], check=False)
+        unmount_below(self.path)
         subprocess.run(["losetup", "-d", self._loop], check=False)
         self._image.unlink()
+        self.path.rmdir()
 
     def used(self) -> int:
         """Bytes allocated."""
@@ -55,6 +72,8 @@ class Engine:
     def __init__(self, volume: Volume, registry: str) -> None:
         self.volume = volume
         self.registry = registry
+        self.started = 0.0
+        """Seconds from the start of the daemon until it answered."""
         self._processes: list[subprocess.Popen[bytes]] = []
 
     @property
@@ -99,6 +118,22 @@ class Engine:
     def load(self, path: pathlib.Path) -> None:
         self.docker("load", "-q", "-i", str(path))
 
+    def collect(self) -> None:
+        """Free what the removed images held, where removal has not done so before it returned."""
+
+    def api(self, method: str, path: str, body: BinaryIO | None = None) -> bytes:
+        """One call of the Engine API, without the cost of a client; the body of the reply."""
+        connection = _UnixConnection(self.socket)
+        try:
+            connection.request(method, path, body)
+            reply = connection.getresponse()
+            data = reply.read()
+        finally:
+            connection.close()
+        if reply.status >= 300:
+            raise RuntimeError(f"{self.name}: {method} {path}: {reply.status} {data[:500]!r}")
+        return data
+
     def remove(self, image: str) -> None:
         self.docker("rmi", "-f", f"{self.registry}/{image}:latest")
 
@@ -116,18 +151,26 @@ class Engine:
         """Processor time of the daemons and the children that they waited for."""
         return sum(_cpu(p.pid) for p in self._processes)
 
-    def _spawn(self, log: str, *command: str) -> None:
-        with open(self.volume.path / f"{log}.log", "wb") as out:
+    def idle_memory(self) -> int:
+        """Resident size of the daemons now, in bytes."""
+        return sum(_status(p.pid, "VmRSS") for p in self._processes)
+
+    def _spawn(self, log: str, *command: str, env: dict[str, str] | None = None) -> None:
+        with open(self.volume.path / f"{log}.log", "ab") as out:
             self._processes.append(
-                subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+                subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=env)
             )
 
-    def _wait(self, *command: str) -> None:
-        for _ in range(300):
-            done = subprocess.run(command, env=self.environment, capture_output=True, check=False)
-            if done.returncode == 0:
+    def _wait(self, ready: Callable[[], object]) -> None:
+        """Until ``ready`` does not fail."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            try:
+                ready()
+            except (OSError, RuntimeError, http.client.HTTPException):
+                time.sleep(0.005)
+            else:
                 return
-            time.sleep(0.1)
         logs = "\n".join(p.read_text(errors="replace")[-2000:] for p in self.volume.path.glob("*.log"))
         raise RuntimeError(f"{self.name} did not come up:\n{logs}")
 
@@ -138,14 +181,29 @@ class Lading(Engine):
     name = "lading"
 
     def start(self) -> None:
-        lading = pathlib.Path(__file__).parents[1] / ".venv/bin/lading"
         root = self.volume.path
         (root / "run").mkdir(exist_ok=True)
+        begun = time.perf_counter()
         self._spawn(
-            "daemon", str(lading), "daemon", "--data-root", str(root / "data"), "--exec-root", str(root / "run/exec"),
+            "daemon", str(self._command), "daemon", "--data-root", str(root / "data"), "--exec-root", str(root / "run/exec"),
             "--pidfile", str(root / "run/pid"), "--host", f"unix://{self.socket}",
+            env=self._python,
         )  # fmt: skip
-        self._wait("docker", "version")
+        self._wait(lambda: self.api("GET", "/_ping"))
+        self.started = time.perf_counter() - begun
+
+    def collect(self) -> None:
+        run(str(self._command), "gc", env=self._python | {"DOCKER_HOST": f"unix://{self.socket}"})
+
+    @property
+    def _command(self) -> pathlib.Path:
+        return _ROOT / ".venv/bin/lading"
+
+    @property
+    def _python(self) -> dict[str, str]:
+        """This tree's sources, with compiled modules kept as an installed package has them."""
+        kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        return kept | {"PYTHONPATH": str(_ROOT / "src")}
 
 
 class Peer(Engine):
@@ -155,9 +213,19 @@ class Peer(Engine):
         super().__init__(volume, registry)
         self.chroot = chroot
         self._bind = chroot / "bench"
+        self._mounted: list[pathlib.Path] = []
 
     def start(self) -> None:
         self._bind.mkdir(exist_ok=True)
+        for name in ("proc", "sys", "dev", "tmp", "run"):  # the daemons want a machine around them
+            where = self.chroot / name
+            if not os.path.ismount(where):
+                kind = {"proc": ("-t", "proc"), "sys": ("--rbind",), "dev": ("--rbind",)}.get(
+                    name, ("-t", "tmpfs")
+                )
+                run("mount", *kind, f"/{name}" if "--rbind" in kind else name, str(where))
+                run("mount", "--make-rslave", str(where))
+                self._mounted.append(where)
         (self.volume.path / "run").mkdir(exist_ok=True)
         run("mount", "--bind", str(self.volume.path), str(self._bind))
         config = self.volume.path / "containerd.toml"
@@ -165,13 +233,21 @@ class Peer(Engine):
             'version = 3\nroot = "/bench/containerd"\nstate = "/bench/run/containerd"\n'
             '[grpc]\naddress = "/bench/run/containerd.sock"\n'
         )
+        begun = time.perf_counter()
         self._in_chroot("containerd", "containerd", "-c", "/bench/containerd.toml")
-        self._wait("chroot", str(self.chroot), "ctr", "-a", "/bench/run/containerd.sock", "version")
+        self._wait(lambda: self.ctr("version"))
+        self.started = time.perf_counter() - begun
 
     def stop(self) -> None:
         super().stop()
-        for mount in reversed(_mounts_below(self._bind)):
-            subprocess.run(["umount", "-l", mount], check=False)
+        unmount_below(self._bind)
+        for where in reversed(self._mounted):
+            unmount_below(where)
+        self._mounted.clear()
+
+    def ctr(self, *arguments: str) -> str:
+        """Run containerd's own client."""
+        return run("chroot", str(self.chroot), "ctr", "-a", "/bench/run/containerd.sock", *arguments)
 
     def _in_chroot(self, log: str, *command: str) -> None:
         self._spawn(log, "chroot", str(self.chroot), *command)
@@ -189,11 +265,13 @@ class Docker(Peer):
             '{"features":{"containerd-snapshotter":%s},"bridge":"none","iptables":false,"ip6tables":false,"insecure-registries":["%s"]}'
             % (str(self.containerd_store).lower(), self.registry)
         )
+        begun = time.perf_counter()
         self._in_chroot(
             "dockerd", "dockerd", "--config-file", "/bench/daemon.json", "--data-root", "/bench/docker", "--exec-root", "/bench/run/docker",
             "--pidfile", "/bench/run/docker.pid", "-H", "unix:///bench/run/docker.sock", "--containerd", "/bench/run/containerd.sock",
         )  # fmt: skip
-        self._wait("docker", "version")
+        self._wait(lambda: self.api("GET", "/_ping"))
+        self.started += time.perf_counter() - begun
 
 
 class DockerClassic(Docker):
@@ -208,9 +286,6 @@ class Containerd(Peer):
 
     name = "containerd-overlayfs"
     snapshotter = "overlayfs"
-
-    def ctr(self, *arguments: str) -> str:
-        return run("chroot", str(self.chroot), "ctr", "-a", "/bench/run/containerd.sock", *arguments)
 
     def pull(self, image: str) -> None:
         # The transfer service takes its snapshotter from the daemon's configuration; --local takes it from here.
@@ -290,6 +365,12 @@ def running(engine: Engine) -> Iterator[Engine]:
         yield engine
     finally:
         engine.stop()
+
+
+def unmount_below(path: pathlib.Path) -> None:
+    """Unmount everything at a directory and below it."""
+    for mount in reversed(_mounts_below(path)):
+        subprocess.run(["umount", "-l", mount], check=False)
 
 
 def _mounts_below(path: pathlib.Path) -> list[str]:

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable
 from typing import Self
 
@@ -71,7 +72,8 @@ def measure(engine: engines.Engine, image: str, samples: Samples) -> None:
     def note(operation: str, value: float) -> None:
         samples.add(f"{operation} {image}", name, value)
 
-    subprocess.run(["sh", "-c", "echo 1 > /proc/sys/vm/drop_caches"], check=True)
+    note("daemon start", engine.started)
+    note("memory idle MB", engine.idle_memory() / 1e6)
     cpu = engine.cpu_seconds()
     ready = timed(lambda: engine.pull(image))
     note("pull", ready)
@@ -80,34 +82,48 @@ def measure(engine: engines.Engine, image: str, samples: Samples) -> None:
     note("disk MB", volume.used() / 1e6)
     note("pull again", timed(lambda: engine.pull(image)))
     note("run true, first", timed(lambda: engine.run_true(image)))
-    note("run true", timed(lambda: engine.run_true(image)))
+    for _ in range(5):
+        note("run true", timed(lambda: engine.run_true(image)))
     copy = f"copy-{name}-{time.time_ns()}"
     note("push, empty", timed(lambda: engine.push(image, copy)))
     note("push, again", timed(lambda: engine.push(image, copy)))
     archive = volume.path / "saved.tar"
     note("save", timed(lambda: engine.save(image, archive)))
-    note(
-        "rmi",
-        timed(
-            lambda: (
-                engine.remove(image),
-                engine.remove(copy) if not isinstance(engine, engines.Containerd) else None,
-            )
-        ),
-    )
+    names = [image] if isinstance(engine, engines.Containerd) else [image, copy]
+    removing = timed(lambda: [engine.remove(each) for each in names])
+    note("rmi", removing)
+    note("rmi + gc", removing + timed(engine.collect))
     note("load", timed(lambda: engine.load(archive)))
     archive.unlink()
     note("peak memory MB", engine.peak_memory() / 1e6)
 
 
-def many_images(engine: engines.Engine, count: int, samples: Samples) -> None:
-    """Time to list ``count`` names of images."""
-    engine.pull("tiny")
-    for n in range(count):
-        engine.docker("tag", f"{engine.registry}/tiny", f"list/n{n}")
-    engine.images()
+def many_images(engine: engines.Engine, archive: pathlib.Path, count: int, samples: Samples) -> None:
+    """Load and list ``count`` images that share their layers, and start with them there."""
+
+    def note(operation: str, value: float) -> None:
+        samples.add(f"{operation}, {count} images", engine.name, value)
+
+    def load() -> None:
+        with archive.open("rb") as body:
+            engine.api("POST", "/images/load?quiet=1", body)
+
+    note("load", timed(load))
+    found = json.loads(engine.api("GET", "/images/json"))
+    if len(found) != count:
+        raise RuntimeError(f"{engine.name} lists {len(found)} images instead of {count}")
     for _ in range(5):
-        samples.add(f"list {count} images", engine.name, timed(engine.images))
+        note("list by the API", timed(lambda: engine.api("GET", "/images/json")))
+    for _ in range(3):
+        note("list by the client", timed(engine.images))
+    note("memory then MB", engine.idle_memory() / 1e6)
+    if type(engine).collect is not engines.Engine.collect:
+        note("gc", timed(engine.collect))
+    for _ in range(3):
+        engine.stop()
+        engine.start()
+        note("start", engine.started)
+    note("first list after a start", timed(lambda: engine.api("GET", "/images/json")))
 
 
 def main() -> int:
@@ -119,7 +135,7 @@ def main() -> int:
     parser.add_argument(
         "--peers", default="docker-containerd-store,docker-classic,containerd-overlayfs,containerd-erofs"
     )
-    parser.add_argument("--list", type=int, default=300, help="how many images to list")
+    parser.add_argument("--list", type=int, default=1000, help="how many images to list")
     parser.add_argument(
         "--memory", action="store_true", help="pull 16 layers of 500 MB and report the daemon's peak memory"
     )
@@ -135,7 +151,7 @@ def main() -> int:
         Registry(pathlib.Path(scratch)) as registry,
     ):
         images = [i for i in options.images.split(",") if i]
-        for image in [*images, "tiny"]:
+        for image in images:
             registry.fill(corpus.layout(image), image)
             print(f"{image}: {compressed_size(corpus.layout(image)) / 1e6:.0f} MB compressed", flush=True)
 
@@ -156,10 +172,11 @@ def main() -> int:
                         measure(engine, image, samples)
                 print(samples.table("lading"), flush=True)
         if options.list:
+            archive = corpus.many(options.list)
             for kind in [engines.Lading, *(p for p in peers if issubclass(p, engines.Docker))]:
                 engine = fresh(kind)
                 with engine.volume, engines.running(engine):
-                    many_images(engine, options.list, samples)
+                    many_images(engine, archive, options.list, samples)
         if options.memory:
             registry.fill(corpus.sixteen(), "sixteen")
             engine = fresh(engines.Lading)
@@ -174,6 +191,8 @@ def main() -> int:
         "kernel": platform.release(),
         "cores": os.cpu_count(),
         "arguments": sys.argv[1:],
+        "commit": engines.run("git", "-C", str(HERE), "rev-parse", "HEAD").strip(),
+        "load": os.getloadavg(),
         "calibration": calibration,
         "samples": samples.values,
     }
@@ -205,15 +224,14 @@ class Registry:
             self._process = subprocess.Popen(
                 ["docker-registry", "serve", str(config)], stdout=log, stderr=log
             )
-        for _ in range(100):
-            if (
-                subprocess.run(
-                    ["curl", "-fsS", f"http://{self.host}/v2/"], capture_output=True, check=False
-                ).returncode
-                == 0
-            ):
+        for _ in range(200):
+            try:
+                urllib.request.urlopen(f"http://{self.host}/v2/").close()
+            except OSError:
+                time.sleep(0.05)
+            else:
                 return self
-            time.sleep(0.1)
+        self.__exit__()
         raise RuntimeError("the registry did not come up")
 
     def __exit__(self, *_: object) -> None:

@@ -34,7 +34,10 @@ def main() -> int:
         sys.stdout.write(HELP)
         return 0
     if arguments[0] == "daemon":
-        from lading.daemon.main import main as daemon  # noqa: PLC0415
+        from lading.daemon.launch import light_imports  # noqa: PLC0415
+
+        with light_imports():
+            from lading.daemon.main import main as daemon  # noqa: PLC0415
 
         return daemon(arguments[1:])
     if arguments[0] == "publish" or (arguments[0].startswith("-") and "publish" in arguments[1:3]):

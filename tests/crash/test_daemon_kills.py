@@ -1,13 +1,19 @@
-"""Kill -9 of the daemon at random moments of pull, push, tag, rm and gc: nothing acknowledged is lost, nothing stays behind."""
+"""Kill -9 of the daemon at random moments of pull, push, tag, rm and gc: nothing acknowledged is lost, nothing stays behind.
 
+What was acknowledged is looked for where it must be: names in the daemon, pushed images in the registry, running containers among
+the living, and the bytes of every named image in the store, without a registry to heal them from.
+"""
+
+import contextlib
 import os
 import random
 import subprocess
-import time
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.daemon import Daemon, running_daemon
+from support.daemon import SOURCE, Daemon, left_processes, running_daemon
 from support.images import File, Layout, busybox_layer, push
 from support.registry import docker_registry
 
@@ -23,6 +29,19 @@ class Model:
     def __init__(self) -> None:
         self.names: dict[str, str] = {}
         self.doubt: set[str] = set()
+        self.pushed: dict[str, str] = {}
+        self.running: set[str] = set()
+        self.unsure: set[str] = set()
+        """Containers that may or may not be there."""
+
+    def check_containers(self, seen: dict[str, str]) -> None:
+        """``seen``: name of each container to its state."""
+        for name in self.running - self.unsure:
+            assert seen.get(name) == "running", f"container {name} was acknowledged and is {seen.get(name)}"
+        for name in seen:
+            assert name in self.running | self.unsure, f"container {name} was removed and is back"
+        self.running = {name for name, state in seen.items() if state == "running"}
+        self.unsure = set(seen) - self.running
 
     def check(self, seen: dict[str, str], digests: dict[str, str]) -> None:
         for name, digest in self.names.items():
@@ -43,59 +62,112 @@ class Harness:
         self.random = random.Random(seed)
         self.model = Model()
         self.ready: list[float] = []
+        self.acknowledged = 0
 
     def names(self) -> dict[str, str]:
         out = self.daemon.docker("image", "ls", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}")
         return dict(line.split() for line in out.splitlines() if not line.startswith("<none>"))
 
-    def step(self) -> tuple[list[str], dict[str, str | None]]:
-        """A command, and what it makes of names if it is acknowledged (``None``: gone)."""
+    def containers(self) -> dict[str, str]:
+        out = self.daemon.docker("ps", "-a", "--format", "{{.Names}} {{.State}}")
+        return dict(line.split() for line in out.splitlines())
+
+    def step(self) -> tuple[list[str], Callable[[bool], None]]:
+        """A command, and what to call when it is over with whether it was acknowledged."""
         known = sorted(self.model.names)
-        kind = self.random.choice(["pull", "pull", "pull", "push", "tag", "rmi", "gc"])
+        kind = self.random.choice(["pull"] * 4 + ["push", "push", "tag", "rmi", "gc", "prune", "run", "rm"])
         if kind == "pull" or not known:
             name, digest = self.random.choice(sorted(self.images.items()))
-            return ["docker", "pull", "-q", name], {name: digest}
+            return ["docker", "pull", "-q", name], lambda done: self.named(name, digest, done)
         name = self.random.choice(known)
+        digest = self.model.names[name]
         if kind == "push":
             target = f"{self.registry}/pushed/{self.random.randrange(10**9)}:latest"
             self.daemon.docker("tag", name, target)
-            self.model.names[target] = self.model.names[name]
-            return ["docker", "push", "-q", target], {}
+            self.model.names[target] = digest
+            return ["docker", "push", "-q", target], lambda done: self.was_pushed(target, digest, done)
         if kind == "tag":
             target = f"tagged/{self.random.randrange(5)}:latest"
-            return ["docker", "tag", name, target], {target: self.model.names[name]}
+            return ["docker", "tag", name, target], lambda done: self.named(target, digest, done)
         if kind == "rmi":
-            return ["docker", "rmi", name], {name: None}
-        return ["docker", "image", "prune", "-f"], {}
+            return ["docker", "rmi", name], lambda done: self.named(name, None, done)
+        if kind == "run":
+            made = f"c{self.random.randrange(10**9)}"
+            words = ["docker", "run", "-d", "--network", "none", "--name", made, name, "sleep", "100000"]
+            return words, lambda done: self.began(made, done)
+        if kind == "rm" and self.model.running:
+            gone = self.random.choice(sorted(self.model.running))
+            return ["docker", "rm", "-f", gone], lambda done: self.removed(gone, done)
+        if kind == "prune":
+            return ["docker", "image", "prune", "-f"], lambda _: None
+        return [sys.executable, "-m", "lading", "gc"], lambda _: None
+
+    def named(self, name: str, digest: str | None, done: bool) -> None:
+        if not done:
+            self.model.doubt.add(name)
+        elif digest is None:
+            self.model.names.pop(name, None)
+        else:
+            self.model.names[name] = digest
+
+    def was_pushed(self, target: str, digest: str, done: bool) -> None:
+        if done:
+            self.model.pushed[target] = digest
+
+    def began(self, name: str, done: bool) -> None:
+        if done:
+            self.model.running.add(name)
+        else:
+            self.model.unsure.add(name)
+
+    def removed(self, name: str, done: bool) -> None:
+        self.model.running.discard(name)
+        if not done:
+            self.model.unsure.add(name)
 
     def round(self) -> None:
-        command, effect = self.step()
+        command, over = self.step()
         environment = os.environ | {
             "DOCKER_HOST": self.daemon.host,
             "DOCKER_CONFIG": str(self.daemon.directory / "docker-config"),
+            "PYTHONPATH": SOURCE,
         }
         client = subprocess.Popen(
             command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        time.sleep(self.random.random() ** 2 * 0.6)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            client.wait(self.random.random() ** 2 * 0.9)
         acknowledged = client.poll() == 0
         self.daemon.kill()
         client.wait(30)
-        for name, digest in effect.items():
-            if not acknowledged:
-                self.model.doubt.add(name)
-            elif digest is None:
-                self.model.names.pop(name, None)
-            else:
-                self.model.names[name] = digest
+        over(acknowledged)
+        self.acknowledged += acknowledged
         self.ready.append(self.daemon.start())
         self.model.check(self.names(), self.images)
+        self.model.check_containers(self.containers())
+        if self.random.random() < 0.2 and self.model.names:
+            self.check_bytes(self.random.choice(sorted(self.model.names)))
+
+    def check_bytes(self, name: str) -> None:
+        """The image is whole here: it runs, and can be saved, without being pulled again."""
+        mark = next(each for each, digest in self.images.items() if digest == self.model.names[name])
+        words = ("--rm", "--pull", "never", "--network", "none", "--name", f"look{self.random.random()}")
+        assert self.daemon.docker("run", *words, name, "cat", "/mark") == mark
+        assert self.daemon.run("save", name).returncode == 0
 
     def finish(self) -> None:
-        """Everything can still be pulled and run; after rm and gc nothing is left."""
+        """What is named is whole; everything can still be pulled and run; after rm and gc nothing is left."""
+        before = self.daemon.lading("fsck")
+        assert before.returncode == 0, before.stdout + before.stderr
+        for name in sorted(self.model.names):
+            self.check_bytes(name)
+        for name, digest in self.model.pushed.items():
+            assert digest_of(name) == digest, f"the push of {name} was acknowledged and is lost"
         for name in self.images:
             self.daemon.docker("pull", "-q", name)
             assert self.daemon.docker("run", "--rm", "--network", "host", name, "cat", "/mark") == name
+        if containers := self.daemon.docker("ps", "-aq").split():
+            self.daemon.docker("rm", "-f", *containers)
         fsck = self.daemon.lading("fsck")
         assert fsck.returncode == 0, fsck.stdout + fsck.stderr
         ids = self.daemon.docker("image", "ls", "-aq", "--no-trunc").split()
@@ -105,6 +177,19 @@ class Harness:
         left = _files(self.daemon.data_root / "content")
         assert left == [], "\n".join(self.daemon.lading("why", f"sha256:{p.name}").stdout for p in left)
         assert list((self.daemon.data_root / "snapshots").glob("*/*/snapshots/*")) == []
+        self.daemon.stop()
+        assert left_processes(self.daemon.exec_root) == [], "shims outlived their containers"
+
+
+def digest_of(reference: str) -> str:
+    """What a registry has under this name."""
+    done = subprocess.run(
+        ["skopeo", "inspect", "--tls-verify=false", "--format", "{{.Digest}}", f"docker://{reference}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip() or done.stderr
 
 
 def _files(root: Path) -> list[Path]:
@@ -134,6 +219,8 @@ def run(rounds: int, tmp_path: Path, seed: int) -> None:
         for _ in range(rounds):
             harness.round()
         harness.finish()
+        print(f"{rounds} kills, {harness.acknowledged} acknowledged, {len(harness.model.pushed)} pushes")
+        print(f"ready after {sorted(harness.ready)[rounds // 2]:.2f} s, at most {max(harness.ready):.2f} s")
         assert max(harness.ready) < READY_SECONDS, sorted(harness.ready)
 
 

@@ -118,7 +118,7 @@ class Layout:
             tar = layer_tar(files)
             diff_ids.append(f"sha256:{hashlib.sha256(tar).hexdigest()}")
             kind = f"application/vnd.oci.image.layer.v1.tar{_SUFFIX[compression]}"
-            descriptors.append(self.blob(_compressed(tar, compression), kind))
+            descriptors.append(self.blob(compressed(tar, compression), kind))
         document = {
             "architecture": architecture,
             "os": "linux",
@@ -155,7 +155,8 @@ class Layout:
         (self.path / "index.json").write_text(json.dumps(document))
 
 
-def _compressed(data: bytes, compression: str) -> bytes:
+def compressed(data: bytes, compression: str) -> bytes:
+    """``data`` in gzip, in zstd, or as it is for ``""``."""
     if compression == "gzip":
         return gzip.compress(data, compresslevel=1, mtime=0)
     if compression == "zstd":
@@ -163,6 +164,11 @@ def _compressed(data: bytes, compression: str) -> bytes:
 
         return zstd.compress(data)
     return data
+
+
+def layer_type(compression: str) -> str:
+    """The media type of a layer so packed."""
+    return f"application/vnd.oci.image.layer.v1.tar{_SUFFIX[compression]}"
 
 
 def push(layout: Path, tag: str, reference: str) -> None:

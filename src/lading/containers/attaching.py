@@ -8,13 +8,13 @@ from typing import Final
 
 import anyio
 
-from lading.containers import jsonlog, times
+from lading.containers import jsonlog
 from lading.containers.journal import Chunk
 from lading.containers.model import Container
 from lading.containers.runs import Run
 from lading.containers.streams import DetachFilter, Peer, Subscription, encode
 from lading.errors import CancelledError, LadingError, UnsupportedError
-from lading.kit import aio
+from lading.kit import aio, times
 
 _STREAMS: Final = ("stdout", "stderr")
 

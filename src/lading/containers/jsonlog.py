@@ -14,8 +14,8 @@ from typing import Final
 
 import msgspec
 
-from lading.containers.times import format_nano, parse_nano
 from lading.errors import InvalidArgumentError
+from lading.kit.times import format_nano, parse_nano
 
 MESSAGE_LIMIT: Final = 16 * 1024
 """Bytes of one message; Docker's."""

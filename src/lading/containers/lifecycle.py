@@ -11,6 +11,7 @@ runtime's task, stores the state and tells whoever waits, in that order.
 """
 
 import contextlib
+import errno
 import math
 import shutil
 import time
@@ -38,6 +39,7 @@ from lading.errors import (
     LadingError,
     NotFoundError,
     NotModifiedError,
+    ResourceExhaustedError,
 )
 from lading.kit import aio
 
@@ -234,7 +236,7 @@ class Lifecycle:
 
     async def _failed(self, container: Container, error: Exception) -> LadingError:
         """Clean up after a start that failed; the error to raise."""
-        words = error.message if isinstance(error, LadingError) else str(error)
+        words = _words(error)
         code = signals.start_exit_code(words)
         with anyio.CancelScope(shield=True):
             await self._end_run(container)
@@ -244,6 +246,10 @@ class Lifecycle:
         if container.host.auto_remove:
             self.spawn(self.remove_quietly, container)
         message = f"failed to create task for container: {words}"
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return ResourceExhaustedError(
+                message, hint="remove images with docker image rm, or free disk space", subject=container.id
+            )
         if isinstance(error, FailedPreconditionError) or not isinstance(error, LadingError):
             kind = StartError if code == signals.START_FAILED else CommandError
             return kind(message, subject=container.id)
@@ -483,3 +489,11 @@ class Lifecycle:
                 await self._remove(container)
         except (LadingError, TimeoutError) as exc:
             _log.error("container_not_removed", container=container.id, reason=str(exc))
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, LadingError):
+        return error.message
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {error.filename}" if error.filename else "")
+    return str(error)

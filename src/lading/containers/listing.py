@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Final
 
-from lading.containers import times
 from lading.containers.model import Container
 from lading.containers.views import network_name
 from lading.errors import InvalidArgumentError
+from lading.kit import times
 
 LIST_FILTERS: Final = frozenset(
     {

@@ -23,7 +23,6 @@ from lading.containers import (
     request,
     signals,
     spec,
-    times,
     users,
     views,
 )
@@ -47,7 +46,7 @@ from lading.errors import (
     LadingError,
     NotFoundError,
 )
-from lading.kit import aio
+from lading.kit import aio, times
 from lading.oci.descriptor import Platform
 
 Condition = Literal["not-running", "next-exit", "removed"]

@@ -3,10 +3,11 @@
 import shlex
 from typing import Any
 
-from lading.containers import defaults, times
+from lading.containers import defaults
 from lading.containers.binds import Bind
 from lading.containers.execs import Exec
 from lading.containers.model import Container
+from lading.kit import times
 
 
 def status_text(container: Container, now: int) -> str:

@@ -162,7 +162,7 @@ class LocalContentStore(content.Store):
                 yield writer
             finally:
                 with anyio.CancelScope(shield=True):
-                    await aio.run(aio.DISK, writer.close)
+                    await aio.run(aio.DISK, writer.release)
 
     async def _open(
         self, writer: LocalWriter, directory: Path, expected: Descriptor | None, lease: LeaseID | None

@@ -43,7 +43,7 @@ _WRITEBACK: Final = 8 * 1024 * 1024
 
 
 class LocalWriter(content.Writer):
-    """`content.Writer` on an ingest directory. `open` and `close` block; calls may come from any one thread at a time.
+    """`content.Writer` on an ingest directory. `open`, `close` and `release` block; calls may come from any one thread at a time.
 
     Args:
         files: The root.
@@ -79,6 +79,9 @@ class LocalWriter(content.Writer):
         self._fd = -1
         # A cancelled task may leave while a thread still works for it; the file must not be closed under that thread.
         self._busy = threading.Lock()
+        # Followers read through a descriptor of their own: whoever unpacks the blob must not wait while it is made durable.
+        self._read_fd = -1
+        self._reading = threading.Lock()
 
     def open(self) -> None:
         """Open the data and hash what is there. Raises `UnavailableError`, `ResourceExhaustedError`."""
@@ -91,6 +94,7 @@ class LocalWriter(content.Writer):
             raise UnavailableError(
                 f"another process writes the ingest {self._ref}", hint="wait for it to end", subject=self._ref
             ) from exc
+        self._read_fd = fcntl.fcntl(self._fd, fcntl.F_DUPFD_CLOEXEC, 0)
         stored = os.fstat(self._fd).st_size
         if self._restart(stored):
             os.ftruncate(self._fd, 0)
@@ -125,11 +129,19 @@ class LocalWriter(content.Writer):
             ) from exc
 
     def close(self) -> None:
-        """Let go of the data; idempotent."""
+        """Let go of the data, but for `pread`; idempotent."""
         with self._busy:
             if self._fd >= 0:
                 os.close(self._fd)
                 self._fd = -1
+
+    def release(self) -> None:
+        """Let go of everything; idempotent."""
+        self.close()
+        with self._reading:
+            if self._read_fd >= 0:
+                os.close(self._read_fd)
+                self._read_fd = -1
 
     def _check_open(self) -> None:
         if self._fd < 0:
@@ -176,9 +188,10 @@ class LocalWriter(content.Writer):
 
     @override
     def pread(self, length: int, offset: int) -> bytes:
-        with self._busy:
-            self._check_open()
-            return read_exactly(self._fd, length, offset)
+        with self._reading:
+            if self._read_fd < 0:
+                raise FailedPreconditionError(f"the writer of {self._ref} is closed", subject=self._ref)
+            return read_exactly(self._read_fd, length, offset)
 
     @override
     def truncate(self) -> None:

@@ -123,7 +123,11 @@ class Writer(Protocol):
         ...
 
     def pread(self, length: int, offset: int) -> bytes:
-        """Bytes that the ingest already holds, as `Reader.pread`. Blocking."""
+        """Bytes that the ingest already holds, as `Reader.pread`. Blocking.
+
+        May be called beside all else, from any thread, and waits for none of it: not for a `write`, and not for `commit`
+        to make the bytes durable. It goes on after a successful `commit`, until the writer's context is left.
+        """
         ...
 
     def truncate(self) -> None:

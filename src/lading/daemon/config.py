@@ -16,7 +16,6 @@ import msgspec
 from lading.daemon import options
 from lading.daemon.options import Kind, Meaning, Option
 from lading.errors import FailedPreconditionError, InvalidArgumentError, UnsupportedError
-from lading.remotes import hosts as registry_hosts
 
 DEFAULT_CONFIG_FILE: Final = "/etc/lading/daemon.json"
 DEFAULT_HOST: Final = "unix:///run/lading/lading.sock"
@@ -41,6 +40,8 @@ class LadingSettings:
     """``lazy``: unpacked layers may be flushed after the pull is acknowledged; ``strict``: before (core/snapshots.py)."""
     gc_interval: int = 600
     """Longest time in seconds between two runs of the garbage collector; it also runs whenever something was let go."""
+    registry_idle_timeout: int = 30
+    """Seconds without a byte after which a registry's connection counts as stalled, and is made anew where it stood."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -343,6 +344,11 @@ def _settings(value: Any) -> LadingSettings:
         raise InvalidArgumentError(
             f"invalid lading.gc-interval: {settings.gc_interval}", hint="at least 1 second"
         )
+    if settings.registry_idle_timeout < 1:
+        raise InvalidArgumentError(
+            f"invalid lading.registry-idle-timeout: {settings.registry_idle_timeout}",
+            hint="at least 1 second",
+        )
     return settings
 
 
@@ -365,6 +371,8 @@ def _check(config: Config) -> None:
     for label in config.labels:
         if "=" not in label:
             raise InvalidArgumentError(f"bad attribute format: {label}", hint="labels are key=value")
+    from lading.remotes import hosts as registry_hosts  # noqa: PLC0415 - help must not load the rooms
+
     registry_hosts.check(config.registry_mirrors, config.insecure_registries)
     if not config.hosts:
         raise InvalidArgumentError("no host to listen on")

@@ -12,7 +12,7 @@ import anyio
 import structlog
 
 from lading.api.engine.server import EngineServer
-from lading.daemon import host, lifecycle, logging
+from lading.daemon import host, launch, lifecycle, logging
 from lading.daemon.config import Command, Config, load, reloaded
 from lading.errors import LadingError
 
@@ -79,13 +79,15 @@ def _cause(error: BaseException) -> LadingError | None:
 
 
 async def _serve(config: Config, arguments: Sequence[str]) -> None:
-    from lading.daemon import wiring  # noqa: PLC0415 - loads every room; a bad option is told without it
+    with launch.light_imports():
+        from lading.daemon import wiring  # noqa: PLC0415 - loads every room; a bad option is told without it
 
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with wiring.open_engine(config) as engine, anyio.create_task_group() as tasks:
             server = EngineServer(engine.router, allowed_hosts=wiring.host_names(config))
             with lifecycle.listening(config) as listeners:
                 async with server.serving(listeners):
+                    launch.settle()
                     engine.start(tasks)
                     lifecycle.notify(f"READY=1\nMAINPID={os.getpid()}")
                     _log.info("daemon_ready", hosts=list(config.hosts), data_root=str(config.data_root))

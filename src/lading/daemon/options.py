@@ -84,7 +84,7 @@ USED: Final = (
     _used(
         "storage-driver",
         Kind.TEXT,
-        "Snapshotter: overlayfs or native (default: the first that works)",
+        "Snapshotter: erofs, overlayfs or native (default: the first that works)",
         short="s",
     ),
     _used(

@@ -55,8 +55,9 @@ from lading.remotes.dial import Proxies
 from lading.remotes.registries import HttpRegistries
 from lading.runtime.config import RUNC_V2, RuntimeConfig
 from lading.runtime.service import ShimRuntime
-from lading.snapshots import overlay
+from lading.snapshots import erofs, overlay
 from lading.snapshots.base import DirectorySnapshotter
+from lading.snapshots.erofs import ErofsSnapshotter
 from lading.snapshots.native import NativeSnapshotter
 from lading.snapshots.overlay import OverlaySnapshotter
 from lading.transfer.service import TransferService
@@ -194,10 +195,11 @@ class SnapshotterKind:
 
 
 SNAPSHOTTERS: Final[Mapping[str, SnapshotterKind]] = {
+    "erofs": SnapshotterKind(make=ErofsSnapshotter, probe=erofs.probe),
     "overlayfs": SnapshotterKind(make=OverlaySnapshotter, probe=overlay.probe),
     "native": SnapshotterKind(make=NativeSnapshotter, probe=lambda _: None),
 }
-"""Snapshotters by name, in the order in which they are tried when the configuration names none."""
+"""Snapshotters by name, in the order in which they are tried when the configuration names none and none has snapshots yet."""
 
 
 async def open_snapshotter(config: Config, database: metadata.Database) -> DirectorySnapshotter:
@@ -205,7 +207,12 @@ async def open_snapshotter(config: Config, database: metadata.Database) -> Direc
 
     Raises `FailedPreconditionError`, with what was tried.
     """
-    chosen = [config.storage_driver] if config.storage_driver else list(SNAPSHOTTERS)
+    namespace = Namespace(config.containerd_namespace)
+    chosen = [config.storage_driver]
+    if not config.storage_driver:
+        # Containers stay with the snapshotter that made them, so one that is in use goes before a better one.
+        used = [name for name in SNAPSHOTTERS if await database.snapshots(namespace, name).list()]
+        chosen = [*used, *[name for name in SNAPSHOTTERS if name not in used]]
     tried: list[str] = []
     for name in chosen:
         kind = SNAPSHOTTERS.get(name)
@@ -217,10 +224,11 @@ async def open_snapshotter(config: Config, database: metadata.Database) -> Direc
             continue
         snapshotter = kind.make(
             root,
-            database.snapshots(Namespace(config.containerd_namespace), name),
+            database.snapshots(namespace, name),
             durability=config.lading.durability,
             boot_id=linux.boot_id(),
         )
+        _log.info("snapshotter_chosen", name=name, passed_over=tried)
         lost = await snapshotter.recover()
         if lost:
             _log.warning(
@@ -245,7 +253,9 @@ def make_registries(config: Config) -> Registries:
             mirrors=config.registry_mirrors,
             insecure=config.insecure_registries,
             user_agent=f"lading/{host.version()}",
-            limits=Limits(attempts=config.max_download_attempts),
+            limits=Limits(
+                attempts=config.max_download_attempts, idle=float(config.lading.registry_idle_timeout)
+            ),
         )
     )
 
@@ -312,20 +322,26 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
             open_files=lambda: len(os.listdir("/proc/self/fd")),
             registries=store.registries,
         )
-        router = Router()
-        system.add_routes(router, sources)
-        event_routes.add_routes(router, bus)
-        image_routes.add_routes(router, store.images, store.exchange, driver=store.snapshotter.name)
-        container_routes.add_routes(router, service)
-        exec_routes.add_routes(router, service)
-        lading_routes.add_routes(router, store.maintenance)
-        absent.add_networks(router)
-        absent.add_volumes(router)
-        absent.add_swarm(router)
-        absent.add_plugins(router)
-        absent.add_builder(router)
-        absent.add_container_extras(router)
+        router = make_router(store, service, sources, bus)
         yield Engine(router=router, store=store, config=config, sources=sources)
+
+
+def make_router(store: Store, service: ContainerService, sources: system.Sources, bus: Bus) -> Router:
+    """Every route that is served."""
+    router = Router()
+    system.add_routes(router, sources)
+    event_routes.add_routes(router, bus)
+    image_routes.add_routes(router, store.images, store.exchange, driver=store.snapshotter.name)
+    container_routes.add_routes(router, service)
+    exec_routes.add_routes(router, service)
+    lading_routes.add_routes(router, store.maintenance)
+    absent.add_networks(router)
+    absent.add_volumes(router)
+    absent.add_swarm(router)
+    absent.add_plugins(router)
+    absent.add_builder(router)
+    absent.add_container_extras(router)
+    return router
 
 
 async def open_container_service(stack: AsyncExitStack, config: Config, store: Store) -> ContainerService:

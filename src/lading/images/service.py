@@ -1,8 +1,12 @@
 """The image service: what an edge asks about images, over whichever stores are active."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
+from typing import Final
+
+import anyio.lowlevel
 
 from lading.core import content, events, images, metadata
 from lading.errors import (
@@ -27,7 +31,7 @@ from lading.images.listing import (
 )
 from lading.images.removal import Removed, Use, Uses
 from lading.images.sizes import Inventory
-from lading.kit.times import parse_moment
+from lading.kit import times
 from lading.oci import platform as oci_platform
 from lading.oci import reference
 from lading.oci.config import History
@@ -35,6 +39,7 @@ from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.reference import Reference
 from lading.transfer.service import TransferService
 
+_ROWS_AT_ONCE: Final = 256
 PRUNE_FILTERS = frozenset({"dangling", "until", "label", "label!"})
 
 
@@ -125,9 +130,15 @@ class ImageService:
         return await sizes.take(self._blobs, self._snapshots)
 
     async def list(
-        self, filters: Mapping[str, Sequence[str]] | None = None, *, shared_size: bool = False
+        self,
+        filters: Mapping[str, Sequence[str]] | None = None,
+        *,
+        shared_size: bool = False,
+        manifests: bool = True,
     ) -> Sequence[ImageRow]:
         """One row per target, newest first. Three reads of rows, and each image's documents once in its life.
+
+        Without ``manifests`` the rows have none. Other calls go on in between, however many images there are.
 
         Raises `InvalidArgumentError` for an unknown filter; `NotFoundError` if ``before`` or ``since`` names nothing.
         """
@@ -140,9 +151,13 @@ class ImageService:
         uses = await self._uses()
         rows: list[ImageRow] = []
         parts: list[Mapping[str, int]] = []
-        for group in by_target.values():
+        used, containers = _by_manifest(uses), Counter(use.target for use in uses)
+        for number, group in enumerate(by_target.values()):
+            if number % _ROWS_AT_ONCE == 0:
+                await anyio.lowlevel.checkpoint()
             facts = await self._facts(group[0].target)
-            rows.append(self._row(group, facts, inventory, uses))
+            shown = manifest_rows(facts, inventory, used) if manifests else ()
+            rows.append(self._row(group, facts, inventory, containers, shown))
             if shared_size:
                 parts.append(inventory.parts(facts))
         if shared_size:
@@ -152,7 +167,7 @@ class ImageService:
                 for row, held in zip(rows, parts, strict=True)
             ]
         kept = await self._filtered(rows, by_target, filters)
-        return sorted(kept, key=lambda row: _created(row.created), reverse=True)
+        return sorted(kept, key=lambda row: times.parse_nano(row.created), reverse=True)
 
     async def _facts(self, target: Descriptor) -> TargetFacts:
         """Facts for a list: a damaged document must not hide the other images."""
@@ -162,7 +177,12 @@ class ImageService:
             return TargetFacts(target=target, indexes=(), manifests=())
 
     def _row(
-        self, records: Sequence[images.Image], facts: TargetFacts, inventory: Inventory, uses: Sequence[Use]
+        self,
+        records: Sequence[images.Image],
+        facts: TargetFacts,
+        inventory: Inventory,
+        containers: Mapping[str, int],
+        manifests: Sequence[ManifestRow],
     ) -> ImageRow:
         best = best_manifest(facts, self.host)
         tags, digests = names(records)
@@ -174,11 +194,11 @@ class ImageService:
             tags=tags,
             digests=digests,
             created=(config.created or "") if config else "",
-            size=sum(inventory.parts(facts).values()),
+            size=inventory.size(facts),
             shared=-1,
             labels=(config.run.labels or {}) if config else {},
-            containers=sum(1 for u in uses if u.target == facts.target.digest),
-            manifests=manifest_rows(facts, inventory, _by_manifest(uses)),
+            containers=containers.get(facts.target.digest, 0),
+            manifests=manifests,
         )
 
     async def _filtered(
@@ -190,11 +210,11 @@ class ImageService:
         dangling = parse_flag(filters, "dangling")
         newer = max([await self._created_of(n) for n in filters.get("since", ())], default=None)
         older = [await self._created_of(n) for n in filters.get("before", ())]
-        older += [parse_moment(t, datetime.now(UTC)) for t in filters.get("until", ())]
+        older += [times.parse_moment(t, times.now_nano()) for t in filters.get("until", ())]
         oldest = min(older, default=None)
         kept: list[ImageRow] = []
         for row in rows:
-            made = _created(row.created)
+            made = times.parse_nano(row.created)
             if newer is not None and made <= newer:
                 continue
             if oldest is not None and made >= oldest:
@@ -213,9 +233,9 @@ class ImageService:
             kept.append(row)
         return kept
 
-    async def _created_of(self, name: str) -> datetime:
+    async def _created_of(self, name: str) -> int:
         best = best_manifest(await self.facts.target((await self.find(name)).image.target), self.host)
-        return _created((best.config.created or "") if best and best.config else "")
+        return times.parse_nano((best.config.created or "") if best and best.config else "")
 
     async def inspect(self, name: str, *, platform: Platform | None = None) -> ImageDetail:
         """One image in full. Raises `NotFoundError`; `PlatformMissingError` if ``platform`` is not here."""
@@ -420,14 +440,6 @@ def _by_manifest(uses: Sequence[Use]) -> dict[str, list[str]]:
     for use in uses:
         found.setdefault(use.manifest, []).append(use.container)
     return found
-
-
-def _created(text: str) -> datetime:
-    """The time in an image config; the epoch if it has none or nonsense."""
-    try:
-        return parse_moment(text, datetime.now(UTC)) if text else datetime(1970, 1, 1, tzinfo=UTC)
-    except InvalidArgumentError:
-        return datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _with_names(row: ImageRow, records: Sequence[images.Image]) -> ImageRow:

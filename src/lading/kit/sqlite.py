@@ -133,7 +133,9 @@ def translate(exc: apsw.Error, what: object) -> LadingError:
             f"no space left for the database {what}", hint="remove images or free disk space"
         )
     if isinstance(exc, apsw.CorruptError | apsw.NotADBError):
-        return DataLossError(f"the database {what} is damaged: {exc}", hint="run lading fsck --repair")
+        return DataLossError(
+            f"the database {what} is damaged: {exc}", hint="check the disk, then run lading fsck --repair"
+        )
     if isinstance(exc, apsw.BusyError | apsw.LockedError):
         return UnavailableError(f"the database {what} is locked by another program", hint="end that program")
     if isinstance(exc, apsw.ReadOnlyError | apsw.CantOpenError | apsw.PermissionsError):

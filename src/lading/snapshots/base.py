@@ -17,7 +17,7 @@ from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import anyio
 import structlog
@@ -46,6 +46,7 @@ from lading.errors import (
     InvalidArgumentError,
     LadingError,
     NotFoundError,
+    ResourceExhaustedError,
 )
 from lading.kit import linux
 from lading.kit.aio import DATA, DISK, run
@@ -66,6 +67,22 @@ FLUSH_DELAY: Final = 2.0
 _NO_USAGE: Final = Usage(size=0, inodes=0)
 _DOOMED: Final = "rm-"
 _log: Final = structlog.get_logger(__name__)
+
+
+class LayerExtractor(Protocol):
+    """What takes a layer's stream: `lading.snapshots.extract.Extractor` or its like. Blocking."""
+
+    def write(self, data: Buffer) -> None:
+        """Take the next bytes."""
+        ...
+
+    def finish(self) -> Extracted:
+        """The stream is over."""
+        ...
+
+    def close(self) -> None:
+        """Let go of all descriptors. Idempotent."""
+        ...
 
 
 class DirectorySnapshotter(Snapshotter, Differ):
@@ -137,6 +154,10 @@ class DirectorySnapshotter(Snapshotter, Differ):
     @abstractmethod
     def _complete(self, directory: Path, extracted: Extracted, parents: Sequence[SnapshotRow]) -> Usage:
         """Finish a layer once its parents are committed. Blocking."""
+
+    def _facts(self, extracted: Extracted) -> dict[str, str]:
+        """What the row of a completed layer has to remember."""
+        return {OPAQUE_ROOT: "y"} if extracted.opaque_root else {}
 
     # Where things are.
 
@@ -223,7 +244,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
         if row.info.kind is not Kind.ACTIVE:
             raise FailedPreconditionError(f"snapshot {key} is {row.info.kind.value}, not active", subject=key)
         usage = await run(DISK, self._measure, self.tree(row))
-        await self._flush()
+        await self._flush([row.id])
         failpoint("snapshot.flushed")
         await self._rows.commit(name, key, labels=labels, usage=usage, lease=lease)
 
@@ -319,11 +340,18 @@ class DirectorySnapshotter(Snapshotter, Differ):
             unflushed, self._unflushed = self._unflushed, set()
             if unflushed:
                 try:
-                    await self._flush()
+                    await self._flush(sorted(unflushed))
                 except LadingError as exc:
                     _log.warning("snapshots_not_flushed", ids=sorted(unflushed), error=str(exc))
                 else:
-                    await self._rows.mark_durable(sorted(unflushed))
+                    await self._mark_durable(unflushed)
+
+    async def _mark_durable(self, ids: set[int]) -> None:
+        try:
+            await self._rows.mark_durable(sorted(ids))
+        except LadingError as exc:  # as when the disk is full; they are flushed, and are marked the next time
+            self._unflushed |= ids
+            _log.warning("snapshots_not_marked_durable", ids=sorted(ids), error=str(exc))
 
     # Steps.
 
@@ -358,11 +386,14 @@ class DirectorySnapshotter(Snapshotter, Differ):
         try:
             await run(DISK, self._make_directory, number)
             yield number
-        except BaseException:
+        except BaseException as exc:
             with anyio.CancelScope(shield=True):
                 if not await self._has_row(key, number):
                     await run(DISK, self._doom, number)
                     self._work.set()
+                    if isinstance(exc, ResourceExhaustedError):
+                        # Whoever hears that the disk is full finds it as it was before, not still being cleared.
+                        await self._delete_doomed()
             raise
         finally:
             self._making.discard(number)
@@ -432,7 +463,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
             await self._rows.hold(name, lease)
         raise AlreadyExistsError(f"snapshot {name} exists", subject=name)
 
-    def _extractor(self, id: int, compressed_size: int, *, lowest: bool) -> Extractor:
+    def _extractor(self, id: int, compressed_size: int, *, lowest: bool) -> LayerExtractor:
         with translated("cannot begin a layer"):
             target = self._layer_directory(self.path(id))
             target.mkdir(mode=0o700)
@@ -452,7 +483,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
             usage = await run(DATA, self._complete, self.path(layer.id), extracted, parents)
         failpoint("layer.completed")
         if self._strict:
-            await self._flush()
+            await self._flush([layer.id])
         try:
             await self._rows.create(
                 layer.name,
@@ -462,7 +493,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
                 labels=labels,
                 usage=usage,
                 boot_id="" if self._strict else self._boot_id,
-                extra={OPAQUE_ROOT: "y"} if extracted.opaque_root else None,
+                extra=self._facts(extracted),
                 lease=layer.lease,
             )
         except AlreadyExistsError:
@@ -481,12 +512,14 @@ class DirectorySnapshotter(Snapshotter, Differ):
             await self._rows.hold(layer.name, layer.lease)
         return False
 
-    async def _flush(self) -> None:
-        def flush() -> None:
-            with translated("cannot flush snapshots"):
-                linux.syncfs(self._fd)
+    async def _flush(self, ids: Sequence[int]) -> None:
+        await run(DISK, self._make_durable, ids)
 
-        await run(DISK, flush)
+    def _make_durable(self, ids: Sequence[int]) -> None:
+        """Flush everything in the directories of these snapshots. Blocking."""
+        del ids  # thousands of files each: the file system does it at once
+        with translated("cannot flush snapshots"):
+            linux.syncfs(self._fd)
 
     def _make_directory(self, id: int) -> None:
         with translated("cannot make a snapshot"):
@@ -531,7 +564,7 @@ class _Layer(LayerWriter):
         name: SnapshotName,
         parent: SnapshotName | None,
         diff_id: DiffID,
-        extractor: Extractor,
+        extractor: LayerExtractor,
         lease: LeaseID | None,
     ) -> None:
         self.id = id

@@ -451,10 +451,7 @@ class Extractor:
         if mark.kind is whiteouts.Kind.RESERVED:
             return
         if mark.kind is whiteouts.Kind.OPAQUE:
-            if mark.path:
-                self._set_opaque(self._parent(mark.path))
-            elif not self._lowest:
-                self._opaque_root = True
+            self._set_opaque(self._parent(mark.path) if mark.path else self._root)
             return
         parent, _, base = mark.path.rpartition("/")
         self._hide(self._parent(parent) if parent else self._root, base)
@@ -485,6 +482,9 @@ class Extractor:
 
     def _set_opaque(self, directory: _Directory) -> None:
         if self._lowest:
+            return
+        if directory is self._root:  # by a link, perhaps
+            self._opaque_root = True
             return
         os.setxattr(directory.fd, self._opaque_xattr, b"y")
         self._whiteouts += 1

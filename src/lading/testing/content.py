@@ -153,6 +153,12 @@ class ContentStoreSuite:
             assert await aio.run(aio.DATA, writer.pread, 4, 3) == b"3456"
             assert await aio.run(aio.DATA, writer.pread, 4, 8) == b"89"
 
+    async def test_a_writer_reads_on_after_it_committed(self, store: Store) -> None:
+        async with store.open_writer(REF) as writer:
+            await aio.run(aio.DATA, writer.write, b"0123456789")
+            await writer.commit()
+            assert await aio.run(aio.DATA, writer.pread, 4, 3) == b"3456"
+
     async def test_a_ref_is_needed(self, store: Store) -> None:
         with pytest.raises(InvalidArgumentError):
             async with store.open_writer(IngestRef("")):

@@ -7,6 +7,8 @@ other gave up, it goes on where that one stopped. An ingest left by an earlier p
 import base64
 import binascii
 import itertools
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import anyio
@@ -169,8 +171,9 @@ class Downloads:
                 async with self._content.open_writer(ref, expected=descriptor, lease=lease) as writer:
                     resumed_at = writer.offset
                     try:
-                        await self._receive(wish, item, writer, fetcher, limiter)
-                        await writer.commit(labels=labels)
+                        async with self._followed(wish):
+                            await self._receive(wish, item, writer, fetcher, limiter)
+                            await writer.commit(labels=labels)
                     except DataLossError:
                         if attempt or not resumed_at:
                             raise
@@ -181,6 +184,19 @@ class Downloads:
             break
         item.phase = Phase.DOWNLOADED
         return True
+
+    @asynccontextmanager
+    async def _followed(self, wish: Wish) -> AsyncGenerator[None]:
+        """While the blob's writer is used: afterwards nobody reads the ingest that it writes.
+
+        Followers read on while the blob is made durable, which can take as long as it took to arrive.
+        """
+        try:
+            yield
+        finally:
+            if wish.arriving is not None:
+                with anyio.CancelScope(shield=True):
+                    await aio.run(aio.DISK, wish.arriving.detach)
 
     async def _receive(
         self, wish: Wish, item: Item, writer: Writer, fetcher: Fetcher, limiter: anyio.CapacityLimiter
@@ -213,9 +229,6 @@ class Downloads:
                 await fetcher.fetch(descriptor, sink, offset=writer.offset)
         except NotFoundError as exc:
             raise _foreign(descriptor, exc) from exc
-        finally:
-            with anyio.CancelScope(shield=True):
-                await aio.run(aio.DISK, arriving.detach)
 
     async def _take_inline(self, descriptor: Descriptor, writer: Writer) -> None:
         """Use the descriptor's own ``data`` (OCI descriptor.md), which must be what the descriptor says (D14)."""

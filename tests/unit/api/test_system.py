@@ -8,7 +8,7 @@ import pytest
 from unit.api.serving import Answer, get, send, serving, until
 
 from lading.api.engine import absent, events, lading, system
-from lading.api.engine.events import matches, parse_time, shape
+from lading.api.engine.events import matches, shape
 from lading.api.engine.routing import Router
 from lading.api.engine.system import (
     ContainerCounts,
@@ -21,7 +21,7 @@ from lading.api.engine.system import (
 from lading.core.events import Event
 from lading.core.remotes import Credentials
 from lading.daemon.events import EventBus
-from lading.errors import InvalidArgumentError, NotFoundError, UnauthenticatedError
+from lading.errors import NotFoundError, UnauthenticatedError
 from lading.oci.digest import Digest
 
 pytestmark = pytest.mark.anyio
@@ -244,14 +244,6 @@ def test_older_keys_of_events_go_with_1_52() -> None:
     assert (old["status"], old["id"], old["from"]) == ("start", "abc", "alpine")
     assert "status" not in shape(event(), (1, 52))
     assert (old["time"], old["timeNano"]) == (1_700_000_000, 1_700_000_000_123_456_789)
-
-
-def test_times_are_exact() -> None:
-    assert parse_time("1700000000.000000001", 0) == 1_700_000_000_000_000_001
-    assert parse_time("2023-11-14T22:13:20Z", 0) == 1_700_000_000_000_000_000
-    assert parse_time("", 7) == 7
-    with pytest.raises(InvalidArgumentError):
-        parse_time("yesterday", 0)
 
 
 async def test_events_stream_history_then_news_until_the_end() -> None:

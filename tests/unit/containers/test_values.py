@@ -15,7 +15,6 @@ from lading.containers import (
     signals,
     spec,
     streams,
-    times,
 )
 from lading.containers.journal import Chunk
 from lading.containers.jsonlog import MESSAGE_LIMIT, Limits, Splitter
@@ -293,30 +292,6 @@ def test_bad_signals(text: str):
 )
 def test_start_exit_codes(words: str, code: int):
     assert signals.start_exit_code(words) == code
-
-
-def test_times_round_trip():
-    for nano in (1, 10**9, 1_715_000_000_123_456_789, 1_715_000_000_100_000_000):
-        assert times.parse_nano(times.format_nano(nano)) == nano
-    assert times.format_nano(0) == times.ZERO
-    assert times.parse_nano("2024-05-06T12:00:00.5+02:00") == times.parse_nano("2024-05-06T10:00:00.5Z")
-    assert times.parse_query("12.5") == 12_500_000_000
-    with pytest.raises(InvalidArgumentError):
-        times.parse_query("yesterday")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0, "Less than a second"),
-        (59, "59 seconds"),
-        (60, "About a minute"),
-        (3600, "About an hour"),
-        (2 * 86400, "2 days"),
-    ],
-)
-def test_ages(seconds: int, words: str):
-    assert times.ago(1, now=1 + seconds * 10**9) == words
 
 
 def test_frames():

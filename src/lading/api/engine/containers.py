@@ -11,11 +11,12 @@ from aiohttp import web
 from lading.api.engine.hijack import MULTIPLEXED, RAW, HijackedStream, hijack
 from lading.api.engine.routing import Request, Router
 from lading.api.engine.streams import empty, json_response, open_stream, write
-from lading.containers import listing, streams, times
+from lading.containers import listing, streams
 from lading.containers.attaching import AttachOptions, LogOptions
 from lading.containers.journal import Chunk
 from lading.containers.service import CONDITIONS, ContainerService
 from lading.errors import CancelledError, InvalidArgumentError
+from lading.kit import times
 from lading.oci import platform as platforms
 
 _MULTIPLEXED_SINCE: Final = (1, 42)

@@ -1,9 +1,7 @@
 """``GET /events``: what happened and what happens, filtered, in the shape of the client's version."""
 
-import re
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import anyio
@@ -14,6 +12,7 @@ from lading.api.engine.streams import encode, open_stream, write
 from lading.api.engine.version import ApiVersion
 from lading.core.events import Bus, Event
 from lading.errors import InvalidArgumentError
+from lading.kit import times
 
 _OBJECTS: Final = (
     "config",
@@ -28,7 +27,6 @@ _OBJECTS: Final = (
     "volume",
 )
 FILTERS: Final = frozenset({*_OBJECTS, "event", "label", "scope", "type"})
-_STAMP: Final = re.compile(r"(-?\d{1,11})(?:\.(\d{1,9}))?", re.ASCII)
 _NANO: Final = 1_000_000_000
 
 
@@ -37,8 +35,8 @@ def add_routes(router: Router, bus: Bus) -> None:
 
     async def events(request: Request) -> web.StreamResponse:
         now = time.time_ns()
-        since = parse_time(request.text("since"), now)
-        until = parse_time(request.text("until"), 0)
+        since = times.parse_query(request.text("since"), now)
+        until = times.parse_query(request.text("until"))
         if until and since > until:
             raise InvalidArgumentError("`since` time cannot be after `until` time")
         filters = request.filters(FILTERS)
@@ -60,22 +58,6 @@ def add_routes(router: Router, bus: Bus) -> None:
         return response
 
     router.add("GET", "/events", events, endless=True)
-
-
-def parse_time(text: str, default: int) -> int:
-    """A timestamp (``1136073845.000000001`` or RFC 3339) in nanoseconds since the epoch; ``default`` if empty."""
-    if not text:
-        return default
-    stamp = _STAMP.fullmatch(text)
-    if stamp is not None:
-        return int(stamp[1]) * _NANO + int((stamp[2] or "0").ljust(9, "0"))
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as exc:
-        raise InvalidArgumentError(
-            f"invalid time {text[:64]!r}", hint="give seconds since the epoch, or RFC 3339"
-        ) from exc
-    return int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * _NANO)
 
 
 def visible(event: Event, version: ApiVersion) -> bool:

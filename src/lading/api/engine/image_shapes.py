@@ -1,22 +1,18 @@
 """Wire shapes of images, per API version (engine-api.md §1.2, §1.5). Pure: records in, JSON objects out."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 from lading.images.facts import Kind
 from lading.images.listing import ImageRow, ManifestRow
 from lading.images.removal import Removed
 from lading.images.service import HistoryRow, ImageDetail
-from lading.kit.times import format_rfc3339, parse_moment, to_nano
+from lading.kit import times
 from lading.oci.config import RunConfig
 from lading.oci.descriptor import Descriptor, Platform
 
 Json = dict[str, Any]
 Version = tuple[int, int]
-
-_NEVER: Final = "0001-01-01T00:00:00Z"
-"""Go's zero time."""
 
 
 def descriptor(desc: Descriptor) -> Json:
@@ -47,9 +43,7 @@ def platform(value: Platform) -> Json:
 
 def unix_seconds(created: str) -> int:
     """Seconds since the epoch of a config's creation time; 0 if it names none."""
-    if not created:
-        return 0
-    return to_nano(parse_moment(created, datetime.now(UTC))) // 10**9
+    return times.parse_nano(created) // times.SECOND
 
 
 def list_row(row: ImageRow, version: Version, *, manifests: bool) -> Json:
@@ -110,7 +104,7 @@ def inspect(detail: ImageDetail, version: Version, *, manifests: bool, chosen: b
         "RepoDigests": list(detail.digests),
         "Parent": "",
         "Comment": (config.history[-1].comment if config and config.history else ""),
-        "Created": (config.created if config else None) or _NEVER,
+        "Created": (config.created if config else None) or times.ZERO,
         "Author": config.author if config else "",
         "Config": run_config(config.run, version) if config else None,
         "Architecture": config.architecture if config else "",
@@ -119,7 +113,7 @@ def inspect(detail: ImageDetail, version: Version, *, manifests: bool, chosen: b
         "RootFS": {"Type": "layers", "Layers": [str(d) for d in config.rootfs.diff_ids]}
         if config
         else {"Type": ""},
-        "Metadata": {"LastTagTime": format_rfc3339(detail.tagged_at)},
+        "Metadata": {"LastTagTime": times.format_nano(times.of_datetime(detail.tagged_at))},
     }
     if config and config.variant:
         shape["Variant"] = config.variant

@@ -1,0 +1,358 @@
+"""The erofs snapshotter: a layer is its tar stream and a metadata image, mounted as one, and stacked by overlayfs.
+
+**On disk.** A layer's directory holds ``layer.data`` (the stream), ``layer.side`` (contents of sparse files, if any),
+``layer.erofs`` (the metadata) and ``mnt``, where they are mounted. Active snapshots, and those committed from one, are
+directories as the overlayfs snapshotter has them: overlayfs stacks both kinds.
+
+**Mounts.** A layer is mounted once, when a snapshot above first needs it, and shared by all; overlayfs keeps a reference, so
+unmounting a layer (`MNT_DETACH`) takes nothing away from containers that run. A mount found in place is used as it is, so
+mounts survive the daemon; after a reboot they are made again on demand. Layers that nobody needs are unmounted
+a while later, or when the snapshotter is closed.
+
+**Trust.** The kernel's EROFS code sees only images that this module wrote: the row remembers the digest of the metadata,
+and it is compared before every mount (reliability.md L6).
+"""
+
+import hashlib
+import os
+import stat
+import threading
+import time
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Final
+
+import anyio
+from typing_extensions import override
+
+from lading.core import metadata
+from lading.core.metadata import SnapshotRow
+from lading.core.mounts import Mount
+from lading.core.snapshots import Kind, SnapshotKey, Usage
+from lading.errors import DataLossError
+from lading.formats.erofs.writer import Device, ImageWriter, Node
+from lading.formats.tar.entry import BLOCK
+from lading.kit import linux
+from lading.kit.aio import DISK, run
+from lading.kit.failpoints import failpoint
+from lading.kit.fs import write_all
+from lading.snapshots import trees
+from lading.snapshots.base import (
+    FLUSH_DELAY,
+    MAX_LAYER_BYTES,
+    OPAQUE_ROOT,
+    Durability,
+    LayerExtractor,
+    probe_directory,
+)
+from lading.snapshots.diff import Difference
+from lading.snapshots.erofs_layer import DATA, SIDE, Built, Directory, LayerBuilder
+from lading.snapshots.extract import Extracted, budget
+from lading.snapshots.faults import translated
+from lading.snapshots.layers import Lowers
+from lading.snapshots.overlay import OverlaySnapshotter, mount_options
+
+IMAGE: Final = "layer.erofs"
+"""The metadata image."""
+POINT: Final = "mnt"
+"""Where a layer is mounted."""
+METADATA: Final = "erofs"
+"""Key in `SnapshotRow.extra`: SHA-256 of the metadata image. Rows without it are directories."""
+DEVICES: Final = "devices"
+"""Key in `SnapshotRow.extra`: lengths in bytes of the devices, separated by commas."""
+IDLE_SECONDS: Final = 60.0
+"""How long a layer stays mounted that no snapshot needs."""
+_FLAGS: Final = linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
+"""Of the layers' own mounts (T7, T22); those that stack them decide for themselves."""
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILES: Final = (DATA, SIDE)
+
+
+class DamagedLayerError(DataLossError):
+    """A layer's files are not what was written."""
+
+    code = "damaged-layer"
+
+
+def probe(root: Path) -> str | None:
+    """Why EROFS cannot be used on the file system of ``root``; ``None`` if it can. Blocking; mounts two."""
+
+    def test(place: Path) -> None:
+        for name in ("lower", "upper", "work", "merged"):
+            (place / name).mkdir()
+        content = b"content\n".ljust(3 * BLOCK, b".")
+        (place / DATA).write_bytes(content)
+        tree = Node(
+            stat.S_IFDIR | 0o755,
+            children={"file": Node(stat.S_IFREG | 0o644, mtime=10**9 + 1, size=700, device=1, block=1)},
+        )
+        _write_image(place / IMAGE, ImageWriter(tree, [Device(blocks=3)], compact=False))
+        linux.in_private_namespace(lambda: _try(place, content[BLOCK:][:700]))
+
+    return probe_directory(root, test)
+
+
+def _try(place: Path, expected: bytes) -> None:
+    _mount_layer(place, place / "lower", [DATA])
+    try:
+        options = [
+            *mount_options(),
+            f"workdir={place}/work",
+            f"upperdir={place}/upper",
+            f"lowerdir={place}/lower",
+        ]
+        linux.mount_with("overlay", f"{place}/merged", "overlay", options)
+        try:
+            found = place / "merged" / "file"
+            if found.read_bytes() != expected or found.stat().st_mtime_ns != 10**9 + 1:
+                raise OSError(0, "EROFS shows wrong contents here")
+            found.unlink()
+            if not trees.is_whiteout(os.stat(place / "upper" / "file", follow_symlinks=False)):
+                raise OSError(0, "overlayfs makes no whiteouts over EROFS here")
+        finally:
+            linux.unmount(f"{place}/merged")
+    finally:
+        linux.unmount(f"{place}/lower")
+
+
+def _mount_layer(directory: Path, point: Path, devices: Sequence[str]) -> None:
+    options = ",".join([f"device={directory / name}" for name in devices])
+    linux.mount(str(directory / IMAGE), str(point), "erofs", _FLAGS, options)
+
+
+def _write_image(path: Path, image: ImageWriter) -> str:
+    """Write an image; its SHA-256."""
+    hasher = hashlib.sha256(usedforsecurity=False)
+    fd = os.open(path, _CREATE, 0o600)
+    try:
+        for chunk in image.chunks():
+            hasher.update(chunk)
+            write_all(fd, chunk)
+    finally:
+        os.close(fd)
+    return hasher.hexdigest()
+
+
+class ErofsSnapshotter(OverlaySnapshotter):
+    """`Snapshotter` on EROFS below overlayfs. Needs what `probe` tries."""
+
+    def __init__(
+        self,
+        root: Path,
+        rows: metadata.Snapshots,
+        *,
+        durability: Durability = "lazy",
+        boot_id: str,
+        max_layer_bytes: int = MAX_LAYER_BYTES,
+        flush_delay: float = FLUSH_DELAY,
+        idle_seconds: float = IDLE_SECONDS,
+    ) -> None:
+        """As `DirectorySnapshotter`; ``idle_seconds`` is how long a layer stays mounted that no snapshot needs."""
+        super().__init__(
+            root,
+            rows,
+            durability=durability,
+            boot_id=boot_id,
+            max_layer_bytes=max_layer_bytes,
+            flush_delay=flush_delay,
+        )
+        self._idle_seconds = idle_seconds
+        self._mounting = threading.Lock()
+        self._used: dict[int, float] = {}
+
+    @property
+    @override
+    def name(self) -> str:
+        return "erofs"
+
+    # Layers.
+
+    @override
+    def _extractor(self, id: int, compressed_size: int, *, lowest: bool) -> LayerExtractor:
+        with translated("cannot begin a layer"):
+            return LayerBuilder(
+                self.path(id), budget=budget(compressed_size, self._max_layer_bytes), lowest=lowest
+            )
+
+    @override
+    def _complete(self, directory: Path, extracted: Extracted, parents: Sequence[SnapshotRow]) -> Usage:
+        assert isinstance(extracted, Built)
+        if METADATA not in extracted.facts:
+            if parents:
+                self._mount(parents)
+                with Lowers(self.stack(parents)) as lowers:
+                    for path, node in (("", extracted.root), *sorted(extracted.directories.items())):
+                        _inherit(path, node, lowers)
+            lengths = [length for length in (extracted.data, extracted.side) if length]
+            image = ImageWriter(
+                extracted.root, [Device(blocks=length // BLOCK) for length in lengths], compact=False
+            )
+            extracted.facts[METADATA] = _write_image(directory / IMAGE, image)
+            failpoint("layer.imaged")
+            extracted.facts[DEVICES] = ",".join(map(str, lengths))
+            (directory / POINT).mkdir(mode=0o700)
+        size = sum(os.stat(entry).st_blocks for entry in os.scandir(directory)) * 512
+        return Usage(size=size, inodes=extracted.usage.inodes)
+
+    @override
+    def _facts(self, extracted: Extracted) -> dict[str, str]:
+        assert isinstance(extracted, Built)
+        return super()._facts(extracted) | extracted.facts
+
+    @override
+    def _make_durable(self, ids: Sequence[int]) -> None:
+        layers = [directory for directory in map(self.path, ids) if (directory / IMAGE).exists()]
+        if len(layers) != len(ids):
+            super()._make_durable(ids)
+            return
+        with translated("cannot flush snapshots"):
+            for directory in layers:
+                for name in (DATA, SIDE, IMAGE, "."):
+                    _flush_file(directory / name)
+            os.fsync(self._fd)
+
+    # Mounts.
+
+    @override
+    def tree(self, row: SnapshotRow) -> Path:
+        return self.path(row.id) / (POINT if METADATA in row.extra else "fs")
+
+    @override
+    async def mounts(self, key: SnapshotKey) -> list[Mount]:
+        _, *parents = await self._rows.chain(key)
+        await run(DISK, self._mount, parents)
+        return await super().mounts(key)
+
+    @override
+    def _fill(self, directory: Path, kind: Kind, parents: Sequence[SnapshotRow]) -> None:
+        self._mount(parents)
+        super()._fill(directory, kind, parents)
+
+    @override
+    def _show(self, row: SnapshotRow, parents: Sequence[SnapshotRow]) -> list[Mount]:
+        lowers = self.stack(parents)
+        if row.info.kind is Kind.VIEW and len(lowers) == 1:
+            # overlayfs takes two at least; a bind mount would show its marks and have our flags.
+            options = (*mount_options(), f"lowerdir={lowers[0]}:{self.tree(row)}")
+            return [Mount(type="overlay", source="overlay", options=options)]
+        return super()._show(row, parents)
+
+    @override
+    def _differences(self, row: SnapshotRow, parents: Sequence[SnapshotRow]) -> Generator[Difference]:
+        self._mount([row, *parents])
+        yield from super()._differences(row, parents)
+
+    def _mount(self, rows: Sequence[SnapshotRow]) -> None:
+        """Have these layers mounted, as far down as anything of them is seen. Blocking."""
+        for row in rows:
+            if METADATA in row.extra:
+                with self._mounting:
+                    self._used[row.id] = time.monotonic()
+                    self._mount_one(row)
+            if row.extra.get(OPAQUE_ROOT):
+                break
+
+    def _mount_one(self, row: SnapshotRow) -> None:
+        directory = self.path(row.id)
+        with translated(f"cannot mount layer {row.info.key}"):
+            if os.stat(directory / POINT).st_dev != os.stat(directory).st_dev:
+                return
+            self._verify(row)
+            lengths = row.extra[DEVICES].split(",") if row.extra[DEVICES] else []
+            _mount_layer(directory, directory / POINT, _FILES[: len(lengths)])
+            failpoint("layer.mounted")
+
+    def _verify(self, row: SnapshotRow) -> None:
+        """Compare a layer's files with what its row says, so that the kernel reads no image but ours."""
+        directory = self.path(row.id)
+        lengths = [int(length) for length in row.extra[DEVICES].split(",") if length]
+        try:
+            with open(directory / IMAGE, "rb") as image:
+                found = hashlib.file_digest(image, "sha256").hexdigest()
+            intact = found == row.extra[METADATA] and all(
+                os.stat(directory / name).st_size == length
+                for name, length in zip(_FILES, lengths, strict=False)
+            )
+        except FileNotFoundError:
+            intact = False
+        if not intact:
+            raise DamagedLayerError(
+                f"the files of layer {row.info.key} are not what was written",
+                hint="remove the images that use it and pull them again",
+                subject=row.info.key,
+            )
+
+    @override
+    def _delete(self, name: str) -> int:
+        with translated(f"cannot unmount {name}"):
+            self._unmount(self._directory / name)
+        return super()._delete(name)
+
+    def _unmount(self, directory: Path) -> None:
+        point = directory / POINT
+        try:
+            mounted = os.stat(point).st_dev != os.stat(directory).st_dev
+        except FileNotFoundError:
+            return
+        if mounted:
+            linux.unmount(str(point))
+
+    @override
+    async def settle(self) -> None:
+        await super().settle()
+        await self._unmount_idle(self._idle_seconds)
+
+    async def _unmount_idle(self, seconds: float) -> None:
+        rows = {row.info.key: row for row in await self._rows.list()}
+        needed: set[int] = set()
+        for row in rows.values():
+            if row.info.kind is not Kind.COMMITTED:
+                above: SnapshotRow | None = row
+                while above is not None and above.id not in needed:
+                    needed.add(above.id)
+                    above = rows.get(above.info.parent or "")
+        layers = [row for row in rows.values() if METADATA in row.extra and row.id not in needed]
+
+        def rest() -> None:
+            for row in layers:
+                # A snapshot that is being made has used it just now.
+                with self._mounting, translated(f"cannot unmount layer {row.info.key}"):
+                    if time.monotonic() - self._used.get(row.id, float("-inf")) >= seconds:
+                        self._unmount(self.path(row.id))
+                        self._used.pop(row.id, None)
+
+        await run(DISK, rest)
+
+    @override
+    async def close(self) -> None:
+        if self._fd >= 0:
+            with anyio.CancelScope(shield=True):
+                await self._unmount_idle(0)
+        await super().close()
+
+
+def _inherit(path: str, node: Directory, lowers: Lowers) -> None:
+    """Give a directory that the layer only implies what it has below; a new one keeps what it has."""
+    source = lowers.find(path)
+    if source is None:
+        return
+    try:
+        status = os.fstat(source)
+        if stat.S_ISDIR(status.st_mode):
+            node.mode, node.uid, node.gid = status.st_mode, status.st_uid, status.st_gid
+            node.mtime = max(status.st_mtime_ns, 0)
+            marks = {name: node.xattrs[name] for name in node.xattrs if name.startswith(trees.OVERLAY_XATTRS)}
+            node.xattrs = trees.get_xattrs(f"/proc/self/fd/{source}/.") | marks
+    finally:
+        os.close(source)
+
+
+def _flush_file(path: Path) -> None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

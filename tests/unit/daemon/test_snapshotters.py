@@ -1,0 +1,46 @@
+"""Which snapshotter a daemon takes."""
+
+import os
+
+import pytest
+from support.filesystems import tmpfs
+
+from lading.core.metadata import Namespace
+from lading.core.snapshots import SnapshotKey
+from lading.daemon.config import Config
+from lading.daemon.wiring import SNAPSHOTTERS, open_snapshotter
+from lading.errors import FailedPreconditionError
+from lading.metadata.database import SqliteDatabase
+from lading.snapshots import erofs
+
+pytestmark = [pytest.mark.anyio, pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")]
+
+
+async def chosen(root, driver="", use=False):
+    config = Config(data_root=root, storage_driver=driver)
+    async with SqliteDatabase.open(root / "lading.db", reserve=0) as database:
+        snapshotter = await open_snapshotter(config, database)
+        if use:
+            await snapshotter.prepare(SnapshotKey("container"), None)
+        await snapshotter.close()
+        assert await database.snapshots(Namespace(config.containerd_namespace), "none").list() == []
+        return snapshotter.name
+
+
+async def test_the_best_that_works(tmp_path):
+    if erofs.probe(tmp_path / "probe"):
+        pytest.skip("no EROFS here")
+    assert await chosen(tmp_path) == next(iter(SNAPSHOTTERS)) == "erofs"
+
+
+async def test_what_does_not_work_is_passed_over(tmp_path):
+    with tmpfs(tmp_path / "disk") as disk:  # EROFS needs a file system with readable pages below
+        assert await chosen(disk) == "overlayfs"
+        with pytest.raises(FailedPreconditionError, match="erofs"):
+            await chosen(disk, "erofs")
+
+
+async def test_what_is_in_use_stays_in_use(tmp_path):
+    assert await chosen(tmp_path, "native", use=True) == "native"
+    assert await chosen(tmp_path) == "native"
+    assert await chosen(tmp_path, "overlayfs") == "overlayfs"
