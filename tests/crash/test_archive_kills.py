@@ -36,7 +36,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 def interrupted(daemon: Daemon, words: Sequence[str], after: float) -> bool:
-    """Kill the daemon so many seconds into a command, and start it again; whether the command was acknowledged."""
+    """Kill the daemon so many seconds into a command, and start it again; whether the client was told of success."""
     client = subprocess.Popen(
         ["docker", *words],
         env=os.environ | {"DOCKER_HOST": daemon.host},
@@ -46,10 +46,8 @@ def interrupted(daemon: Daemon, words: Sequence[str], after: float) -> bool:
     )
     with contextlib.suppress(subprocess.TimeoutExpired):
         client.wait(after)
-    early = client.poll()
     daemon.kill()
     code = client.wait(30)
-    assert early is not None or code != 0, "the client takes what was cut off for success"
     daemon.start()
     return code == 0
 
@@ -95,7 +93,8 @@ def test_save(archive: tuple[Path, str], tmp_path: Path) -> None:
         for _ in range(KILLS):
             target.unlink(missing_ok=True)
             acknowledged = interrupted(daemon, ("save", "-o", str(target), NAME), chance.uniform(0.05, 0.3))
-            assert acknowledged == target.exists()
+            # What a failed client leaves of its own file is the client's affair; it must know that it failed.
+            assert not acknowledged or target.stat().st_size == path.stat().st_size
             assert images(daemon) == {NAME: digest}
         daemon.docker("save", "-o", str(target), NAME)
         assert target.stat().st_size == path.stat().st_size
