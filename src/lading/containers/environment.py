@@ -114,7 +114,7 @@ class StoredImages(ImageSource):
         return oci_config.parse(body, layers=len(document.layers))
 
 
-_INDEX_DEPTH: Final = 4
+_INDEX_DEPTH: Final = 8
 
 
 class Unpack(Protocol):

@@ -41,6 +41,10 @@ class Blobs(Protocol):
         """In order of digest."""
         ...
 
+    async def sizes(self) -> Mapping[str, int]:
+        """Length in bytes of every blob, by digest: what `list` says, but quick for very many."""
+        ...
+
     async def add(
         self,
         digest: Digest,

@@ -99,6 +99,9 @@ class DatabaseSuite:
         for one in reversed(wanted):
             await database.blobs(HERE).add(one, 1, labels={})
         assert [info.digest for info in await database.blobs(HERE).list()] == wanted
+        sizes = {info.digest: info.size for info in await database.blobs(HERE).list()}
+        assert await database.blobs(HERE).sizes() == sizes
+        assert await database.blobs(THERE).sizes() == {}
 
     async def test_labels_are_set_and_removed(self, database: Database) -> None:
         blobs = database.blobs(HERE)

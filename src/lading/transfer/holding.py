@@ -17,6 +17,8 @@ from lading.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from lading.formats.compression import BombError
+from lading.formats.tar.entry import TarLimitError
 from lading.oci.digest import Digest
 from lading.transfer import limits
 
@@ -25,7 +27,8 @@ PURPOSE: Final = "lading.transfer"
 RESUMABLE: Final = "lading.transfer.resumable"
 """Lease label: the lease outlives its process, so that the same transfer can be taken up again."""
 
-_HOPELESS: Final = (InvalidArgumentError, UnsupportedError, DataLossError)
+_HOPELESS: Final = (InvalidArgumentError, UnsupportedError, DataLossError, BombError, TarLimitError)
+"""What is wrong with the content. That a disk is full is not: there, trying again helps once there is space."""
 
 
 class Holder:

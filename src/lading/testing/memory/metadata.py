@@ -156,6 +156,10 @@ class MemoryBlobs(metadata.Blobs):
         return [blobs[digest] for digest in sorted(blobs)]
 
     @override
+    async def sizes(self) -> Mapping[str, int]:
+        return {info.digest: info.size for info in await self.list()}
+
+    @override
     async def add(
         self,
         digest: Digest,
