@@ -23,31 +23,6 @@ LAYER_BYTES = 4096  # each layer is one file of one block
 ARM = make.ARM64
 
 
-<<<<<<< HEAD
-class Rows:
-    """Rows of the fakes, as the database would have them."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-
-    async def list(self) -> "list[Any]":
-        return [await self.world.content.info(Digest(d)) for d in sorted(self.world.content.blobs)]
-
-    async def sizes(self) -> dict[str, int]:
-        return {info.digest: info.size for info in await self.list()}
-
-
-class SnapshotRows(Rows):
-    async def list(self) -> "list[Any]":
-        usage = snapshots.Usage(size=LAYER_BYTES, inodes=1)
-        return [
-            metadata.SnapshotRow(id=n, info=await self.world.snapshotter.stat(key), usage=usage)
-            for n, key in enumerate(sorted(self.world.snapshotter.committed))
-        ]
-
-
-=======
->>>>>>> quality
 class Images:
     """A service, its world, and who uses images."""
 
