@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from support.shims import ShimWorld
 
+from lading.core.runtime import Exit, Runtime
+from lading.runtime.launch import Launcher
 from lading.runtime.probe import HYBRID_CONTROLLERS
-from lading.testing.runtime import RuntimeSuite
+from lading.testing.runtime import RuntimeSuite, World
 
 pytestmark = pytest.mark.anyio
 PEERS = Path(os.environ.get("LADING_PEERS", "/var/lib/lading-peers"))
@@ -34,6 +36,17 @@ class ShimSuite(RuntimeSuite):
 class TestRunc(ShimSuite):
     def make_world(self, directory: Path) -> ShimWorld:
         return ShimWorld(directory, options={"BinaryName": "runc"})
+
+    async def test_what_the_shim_deleted_is_not_cleaned_up_by_another_program(
+        self, world: World, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def refuse(*_: object) -> Exit:
+            raise AssertionError("the shim's executable was started to clean up")
+
+        task = await self.run(world, runtime, "true")
+        await task.wait()
+        monkeypatch.setattr(Launcher, "delete", refuse)
+        await task.delete()
 
 
 class TestCrun(ShimSuite):

@@ -116,10 +116,10 @@ def choose(events: Sequence[Event], states: int, seed: int) -> list[Cut]:
     flushes = [-1, *(n for n, event in enumerate(events) if event.kind == FLUSH)]
     ends = [*flushes[1:], len(events)]
     epochs = [(start, end) for start, end in zip(flushes, ends, strict=True) if end - start > 1]
+    marked = [epoch for epoch in epochs if any(event.kind == MARK for event in events[slice(*epoch)])]
     cuts: list[Cut] = []
-    for number in range(states):
-        # Every part of the record gets its share.
-        start, end = epochs[(number * len(epochs) // states + chance.randrange(len(epochs))) % len(epochs)]
+    for _ in range(states):
+        start, end = chance.choice(marked if chance.random() < 0.3 else epochs)
         at = end - 1 if chance.random() < 0.7 else chance.randrange(start + 1, end)
         cuts.append(Cut(start, at, chance.choice(MODES), chance.getrandbits(32)))
     return sorted(cuts, key=lambda cut: (cut.flushed, cut.at))
@@ -215,9 +215,14 @@ class Campaign:
                 finally:
                     os.close(fd)
                 promise = promised(events[: cut.at + 1], self._host, self._durability)
-                yield cut, self._judge(state, target, promise, random.Random(cut.seed).sample(IMAGES, 2))
+                yield cut, self._judge(state, target, promise, self._healed(promise, cut.seed))
         finally:
             os.close(image)
+
+    def _healed(self, promise: Promise, seed: int) -> list[str]:
+        """The images to pull: those that were on their way, and one more."""
+        cut_off = {short for short in IMAGES if f"{self._host}/app:{short}" in promise.maybe}
+        return sorted({*cut_off, random.Random(seed).choice(IMAGES)})
 
     def _judge(self, state: Path, target: Path, promise: Promise, healed: Sequence[str]) -> list[str]:
         try:

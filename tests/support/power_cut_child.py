@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import anyio
+import apsw
 
 from lading import library
 from lading.core.labels import GC_ROOT
@@ -22,6 +23,7 @@ from lading.kit import linux
 from lading.snapshots import erofs
 from support.power_cut_world import ADDED, IMAGES, by_name
 
+BOXES = 8
 FIRST_BOOT = "boot-of-the-record"
 
 
@@ -92,6 +94,10 @@ async def main(root: Path, marks: Marks, host: str, driver: str, durability: str
         await pull(store, marks, names, "c")
         await parts.snapshotter.prepare(SnapshotKey("box"), await top_of(parts, names["c"]), lease=lease.id)
         marks.write("prepared", name="box", image="c")
+        for number in range(BOXES):
+            top = await top_of(parts, names["c"])
+            await parts.snapshotter.prepare(SnapshotKey(f"box-{number}"), top, lease=lease.id)
+            marks.write("prepared", name=f"box-{number}", image="c")
         marks.write("removing", image="a")
         await store.remove(names["a"])
         await collect(parts)
@@ -121,8 +127,14 @@ def stop_flushing() -> None:
     erofs._flush_file = lambda _: None  # pyright: ignore[reportPrivateUsage]
 
 
+def wrap_the_log_often() -> None:
+    """As in a store that has worked for a while: then its log is overwritten in place, and fdatasync(2) of it commits nothing else."""
+    apsw.connection_hooks.append(lambda connection: connection.wal_autocheckpoint(12))
+
+
 if __name__ == "__main__":
     os.umask(0o022)
+    wrap_the_log_often()
     if "no-flush" in sys.argv:
         stop_flushing()
     anyio.run(main, Path(sys.argv[1]), Marks(Path(sys.argv[2])), *sys.argv[3:6])

@@ -41,6 +41,10 @@ class Blobs(Protocol):
         """In order of digest."""
         ...
 
+    async def sizes(self) -> Mapping[str, int]:
+        """Length in bytes of every blob, by digest: what `list` says, but quick for very many."""
+        ...
+
     async def add(
         self,
         digest: Digest,
@@ -173,10 +177,6 @@ class Snapshots(Protocol):
 
     async def update(self, key: str, labels: Mapping[str, str | None]) -> SnapshotRow:
         """Set or remove labels. Raises `NotFoundError`."""
-        ...
-
-    async def set_usage(self, key: str, usage: snapshots.Usage) -> None:
-        """Record a measured usage. Raises `NotFoundError`."""
         ...
 
     async def delete(self, key: str) -> SnapshotRow:

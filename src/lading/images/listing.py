@@ -1,5 +1,6 @@
 """Listing: rows of ``docker image ls``, their filters and their sizes."""
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -13,6 +14,8 @@ from lading.oci import platform as oci_platform
 from lading.oci import reference
 from lading.oci.descriptor import Descriptor, Platform
 
+_NAMES: Final = 32_768
+"""Parsed names that are remembered: a list shows the same ones again and again."""
 FILTERS: Final = frozenset({"dangling", "label", "label!", "before", "since", "reference", "until"})
 
 
@@ -46,6 +49,8 @@ class ImageRow:
 def best_manifest(facts: TargetFacts, host: Platform) -> ManifestFacts | None:
     """The manifest that stands for the image: what this host runs best, else the first that is an image here."""
     present = [m for m in facts.manifests if m.kind is Kind.IMAGE and m.config is not None]
+    if len(present) == 1:
+        return present[0]
     return oci_platform.best(host, present, key=lambda m: m.platform) or (present[0] if present else None)
 
 
@@ -59,13 +64,20 @@ def names(records: Iterable[images.Image]) -> tuple[list[str], list[str]]:
     for record in records:
         if reference.is_dangling(record.name):
             continue
-        ref = reference.parse(record.name)
-        if ref.tag:
-            tags.append(ref.with_tag(ref.tag).familiar)
-        digest = f"{ref.familiar_name}@{record.target.digest}"
+        name, tagged = _familiar(record.name)
+        if tagged:
+            tags.append(tagged)
+        digest = f"{name}@{record.target.digest}"
         if digest not in digests:
             digests.append(digest)
     return sorted(tags), digests
+
+
+@functools.lru_cache(maxsize=_NAMES)
+def _familiar(name: str) -> tuple[str, str]:
+    """A record's name without tag, and with it (empty if it has none), as users write them."""
+    ref = reference.parse(name)
+    return ref.familiar_name, ref.with_tag(ref.tag).familiar if ref.tag else ""
 
 
 def manifest_rows(

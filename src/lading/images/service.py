@@ -1,8 +1,12 @@
 """The image service: what an edge asks about images, over whichever stores are active."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Final
+
+import anyio.lowlevel
 
 from lading.core import content, events, images, metadata
 from lading.errors import (
@@ -35,6 +39,7 @@ from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.reference import Reference
 from lading.transfer.service import TransferService
 
+_ROWS_AT_ONCE: Final = 256
 PRUNE_FILTERS = frozenset({"dangling", "until", "label", "label!"})
 
 
@@ -125,9 +130,15 @@ class ImageService:
         return await sizes.take(self._blobs, self._snapshots)
 
     async def list(
-        self, filters: Mapping[str, Sequence[str]] | None = None, *, shared_size: bool = False
+        self,
+        filters: Mapping[str, Sequence[str]] | None = None,
+        *,
+        shared_size: bool = False,
+        manifests: bool = True,
     ) -> Sequence[ImageRow]:
         """One row per target, newest first. Three reads of rows, and each image's documents once in its life.
+
+        Without ``manifests`` the rows have none. Other calls go on in between, however many images there are.
 
         Raises `InvalidArgumentError` for an unknown filter; `NotFoundError` if ``before`` or ``since`` names nothing.
         """
@@ -140,9 +151,13 @@ class ImageService:
         uses = await self._uses()
         rows: list[ImageRow] = []
         parts: list[Mapping[str, int]] = []
-        for group in by_target.values():
+        used, containers = _by_manifest(uses), Counter(use.target for use in uses)
+        for number, group in enumerate(by_target.values()):
+            if number % _ROWS_AT_ONCE == 0:
+                await anyio.lowlevel.checkpoint()
             facts = await self._facts(group[0].target)
-            rows.append(self._row(group, facts, inventory, uses))
+            shown = manifest_rows(facts, inventory, used) if manifests else ()
+            rows.append(self._row(group, facts, inventory, containers, shown))
             if shared_size:
                 parts.append(inventory.parts(facts))
         if shared_size:
@@ -162,7 +177,12 @@ class ImageService:
             return TargetFacts(target=target, indexes=(), manifests=())
 
     def _row(
-        self, records: Sequence[images.Image], facts: TargetFacts, inventory: Inventory, uses: Sequence[Use]
+        self,
+        records: Sequence[images.Image],
+        facts: TargetFacts,
+        inventory: Inventory,
+        containers: Mapping[str, int],
+        manifests: Sequence[ManifestRow],
     ) -> ImageRow:
         best = best_manifest(facts, self.host)
         tags, digests = names(records)
@@ -174,11 +194,11 @@ class ImageService:
             tags=tags,
             digests=digests,
             created=(config.created or "") if config else "",
-            size=sum(inventory.parts(facts).values()),
+            size=inventory.size(facts),
             shared=-1,
             labels=(config.run.labels or {}) if config else {},
-            containers=sum(1 for u in uses if u.target == facts.target.digest),
-            manifests=manifest_rows(facts, inventory, _by_manifest(uses)),
+            containers=containers.get(facts.target.digest, 0),
+            manifests=manifests,
         )
 
     async def _filtered(

@@ -27,6 +27,12 @@ class Inventory:
         """Whether every blob of the manifest is here."""
         return manifest.document is not None and all(b.digest in self.blobs for b in manifest.blobs())
 
+    def size(self, facts: TargetFacts) -> int:
+        """Bytes that the image takes here: the sum of `parts`, without naming them."""
+        blobs, snapshots = self.blobs, self.snapshots
+        chains = {chain for manifest in facts.manifests for chain in manifest.chain}
+        return sum([blobs.get(d, 0) for d in facts.blobs()]) + sum([snapshots.get(c, 0) for c in chains])
+
     def parts(self, facts: TargetFacts) -> dict[str, int]:
         """Everything of an image that takes space here: blobs by digest, snapshots by ``snapshot:`` and chain ID."""
         found = {str(d): self.blobs[d] for d in facts.blobs() if d in self.blobs}
@@ -38,7 +44,7 @@ class Inventory:
 async def take(blobs: metadata.Blobs, snapshots: metadata.Snapshots) -> Inventory:
     """Read the rows of one namespace: two reads, however many images there are."""
     return Inventory(
-        blobs={info.digest: info.size for info in await blobs.list()},
+        blobs=await blobs.sizes(),
         snapshots={row.info.key: row.usage.size for row in await snapshots.list()},
     )
 

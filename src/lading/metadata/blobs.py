@@ -62,6 +62,14 @@ class SqliteBlobs(metadata.Blobs):
         )
 
     @override
+    async def sizes(self) -> Mapping[str, int]:
+        return await self._session.read(
+            lambda connection: dict(
+                connection.execute("SELECT digest, size FROM blob WHERE namespace = ?", (self._namespace,))
+            )
+        )
+
+    @override
     async def add(
         self,
         digest: Digest,

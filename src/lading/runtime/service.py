@@ -336,14 +336,17 @@ class ShimRuntime(Runtime):
     async def _dispose(self, task: ShimTask, end: Exit) -> None:
         """Remove everything of a task whose first process is deleted."""
         if not task.dying:
-            await self._clean(task.shim.bundle, task.shim)
+            await self._clean(task.shim.bundle, task.shim, deleted=task.deleted)
         # Some shims end before they have sent their last events.
         self._report_end(task, _EXIT, end)
         self._report_end(task, _DELETE, end)
         self._tasks.pop(task.id, None)
 
-    async def _clean(self, bundle: Bundle, shim: Shim | None) -> Exit:
-        """End a shim, have its executable clean up, remove the bundle. How the first process ended, as far as known."""
+    async def _clean(self, bundle: Bundle, shim: Shim | None, *, deleted: bool = False) -> Exit:
+        """End a shim, have its executable clean up, remove the bundle. How the first process ended, as far as known.
+
+        A container that its shim has ``deleted`` needs no cleaning up, which would start two programs in vain.
+        """
         if shim is None:
             with contextlib.suppress(LadingError):
                 shim = await self._reopen(bundle)
@@ -353,11 +356,12 @@ class ShimRuntime(Runtime):
             shim.close()
         recorded = await aio.run(aio.DISK, bundle.exit)
         end = None
-        try:
-            binary = await aio.run(aio.DISK, bundle.shim)
-            end = await self._launcher.delete(binary, bundle)
-        except LadingError as exc:
-            _log.warning("shim_cleanup_failed", container=bundle.id, reason=str(exc))
+        if not deleted:
+            try:
+                binary = await aio.run(aio.DISK, bundle.shim)
+                end = await self._launcher.delete(binary, bundle)
+            except LadingError as exc:
+                _log.warning("shim_cleanup_failed", container=bundle.id, reason=str(exc))
         try:
             await aio.run(aio.DISK, bundle.remove)
         except OSError as exc:

@@ -137,6 +137,8 @@ class ShimTask(Task):
         self._pid = pid
         self._watch = watch
         self._dispose = dispose
+        self.deleted = False
+        """Whether the shim has deleted the container: nothing of it is left for the shim's executable to clean up."""
         self._deleting = anyio.Lock()
 
     @property
@@ -318,6 +320,7 @@ class ShimTask(Task):
         end = None
         try:
             end = exit_of(await self._call("Delete", self._process(), task_pb2.DeleteResponse))
+            self.deleted = True
         except (DisconnectedError, NotFoundError):
             if self.dying:
                 await self._grave.wait()

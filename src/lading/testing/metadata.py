@@ -99,6 +99,9 @@ class DatabaseSuite:
         for one in reversed(wanted):
             await database.blobs(HERE).add(one, 1, labels={})
         assert [info.digest for info in await database.blobs(HERE).list()] == wanted
+        sizes = {info.digest: info.size for info in await database.blobs(HERE).list()}
+        assert await database.blobs(HERE).sizes() == sizes
+        assert await database.blobs(THERE).sizes() == {}
 
     async def test_labels_are_set_and_removed(self, database: Database) -> None:
         blobs = database.blobs(HERE)
@@ -332,18 +335,16 @@ class DatabaseSuite:
             await snapshots.get("key")
         with pytest.raises(NotFoundError):
             await database.snapshots(HERE, "other").get("name")
-        await snapshots.set_usage("name", NOTHING)
         await snapshots.mark_lost([committed.id])
         assert [row.boot_id == "boot" for row in await snapshots.list()] == [False]
         assert (await snapshots.get("name")).boot_id
         await snapshots.mark_durable([committed.id])
         changed = await snapshots.update("name", {"k": None})
-        assert (changed.usage, changed.boot_id, dict(changed.info.labels)) == (NOTHING, "", {})
+        assert (changed.usage, changed.boot_id, dict(changed.info.labels)) == (usage, "", {})
         assert await snapshots.delete("name") == changed
         for call in (
             snapshots.delete("name"),
             snapshots.update("name", {}),
-            snapshots.set_usage("name", NOTHING),
         ):
             with pytest.raises(NotFoundError):
                 await call

@@ -56,8 +56,10 @@ class ImageRoutes:
 
     async def list(self, request: Request) -> web.StreamResponse:
         """``GET /images/json``."""
-        rows = await self._service.list(request.filters(FILTERS), shared_size=request.flag("shared-size"))
         manifests = request.flag("manifests")
+        rows = await self._service.list(
+            request.filters(FILTERS), shared_size=request.flag("shared-size"), manifests=manifests
+        )
         return json_response([shapes.list_row(row, request.version, manifests=manifests) for row in rows])
 
     async def inspect(self, request: Request) -> web.StreamResponse:

@@ -156,6 +156,10 @@ class MemoryBlobs(metadata.Blobs):
         return [blobs[digest] for digest in sorted(blobs)]
 
     @override
+    async def sizes(self) -> Mapping[str, int]:
+        return {info.digest: info.size for info in await self.list()}
+
+    @override
     async def add(
         self,
         digest: Digest,
@@ -566,11 +570,6 @@ class MemorySnapshots(metadata.Snapshots):
         return self._put(
             space, replace(row, info=replace(row.info, labels=merged, updated_at=self._database.clock()))
         )
-
-    @override
-    async def set_usage(self, key: str, usage: Usage) -> None:
-        space = await self._database.change(self._namespace)
-        self._put(space, replace(self._row(key), usage=usage))
 
     @override
     async def delete(self, key: str) -> SnapshotRow:
