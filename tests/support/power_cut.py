@@ -88,7 +88,7 @@ def promised(events: Sequence[Event], host: str, durability: str) -> Promise:
         name = mark.get("name") or f"{host}/app:{short}"
         if what == "opened":
             promise.opened = True
-        elif what == "pulling":
+        elif what in ("pulling", "tagging"):
             promise.maybe.add(name)
         elif what in ("pulled", "tagged"):
             promise.images[name] = short

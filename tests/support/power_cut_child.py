@@ -102,8 +102,10 @@ async def main(root: Path, marks: Marks, host: str, driver: str, durability: str
         await store.remove(names["a"])
         await collect(parts)
         marks.write("removed", image="a")
-        await store.tag(names["c"], f"{host}/app:again")
-        marks.write("tagged", image="c", name=f"{host}/app:again")
+        again = f"{host}/app:again"
+        marks.write("tagging", name=again)
+        await store.tag(names["c"], again)
+        marks.write("tagged", image="c", name=again)
         await pull(store, marks, names, "d")
         async with anyio.create_task_group() as group:
             group.start_soon(pull, store, marks, names, "e")

@@ -50,7 +50,7 @@ from lading.errors import (
     NotFoundError,
     ResourceExhaustedError,
 )
-from lading.kit import linux
+from lading.kit import fs, linux
 from lading.kit.aio import DATA, DISK, run
 from lading.kit.failpoints import failpoint
 from lading.oci.digest import DiffID, new_hasher
@@ -431,6 +431,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
         async with self._new(key) as number:
             with translated(f"cannot make snapshot {key}"):
                 await run(DATA, self._fill, self.path(number), kind, parents)
+                await run(DISK, self._flush_new, number)
             failpoint("snapshot.filled")
             row = await self._rows.create(
                 key, id=number, kind=kind, parent=parent, labels=labels, usage=_NO_USAGE, lease=lease
@@ -540,6 +541,17 @@ class DirectorySnapshotter(Snapshotter, Differ):
         del ids  # thousands of files each: the file system does it at once
         with translated("cannot flush snapshots"):
             linux.syncfs(self._fd)
+
+    def _flush_new(self, id: int) -> None:
+        """Flush what `_fill` made. Blocking.
+
+        The commit of the row does not do it: fdatasync(2) of a log that is written over in place touches no directory.
+        """
+        with os.scandir(self.path(id)) as entries:
+            for entry in entries:
+                fs.fsync_directory(entry.path)
+        fs.fsync_directory(self.path(id))
+        os.fsync(self._fd)
 
     def _make_directory(self, id: int) -> None:
         with translated("cannot make a snapshot"):

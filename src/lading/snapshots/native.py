@@ -4,6 +4,7 @@ A layer is extracted beside a copy of its parent's tree and then moved onto it, 
 extractor with the same rules. Copies share their data where the file system can (btrfs, xfs).
 """
 
+import os
 from collections.abc import Generator, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -14,7 +15,6 @@ from lading.core.metadata import SnapshotRow
 from lading.core.mounts import Mount
 from lading.core.snapshots import Capability, Kind, SnapshotKey, Usage
 from lading.errors import UnsupportedError
-from lading.kit import linux
 from lading.snapshots import diff, layers, trees
 from lading.snapshots.base import DirectorySnapshotter
 from lading.snapshots.diff import Difference
@@ -51,11 +51,17 @@ class NativeSnapshotter(DirectorySnapshotter):
     def _fill(self, directory: Path, kind: Kind, parents: Sequence[SnapshotRow]) -> None:
         if parents and kind is Kind.ACTIVE:
             self._copy(parents[0], directory / "fs")
-            # There is no blob to make this copy again from, and whoever writes into it keeps what it began with.
-            linux.syncfs(self._fd)
         else:
             (directory / "fs").mkdir(mode=0o755)
             (directory / "fs").chmod(0o755)
+
+    @override
+    def _flush_new(self, id: int) -> None:
+        if os.listdir(self.path(id) / "fs"):
+            # There is no blob to make the copy again from, and whoever writes into it keeps what it began with.
+            self._make_durable([id])
+        else:
+            super()._flush_new(id)
 
     @override
     def _show(self, row: SnapshotRow, parents: Sequence[SnapshotRow]) -> list[Mount]:

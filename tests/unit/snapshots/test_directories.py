@@ -10,7 +10,7 @@ from support.filesystems import tmpfs
 from lading.core.metadata import Namespace
 from lading.core.snapshots import SnapshotKey, SnapshotName
 from lading.errors import DataLossError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
-from lading.kit import linux
+from lading.kit import fs, linux
 from lading.metadata.database import SqliteDatabase
 from lading.oci.digest import DiffID
 from lading.snapshots import overlay
@@ -258,3 +258,18 @@ async def test_a_copied_tree_is_durable_before_it_is_used(disk, monkeypatch):
         await snapshotter.prepare(SnapshotKey("key"), base)
         assert len(flushes) == 1
         await snapshotter.close()
+
+
+async def test_new_directories_are_durable_before_their_row(disk, rows, monkeypatch):
+    flushed: list[str] = []
+    create = rows.create
+
+    async def late(*args, **facts):
+        assert sorted(os.path.basename(path) for path in flushed) == ["1", "fs", "work"]
+        return await create(*args, **facts)
+
+    snapshotter = make(disk, rows)
+    monkeypatch.setattr(fs, "fsync_directory", lambda path: flushed.append(str(path)))
+    monkeypatch.setattr(rows, "create", late)
+    await snapshotter.prepare(SnapshotKey("key"), None)
+    await snapshotter.close()
