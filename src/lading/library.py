@@ -94,7 +94,7 @@ async def open_store(
 
 def _directory(path: str | os.PathLike[str]) -> Path:
     root = Path(path).absolute()
-    root.mkdir(mode=0o711, parents=True, exist_ok=True)
+    fs.make_directories(root, mode=0o711)
     return root
 
 

@@ -21,6 +21,7 @@ from lading.errors import (
     InvalidArgumentError,
     LadingError,
 )
+from lading.kit import fs
 
 _log: Final = structlog.get_logger(__name__)
 _LISTEN_FDS_START: Final = 3
@@ -47,7 +48,7 @@ def prepare_directories(config: Config) -> None:
     """
     try:
         for path in (config.data_root, config.exec_root):
-            path.mkdir(mode=0o711, parents=True, exist_ok=True)
+            fs.make_directories(path, mode=0o711)
             path.chmod(
                 0o711
             )  # A6: others may pass to a socket or a mapped root file system, and list nothing

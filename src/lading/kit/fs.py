@@ -28,6 +28,18 @@ def fsync_directory(path: str | Path) -> None:
         os.close(fd)
 
 
+def make_directories(path: str | Path, *, mode: int = 0o777) -> None:
+    """Make a directory of this mode, and those above it as need be; the entries of the new ones are durable."""
+    place = Path(path)
+    missing: list[Path] = []
+    while not place.is_dir():
+        missing.append(place)
+        place = place.parent
+    for directory in reversed(missing):
+        directory.mkdir(mode=mode if directory is missing[0] else 0o777, exist_ok=True)
+        fsync_directory(directory.parent)
+
+
 def write_atomic(path: str | Path, data: Buffer, *, mode: int = 0o600) -> None:
     """Replace a small file so that a crash leaves the old or the new content, whole and durable."""
     path = Path(path)
@@ -97,11 +109,12 @@ class Reserve:
     def __init__(self, path: str | Path, size: int) -> None:
         self.path = Path(path)
         self.size = size
+        self._made = False
 
     def ensure(self) -> bool:
         """Hold the space if eight times as much is free; whether it is held."""
-        if self.path.exists():
-            return True
+        if self.path.exists() and (self._made or self.path.stat().st_size >= self.size):
+            return True  # else a power cut has left the file without the space
         if available(self.path.parent) < 8 * self.size:
             return False
         fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -112,6 +125,7 @@ class Reserve:
             return False
         finally:
             os.close(fd)
+        self._made = True
         return True
 
     def release(self) -> bool:

@@ -132,7 +132,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
         self._flushing = anyio.Lock()
         self._directory = Path(os.path.abspath(root)) / "snapshots"
         with translated(f"cannot use {root}"):
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fs.make_directories(self._directory, mode=0o700)
             self._directory.chmod(0o700)  # T22: set-ID programs of images are out of everybody's reach
             self._fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
@@ -643,7 +643,7 @@ class _Layer(LayerWriter):
 def probe_directory(root: Path, test: Callable[[Path], None]) -> str | None:
     """Run a test in a temporary directory below ``root``; what went wrong, in words, or ``None``."""
     try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fs.make_directories(root, mode=0o700)
         place = root / f".probe-{os.getpid()}"
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(place)

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import stat
+from pathlib import Path
 
 import anyio
 import pytest
@@ -122,6 +123,15 @@ def test_rename_new_does_not_replace(tmp_path):
         fs.rename_new(tmp_path / "a", tmp_path / "d")
 
 
+def test_new_directories_are_durable(tmp_path, monkeypatch):
+    flushed: list[Path] = []
+    monkeypatch.setattr(fs, "fsync_directory", flushed.append)
+    fs.make_directories(tmp_path / "a/b/c", mode=0o700)
+    assert (tmp_path / "a/b/c").stat().st_mode & 0o777 == 0o700
+    fs.make_directories(tmp_path / "a/b/c")
+    assert flushed == [tmp_path, tmp_path / "a", tmp_path / "a/b"]
+
+
 def test_a_reserve_is_made_and_given_up(tmp_path):
     reserve = fs.Reserve(tmp_path / "reserve", 4096)
     assert reserve.ensure()
@@ -129,4 +139,7 @@ def test_a_reserve_is_made_and_given_up(tmp_path):
     assert (tmp_path / "reserve").stat().st_blocks * 512 >= 4096
     assert reserve.release()
     assert not reserve.release()
+    (tmp_path / "reserve").touch()  # all that a power cut left
+    assert fs.Reserve(tmp_path / "reserve", 4096).ensure()
+    assert (tmp_path / "reserve").stat().st_blocks * 512 >= 4096
     assert not fs.Reserve(tmp_path / "reserve", 1 << 60).ensure()
