@@ -57,7 +57,7 @@ def serve(path: str) -> None:
 
 def _forget_vanished(held: dict[bytes, int]) -> None:
     """Let go of FIFOs that have no path any more: a daemon that was killed never said so, and nobody can open them again."""
-    for name in [name for name in held if not os.path.exists(name)]:
+    for name in [name for name in held if name.startswith(b"/") and not os.path.exists(name)]:
         os.close(held.pop(name))
 
 
