@@ -153,7 +153,7 @@ class Harness:
         mark = next(each for each, digest in self.images.items() if digest == self.model.names[name])
         words = ("--rm", "--pull", "never", "--network", "none", "--name", f"look{self.random.random()}")
         assert self.daemon.docker("run", *words, name, "cat", "/mark") == mark
-        self.daemon.docker("save", "-o", os.devnull, name)
+        assert self.daemon.run("save", name).returncode == 0
 
     def finish(self) -> None:
         """What is named is whole; everything can still be pulled and run; after rm and gc nothing is left."""
@@ -177,7 +177,9 @@ class Harness:
         left = _files(self.daemon.data_root / "content")
         assert left == [], "\n".join(self.daemon.lading("why", f"sha256:{p.name}").stdout for p in left)
         assert list((self.daemon.data_root / "snapshots").glob("*/*/snapshots/*")) == []
-        assert left_processes(self.daemon.exec_root) == [], "shims outlived their containers"
+        self.daemon.stop()
+        left_over = left_processes(self.daemon.exec_root)
+        assert left_over == [], [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left_over]
 
 
 def digest_of(reference: str) -> str:

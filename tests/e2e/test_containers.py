@@ -5,49 +5,30 @@ import json
 import os
 import pty
 import select
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.daemon import Daemon
+from support.images import File, busybox_layer, layer_tar
 
 pytestmark = pytest.mark.e2e
-TESTS = Path(__file__).parents[1]
+APPLETS = ("grep", "hostname", "mkdir", "mount", "pwd", "touch")
 
 
 class Engine:
-    """A daemon process, and docker talking to it."""
+    """docker, talking in text to one daemon that has the image ``box``."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.env = {**os.environ, "DOCKER_HOST": f"unix://{directory}/docker.sock", "HOME": str(directory)}
-        self.env["PYTHONPATH"] = os.pathsep.join([str(TESTS), *(path for path in sys.path if path)])
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with (self.directory / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, TESTS / "support/container_daemon.py", self.directory],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=self.env,
-            )
-        assert self.process.stdout is not None
-        with self.process.stdout as output:
-            while (line := output.readline()) != b"ready\n":
-                assert line, (self.directory / "log").read_text()
-
-    def end(self, how: int = signal.SIGKILL) -> None:
-        assert self.process is not None
-        self.process.send_signal(how)
-        self.process.wait(20)
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon = daemon
+        self.env = {**os.environ, "DOCKER_HOST": daemon.host, "HOME": str(daemon.directory)}
 
     def restart(self) -> None:
-        self.end()
-        self.start()
+        """As after a crash."""
+        self.daemon.kill()
+        self.daemon.start()
 
     def docker(self, *words: str, input: str | None = None, code: int = 0) -> str:
         result = self.run(*words, input=input)
@@ -72,15 +53,20 @@ class Engine:
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    made = Engine(tmp_path_factory.mktemp("engine"))
-    made.start()
-    try:
-        yield made
-    finally:
-        for each in made.run("ps", "-aq").stdout.split():
-            made.run("rm", "-f", each)
-        made.end(signal.SIGTERM)
+def engine(shared_daemon: Daemon) -> Engine:
+    shared_daemon.docker("import", "--change", "CMD /bin/sh", "-", "box", input=layer_tar(box()))
+    return Engine(shared_daemon)
+
+
+def box() -> dict[str, File]:
+    """A root file system of busybox, with some users and a file that cannot be executed."""
+    users = b"root:x:0:0:root:/root:/bin/sh\nalice:x:1000:1001::/home/alice:/bin/sh\n1234:x:7:7::/:/bin/sh\n"
+    return busybox_layer() | {
+        **{f"bin/{applet}": File(link="busybox") for applet in APPLETS},
+        "etc/passwd": File(users),
+        "etc/group": File(b"root:x:0:\nstaff:x:50:alice\nusers:x:1001:\n"),
+        "etc/not-executable": File(b"words\n"),
+    }
 
 
 @pytest.fixture(autouse=True)
@@ -274,13 +260,13 @@ def test_kill_9_of_the_daemon_loses_no_line_and_no_container(engine: Engine):
 def test_end_while_no_daemon_runs(engine: Engine, tmp_path: Path):
     script = "while [ ! -e /mnt/go ]; do sleep 0.02; done; echo last words; echo done > /mnt/done; exit 6"
     engine.background("orphan", script, "-v", f"{tmp_path}:/mnt")
-    engine.end()
+    engine.daemon.kill()
     (tmp_path / "go").touch()
     deadline = time.monotonic() + 10
     while not (tmp_path / "done").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.3)  # for the shim to notice: nothing tells when it has
-    engine.start()
+    engine.daemon.start()
     assert engine.docker("wait", "orphan") == "6\n"
     assert engine.docker("logs", "orphan") == "last words\n"
 

@@ -127,7 +127,7 @@ def unpacked(layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> Tree:
     return tree(os.fsencode(bundle / "rootfs"))
 
 
-@pytest.fixture(scope="module", params=["overlayfs", "native"])
+@pytest.fixture(scope="module", params=["overlayfs", "native", "erofs"])
 def container(request: pytest.FixtureRequest, layout: Layout, registry: str) -> Generator[tuple[str, Tree]]:
     """The tree that a process of a running container sees, by the name of the snapshotter."""
     name = f"{registry}/rich:{request.param}"

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import anyio
 import pytest
-from support.fakes import FakeBus
 
 from lading.content.local import LocalContentStore
 from lading.core.metadata import Namespace
 from lading.core.snapshots import SnapshotKey, SnapshotName
+from lading.daemon.events import EventBus
 from lading.errors import DataLossError
 from lading.kit import linux
 from lading.metadata.database import SqliteDatabase
@@ -52,7 +52,7 @@ async def test_layers_become_snapshots_however_they_arrive(kind: type[DirectoryS
                 lease_manager=database.leases(NAMESPACE),
                 snapshotter=snapshotter,
                 registries=registries,
-                bus=FakeBus(),
+                bus=EventBus(),
                 host=make.AMD64,
             )
             result = await service.pull(reference.parse("registry.test/app:latest"))

@@ -14,14 +14,15 @@ from lading.content.local import LocalContentStore
 from lading.core import remotes
 from lading.core.metadata import Namespace
 from lading.core.remotes import Credentials, Document, Fetcher, Resolver, Sink
-from lading.kit import aio
+from lading.daemon.events import EventBus
+from lading.kit import aio, linux
 from lading.metadata.database import SqliteDatabase
 from lading.oci import mediatypes, reference
 from lading.oci.descriptor import Descriptor
+from lading.snapshots.native import NativeSnapshotter
 from lading.testing import images as make
 from lading.testing.memory.remotes import MemoryRegistries
 from lading.transfer.service import TransferService
-from support.fakes import FakeBus, FakeSnapshotter
 
 NAMESPACE = Namespace("moby")
 REFERENCE = reference.parse("registry.test/app:latest")
@@ -89,9 +90,11 @@ async def main(root: Path, pause: float) -> None:
             store=LocalContentStore(root / "content", database.blobs(NAMESPACE)),
             image_store=database.images(NAMESPACE),
             lease_manager=database.leases(NAMESPACE),
-            snapshotter=FakeSnapshotter(parallel=True),
+            snapshotter=NativeSnapshotter(
+                root / "snapshots", database.snapshots(NAMESPACE, "native"), boot_id=linux.boot_id()
+            ),
             registries=SlowRegistries(pause),
-            bus=FakeBus(),
+            bus=EventBus(),
             host=make.AMD64,
         )
         print("ready", flush=True)

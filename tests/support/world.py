@@ -1,27 +1,97 @@
 """A store, registries and a transfer service over them, all in memory."""
 
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from typing_extensions import Buffer, override
+
+from lading.core import content, events, images, leases, metadata
+from lading.core.leases import LeaseID
+from lading.core.metadata import Namespace
+from lading.core.snapshots import NO_LABELS, Labels, LayerWriter, SnapshotName
+from lading.daemon.events import EventBus
 from lading.oci import reference
+from lading.oci.digest import DiffID
 from lading.testing import images as make
+from lading.testing.memory.content import Bytes, MemoryContentStore
+from lading.testing.memory.metadata import MemoryDatabase
 from lading.testing.memory.remotes import MemoryRegistries
+from lading.testing.memory.snapshots import MemorySnapshotter
 from lading.transfer.service import TransferService
-from support.fakes import FakeBus, FakeContent, FakeImages, FakeLeases, FakeSnapshotter
+
+NAMESPACE = Namespace("moby")
+FOREVER = 1 << 63
+
+
+class WatchedSnapshotter(MemorySnapshotter):
+    """Counts the bytes of layers that it is given, and can be told to refuse them."""
+
+    def __init__(self, rows: metadata.Snapshots, *, parallel: bool = True) -> None:
+        super().__init__(rows, parallel=parallel)
+        self.failure: Exception | None = None
+        self.written = 0
+
+    @override
+    def open_layer(
+        self,
+        name: SnapshotName,
+        parent: SnapshotName | None,
+        *,
+        diff_id: DiffID,
+        compressed_size: int = 0,
+        lease: LeaseID | None = None,
+    ) -> AbstractAsyncContextManager[LayerWriter]:
+        return self._watch(super().open_layer(name, parent, diff_id=diff_id, lease=lease))
+
+    @asynccontextmanager
+    async def _watch(self, layer: AbstractAsyncContextManager[LayerWriter]) -> AsyncGenerator[LayerWriter]:
+        async with layer as writer:
+            yield _WatchedLayer(self, writer)
+
+
+class _WatchedLayer(LayerWriter):
+    def __init__(self, owner: WatchedSnapshotter, inner: LayerWriter) -> None:
+        self._owner, self._inner = owner, inner
+
+    @override
+    def write(self, data: Buffer) -> None:
+        if self._owner.failure is not None:
+            raise self._owner.failure
+        self._inner.write(data)
+        self._owner.written += memoryview(data).nbytes
+
+    @override
+    def finish(self) -> DiffID:
+        return self._inner.finish()
+
+    @override
+    async def commit(self, *, labels: Labels = NO_LABELS) -> None:
+        await self._inner.commit(labels=labels)
 
 
 class World:
     """One host, ``linux/amd64``, and two registries that it may talk to."""
 
-    def __init__(self, *, parallel: bool = True, store: type[FakeContent] = FakeContent) -> None:
-        self.leases = FakeLeases()
-        self.content = store(self.leases)
-        self.images = FakeImages()
-        self.snapshotter = FakeSnapshotter(parallel=parallel)
-        self.bus = FakeBus()
+    def __init__(
+        self, *, parallel: bool = True, store: type[MemoryContentStore] = MemoryContentStore
+    ) -> None:
+        self.database: metadata.Database = MemoryDatabase()
+        self.leases: leases.Manager = self.database.leases(NAMESPACE)
+        self.bytes = Bytes()
+        self.content: content.Store = store(self.database.blobs(NAMESPACE), data=self.bytes)
+        self.images: images.Store = self.database.images(NAMESPACE)
+        self.snapshotter = WatchedSnapshotter(self.database.snapshots(NAMESPACE, "memory"), parallel=parallel)
+        self.bus = EventBus()
         self.registries = MemoryRegistries()
         self.registry = self.registries.registry("registry.test")
         self.elsewhere = self.registries.registry("other.test")
         self.repository = self.registry.repository("app")
         self.reference = reference.parse("registry.test/app:latest")
-        self.service = TransferService(
+        self.service = self.make_service()
+
+    def make_service(self) -> TransferService:
+        """A transfer service over what the world has now."""
+        return TransferService(
             store=self.content,
             image_store=self.images,
             lease_manager=self.leases,
@@ -31,8 +101,13 @@ class World:
             host=make.AMD64,
         )
 
+    @property
+    def events(self) -> list[events.Event]:
+        """What was told to the bus, oldest first."""
+        return self.bus.history(0, FOREVER)
+
     async def snapshot_names(self) -> set[str]:
-        return set(self.snapshotter.committed)
+        return {info.key async for info in self.snapshotter.walk()}
 
     async def has(self, digest: str) -> bool:
-        return digest in self.content.blobs
+        return digest in {info.digest async for info in self.content.walk()}

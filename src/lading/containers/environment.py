@@ -19,8 +19,6 @@ from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.document import CONFIG_LIMIT, MANIFEST_LIMIT
 from lading.oci.manifest import Index, Manifest
 
-DEFAULT_RUNTIME: Final = "io.containerd.runc.v2"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerImage:
@@ -114,7 +112,7 @@ class StoredImages(ImageSource):
         return oci_config.parse(body, layers=len(document.layers))
 
 
-_INDEX_DEPTH: Final = 4
+_INDEX_DEPTH: Final = 8
 
 
 class Unpack(Protocol):

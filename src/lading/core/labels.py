@@ -11,8 +11,6 @@ GC_REF_CONTENT: Final = "containerd.io/gc.ref.content"
 """Prefix (``.suffix`` or ``/suffix`` may follow): the labelled thing keeps the blob whose digest is the value."""
 GC_REF_SNAPSHOT: Final = "containerd.io/gc.ref.snapshot."
 """Prefix, followed by a snapshotter's name (and ``/suffix``): keeps the snapshot whose name is the value."""
-GC_REF_IMAGE: Final = "containerd.io/gc.ref.image"
-"""Prefix: keeps the image whose name is the value."""
 GC_EXPIRE: Final = "containerd.io/gc.expire"
 """On an image or a lease: RFC 3339 time after which it is no root."""
 DISTRIBUTION_SOURCE: Final = "containerd.io/distribution.source."
@@ -21,9 +19,6 @@ UNCOMPRESSED: Final = "containerd.io/uncompressed"
 """On a compressed layer blob: its diff ID, verified."""
 SNAPSHOT_REF: Final = "containerd.io/snapshot.ref"
 """On prepare: the name (chain ID) under which the snapshot will be committed."""
-
-RESERVED_PREFIXES: Final = ("containerd.io/", "lading.")
-"""Labels from images and users must not begin so: an image never feeds control metadata (reliability D16)."""
 
 LIMIT: Final = 4096
 """Bytes of a label's key and value together."""

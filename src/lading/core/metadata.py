@@ -175,10 +175,6 @@ class Snapshots(Protocol):
         """Set or remove labels. Raises `NotFoundError`."""
         ...
 
-    async def set_usage(self, key: str, usage: snapshots.Usage) -> None:
-        """Record a measured usage. Raises `NotFoundError`."""
-        ...
-
     async def delete(self, key: str) -> SnapshotRow:
         """Delete a row and return it. Raises `NotFoundError`; `FailedPreconditionError` while it has children."""
         ...

@@ -49,8 +49,6 @@ class Capability(Enum):
 
     PARALLEL_LAYERS = "parallel-layers"
     """`Snapshotter.open_layer` takes bytes before the parent is committed; only `LayerWriter.commit` needs it."""
-    ROOTLESS = "rootless"
-    """Works without privilege in the initial user namespace."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,6 @@ import msgspec
 from lading.daemon import options
 from lading.daemon.options import Kind, Meaning, Option
 from lading.errors import FailedPreconditionError, InvalidArgumentError, UnsupportedError
-from lading.remotes import hosts as registry_hosts
 
 DEFAULT_CONFIG_FILE: Final = "/etc/lading/daemon.json"
 DEFAULT_HOST: Final = "unix:///run/lading/lading.sock"
@@ -372,6 +371,8 @@ def _check(config: Config) -> None:
     for label in config.labels:
         if "=" not in label:
             raise InvalidArgumentError(f"bad attribute format: {label}", hint="labels are key=value")
+    from lading.remotes import hosts as registry_hosts  # noqa: PLC0415 - help must not load the rooms
+
     registry_hosts.check(config.registry_mirrors, config.insecure_registries)
     if not config.hosts:
         raise InvalidArgumentError("no host to listen on")

@@ -322,20 +322,26 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
             open_files=lambda: len(os.listdir("/proc/self/fd")),
             registries=store.registries,
         )
-        router = Router()
-        system.add_routes(router, sources)
-        event_routes.add_routes(router, bus)
-        image_routes.add_routes(router, store.images, store.exchange, driver=store.snapshotter.name)
-        container_routes.add_routes(router, service)
-        exec_routes.add_routes(router, service)
-        lading_routes.add_routes(router, store.maintenance)
-        absent.add_networks(router)
-        absent.add_volumes(router)
-        absent.add_swarm(router)
-        absent.add_plugins(router)
-        absent.add_builder(router)
-        absent.add_container_extras(router)
+        router = make_router(store, service, sources, bus)
         yield Engine(router=router, store=store, config=config, sources=sources)
+
+
+def make_router(store: Store, service: ContainerService, sources: system.Sources, bus: Bus) -> Router:
+    """Every route that is served."""
+    router = Router()
+    system.add_routes(router, sources)
+    event_routes.add_routes(router, bus)
+    image_routes.add_routes(router, store.images, store.exchange, driver=store.snapshotter.name)
+    container_routes.add_routes(router, service)
+    exec_routes.add_routes(router, service)
+    lading_routes.add_routes(router, store.maintenance)
+    absent.add_networks(router)
+    absent.add_volumes(router)
+    absent.add_swarm(router)
+    absent.add_plugins(router)
+    absent.add_builder(router)
+    absent.add_container_extras(router)
+    return router
 
 
 async def open_container_service(stack: AsyncExitStack, config: Config, store: Store) -> ContainerService:

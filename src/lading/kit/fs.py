@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import fcntl
 import os
-from collections.abc import Generator
 from errno import EDQUOT, EINVAL, ENOSPC, ENOSYS
 from pathlib import Path
 from typing import Final
@@ -52,16 +51,6 @@ def write_all(fd: int, data: Buffer) -> None:
     view = memoryview(data).cast("B")
     while view:
         view = view[os.write(fd, view) :]
-
-
-@contextlib.contextmanager
-def open_directory(path: str | Path) -> Generator[int]:
-    """A file descriptor of a directory, for ``dir_fd`` arguments."""
-    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def allocate(fd: int, length: int, *, offset: int = 0, keep_size: bool = False) -> None:

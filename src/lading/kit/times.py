@@ -133,8 +133,3 @@ def of_datetime(moment: datetime) -> int:
 def now_nano() -> int:
     """The present moment."""
     return time.time_ns()
-
-
-def now_text() -> str:
-    """The present moment as `format_nano`."""
-    return format_nano(time.time_ns())

@@ -262,14 +262,6 @@ class SqliteSnapshots(metadata.Snapshots):
         return await self._session.write(self._namespace, job)
 
     @override
-    async def set_usage(self, key: str, usage: Usage) -> None:
-        def job(connection: Connection) -> None:
-            self._get(connection, key)
-            self._update(connection, key, size=usage.size, inodes=usage.inodes)
-
-        await self._session.write(self._namespace, job)
-
-    @override
     async def delete(self, key: str) -> SnapshotRow:
         def job(connection: Connection) -> SnapshotRow:
             row = self._get(connection, key)

@@ -18,7 +18,6 @@ from lading.remotes.dial import Trust, parse_address
 
 DOCKER_HUB: Final = "docker.io"
 DOCKER_HUB_HOST: Final = "registry-1.docker.io"
-LOOPBACK_NETWORKS: Final = ("127.0.0.0/8", "::1/128")
 _HOST_KEYS: Final = frozenset(
     {
         "server",

@@ -11,7 +11,7 @@ import math
 import os
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import anyio
 import structlog
@@ -211,15 +211,6 @@ async def connect(address: str, *, timeout: float = 5) -> Client:
     except (OSError, TimeoutError) as exc:
         raise UnavailableError(f"nothing answers at {address}: {exc}", subject=address) from exc
     return client
-
-
-class Service(Protocol):
-    """Methods by full name (``package.Service/Method``)."""
-
-    @property
-    def methods(self) -> Mapping[str, Handler]:
-        """The handlers."""
-        ...
 
 
 class _Session(Connection):

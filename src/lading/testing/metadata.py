@@ -335,15 +335,13 @@ class DatabaseSuite:
             await snapshots.get("key")
         with pytest.raises(NotFoundError):
             await database.snapshots(HERE, "other").get("name")
-        await snapshots.set_usage("name", NOTHING)
         await snapshots.mark_durable([committed.id])
         changed = await snapshots.update("name", {"k": None})
-        assert (changed.usage, changed.boot_id, dict(changed.info.labels)) == (NOTHING, "", {})
+        assert (changed.usage, changed.boot_id, dict(changed.info.labels)) == (usage, "", {})
         assert await snapshots.delete("name") == changed
         for call in (
             snapshots.delete("name"),
             snapshots.update("name", {}),
-            snapshots.set_usage("name", NOTHING),
         ):
             with pytest.raises(NotFoundError):
                 await call

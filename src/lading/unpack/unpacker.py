@@ -97,11 +97,6 @@ class Unpacker:
         """Where the layers go."""
         return self._snapshotter
 
-    async def is_unpacked(self, config: ImageConfig, *, lease: LeaseID) -> bool:
-        """Whether the whole stack is there; ``lease`` then holds it."""
-        chain = config.chain
-        return not chain or await self._hold(chain[-1], lease)
-
     async def stored(self, descriptor: Descriptor) -> Arriving:
         """The `Source` for images whose layers are all stored.
 

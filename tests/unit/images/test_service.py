@@ -1,13 +1,11 @@
 """The image service over a world in memory: what lists, lookups and removals answer."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import pytest
-from support.fakes import NOW
-from support.world import World
+from support.world import NAMESPACE, World
 
-from lading.core import metadata, snapshots
 from lading.core.content import Info
 from lading.errors import ConflictError, InvalidArgumentError, NotFoundError
 from lading.images.facts import Kind
@@ -21,30 +19,8 @@ from lading.testing import images as make
 
 pytestmark = pytest.mark.anyio
 
-LAYER_BYTES = 1000
+LAYER_BYTES = 4096  # each layer is one file of one block
 ARM = make.ARM64
-
-
-class Rows:
-    """Rows of the fakes, as the database would have them."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-
-    async def list(self) -> "list[Any]":
-        return [await self.world.content.info(Digest(d)) for d in sorted(self.world.content.blobs)]
-
-    async def sizes(self) -> dict[str, int]:
-        return {info.digest: info.size for info in await self.list()}
-
-
-class SnapshotRows(Rows):
-    async def list(self) -> "list[Any]":
-        usage = snapshots.Usage(size=LAYER_BYTES, inodes=1)
-        return [
-            metadata.SnapshotRow(id=n, info=await self.world.snapshotter.stat(key), usage=usage)
-            for n, key in enumerate(sorted(self.world.snapshotter.committed))
-        ]
 
 
 class Images:
@@ -58,8 +34,8 @@ class Images:
             store=self.world.content,
             records=self.world.images,
             transfer=self.world.service,
-            blobs=cast("metadata.Blobs", Rows(self.world)),
-            snapshots=cast("metadata.Snapshots", SnapshotRows(self.world)),
+            blobs=self.world.database.blobs(NAMESPACE),
+            snapshots=self.world.database.snapshots(NAMESPACE, "memory"),
             uses=self._uses,
             bus=self.world.bus,
             host=make.AMD64,
@@ -80,7 +56,7 @@ class Images:
         return (await self.world.service.pull(ref)).target.digest
 
     def actions(self) -> list[str]:
-        return [e.action for e in self.world.bus.events]
+        return [e.action for e in self.world.events]
 
 
 @pytest.fixture
@@ -197,7 +173,7 @@ async def test_inspect_and_history_of_a_platform(images: Images) -> None:
     detail = await images.service.inspect("registry.test/app")
     assert detail.manifest is not None
     assert detail.manifest.descriptor.digest == amd.descriptor.digest
-    assert detail.tagged_at >= NOW.replace(year=2000)
+    assert detail.tagged_at == (await images.world.images.get("registry.test/app:latest")).updated_at
     with pytest.raises(PlatformMissingError, match="linux/arm64"):
         await images.service.inspect("registry.test/app", platform=ARM)
     rows = await images.service.history("registry.test/app")
@@ -211,7 +187,7 @@ async def test_a_damaged_image_hides_no_other(images: Images) -> None:
     good = await images.pull(image("a"), "a:1")
     target = image("b")
     bad = await images.pull(target, "b:1")
-    images.world.content.blobs[bad] = (b"{", {})
+    images.world.bytes.blobs[Digest(bad)] = b"{"
     images.service.facts.forget(
         await images.service.facts.target((await images.service.find(good)).image.target)
     )

@@ -5,19 +5,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from support.fakes import FakeBus, FakeSnapshotter
-from support.world import World
+from support.world import NAMESPACE, WatchedSnapshotter, World
 
 from lading.content.local import LocalContentStore
-from lading.core.metadata import Graph, Namespace, Node
+from lading.core.metadata import Graph, Node
 from lading.errors import LadingError, UnavailableError
 from lading.metadata.database import SqliteDatabase
 from lading.testing import images as make
-from lading.transfer.service import TransferService
 
 pytestmark = pytest.mark.anyio
 
-NAMESPACE = Namespace("moby")
 BASE = make.layer({"etc/os": b"base"})
 TOP = make.layer({"bin/app": b"app" * 300_000})
 
@@ -31,15 +28,8 @@ class Disk(World):
         self.content = LocalContentStore(root, database.blobs(NAMESPACE))
         self.images = database.images(NAMESPACE)
         self.leases = database.leases(NAMESPACE)
-        self.service = TransferService(
-            store=self.content,
-            image_store=self.images,
-            lease_manager=self.leases,
-            snapshotter=self.snapshotter,
-            registries=self.registries,
-            bus=FakeBus(),
-            host=make.AMD64,
-        )
+        self.snapshotter = WatchedSnapshotter(database.snapshots(NAMESPACE, "memory"))
+        self.service = self.make_service()
 
     async def kept(self) -> tuple[set[str], set[str]]:
         """Digests that something keeps, and those that are stored."""
@@ -85,8 +75,7 @@ async def test_the_snapshot_is_kept_by_the_config(disk: Disk):
     make.publish(disk.repository, image, "latest")
     await disk.service.pull(disk.reference)
     graph = await disk.database.graph(NAMESPACE, now=datetime.now(UTC))
-    assert Node("snapshot", image.chain[-1], "overlayfs") in reachable(graph)
-    assert isinstance(disk.snapshotter, FakeSnapshotter)
+    assert Node("snapshot", image.chain[-1], "memory") in reachable(graph)
 
 
 async def test_an_interrupted_pull_is_kept_until_it_goes_on(disk: Disk):

@@ -81,7 +81,7 @@ async def test_save_and_load_keep_the_digest(world: World, other: World):
     assert (await other.content.info(target.digest)).labels[
         "containerd.io/gc.ref.content.config"
     ] == image.config_descriptor.digest
-    assert other.bus.events[-1].action == "load"
+    assert other.events[-1].action == "load"
 
 
 async def test_the_archive_is_what_docker_writes(world: World):

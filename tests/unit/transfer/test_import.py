@@ -11,6 +11,7 @@ from support.world import World
 from lading.errors import InvalidArgumentError
 from lading.oci import mediatypes, reference
 from lading.oci.config import RunConfig
+from lading.oci.digest import Digest
 from lading.testing import images as make
 from lading.transfer.import_ import ImportOptions
 
@@ -34,9 +35,9 @@ async def test_a_tar_becomes_an_image(world: World, pack):
     manifest = json.loads(await world.content.read(target.digest, limit=1 << 20))
     [layer] = manifest["layers"]
     assert layer["mediaType"] == mediatypes.OCI_LAYER_GZIP
-    blob = await world.content.read(layer["digest"], limit=1 << 20)
+    blob = await world.content.read(Digest(layer["digest"]), limit=1 << 20)
     assert gzip.decompress(blob) == TREE
-    config = json.loads(await world.content.read(manifest["config"]["digest"], limit=1 << 20))
+    config = json.loads(await world.content.read(Digest(manifest["config"]["digest"]), limit=1 << 20))
     assert config["config"] == {"Cmd": ["/bin/sh"]}
     assert config["history"][0]["comment"] == "imported from -"
     assert (config["os"], config["architecture"]) == ("linux", "amd64")

@@ -4,11 +4,9 @@ import contextlib
 import hashlib
 import tracemalloc
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
-from datetime import UTC, datetime
 
 import pytest
-from support.fakes import FakeContent, FakeReader, FakeWriter
-from support.world import World
+from support.world import NAMESPACE, World
 from typing_extensions import Buffer, override
 
 from lading.core import content
@@ -22,6 +20,7 @@ from lading.oci.digest import DiffID, Digest
 from lading.oci.document import encode
 from lading.oci.manifest import Manifest, descriptor_of
 from lading.testing import images as make
+from lading.testing.memory.content import MemoryContentStore, MemoryReader, MemoryWriter
 from lading.transfer.archive_out import SavedImage
 
 pytestmark = pytest.mark.anyio
@@ -41,7 +40,7 @@ def zeros_digest() -> Digest:
 LARGE = Descriptor(media_type=mediatypes.OCI_LAYER, digest=zeros_digest(), size=SIZE)
 
 
-class Zeros(FakeReader):
+class Zeros(MemoryReader):
     """The large blob, which is nowhere."""
 
     @property
@@ -54,7 +53,7 @@ class Zeros(FakeReader):
         return bytes(min(length, SIZE - offset))
 
 
-class Counting(FakeWriter):
+class Counting(MemoryWriter):
     """Counts and forgets what is written; its bytes were all zeros."""
 
     count = 0
@@ -81,35 +80,29 @@ class Counting(FakeWriter):
         labels: content.Labels = content.NO_LABELS,
     ) -> Info:
         assert self.count == SIZE
-        self._store.blobs[LARGE.digest] = (b"", dict(labels))
-        return await self._store.info(LARGE.digest)
+        return await self._store.rows.add(LARGE.digest, SIZE, labels=labels, ref=self.ref)
 
 
-class LargeContent(FakeContent):
+class LargeContent(MemoryContentStore):
     """Holds the large blob besides small ones, without its bytes."""
 
     @override
-    async def info(self, digest: Digest) -> Info:
-        found = await super().info(digest)
-        if digest != LARGE.digest:
-            return found
-        now = datetime(2024, 1, 1, tzinfo=UTC)
-        return Info(digest=digest, size=SIZE, created_at=now, updated_at=now, labels=found.labels)
-
-    @override
     @contextlib.asynccontextmanager
-    async def open_reader(self, digest: Digest) -> AsyncGenerator[content.Reader]:
+    async def open_reader(self, digest: Digest) -> AsyncGenerator[MemoryReader]:
+        if digest == LARGE.digest:
+            yield Zeros(b"")
+            return
         async with super().open_reader(digest) as reader:
-            yield Zeros(b"") if digest == LARGE.digest else reader
+            yield reader
 
     @override
     @contextlib.asynccontextmanager
     async def open_writer(
         self, ref: IngestRef, *, expected: Descriptor | None = None, lease: LeaseID | None = None
-    ) -> AsyncGenerator[content.Writer]:
+    ) -> AsyncGenerator[MemoryWriter]:
         async with super().open_writer(ref, expected=expected, lease=lease) as writer:
             large = expected is not None and expected.digest == LARGE.digest
-            yield Counting(self, ref, bytearray(), expected, lease) if large else writer
+            yield Counting(self, ref, expected, lease) if large else writer
 
 
 @pytest.fixture
@@ -130,10 +123,11 @@ BODY = encode(
 TARGET = descriptor_of(BODY, mediatypes.OCI_MANIFEST)
 
 
-def fill(world: World) -> None:
-    world.content.blobs[LARGE.digest] = (b"", {})
-    world.content.blobs[IMAGE.config_descriptor.digest] = (IMAGE.config, {})
-    world.content.blobs[TARGET.digest] = (BODY, {})
+async def fill(world: World) -> None:
+    rows = world.database.blobs(NAMESPACE)
+    world.bytes.blobs |= {IMAGE.config_descriptor.digest: IMAGE.config, TARGET.digest: BODY}
+    for descriptor in (LARGE, IMAGE.config_descriptor, TARGET):
+        await rows.add(descriptor.digest, descriptor.size, labels={})
 
 
 @contextlib.contextmanager
@@ -148,14 +142,14 @@ def bounded() -> Generator[None]:
 
 
 async def test_unpacking(large: World):
-    fill(large)
+    await fill(large)
     with bounded():
         assert await large.service.ensure_unpacked(TARGET) == LARGE.digest
     assert large.snapshotter.written == SIZE
 
 
 async def test_saving(large: World):
-    fill(large)
+    await fill(large)
     written = 0
 
     async def sink(chunk: bytes) -> None:

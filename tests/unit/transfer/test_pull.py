@@ -48,7 +48,7 @@ async def test_an_image_is_stored_unpacked_and_named(world: World):
     assert await world.content.read(target.digest, limit=1 << 20) == image.body
     assert await world.snapshot_names() == set(image.chain)
     assert await world.leases.list() == []
-    assert (world.bus.events[-1].action, world.bus.events[-1].actor) == ("pull", "registry.test/app:latest")
+    assert (world.events[-1].action, world.events[-1].actor) == ("pull", "registry.test/app:latest")
 
 
 async def test_labels_keep_everything_as_containerd_does(world: World):
@@ -70,7 +70,7 @@ async def test_labels_keep_everything_as_containerd_does(world: World):
         **source,
     }
     assert labels[image.config_descriptor.digest] == {
-        "containerd.io/gc.ref.snapshot.overlayfs": image.chain[-1],
+        "containerd.io/gc.ref.snapshot.memory": image.chain[-1],
         **source,
     }
     assert labels[TOP.descriptor.digest] == {"containerd.io/uncompressed": TOP.diff_id, **source}

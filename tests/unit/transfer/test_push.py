@@ -34,7 +34,7 @@ async def test_an_image_goes_to_an_empty_registry_unchanged(world: World):
     assert {item.phase for item in progress.items.values()} == {Phase.UPLOADED}
     labels = (await world.content.info(TOP.descriptor.digest)).labels
     assert labels["containerd.io/distribution.source.other.test"] == "copy"
-    assert world.bus.events[-1].action == "push"
+    assert world.events[-1].action == "push"
     assert await world.leases.list() == []
 
 

@@ -131,10 +131,7 @@ class Image:
         return self._view[at : at + length]
 
     def _unpack(self, form: Struct, at: int) -> tuple[Any, ...]:
-        try:
-            return form.unpack_from(self._view, at)
-        except struct_error as exc:
-            raise ErofsImageError("an EROFS image points outside itself") from exc
+        return form.unpack(self._bytes(at, form.size))
 
     def inode(self, nid: int) -> Inode:
         """The inode with this number. Raises `ErofsImageError`."""

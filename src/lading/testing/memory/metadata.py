@@ -565,11 +565,6 @@ class MemorySnapshots(metadata.Snapshots):
         )
 
     @override
-    async def set_usage(self, key: str, usage: Usage) -> None:
-        space = await self._database.change(self._namespace)
-        self._put(space, replace(self._row(key), usage=usage))
-
-    @override
     async def delete(self, key: str) -> SnapshotRow:
         space = await self._database.change(self._namespace)
         self._row(key)
