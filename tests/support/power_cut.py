@@ -184,17 +184,16 @@ class Campaign:
         copy_sparse(image, self._place / "base")
         (self._place / "record").mkdir()
         log = self._place / "log"
+        options = [] if flush else ["no-flush"]
         with (
             recorded_disk(self._place / "served", image, log) as disk,
             loop_mount(disk, self._place / "record", self._type, _OPTIONS[self._type]) as root,
         ):
-            mark = self._place / "served/mark"
-            command = [sys.executable, power_cut_child.__file__, root / "root", mark, self._host]
-            options = [] if flush else ["no-flush"]
+            facts = [root / "root", self._place / "served/mark", self._host, self._driver, self._durability]
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-            subprocess.run(
-                [*command, self._driver, self._durability, *options], check=True, timeout=120, env=environment
-            )
+            for boot in ("first", "second"):
+                command = [sys.executable, power_cut_child.__file__, boot, *facts, *options]
+                subprocess.run(command, check=True, timeout=120, env=environment)
         image.unlink()
         return read_log(log)
 

@@ -1,6 +1,7 @@
 """A process that works with a store on a recorded disk, and marks in the record what it was acknowledged.
 
-``power_cut_child.py ROOT MARK REGISTRY DRIVER DURABILITY [no-flush]``; with ``no-flush`` it has a store that does not care.
+``power_cut_child.py BOOT ROOT MARK REGISTRY DRIVER DURABILITY [no-flush]``; in the ``first`` boot it pulls and ends at once, in the
+``second`` it takes that up. With ``no-flush`` it has a store that does not care.
 """
 
 import json
@@ -24,7 +25,6 @@ from lading.snapshots import erofs
 from support.power_cut_world import ADDED, IMAGES, by_name
 
 BOXES = 8
-FIRST_BOOT = "boot-of-the-record"
 
 
 @asynccontextmanager
@@ -77,12 +77,22 @@ async def top_of(parts: wiring.Store, name: str) -> SnapshotName | None:
     return await parts.transfer.ensure_unpacked(detail.manifest.descriptor)
 
 
-async def main(root: Path, marks: Marks, host: str, driver: str, durability: str) -> None:
+async def first(root: Path, marks: Marks, host: str, driver: str, durability: str) -> None:
+    """Pull, and leave all that is put off to the next boot."""
     root.mkdir(mode=0o711)
-    names = {short: f"{host}/app:{short}" for short in IMAGES}
-    async with opened(root, driver, durability, FIRST_BOOT) as parts:
-        store = library.Store(parts)
+    async with opened(root, driver, durability, "boot-first") as parts:
         marks.write("opened")
+        await pull(library.Store(parts), marks, {"d": f"{host}/app:d"}, "d")
+        os._exit(0)
+
+
+async def second(root: Path, marks: Marks, host: str, driver: str, durability: str) -> None:
+    """All that a store does, after it has cleaned up."""
+    names = {short: f"{host}/app:{short}" for short in IMAGES}
+    async with opened(root, driver, durability, "boot-second") as parts:
+        store = library.Store(parts)
+        await parts.maintenance.tidy()
+        await top_of(parts, names["d"])
         await pull(store, marks, names, "a")
         await parts.snapshotter.settle()
         marks.write("settled")
@@ -139,4 +149,5 @@ if __name__ == "__main__":
     wrap_the_log_often()
     if "no-flush" in sys.argv:
         stop_flushing()
-    anyio.run(main, Path(sys.argv[1]), Marks(Path(sys.argv[2])), *sys.argv[3:6])
+    boot = first if sys.argv[1] == "first" else second
+    anyio.run(boot, Path(sys.argv[2]), Marks(Path(sys.argv[3])), *sys.argv[4:7])
