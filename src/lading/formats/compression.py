@@ -166,8 +166,8 @@ def compressor(compression: Compression, level: int | None = None) -> Compressor
     raise _unsupported(compression)
 
 
-class _Engine(Protocol):
-    """What igzip_lib and zstd have in common."""
+class Engine(Protocol):
+    """What the decompressors of igzip_lib, zstd, bz2 and lzma have in common."""
 
     @property
     def eof(self) -> bool: ...
@@ -218,7 +218,7 @@ class _Members(Decompressor):
         self,
         name: str,
         magic: bytes,
-        engine: Callable[[], _Engine],
+        engine: Callable[[], Engine],
         allowance: _Allowance,
         *,
         skippable: bool,
@@ -229,7 +229,7 @@ class _Members(Decompressor):
         self._make = engine
         self._allowance = allowance
         self._skippable = skippable
-        self._engine: _Engine | None = None
+        self._engine: Engine | None = None
         self._head = b""  # first bytes of the next member, too few to tell what it is
         self._skip = 0
         self._seen = False
@@ -288,7 +288,7 @@ class _Members(Decompressor):
         self._seen = True
         return taken
 
-    def _drain(self, engine: _Engine, part: Buffer) -> Iterator[bytes]:
+    def _drain(self, engine: Engine, part: Buffer) -> Iterator[bytes]:
         while True:
             chunk = self._call(engine, part)
             if chunk:
@@ -299,7 +299,7 @@ class _Members(Decompressor):
                 return
             part = b""
 
-    def _call(self, engine: _Engine, part: Buffer) -> bytes:
+    def _call(self, engine: Engine, part: Buffer) -> bytes:
         try:
             return engine.decompress(part, CHUNK)
         except (_ISAL_ERROR, zstd.ZstdError) as exc:
@@ -422,11 +422,11 @@ def _unsupported(compression: Compression) -> UnsupportedCompressionError:
     )
 
 
-def _inflate() -> _Engine:
-    return cast("_Engine", igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP))
+def _inflate() -> Engine:
+    return cast("Engine", igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP))
 
 
-def _unzstd() -> _Engine:
+def _unzstd() -> Engine:
     return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG})
 
 
