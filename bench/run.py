@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import platform
+import signal
 import socket
 import statistics
 import subprocess
@@ -141,6 +142,7 @@ def main() -> int:
     )
     options = parser.parse_args()
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is mounted is unmounted
     corpus = Corpus(HERE / "work" / "corpus")
     chroot = pathlib.Path(os.environ.get("PEERS_ROOT", "/var/lib/lading-peers"))
     peers = [p for p in engines.available(chroot) if p.name in options.peers.split(",")]

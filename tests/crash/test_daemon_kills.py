@@ -178,7 +178,8 @@ class Harness:
         assert left == [], "\n".join(self.daemon.lading("why", f"sha256:{p.name}").stdout for p in left)
         assert list((self.daemon.data_root / "snapshots").glob("*/*/snapshots/*")) == []
         self.daemon.stop()
-        assert left_processes(self.daemon.exec_root) == [], "shims outlived their containers"
+        left_over = left_processes(self.daemon.exec_root)
+        assert left_over == [], [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left_over]
 
 
 def digest_of(reference: str) -> str:

@@ -4,13 +4,14 @@ A `Resolver` turns references into descriptors and opens fetchers and pushers; i
 Bytes move on data threads: a fetch calls its `Sink` there, in order, with buffers that are reused after the call returns.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from lading.core.content import Reader
 from lading.errors import LadingError
 from lading.oci.descriptor import Descriptor
+from lading.oci.digest import Digest
 from lading.oci.reference import Reference
 
 Sink = Callable[[memoryview], None]
@@ -105,11 +106,17 @@ class Pusher(Protocol):
         ...
 
 
+Known = Callable[[Digest, str], Awaitable[Document | None]]
+"""Gives the document of a digest and media type if the caller has it, verified."""
+
+
 class Resolver(Protocol):
     """All registries, with one caller's credentials."""
 
-    async def resolve(self, reference: Reference) -> Document:
+    async def resolve(self, reference: Reference, *, known: Known | None = None) -> Document:
         """The target of a tag or digest, verified.
+
+        Where the registry tells the digest of a tag beforehand, a document that is ``known`` need not be fetched.
 
         Raises:
             NotFoundError: The registry has no such repository, tag or digest.

@@ -9,7 +9,7 @@ from urllib.parse import urljoin, urlsplit
 import msgspec
 from typing_extensions import override
 
-from lading.core.remotes import Credentials, Document, Fetcher, HostReply, Pusher, Resolver
+from lading.core.remotes import Credentials, Document, Fetcher, HostReply, Known, Pusher, Resolver
 from lading.errors import InvalidArgumentError, LadingError
 from lading.oci import manifest
 from lading.oci.digest import Digest
@@ -55,7 +55,7 @@ class HttpResolver(Resolver):
         return Session(self._shared, reference, self._credentials, self._headers)
 
     @override
-    async def resolve(self, reference: Reference) -> Document:
+    async def resolve(self, reference: Reference, *, known: Known | None = None) -> Document:
         session = self._session(reference)
         wanted = Capability.PULL if reference.digest else Capability.PULL | Capability.RESOLVE
         hosts = await session.hosts(wanted)
@@ -64,7 +64,7 @@ class HttpResolver(Resolver):
         for number, host in enumerate(hosts):
             last = number == len(hosts) - 1
             try:
-                found = await self._resolve_on(session, host, reference, last=last)
+                found = await self._resolve_on(session, host, reference, known, last=last)
             except HostFailedError as exc:
                 replies.append(exc.reply)
             except RemoteDataError as exc:
@@ -79,12 +79,14 @@ class HttpResolver(Resolver):
         raise error
 
     async def _resolve_on(
-        self, session: Session, host: Host, reference: Reference, *, last: bool
+        self, session: Session, host: Host, reference: Reference, known: Known | None, *, last: bool
     ) -> Document:
         target = str(reference.digest or reference.tag or DEFAULT_TAG)
         expected = reference.digest
         if expected is None:
-            expected = await self._head(session, host, target, last=last)
+            expected, media_type = await self._head(session, host, target, last=last)
+            if expected and known and (have := await known(expected, media_type)):
+                return have
         found = await self._get(session, host, str(expected or target), last=last)
         if expected is not None and found.descriptor.digest != expected:
             if not expected.matches(found.body):
@@ -95,22 +97,25 @@ class HttpResolver(Resolver):
         return found
 
     @staticmethod
-    async def _head(session: Session, host: Host, tag: str, *, last: bool) -> Digest | None:
-        """The digest of a tag; None if this host does not say it for the asking."""
+    async def _head(session: Session, host: Host, tag: str, *, last: bool) -> tuple[Digest | None, str]:
+        """Digest and media type of a tag; None if this host does not say it for the asking."""
         call = Call(
             method="HEAD",
             path=f"/{session.path}/manifests/{tag}",
-            consume=lambda response: response.head.get("docker-content-digest"),
+            consume=lambda response: (
+                response.head.get("docker-content-digest"),
+                response.head.get("content-type"),
+            ),
             fields=(("Accept", ACCEPT),),
         )
         try:
-            text = await session.call(host, call, last=last)
+            text, media_type = await session.call(host, call, last=last)
         except HostFailedError as exc:
             if exc.reply.status in _NO_HEAD:
-                return None
+                return None, ""
             raise
         try:
-            return Digest(text) if text else None
+            return Digest(text) if text else None, media_type.partition(";")[0].strip().lower()
         except InvalidArgumentError as exc:
             raise RemoteDataError(f"it announced an {exc.message}") from exc
 

@@ -11,6 +11,7 @@ from lading.errors import (
     AlreadyExistsError,
     DataLossError,
     InvalidArgumentError,
+    LadingError,
     NotFoundError,
     ResourceExhaustedError,
 )
@@ -20,6 +21,7 @@ from lading.oci import manifest as oci_manifest
 from lading.oci import mediatypes
 from lading.oci.config import ImageConfig
 from lading.oci.descriptor import Descriptor, Platform
+from lading.oci.digest import Digest
 from lading.oci.document import CONFIG_LIMIT, MANIFEST_LIMIT
 from lading.oci.manifest import Index, Manifest
 from lading.oci.reference import Reference
@@ -106,6 +108,20 @@ class Documents:
             if not await self.present(descriptor):
                 return False
         return True
+
+    async def known(self, digest: Digest, media_type: str) -> Document | None:
+        """A manifest or index that is stored, whole and undamaged; `lading.core.remotes.Known`."""
+        if not (mediatypes.is_index(media_type) or mediatypes.is_manifest(media_type)):
+            return None
+        try:
+            body = await self._content.read(digest, limit=MANIFEST_LIMIT)
+            if not digest.matches(body):
+                return None
+            descriptor = Descriptor(media_type=media_type, digest=digest, size=len(body))
+            parse(body, descriptor)
+        except LadingError:
+            return None  # then it is fetched, and what is wrong is said by those who need it
+        return Document(descriptor=descriptor, body=body)
 
     async def keep(self, document: Document, *, lease: LeaseID, repository: Reference | None = None) -> None:
         """Store a document, labelled with what it keeps and where it came from."""

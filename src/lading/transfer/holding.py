@@ -1,7 +1,7 @@
 """The lease of a transfer: it outlives an interruption, so that the same transfer can be taken up again."""
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -69,20 +69,27 @@ class Holder:
             await self._end_earlier(purpose)
 
     async def recover(self) -> None:
-        """End the leases that a crashed process left and that nobody will take up. Called once, before any transfer."""
-        for lease in await self._leases.list():
-            if PURPOSE in lease.labels and RESUMABLE not in lease.labels:
-                await self._end(lease.id)
+        """End what a crashed process left and nobody will take up: leases and unfinished blobs. Called once, before any
+        transfer.
+        """
+        ours = [lease for lease in await self._leases.list() if PURPOSE in lease.labels]
+        wanted: set[Resource] = set()
+        for lease in ours:
+            if RESUMABLE in lease.labels:
+                wanted.update(await self._leases.resources(lease.id))
+        for lease in ours:
+            if RESUMABLE not in lease.labels:
+                await self._discard(lease.id, spare=wanted)
 
     async def add(self, lease: LeaseID, digest: Digest) -> None:
         """Let the lease hold a blob and everything below it."""
         await self._leases.add(lease, Resource(kind="content", id=digest))
 
-    async def _discard(self, lease: LeaseID) -> None:
-        """End a lease and drop what it was writing, unless another transfer is writing it too."""
+    async def _discard(self, lease: LeaseID, *, spare: Collection[Resource] = ()) -> None:
+        """End a lease and drop what it was writing, except ``spare`` and what another transfer is writing too."""
         with contextlib.suppress(NotFoundError):
             for resource in await self._leases.resources(lease):
-                if resource.kind == "ingest":
+                if resource.kind == "ingest" and resource not in spare:
                     with contextlib.suppress(NotFoundError, UnavailableError):
                         await self._content.abort(IngestRef(resource.id))
         await self._end(lease)

@@ -120,7 +120,7 @@ class Puller:
         progress = progress or Progress()
         async with self._holder.hold(f"pull {reference}") as lease:
             resolver = self._registries.resolver(credentials, headers=headers)
-            document = await resolver.resolve(reference)
+            document = await resolver.resolve(reference, known=self._documents.known)
             check_size(document.descriptor)
             run = _Pull(
                 reference=reference,

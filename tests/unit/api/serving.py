@@ -1,6 +1,7 @@
 """A server on a private Unix socket, and a raw client that sends exactly the bytes it is told to."""
 
 import socket
+import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,12 +15,14 @@ from lading.api.engine.server import EngineServer, Listener
 
 
 @asynccontextmanager
-async def serving(router: Router, **options: float) -> AsyncGenerator[str]:
+async def serving(
+    router: Router, *, tls: ssl.SSLContext | None = None, **options: float
+) -> AsyncGenerator[str]:
     with TemporaryDirectory() as directory:
         path = str(Path(directory, "engine.sock"))
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listening.bind(path)
-        async with EngineServer(router, **options).serving([Listener(socket=listening)]):
+        async with EngineServer(router, **options).serving([Listener(socket=listening, tls=tls)]):
             yield path
 
 

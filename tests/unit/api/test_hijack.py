@@ -1,6 +1,9 @@
 """Hijack, as a raw socket sees it."""
 
+import ssl
+import subprocess
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import anyio
 import anyio.abc
@@ -194,3 +197,59 @@ async def test_a_client_that_leaves_cancels_the_handler() -> None:
         with anyio.fail_after(5):
             await ended.wait()
         assert (await get(path, "/_ping")).status == 200
+
+
+async def test_the_end_of_input_over_tls_leaves_output_open(tmp_path: Path) -> None:
+    """What ``docker run`` does over TCP: it sends ``close_notify`` once attached, and reads on."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    words = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-subj",
+        "/CN=localhost",
+        "-days",
+        "2",
+    ]
+    await anyio.run_process(
+        [*words, "-keyout", str(key), "-out", str(certificate)], stderr=subprocess.DEVNULL
+    )
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(certificate, key)
+    context = ssl.create_default_context(cafile=str(certificate))
+    context.check_hostname = False
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing)
+
+    async with serving(attach(cat), tls=server) as path, await anyio.connect_unix(path) as client:
+
+        async def turn(step: Callable[[], object]) -> object:
+            while True:
+                try:
+                    result = step()
+                except ssl.SSLWantReadError:
+                    result = None
+                if waiting := outgoing.read():
+                    await client.send(waiting)
+                if result is not None:
+                    return result
+                incoming.write(await client.receive())
+
+        with anyio.fail_after(10):
+            await turn(lambda: tls.do_handshake() or True)
+            await turn(lambda: tls.write(UPGRADE + b"\r\nall"))
+            data = b""
+            while b"all" not in data:
+                data += bytes(await turn(lambda: tls.read(4096)))  # pyright: ignore[reportArgumentType]
+            with pytest.raises(ssl.SSLWantReadError):
+                tls.unwrap()
+            await client.send(outgoing.read())
+            data = b""
+            while b"[end]" not in data:
+                data += bytes(await turn(lambda: tls.read(4096)))  # pyright: ignore[reportArgumentType]
+            with pytest.raises(anyio.EndOfStream):
+                while True:
+                    await client.receive()

@@ -6,7 +6,7 @@ from collections.abc import Generator
 import pytest
 from support.remotes import at, world
 
-from lading.core.remotes import replies_of
+from lading.core.remotes import Document, replies_of
 from lading.errors import (
     DataLossError,
     InvalidArgumentError,
@@ -45,6 +45,22 @@ async def test_head_and_then_get_by_digest(registry: FakeRegistry) -> None:
         ("HEAD", "v1"),
         ("GET", found.digest),
     ]
+
+
+async def test_what_is_known_is_not_fetched(registry: FakeRegistry) -> None:
+    asked: list[tuple[Digest, str]] = []
+    descriptor = Descriptor(media_type=mediatypes.OCI_MANIFEST, digest=Digest.of(BODY), size=len(BODY))
+
+    async def known(digest: Digest, media_type: str) -> Document | None:
+        asked.append((digest, media_type))
+        return Document(descriptor=descriptor, body=BODY) if len(asked) == 2 else None
+
+    async with world() as client:
+        assert (await client.resolver().resolve(at(registry), known=known)).body == BODY
+        assert [one.method for one in registry.requests] == ["HEAD", "GET"]
+        assert (await client.resolver().resolve(at(registry), known=known)).descriptor == descriptor
+    assert [one.method for one in registry.requests] == ["HEAD", "GET", "HEAD"]
+    assert set(asked) == {(descriptor.digest, descriptor.media_type)}
 
 
 async def test_a_registry_without_head(registry: FakeRegistry) -> None:

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from lading.core import remotes
 from lading.core.progress import Phase, Progress
-from lading.core.remotes import Credentials, Document, Fetcher, Resolver, Sink
+from lading.core.remotes import Credentials, Document, Fetcher, Known, Resolver, Sink
 from lading.kit import aio
 from lading.oci import mediatypes
 from lading.oci.descriptor import Descriptor
@@ -63,8 +63,8 @@ class HeldResolver(Resolver):
         self._inner, self._owner = inner, owner
 
     @override
-    async def resolve(self, reference: Reference) -> Document:
-        return await self._inner.resolve(reference)
+    async def resolve(self, reference: Reference, *, known: Known | None = None) -> Document:
+        return await self._inner.resolve(reference, known=known)
 
     @override
     def fetcher(self, repository: Reference) -> Fetcher:

@@ -30,6 +30,10 @@ def has_left(descriptor: int) -> bool:
     return bool(poll.poll(0))  # POLLHUP or POLLERR
 
 
+def _nothing(*arguments: object) -> None:
+    """Stands for a shutdown that must wait."""
+
+
 class Taker(Protocol):
     """Takes the bytes of a connection after `Connection.take_over`."""
 
@@ -85,6 +89,7 @@ class Connection(web.RequestHandler):
         self._body_left: int | None = 0
         self._eof = False
         self._taker: Taker | None = None
+        self._held: Any = None
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
         """Call back on this connection's loop."""
@@ -182,11 +187,13 @@ class Connection(web.RequestHandler):
 
     @override
     def eof_received(self) -> bool | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        # True keeps our direction open. TLS has no half-closed state, and where a request is not whole nothing follows.
+        # True keeps our direction open, except over TLS. Where a request is not whole nothing follows.
         self._eof = True
         if self._taker is not None:
             self._taker.feed_eof()
         if self.transport is None or self.transport.get_extra_info("ssl_object") is not None:
+            if self._taker is not None:
+                self._hold_tls()
             return False
         if self._taker is not None or self.upgrade:
             return True
@@ -194,6 +201,23 @@ class Connection(web.RequestHandler):
             return False
         self._probe()
         return not self.transport.is_closing()
+
+    def _hold_tls(self) -> None:
+        """Keep a taken-over TLS connection open for our output after the client's ``close_notify``.
+
+        ``docker run`` ends its input that way as soon as it is attached. TLS 1.3 allows the other direction to go on, but
+        asyncio answers with a shutdown of its own, right after this callback; there is no public way to stop it.
+        """
+        protocol = getattr(self.transport, "_ssl_protocol", None)
+        if protocol is not None:
+            self._held = protocol
+            protocol._start_shutdown = _nothing  # noqa: SLF001
+
+    def let_go(self) -> None:
+        """Allow TLS to shut down again; call it before the transport is closed. Idempotent."""
+        if self._held is not None:
+            del self._held._start_shutdown  # noqa: SLF001
+            self._held = None
 
     def _probe(self) -> None:
         """Close once a client that ended its input has left altogether: nothing else would tell (`printf … | socat`)."""

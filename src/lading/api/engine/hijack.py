@@ -115,12 +115,14 @@ class HijackedStream:
             return
         with anyio.CancelScope(shield=True):
             try:
-                self._transport.set_write_buffer_limits(high=0)
+                # One, not zero: a TLS transport counts an empty buffer as full at zero, and would never drain.
+                self._transport.set_write_buffer_limits(high=1)
                 await self._drain(_LINGER_SECONDS if error else self._deadline)
                 await self.write_eof()
                 with anyio.move_on_after(_LINGER_SECONDS):
                     while await self.read():
                         pass
+                self._connection.let_go()
                 self._transport.close()
             except (CancelledError, ConnectionError):
                 self._transport.abort()
@@ -159,8 +161,10 @@ class HijackedStream:
         self._arrived.set()
 
     def _probe(self) -> None:
+        if self._closed.is_set() or self._transport.is_closing():
+            return  # over TLS a closed transport has not even a socket
         socket = self._transport.get_extra_info("socket")
-        if self._closed.is_set() or self._transport.is_closing() or socket is None:
+        if socket is None:
             return
         if has_left(socket.fileno()):
             self._transport.abort()

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from lading.core import remotes
 from lading.core.content import Reader
-from lading.core.remotes import Credentials, Document, Fetcher, Pusher, Resolver, Sink
+from lading.core.remotes import Credentials, Document, Fetcher, Known, Pusher, Resolver, Sink
 from lading.errors import (
     DataLossError,
     InvalidArgumentError,
@@ -123,14 +123,15 @@ class _Resolver(Resolver):
         return self._registry(reference.domain)
 
     @override
-    async def resolve(self, reference: Reference) -> Document:
+    async def resolve(self, reference: Reference, *, known: Known | None = None) -> Document:
         repository = self.open(reference, "resolve")
         digest = reference.digest or repository.tags.get(reference.tag or "latest")
         found = repository.manifests.get(digest) if digest else None
         if found is None:
             raise NotFoundError(f"{reference} not found", subject=str(reference))
         manifest.parse(found.body, found.descriptor.media_type, what=str(reference))
-        return found
+        have = await known(found.descriptor.digest, found.descriptor.media_type) if known else None
+        return have or found
 
     @override
     async def tags(self, repository: Reference) -> AsyncIterator[str]:

@@ -1,0 +1,127 @@
+"""A process that works with a store on a recorded disk, and marks in the record what it was acknowledged.
+
+``power_cut_child.py ROOT MARK REGISTRY DRIVER DURABILITY [no-flush]``; with ``no-flush`` it has a store that does not care.
+"""
+
+import json
+import os
+import sys
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import anyio
+
+from lading import library
+from lading.core.labels import GC_ROOT
+from lading.core.snapshots import SnapshotKey, SnapshotName
+from lading.daemon import wiring
+from lading.daemon.config import Config, LadingSettings
+from lading.daemon.events import EventBus
+from lading.kit import linux
+from lading.snapshots import erofs
+from support.power_cut_world import ADDED, IMAGES, by_name
+
+FIRST_BOOT = "boot-of-the-record"
+
+
+@asynccontextmanager
+async def opened(root: Path, driver: str, durability: str, boot: str) -> AsyncGenerator[wiring.Store]:
+    """The daemon's store, in the boot ``boot``."""
+    linux.boot_id = lambda: boot
+    config = Config(
+        data_root=root,
+        storage_driver=driver,
+        lading=LadingSettings(durability="strict" if durability == "strict" else "lazy"),
+    )
+    async with AsyncExitStack() as stack:
+        yield await wiring.open_store(stack, config, EventBus(), uses=tuple)
+
+
+class Marks:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(self, what: str, **facts: str) -> None:
+        with self._path.open("wb", buffering=0) as file:
+            file.write(json.dumps({"what": what, **facts}).encode())
+
+
+async def add_to(parts: wiring.Store, parent: SnapshotName | None, key: str, name: str, root: Path) -> None:
+    """Write into an active snapshot, as a container does, and commit it."""
+    mounts = await parts.snapshotter.prepare(SnapshotKey(key), parent)
+    point = root.parent / "point"
+    point.mkdir(exist_ok=True)
+    for each in mounts:
+        linux.mount_with(each.source, str(point), each.type, each.options)
+    try:
+        for path, data in ADDED.items():
+            (point / path).parent.mkdir(parents=True, exist_ok=True)
+            (point / path).write_bytes(data)
+    finally:
+        linux.unmount(str(point))
+    await parts.snapshotter.commit(SnapshotName(name), SnapshotKey(key), labels={GC_ROOT: "test"})
+
+
+async def collect(parts: wiring.Store) -> None:
+    async for _ in parts.maintenance.collect(dry_run=False):
+        pass
+    await parts.snapshotter.settle()
+
+
+async def top_of(parts: wiring.Store, name: str) -> SnapshotName | None:
+    detail = await parts.images.inspect(name)
+    assert detail.manifest is not None
+    return await parts.transfer.ensure_unpacked(detail.manifest.descriptor)
+
+
+async def main(root: Path, marks: Marks, host: str, driver: str, durability: str) -> None:
+    root.mkdir(mode=0o711)
+    names = {short: f"{host}/app:{short}" for short in IMAGES}
+    async with opened(root, driver, durability, FIRST_BOOT) as parts:
+        store = library.Store(parts)
+        marks.write("opened")
+        await pull(store, marks, names, "a")
+        await parts.snapshotter.settle()
+        marks.write("settled")
+        await pull(store, marks, names, "b")
+        lease = await parts.leases.create(labels={})
+        top = await top_of(parts, names["b"])
+        await add_to(parts, top, "work-b", "made-b", root)
+        marks.write("made", name="made-b", image="b")
+        await pull(store, marks, names, "c")
+        marks.write("removing", image="a")
+        await store.remove(names["a"])
+        await collect(parts)
+        marks.write("removed", image="a")
+        await store.tag(names["c"], f"{host}/app:again")
+        marks.write("tagged", image="c", name=f"{host}/app:again")
+        await pull(store, marks, names, "d")
+        async with anyio.create_task_group() as group:
+            group.start_soon(pull, store, marks, names, "e")
+            group.start_soon(pull, store, marks, names, "a")
+        await parts.leases.delete(lease.id)
+        await parts.snapshotter.settle()
+        marks.write("settled")
+        marks.write("end")
+    marks.write("closed")
+
+
+async def pull(store: library.Store, marks: Marks, names: Mapping[str, str], short: str) -> None:
+    marks.write("pulling", image=short)
+    image = await store.pull(names[short])
+    assert image.id == by_name(short).image.descriptor.digest
+    marks.write("pulled", image=short)
+
+
+def stop_flushing() -> None:
+    """Make the store forget what it promised: the replay must notice."""
+    linux.syncfs = lambda _: None
+    erofs._flush_file = lambda _: None  # pyright: ignore[reportPrivateUsage]
+
+
+if __name__ == "__main__":
+    os.umask(0o022)
+    if "no-flush" in sys.argv:
+        stop_flushing()
+    anyio.run(main, Path(sys.argv[1]), Marks(Path(sys.argv[2])), *sys.argv[3:6])

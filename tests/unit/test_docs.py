@@ -1,0 +1,60 @@
+"""What the documentation says about tests is true."""
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "reference" / "hostile-input.md"
+LATER = {"D20", "R12", "R13", "A8"}
+"""Rows about what does not exist yet."""
+
+
+def rows() -> dict[str, list[str]]:
+    """Row to its cells."""
+    lines = PAGE.read_text().splitlines()
+    tables = [line.strip("|").split("|") for line in lines if re.match(r"\| [TDRA]\d+ \|", line)]
+    return {cells[0].strip(): [cell.strip() for cell in cells] for cells in tables}
+
+
+def problem(named: str) -> str | None:
+    """What is wrong with ``file::test`` or ``file::test[case]``; None if it exists."""
+    match = re.fullmatch(r"([\w/.]+)::(\w+)(?:\[(.*)\])?", named)
+    if match is None:
+        return f"{named} is no test"
+    file = ROOT / "tests" / ("e2e/test_hostile.py" if match[1] == "hostile" else match[1])
+    if not file.is_file():
+        return f"{named}: no such file"
+    text = file.read_text()
+    functions = {
+        node.name
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    if match[2] not in functions:
+        return f"{named}: no such test"
+    if match[3] is not None and f'"{match[3]}": (' not in text:
+        return f"{named}: no such case"
+    return None
+
+
+def test_every_row_of_hostile_input_has_an_attack_and_a_twin() -> None:
+    found = rows()
+    expected = [
+        f"{letter}{n}"
+        for letter, last in (("T", 26), ("D", 20), ("R", 13), ("A", 10))
+        for n in range(1, last + 1)
+    ]
+    assert list(found) == expected
+    for row, cells in found.items():
+        assert len(cells) == 5, row
+        if row in LATER:
+            assert cells[3:] == ["later", "later"], row
+        else:
+            assert all("::" in cell for cell in cells[3:]), row
+
+
+def test_every_test_that_is_named_exists() -> None:
+    named = [name for cells in rows().values() for name in re.findall(r"`([^`]*::[^`]*)`", " ".join(cells))]
+    assert len(named) > 150
+    assert [each for each in map(problem, named) if each] == []
