@@ -222,7 +222,7 @@ async def _forward_input(exec_: Exec, task: Task, streams: ExecStreams, peer: Pe
 
 
 def check_identity(pid: int, uid: int) -> None:
-    """Verify that a started process runs as the user that was asked for (reliability.md X4). Blocking.
+    """Verify that a started process runs as the user that was asked for. Blocking.
 
     Raises `InternalError` if it does not; a process that has ended already proves nothing and passes.
     """

@@ -393,7 +393,7 @@ async def daemon_id(database: metadata.Database) -> str:
 
 
 def host_names(config: Config) -> list[str]:
-    """Names by which TCP clients may call this daemon (reliability.md A5)."""
+    """Names by which TCP clients may call this daemon (hostile-input.md A5)."""
     return [
         each.removeprefix("tcp://").rpartition(":")[0] for each in config.hosts if each.startswith("tcp://")
     ]

@@ -1,8 +1,8 @@
 """Compression of layers: recognised by magic, undone and done in steps of bounded size.
 
-What the first bytes say decides; a media type only declares (reliability.md T17). gzip is inflated by ISA-L and zstd by
+What the first bytes say decides; a media type only declares (hostile-input.md T17). gzip is inflated by ISA-L and zstd by
 libzstd; both run outside the interpreter lock, so these objects belong on a data thread. Output comes in chunks of at
-most 256 KiB, which the allocator recycles (performance.md §4). Several gzip members or zstd frames in a row are one
+most 256 KiB, which the allocator recycles. Several gzip members or zstd frames in a row are one
 stream (RFC 1952 §2.2, RFC 8878 §3); anything else behind the first is refused.
 """
 
@@ -52,7 +52,7 @@ class CompressionError(InvalidArgumentError):
 
 
 class BombError(ResourceExhaustedError):
-    """The stream inflates to more than is allowed (reliability.md T15)."""
+    """The stream inflates to more than is allowed (hostile-input.md T15)."""
 
     code = "decompression-limit"
 

@@ -4,7 +4,7 @@
 filled before its row is written, and renamed to ``rm-<id>`` after its row is gone, so that a crash leaves orphans,
 never rows without files. `DirectorySnapshotter.sweep` deletes orphans. A root belongs to one namespace of one process.
 
-**Durability** (reliability.md §2). *lazy*: an unpacked layer's row carries the boot ID until a syncfs(2) after it; a row of
+**Durability**. *lazy*: an unpacked layer's row carries the boot ID until a syncfs(2) after it; a row of
 another boot is discarded by `DirectorySnapshotter.recover`, and the layer is unpacked again from its blob. *strict*: syncfs(2)
 before the row. `commit` of an active snapshot always flushes, because there is no blob to make it again from.
 """
@@ -336,7 +336,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
         """Do now what `run` does in the background. What fails is logged and left to the next start."""
         await self._delete_doomed()
         async with self._settling:
-            # An error is not tried again: a second syncfs(2) would succeed with the data lost (reliability.md I4).
+            # An error is not tried again: a second syncfs(2) would succeed with the data lost.
             unflushed, self._unflushed = self._unflushed, set()
             if unflushed:
                 try:

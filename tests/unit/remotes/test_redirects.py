@@ -1,4 +1,4 @@
-"""Redirects, addresses, TLS, proxies: reliability.md R1, R3, R9."""
+"""Redirects, addresses, TLS, proxies: hostile-input.md R1, R3, R9."""
 
 import contextlib
 import pathlib

@@ -1,4 +1,4 @@
-"""Routes of images (engine-api.md §1.1)."""
+"""Routes of images."""
 
 from collections.abc import Sequence
 from typing import Any, Final
