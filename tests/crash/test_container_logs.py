@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,7 @@ def test_last_words_of_a_container_that_ended_while_no_daemon_ran(tmp_path: Path
     os.mkfifo(tmp_path / "out")
     keeper = Keeper(tmp_path / "keeper.sock")
     fd = os.open(tmp_path / "out", os.O_RDONLY | os.O_NONBLOCK)
-    keeper.hold("out", fd)
+    keeper.hold(str(tmp_path / "out"), fd)
     os.close(fd)
     keeper.close()  # the daemon dies
     subprocess.run(["sh", "-c", f"printf 'last words' > {tmp_path}/out"], check=True)
@@ -107,6 +108,23 @@ def test_last_words_of_a_container_that_ended_while_no_daemon_ran(tmp_path: Path
     while not journal.ended:
         journal.step()
     journal.close()
-    again.release("out")
+    again.release(str(tmp_path / "out"))
     again.close()
     assert logged(tmp_path / "log")[0] == b"last words"
+
+
+def test_a_keeper_ends_although_a_killed_daemon_forgot_a_fifo(tmp_path: Path):
+    os.mkfifo(tmp_path / "out")
+    keeper = Keeper(tmp_path / "keeper.sock")
+    fd = os.open(tmp_path / "out", os.O_RDONLY | os.O_NONBLOCK)
+    keeper.hold(str(tmp_path / "out"), fd)
+    os.close(fd)
+    keeper.close()  # the daemon dies
+    (tmp_path / "out").unlink()  # the next one removes the container, and knows of no run
+    again = Keeper(tmp_path / "keeper.sock")
+    again.connect()
+    again.close()
+    deadline = time.monotonic() + 10
+    while (tmp_path / "keeper.sock").exists():
+        assert time.monotonic() < deadline, "the keeper stays"
+        time.sleep(0.01)

@@ -5,7 +5,7 @@ lets its shim close the FIFOs, and their last bytes would be gone. The keeper ho
 reads. It is started by the first daemon that needs it, survives it, serves the next one through the same socket,
 and ends when no daemon is connected and it holds nothing.
 Run as a program (``python -I -S keeper.py SOCKET``) it uses the standard library only, to stay small. Messages on the
-``SOCK_SEQPACKET`` socket: ``+name`` with one descriptor, ``-name``, ``?``; the answer is ``ok`` or the number of descriptors.
+``SOCK_SEQPACKET`` socket: ``+path`` with one descriptor, ``-path``, ``?``; the answer is ``ok`` or the number of descriptors.
 """
 
 import array
@@ -46,11 +46,19 @@ def serve(path: str) -> None:
                 clients[client.fileno()] = client
                 poll.register(client, select.POLLIN)
                 greeted = True
+                _forget_vanished(held)
             elif not _answer(clients[fd], held):
                 poll.unregister(fd)
                 clients.pop(fd).close()
+                _forget_vanished(held)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
+
+
+def _forget_vanished(held: dict[bytes, int]) -> None:
+    """Let go of FIFOs that have no path any more: a daemon that was killed never said so, and nobody can open them again."""
+    for name in [name for name in held if name.startswith(b"/") and not os.path.exists(name)]:
+        os.close(held.pop(name))
 
 
 def _answer(client: socket.socket, held: dict[bytes, int]) -> bool:

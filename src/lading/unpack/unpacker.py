@@ -137,7 +137,9 @@ class Unpacker:
         if not await self._hold(layers[-1].chain_id, lease):
             await self._unpack_all(layers, lease, source or self.stored, progress or Progress())
         label = f"{GC_REF_SNAPSHOT}{self._snapshotter.name}"
-        await self._content.update(manifest.config.digest, {label: name})
+        config_digest = manifest.config.digest
+        if (await self._content.info(config_digest)).labels.get(label) != name:
+            await self._content.update(config_digest, {label: name})
         return name
 
     async def _unpack_all(
