@@ -4,7 +4,7 @@
 filled before its row is written, and renamed to ``rm-<id>`` after its row is gone, so that a crash leaves orphans,
 never rows without files. `DirectorySnapshotter.sweep` deletes orphans. A root belongs to one namespace of one process.
 
-**Durability** (reliability.md §2). *lazy*: an unpacked layer's row carries the boot ID until a syncfs(2) after it; a row of
+**Durability**. *lazy*: an unpacked layer's row carries the boot ID until a syncfs(2) after it; a row of
 another boot is discarded by `DirectorySnapshotter.recover`, and the layer is unpacked again from its blob. *strict*: syncfs(2)
 before the row. `commit` of an active snapshot always flushes, with all that it stands on, because there is no blob to make it
 again from.
@@ -345,6 +345,21 @@ class DirectorySnapshotter(Snapshotter, Differ):
     async def settle(self) -> None:
         """Do now what `run` does in the background. What fails is logged and left to the next start."""
         await self._delete_doomed()
+<<<<<<< HEAD
+=======
+        async with self._settling:
+            # An error is not tried again: a second syncfs(2) would succeed with the data lost.
+            unflushed, self._unflushed = self._unflushed, set()
+            if unflushed:
+                try:
+                    await self._flush(sorted(unflushed))
+                except LadingError as exc:
+                    _log.warning("snapshots_not_flushed", ids=sorted(unflushed), error=str(exc))
+                else:
+                    await self._mark_durable(unflushed)
+
+    async def _mark_durable(self, ids: set[int]) -> None:
+>>>>>>> quality
         try:
             await self._flush_all()
         except LadingError as exc:
