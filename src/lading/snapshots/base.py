@@ -345,21 +345,6 @@ class DirectorySnapshotter(Snapshotter, Differ):
     async def settle(self) -> None:
         """Do now what `run` does in the background. What fails is logged and left to the next start."""
         await self._delete_doomed()
-<<<<<<< HEAD
-=======
-        async with self._settling:
-            # An error is not tried again: a second syncfs(2) would succeed with the data lost.
-            unflushed, self._unflushed = self._unflushed, set()
-            if unflushed:
-                try:
-                    await self._flush(sorted(unflushed))
-                except LadingError as exc:
-                    _log.warning("snapshots_not_flushed", ids=sorted(unflushed), error=str(exc))
-                else:
-                    await self._mark_durable(unflushed)
-
-    async def _mark_durable(self, ids: set[int]) -> None:
->>>>>>> quality
         try:
             await self._flush_all()
         except LadingError as exc:
