@@ -17,7 +17,7 @@ from lading.containers.rootfs import Root, in_process
 from lading.containers.runs import write_fifo
 from lading.containers.streams import DetachFilter, Peer, detach_keys, encode
 from lading.core.runtime import Stdio, Task
-from lading.errors import CancelledError, InternalError, InvalidArgumentError, LadingError, UnavailableError
+from lading.errors import CancelledError, InternalError, InvalidArgumentError, LadingError
 from lading.kit import aio
 from lading.kit.fifo import Fifos, make_fifos
 
@@ -152,14 +152,7 @@ class ExecStreams:
 
     async def write(self, data: bytes) -> None:
         """Hand over input. Raises `UnavailableError` if the process takes none."""
-        try:
-            fd = os.open(self._fifos.stdin, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as exc:
-            raise UnavailableError("the process takes no input") from exc
-        try:
-            await write_fifo(fd, data)
-        finally:
-            os.close(fd)
+        await write_fifo(self._fifos.stdin, data)
 
 
 async def _read(name: str, fd: int, send: anyio.abc.ObjectSendStream[Chunk]) -> None:
@@ -229,7 +222,7 @@ async def _forward_input(exec_: Exec, task: Task, streams: ExecStreams, peer: Pe
 
 
 def check_identity(pid: int, uid: int) -> None:
-    """Verify that a started process runs as the user that was asked for (reliability.md X4). Blocking.
+    """Verify that a started process runs as the user that was asked for. Blocking.
 
     Raises `InternalError` if it does not; a process that has ended already proves nothing and passes.
     """

@@ -1,4 +1,4 @@
-"""Which containers a list or prune request means. Sans-I/O; matching is linear in the text (reliability.md A7)."""
+"""Which containers a list or prune request means. Sans-I/O; matching is linear in the text (hostile-input.md A7)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase

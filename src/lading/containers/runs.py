@@ -92,14 +92,7 @@ class Run:
 
     async def write_stdin(self, data: bytes) -> None:
         """Hand input to the process; waits while it does not read. Raises `UnavailableError` if nobody can."""
-        try:
-            fd = os.open(self._fifos.stdin, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as exc:
-            raise UnavailableError("the process takes no input") from exc
-        try:
-            await write_fifo(fd, data)
-        finally:
-            os.close(fd)
+        await write_fifo(self._fifos.stdin, data)
 
     async def end(self, keeper: Keeper) -> None:
         """Stop the pump and delete FIFOs and spool: nothing will be read any more."""
@@ -118,8 +111,19 @@ class Run:
         self._journal.close()
 
 
-async def write_fifo(fd: int, data: bytes) -> None:
-    """Write all of ``data``. Raises `UnavailableError` if the reader is gone."""
+async def write_fifo(path: str, data: bytes) -> None:
+    """Write all of ``data``; waits while nobody reads. Raises `UnavailableError` if the reader is gone."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as exc:
+        raise UnavailableError("the process takes no input") from exc
+    try:
+        await _write_all(fd, data)
+    finally:
+        os.close(fd)
+
+
+async def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         await anyio.wait_writable(fd)

@@ -1,7 +1,7 @@
 """The container service: what can be asked for, by whatever edge.
 
-Containers are found by full ID, then by name, then by a unique prefix of the ID (reliability.md A9). Everything durable is in the
-record store; this object holds the same records with what is alive beside them.
+Containers are found by full ID, then by name, then by a unique prefix of the ID (hostile-input.md A9). Everything
+durable is in the record store; this object holds the same records with what is alive beside them.
 """
 
 import contextlib

@@ -32,7 +32,7 @@ def parse(text: str) -> int:
 
 
 def start_exit_code(words: str) -> int:
-    """The exit code that the runtime's words about a failed start stand for (engine-api.md §2)."""
+    """The exit code that the runtime's words about a failed start stand for."""
     lowered = words.lower()
     if "executable file not found" in lowered or "no such file or directory" in lowered:
         return COMMAND_NOT_FOUND

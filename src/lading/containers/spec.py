@@ -32,7 +32,7 @@ MASKED_PATHS: Final = (
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
 )
-"""Docker's list (reliability.md X2); `masked_paths` adds what depends on the machine."""
+"""Docker's list; `masked_paths` adds what depends on the machine."""
 READONLY_PATHS: Final = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 DEFAULT_DEVICES: Final = ((1, 5), (1, 3), (1, 9), (1, 8), (5, 0), (5, 1))
 """zero, null, urandom, random, tty, console: the character devices that every container may use."""
@@ -179,7 +179,7 @@ def process(plan: Plan, caps: Sequence[str], *, no_new_privileges: bool) -> dict
 
 
 def capability_sets(caps: Sequence[str], uid: int) -> dict[str, list[str]]:
-    """Bounding, permitted and effective; never inheritable (reliability.md X3). A user that is not root gets only the first."""
+    """Bounding, permitted and effective; never inheritable. A user that is not root gets only the first."""
     held = list(caps) if uid == 0 else []
     return {"bounding": list(caps), "permitted": held, "effective": held}
 

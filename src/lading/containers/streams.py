@@ -1,7 +1,7 @@
-"""Live streams between containers and clients: broadcast, multiplexing, detach keys (engine-api.md §2).
+"""Live streams between containers and clients: broadcast, multiplexing, detach keys.
 
 A client that stops reading harms nobody: what it has not taken waits in a bounded buffer; when that is full the container waits
-for a while, and then the client is dropped (reliability.md A4).
+for a while, and then the client is dropped (hostile-input.md A4).
 """
 
 import re

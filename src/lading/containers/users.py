@@ -1,7 +1,7 @@
 """Who a process runs as: ``user[:group]`` resolved against the container's own passwd and group files.
 
-Rules of Docker, with the traps closed (reliability.md D17): a number is an ID and never falls back to a name; IDs fit in 31 bits;
-the files are read inside the root, must be regular and at most 10 MiB.
+Rules of Docker, with the traps closed (hostile-input.md D17): a number is an ID and never falls back to a name; IDs fit in 31
+bits; the files are read inside the root, must be regular and at most 10 MiB.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ ID_LIMIT: Final = 2**31 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User:
-    """Numeric identity of a process. ``groups`` are the additional ones, which include ``gid`` (reliability.md X3)."""
+    """Numeric identity of a process. ``groups`` are the additional ones, which include ``gid``."""
 
     uid: int
     gid: int

@@ -1,4 +1,4 @@
-"""Containers as the Engine API shows them: inspect, list, top (engine-api.md §2). Sans-I/O."""
+"""Containers as the Engine API shows them: inspect, list, top. Sans-I/O."""
 
 import shlex
 from typing import Any

@@ -1,4 +1,4 @@
-"""`LocalWriter`: an ingest that is open, and the protocol that makes it a blob (reliability.md §2).
+"""`LocalWriter`: an ingest that is open, and the protocol that makes it a blob.
 
 write → verify size and digest → mode 0444 → fsync → rename without replacing → fsync of the directory → row. A failed
 fsync poisons the file: the kernel may have dropped the pages and will say "ok" the next time, so it is discarded.

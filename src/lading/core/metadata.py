@@ -5,7 +5,7 @@ durable when it returns unless it says otherwise. Adapters for content and snaps
 here. A row that promises a file is written after the file is durable; a file is deleted after its row is gone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -208,6 +208,18 @@ class Graph:
     """Leases labelled ``gc.flat``: their resources' own edges do not count."""
     version: int
     """Rises with every mutation of the namespace."""
+
+
+def reachable(starts: Iterable[Node], edges: Mapping[Node, Sequence[Node]]) -> set[Node]:
+    """Everything that ``starts`` lead to, themselves included. Time and memory are linear in nodes and edges."""
+    seen = set(starts)
+    stack = list(seen)
+    while stack:
+        for node in edges.get(stack.pop(), ()):
+            if node not in seen:
+                seen.add(node)
+                stack.append(node)
+    return seen
 
 
 class Database(Protocol):

@@ -88,7 +88,7 @@ class LayerWriter(Protocol):
         """Take the next bytes of the *uncompressed* tar stream; ``data`` may be reused when the call returns.
 
         Raises:
-            InvalidArgumentError: The layer is hostile or malformed (reliability.md T rows); nothing will be visible.
+            InvalidArgumentError: The layer is hostile or malformed (hostile-input.md, T rows); nothing will be visible.
             ResourceExhaustedError: The disk or a limit is full.
 
         """
@@ -197,7 +197,7 @@ class Snapshotter(Protocol):
         """Unpack a layer on top of ``parent`` into the committed snapshot ``name``.
 
         Without `Capability.PARALLEL_LAYERS` the parent must be committed already. ``compressed_size`` (bytes, 0 if
-        unknown) bounds how much a layer may inflate to (reliability.md T15).
+        unknown) bounds how much a layer may inflate to (hostile-input.md T15).
 
         Raises:
             AlreadyExistsError: ``name`` is committed (it joins ``lease``).

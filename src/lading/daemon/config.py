@@ -385,7 +385,7 @@ def _check(config: Config) -> None:
 
 
 def check_host(host: str, *, mutual_tls: bool) -> None:
-    """Raises `InvalidArgumentError` for an address that must not or cannot be listened on (reliability.md A5, A6)."""
+    """Raises `InvalidArgumentError` for an address that must not or cannot be listened on (hostile-input.md A5, A6)."""
     scheme, separator, rest = host.partition("://")
     if not separator or scheme not in ("unix", "tcp", "fd"):
         raise InvalidArgumentError(

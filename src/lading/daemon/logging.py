@@ -25,7 +25,7 @@ def configure(level: str, form: Literal["text", "json"] = "text") -> None:
     if form == "json":
         processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        # Values are shown as repr: a line break from a client cannot forge a line of the log (reliability.md A2).
+        # Values are shown as repr: a line break from a client cannot forge a line of the log (hostile-input.md A2).
         processors += [
             structlog.processors.format_exc_info,
             structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),

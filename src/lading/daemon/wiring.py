@@ -19,15 +19,13 @@ import structlog
 from anyio.abc import TaskGroup
 from typing_extensions import override
 
-from lading.api.engine import absent, image_shapes, system
+from lading.api.engine import absent, system
 from lading.api.engine import containers as container_routes
 from lading.api.engine import events as event_routes
 from lading.api.engine import exec as exec_routes
 from lading.api.engine import images as image_routes
 from lading.api.engine import lading as lading_routes
 from lading.api.engine.routing import Router
-from lading.api.engine.system import ContainerCounts, DiskUsage
-from lading.api.engine.version import ApiVersion
 from lading.containers.environment import Environment, StoredImages
 from lading.containers.service import ContainerService
 from lading.containers.service import open_service as open_containers
@@ -36,7 +34,7 @@ from lading.core import content, images, leases, metadata
 from lading.core.events import Bus
 from lading.core.metadata import Namespace
 from lading.core.remotes import Credentials, Registries, Resolver
-from lading.daemon import host
+from lading.daemon import host, usage
 from lading.daemon.config import Config
 from lading.daemon.events import EventBus
 from lading.daemon.fsck import Checker
@@ -305,7 +303,7 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
     running: list[ContainerService] = []
 
     def uses() -> Sequence[Use]:
-        return [use for service in running for use in container_uses(service)]
+        return [use for service in running for use in usage.container_uses(service)]
 
     async with AsyncExitStack() as stack:
         store = await open_store(stack, config, bus, uses)
@@ -314,10 +312,10 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
         facts = host.facts(config, id=await daemon_id(store.database), driver=store.snapshotter.name)
         sources = system.Sources(
             host=facts,
-            images=lambda: count_images(store),
-            containers=lambda: count_containers(service),
-            image_usage=lambda version: image_usage(store, version),
-            container_usage=lambda version: container_usage(service, version),
+            images=lambda: usage.count_images(store.records),
+            containers=lambda: usage.count_containers(service),
+            image_usage=lambda version: usage.image_usage(store.images, version),
+            container_usage=lambda version: usage.container_usage(service, version),
             listeners=lambda: bus.subscribers,
             open_files=lambda: len(os.listdir("/proc/self/fd")),
             registries=store.registries,
@@ -340,6 +338,7 @@ def make_router(store: Store, service: ContainerService, sources: system.Sources
     absent.add_swarm(router)
     absent.add_plugins(router)
     absent.add_builder(router)
+    absent.add_search(router)
     absent.add_container_extras(router)
     return router
 
@@ -394,52 +393,8 @@ async def daemon_id(database: metadata.Database) -> str:
     return known
 
 
-def container_uses(service: ContainerService) -> list[Use]:
-    """Which images containers use."""
-    return [
-        Use(
-            container=each.id,
-            target=each.record.target,
-            manifest=each.record.image,
-            running=each.state.running,
-        )
-        for each in service.all()
-    ]
-
-
-async def count_images(store: Store) -> int:
-    """Distinct targets, as ``docker images`` shows rows."""
-    return len({record.target.digest for record in await store.records.list()})
-
-
-async def count_containers(service: ContainerService) -> ContainerCounts:
-    """Containers by state."""
-    states = [each.state for each in service.all()]
-    paused = sum(state.paused for state in states)
-    running = sum(state.running for state in states) - paused
-    return ContainerCounts(running=running, paused=paused, stopped=len(states) - running - paused)
-
-
-async def image_usage(store: Store, version: ApiVersion) -> DiskUsage:
-    """Images for ``system/df``: every blob and every snapshot counts once."""
-    rows = await store.images.list({}, shared_size=True)
-    inventory = await store.images.inventory()
-    size = sum(inventory.blobs.values()) + sum(inventory.snapshots.values())
-    # Unlike the list, usage tells older clients too how many containers use an image: RECLAIMABLE comes from it.
-    items = [
-        image_shapes.list_row(row, version, manifests=False) | {"Containers": row.containers} for row in rows
-    ]
-    return DiskUsage(items=items, size=size)
-
-
-async def container_usage(service: ContainerService, version: ApiVersion) -> DiskUsage:  # noqa: ARG001 - a source
-    """Containers for ``system/df``."""
-    rows = await service.list({}, all=True, size=True)
-    return DiskUsage(items=rows, size=sum(int(row.get("SizeRw") or 0) for row in rows))
-
-
 def host_names(config: Config) -> list[str]:
-    """Names by which TCP clients may call this daemon (reliability.md A5)."""
+    """Names by which TCP clients may call this daemon (hostile-input.md A5)."""
     return [
         each.removeprefix("tcp://").rpartition(":")[0] for each in config.hosts if each.startswith("tcp://")
     ]

@@ -1,8 +1,8 @@
 """Compression of layers: recognised by magic, undone and done in steps of bounded size.
 
-What the first bytes say decides; a media type only declares (reliability.md T17). gzip is inflated by ISA-L and zstd by
+What the first bytes say decides; a media type only declares (hostile-input.md T17). gzip is inflated by ISA-L and zstd by
 libzstd; both run outside the interpreter lock, so these objects belong on a data thread. Output comes in chunks of at
-most 256 KiB, which the allocator recycles (performance.md §4). Several gzip members or zstd frames in a row are one
+most 256 KiB, which the allocator recycles. Several gzip members or zstd frames in a row are one
 stream (RFC 1952 §2.2, RFC 8878 §3); anything else behind the first is refused.
 """
 
@@ -52,7 +52,7 @@ class CompressionError(InvalidArgumentError):
 
 
 class BombError(ResourceExhaustedError):
-    """The stream inflates to more than is allowed (reliability.md T15)."""
+    """The stream inflates to more than is allowed (hostile-input.md T15)."""
 
     code = "decompression-limit"
 
@@ -166,8 +166,8 @@ def compressor(compression: Compression, level: int | None = None) -> Compressor
     raise _unsupported(compression)
 
 
-class _Engine(Protocol):
-    """What igzip_lib and zstd have in common."""
+class Engine(Protocol):
+    """What the decompressors of igzip_lib, zstd, bz2 and lzma have in common."""
 
     @property
     def eof(self) -> bool: ...
@@ -218,7 +218,7 @@ class _Members(Decompressor):
         self,
         name: str,
         magic: bytes,
-        engine: Callable[[], _Engine],
+        engine: Callable[[], Engine],
         allowance: _Allowance,
         *,
         skippable: bool,
@@ -229,7 +229,7 @@ class _Members(Decompressor):
         self._make = engine
         self._allowance = allowance
         self._skippable = skippable
-        self._engine: _Engine | None = None
+        self._engine: Engine | None = None
         self._head = b""  # first bytes of the next member, too few to tell what it is
         self._skip = 0
         self._seen = False
@@ -288,7 +288,7 @@ class _Members(Decompressor):
         self._seen = True
         return taken
 
-    def _drain(self, engine: _Engine, part: Buffer) -> Iterator[bytes]:
+    def _drain(self, engine: Engine, part: Buffer) -> Iterator[bytes]:
         while True:
             chunk = self._call(engine, part)
             if chunk:
@@ -299,7 +299,7 @@ class _Members(Decompressor):
                 return
             part = b""
 
-    def _call(self, engine: _Engine, part: Buffer) -> bytes:
+    def _call(self, engine: Engine, part: Buffer) -> bytes:
         try:
             return engine.decompress(part, CHUNK)
         except (_ISAL_ERROR, zstd.ZstdError) as exc:
@@ -422,11 +422,11 @@ def _unsupported(compression: Compression) -> UnsupportedCompressionError:
     )
 
 
-def _inflate() -> _Engine:
-    return cast("_Engine", igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP))
+def _inflate() -> Engine:
+    return cast("Engine", igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP))
 
 
-def _unzstd() -> _Engine:
+def _unzstd() -> Engine:
     return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG})
 
 

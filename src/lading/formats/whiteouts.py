@@ -1,7 +1,7 @@
 """Whiteouts: how a layer says that something below it is gone.
 
 An entry ``dir/.wh.name`` deletes ``dir/name`` of the layers below; ``dir/.wh..wh..opq`` hides all that they hold in
-``dir``. Both concern lower layers only, wherever in the layer they stand (reliability.md T10). Other names that begin
+``dir``. Both concern lower layers only, wherever in the layer they stand (hostile-input.md T10). Other names that begin
 with ``.wh..wh.`` are AUFS' own files and are ignored. Source: OCI image-spec, layer.md, "Whiteouts".
 """
 
@@ -48,7 +48,7 @@ def classify(path: str) -> Whiteout | None:
 
     Raises:
         WhiteoutError: ``.wh.``, ``.wh..`` and ``.wh...`` would delete a directory itself or its parent, and
-            ``.wh.a/b`` lies inside a whiteout (reliability.md T9).
+            ``.wh.a/b`` lies inside a whiteout (hostile-input.md T9).
 
     """
     if PREFIX not in path:

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lading.core.metadata import Graph, Node
+from lading.core.metadata import Graph, Node, reachable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,23 +24,12 @@ class Step:
 
 def mark(graph: Graph) -> Garbage:
     """Nodes that are garbage. Time and memory are linear in nodes and edges."""
-    alive = _follow((root for root in graph.roots if root not in graph.flat), graph.edges)
+    alive = reachable((root for root in graph.roots if root not in graph.flat), graph.edges)
     flat = [root for root in graph.roots if root in graph.flat]
     held = {node for root in flat for node in graph.edges.get(root, ())}
     alive.update(held, flat, _parents(held, graph.edges))
     # Node by node, because one operation on whole sets would keep every other thread waiting for its end.
     return Garbage(nodes=frozenset(node for node in graph.nodes if node not in alive))
-
-
-def _follow(starts: Iterable[Node], edges: Mapping[Node, Sequence[Node]]) -> set[Node]:
-    seen = set(starts)
-    stack = list(seen)
-    while stack:
-        for node in edges.get(stack.pop(), ()):
-            if node not in seen:
-                seen.add(node)
-                stack.append(node)
-    return seen
 
 
 def _parents(held: set[Node], edges: Mapping[Node, Sequence[Node]]) -> set[Node]:

@@ -23,7 +23,7 @@ from lading.oci.document import CONFIG_LIMIT, MANIFEST_LIMIT
 T = TypeVar("T")
 
 INDEX_DEPTH: Final = 8
-"""Indexes nested deeper are refused (reliability.md D9)."""
+"""Indexes nested deeper are refused (hostile-input.md D9)."""
 DESCRIPTOR_LIMIT: Final = 10_000
 _CACHE: Final = 20_000
 

@@ -1,7 +1,7 @@
 """Lookup: what a user means by a name or an ID.
 
-Order (engine-api.md §3 "Reference lookup"): a full ``sha256:`` ID or 64 digits; then the exact name; then a unique
-prefix of at least four digits of a target's digest. An ID never shadows a name silently (reliability.md A9).
+Docker's order: a full ``sha256:`` ID or 64 digits; then the exact name; then a unique
+prefix of at least four digits of a target's digest. An ID never shadows a name silently (hostile-input.md A9).
 """
 
 import re

@@ -8,7 +8,7 @@ from typing import Final
 from lading.core import references
 from lading.core.labels import GC_EXPIRE, GC_ROOT
 from lading.core.leases import FLAT
-from lading.core.metadata import Graph, Namespace, Node
+from lading.core.metadata import Graph, Namespace, Node, reachable
 from lading.kit.sqlite import Connection, Cursor
 from lading.metadata.codec import load_text_map, to_microseconds, to_time
 
@@ -131,18 +131,6 @@ def expired(labels: Mapping[str, str], now: datetime) -> bool:
     except ValueError:
         return False
     return moment.tzinfo is not None and moment <= now
-
-
-def reachable(starts: Iterable[Node], edges: Mapping[Node, Sequence[Node]]) -> set[Node]:
-    """Everything that ``starts`` lead to, themselves included."""
-    seen = set(starts)
-    stack = list(seen)
-    while stack:
-        for node in edges.get(stack.pop(), ()):
-            if node not in seen:
-                seen.add(node)
-                stack.append(node)
-    return seen
 
 
 def delete(connection: Connection, namespace: Namespace, nodes: Iterable[Node]) -> list[Node]:

@@ -102,7 +102,7 @@ def parse(data: Buffer, *, layers: int | None = None, what: str = "image config"
 
     Args:
         data: The config's bytes.
-        layers: How many layers the manifest has; the config must have as many diff IDs (reliability.md D8).
+        layers: How many layers the manifest has; the config must have as many diff IDs (hostile-input.md D8).
         what: Name of the document for error messages.
 
     Raises:

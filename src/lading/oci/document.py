@@ -1,4 +1,4 @@
-"""Strict JSON for untrusted documents: one text has one meaning, or none (reliability.md D2 to D5).
+"""Strict JSON for untrusted documents: one text has one meaning, or none (hostile-input.md D2 to D5).
 
 Go matches keys without regard to case and takes the last of two; Python does neither. A document that readers could
 understand differently is refused. The caller keeps the original bytes: nothing is ever re-encoded to compute a digest.

@@ -64,7 +64,7 @@ def parse(data: Buffer, media_type: str, *, what: str = "manifest") -> Manifest 
 
     Raises:
         InvalidArgumentError: It is malformed, is both a manifest and an index, or says that it is of another type
-            (reliability.md D1: one digest has one meaning).
+            (hostile-input.md D1: one digest has one meaning).
         UnsupportedError: It is Docker schema 1, or of a type that is neither a manifest nor an index.
         ResourceExhaustedError: It is over 4 MiB or has over 10,000 entries.
 

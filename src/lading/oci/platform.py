@@ -205,7 +205,7 @@ def rank(wanted: Platform, offered: Platform) -> int | None:
 def best(
     wanted: Platform, offers: Iterable[T], *, key: Callable[[T], Platform | None], strict: bool = False
 ) -> T | None:
-    """The offer that fits ``wanted`` best; the first of equals (reliability.md D10); ``None`` if none does."""
+    """The offer that fits ``wanted`` best; the first of equals (hostile-input.md D10); ``None`` if none does."""
     ranked = order(wanted, offers, key=key, strict=strict)
     return ranked[0] if ranked else None
 

@@ -1,7 +1,7 @@
 """Tokens: challenges answered, tokens shared, credentials kept where they belong.
 
 Docker registry token authentication (distribution docs/spec/auth/{token,oauth}.md). A credential is sent to the registry it
-is for, and to a token realm that is bound to this registry (`is_bound`); to no other host (reliability.md R2).
+is for, and to a token realm that is bound to this registry (`is_bound`); to no other host (hostile-input.md R2).
 """
 
 import base64

@@ -110,7 +110,7 @@ class Client:
         """Send a request and give its reply to ``consume``, on a data thread.
 
         Redirects of GET and HEAD are followed: never from https to http, without `Request.private` on another origin,
-        and only to addresses where the registry may lead (reliability.md R1, R3). Does not hold a `slot`.
+        and only to addresses where the registry may lead (hostile-input.md R1, R3). Does not hold a `slot`.
 
         Raises:
             TransportError: No (whole) reply.

@@ -9,7 +9,7 @@ from lading.remotes.dial import Proxies
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Time-outs in seconds, sizes in bytes (reliability.md §1 R rows and §3)."""
+    """Time-outs in seconds, sizes in bytes (hostile-input.md, R rows)."""
 
     connections: int = 8
     """In use at once, over all hosts."""

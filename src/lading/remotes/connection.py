@@ -22,7 +22,7 @@ from lading.remotes.http1 import (
 )
 
 BUFFER: Final = 256 << 10
-"""Bytes per read and per send (performance.md §4)."""
+"""Bytes per read and per send."""
 LEAST_SPEED: Final = 1024
 """Bytes that must arrive within one idle time-out, else the peer counts as stalled."""
 INTERIM_LIMIT: Final = 8

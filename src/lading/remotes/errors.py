@@ -108,7 +108,7 @@ class ProtocolError(TransportError):
 
 
 class ForbiddenAddressError(PermissionDeniedError):
-    """A redirect or token realm leads to an address that this registry has no business with (reliability.md R3)."""
+    """A redirect or token realm leads to an address that this registry has no business with (hostile-input.md R3)."""
 
     code = "forbidden-address"
 

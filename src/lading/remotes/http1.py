@@ -1,6 +1,6 @@
 """HTTP/1.1 as a client needs it, strictly (RFC 9112); sans-I/O.
 
-A reply whose end two readers could place differently is refused (reliability.md R5): lengths are ASCII digits only, and a
+A reply whose end two readers could place differently is refused (hostile-input.md R5): lengths are ASCII digits only, and a
 reply has either a length or chunks.
 """
 

@@ -289,15 +289,7 @@ class HttpPusher(Pusher):
             raise InvalidArgumentError(f"{descriptor.digest} is over {MANIFEST_LIMIT} bytes")
         if not descriptor.digest.matches(body):
             raise InvalidArgumentError(f"the bytes to put are not {descriptor.digest}")
-        call = Call(
-            method="PUT",
-            path=f"/{self._session.path}/manifests/{tag or descriptor.digest}",
-            consume=_stored,
-            expected=frozenset({200, 201, 202, 204}),
-            fields=(("Content-Type", descriptor.media_type),),
-            body=Bytes(body),
-            actions="pull,push",
-        )
+        call = self._put_call(tag or descriptor.digest, descriptor.media_type, body)
         host = await self._host()
         try:
             said, knows_subject = await self._session.call(host, call)
@@ -331,16 +323,18 @@ class HttpPusher(Pusher):
                 schema_version=2, media_type=mediatypes.OCI_INDEX, manifests=(*listed.manifests, entry)
             )
         )
-        call = Call(
+        await self._session.call(host, self._put_call(tag, mediatypes.OCI_INDEX, index))
+
+    def _put_call(self, name: str, media_type: str, body: bytes) -> Call[tuple[str, bool]]:
+        return Call(
             method="PUT",
-            path=f"/{self._session.path}/manifests/{tag}",
+            path=f"/{self._session.path}/manifests/{name}",
             consume=_stored,
             expected=frozenset({200, 201, 202, 204}),
-            fields=(("Content-Type", mediatypes.OCI_INDEX),),
-            body=Bytes(index),
+            fields=(("Content-Type", media_type),),
+            body=Bytes(body),
             actions="pull,push",
         )
-        await self._session.call(host, call)
 
     async def _listed(self, host: Host, tag: str) -> manifest.Index:
         """What the tag lists already."""

@@ -1,4 +1,4 @@
-"""One caller's requests to one repository: which host, with what token, how often (distribution.md §1 "Fallback")."""
+"""One caller's requests to one repository: which host, with what token, how often."""
 
 import datetime as dt
 import email.utils

@@ -4,7 +4,7 @@
 filled before its row is written, and renamed to ``rm-<id>`` after its row is gone, so that a crash leaves orphans,
 never rows without files. `DirectorySnapshotter.sweep` deletes orphans. A root belongs to one namespace of one process.
 
-**Durability** (reliability.md §2). *lazy*: an unpacked layer's row carries the boot ID until a syncfs(2) after it; a row of
+**Durability**. *lazy*: an unpacked layer's row carries the boot ID until a syncfs(2) after it; a row of
 another boot is discarded by `DirectorySnapshotter.recover`, and the layer is unpacked again from its blob. *strict*: syncfs(2)
 before the row. `commit` of an active snapshot always flushes, with all that it stands on, because there is no blob to make it
 again from.

@@ -10,7 +10,7 @@ mounts survive the daemon; after a reboot they are made again on demand. Layers 
 a while later, or when the snapshotter is closed.
 
 **Trust.** The kernel's EROFS code sees only images that this module wrote: the row remembers the digest of the metadata,
-and it is compared before every mount (reliability.md L6).
+and it is compared before every mount.
 """
 
 import hashlib

@@ -5,7 +5,7 @@ size that EROFS has. Per entry there is one node and one name in a dictionary, a
 not contiguous in the stream, that is sparse files, is copied to a second device when the layer is complete.
 
 **Meaning.** The tree is what `lading.snapshots.extract.Extractor` would make of the same stream, and what that one refuses
-is refused (rows T1 to T26 of reliability.md); a test compares the two. There are no files to be tricked here: names are
+is refused (rows T1 to T26 of hostile-input.md); a test compares the two. There are no files to be tricked here: names are
 resolved in the tree, which has nothing outside. Two marks are for overlayfs: ``opaque`` on directories that hide what is
 below, and an empty ``origin`` on those that hold whiteouts, without which readdir(2) would show them where nothing is merged.
 """

@@ -13,7 +13,7 @@ character devices and ``overlay.opaque`` attributes, which concern the layers be
 stand. Directories that the archive merely implies are reported, for `lading.snapshots.layers` to give them the attributes
 that they have below. A hard link to a file that only a layer below has is refused, as containerd and Docker refuse it.
 
-Rows T1 to T26 are reliability.md's.
+Rows T1 to T26 are those of docs/reference/hostile-input.md.
 """
 
 import errno

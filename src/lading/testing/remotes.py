@@ -8,44 +8,16 @@ from typing import Final
 
 import anyio
 import pytest
-from typing_extensions import Buffer, override
 
-from lading.core.content import Reader
 from lading.core.remotes import Fetcher, Pusher, Registries, Resolver
-from lading.errors import InvalidArgumentError, LadingError, NotFoundError, UnsupportedError
+from lading.errors import InvalidArgumentError, LadingError, NotFoundError
 from lading.oci import manifest, mediatypes, reference
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 from lading.oci.reference import Reference
+from lading.testing.memory.content import MemoryReader
 
 _REPOSITORIES: Final = itertools.count()
-
-
-class BytesReader(Reader):
-    """A reader of bytes in memory."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    @property
-    @override
-    def size(self) -> int:
-        return len(self._data)
-
-    @override
-    def fileno(self) -> int:
-        raise UnsupportedError("bytes in memory have no file")
-
-    @override
-    def pread(self, length: int, offset: int) -> bytes:
-        return self._data[offset : offset + length]
-
-    @override
-    def readinto(self, buffer: Buffer, offset: int) -> int:
-        with memoryview(buffer) as view:
-            piece = self._data[offset : offset + len(view)]
-            view[: len(piece)] = piece
-        return len(piece)
 
 
 def blob(data: bytes, media_type: str = mediatypes.OCI_LAYER) -> Descriptor:
@@ -123,8 +95,8 @@ class RemotesSuite:
     async def pushed(self, pusher: Pusher, repository: Reference) -> Pushed:
         data = bytes(range(256)) * 2048
         layer = blob(data)
-        await pusher.push(layer, BytesReader(data), on_bytes=ignore_progress)
-        await pusher.push(blob(b"{}"), BytesReader(b"{}"), on_bytes=ignore_progress)
+        await pusher.push(layer, MemoryReader(data), on_bytes=ignore_progress)
+        await pusher.push(blob(b"{}"), MemoryReader(b"{}"), on_bytes=ignore_progress)
         body = image([layer])
         descriptor = manifest.descriptor_of(body, mediatypes.OCI_MANIFEST)
         await pusher.put(descriptor, body, tag=repository.tag)
@@ -217,12 +189,12 @@ class RemotesSuite:
     async def test_progress_of_a_push_ends_at_the_size(self, pusher: Pusher) -> None:
         seen: list[int] = []
         data = b"p" * 300_000
-        await pusher.push(blob(data), BytesReader(data), on_bytes=seen.append)
+        await pusher.push(blob(data), MemoryReader(data), on_bytes=seen.append)
         assert seen == sorted(seen)
         assert seen[-1] == len(data)
 
     async def test_an_empty_blob_goes_there_and_back(self, pusher: Pusher, fetcher: Fetcher) -> None:
-        await pusher.push(blob(b""), BytesReader(b""), on_bytes=ignore_progress)
+        await pusher.push(blob(b""), MemoryReader(b""), on_bytes=ignore_progress)
         received = bytearray()
         await fetcher.fetch(blob(b""), received.extend)
         assert not received
@@ -230,7 +202,7 @@ class RemotesSuite:
     async def test_bytes_that_are_not_the_digest_are_refused(self, pusher: Pusher) -> None:
         promised = blob(b"promised")
         with pytest.raises(InvalidArgumentError):
-            await pusher.push(promised, BytesReader(b"else...."), on_bytes=ignore_progress)
+            await pusher.push(promised, MemoryReader(b"else...."), on_bytes=ignore_progress)
         assert not await pusher.exists(promised)
 
     async def test_a_manifest_without_its_blobs_is_refused(self, pusher: Pusher) -> None:
@@ -248,7 +220,7 @@ class RemotesSuite:
     async def test_what_cannot_be_mounted_can_be_pushed(self, pusher: Pusher, pushed: Pushed) -> None:
         data = b"not there yet"
         assert not await pusher.mount(blob(data), pushed.reference.path)
-        await pusher.push(blob(data), BytesReader(data), on_bytes=ignore_progress)
+        await pusher.push(blob(data), MemoryReader(data), on_bytes=ignore_progress)
         assert await pusher.exists(blob(data))
 
     async def test_tags_are_listed(self, resolver: Resolver, pusher: Pusher, pushed: Pushed) -> None:

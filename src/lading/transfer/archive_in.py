@@ -1,7 +1,7 @@
 """Load: images out of an archive of `docker save`, `skopeo`, `buildx` or any OCI layout, packed or not.
 
 The archive is hostile and is read once, front to back: every member goes into the content store under its digest, whatever its
-path says; no path of it ever names a file here, and links are resolved among its own members only (reliability.md D19).
+path says; no path of it ever names a file here, and links are resolved among its own members only (hostile-input.md D19).
 Documents are then found by name, as bytes or by digest. What nothing refers to in the end goes with the lease.
 """
 

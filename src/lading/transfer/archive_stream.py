@@ -10,13 +10,13 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
 from typing_extensions import Buffer, override
 
 from lading.errors import InternalError
 from lading.formats import compression
-from lading.formats.compression import Compression, Decompressor
+from lading.formats.compression import Compression, Decompressor, Engine
 from lading.formats.tar.entry import Data, Entry, EntryType, Event
 from lading.formats.tar.parser import TarParser
 from lading.kit import aio
@@ -74,22 +74,10 @@ def unpacker(first: bytes) -> Decompressor:
     )
 
 
-class _Engine(Protocol):
-    """What the decompressors of `bz2` and `lzma` have in common."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def needs_input(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, /, max_length: int = -1) -> bytes: ...
-
-
 class _Rare(Decompressor):
     """xz and bzip2, which no layer may have but `docker load` and `docker import` take, one stream after another."""
 
-    def __init__(self, name: str, make: Callable[[], _Engine]) -> None:
+    def __init__(self, name: str, make: Callable[[], Engine]) -> None:
         self.taken = self.given = 0
         self._name = name
         self._make = make

@@ -39,7 +39,7 @@ class ManifestNode:
 
     @property
     def unpackable(self) -> bool:
-        """Whether this is an image of file-system layers; anything else is stored and never run (reliability.md D11)."""
+        """Whether this is an image of file-system layers; anything else is stored and never run (hostile-input.md D11)."""
         layers = self.manifest.layers
         return self.manifest.is_image and all(mediatypes.is_layer(layer.media_type) for layer in layers)
 
@@ -86,7 +86,7 @@ class Documents:
         return body
 
     async def config(self, node: ManifestNode) -> ImageConfig:
-        """The stored config of an image manifest, checked to fit it (reliability.md D8)."""
+        """The stored config of an image manifest, checked to fit it (hostile-input.md D8)."""
         config = node.manifest.config
         body = await self._content.read(config.digest, limit=CONFIG_LIMIT)
         return oci_config.parse(
@@ -232,7 +232,7 @@ class Tree:
 
 @dataclass(slots=True)
 class Walk:
-    """Bounds a walk through indexes: no cycle, no bottomless nesting, no flood (reliability.md D9)."""
+    """Bounds a walk through indexes: no cycle, no bottomless nesting, no flood (hostile-input.md D9)."""
 
     seen: set[str] = field(default_factory=set[str])
 
@@ -252,7 +252,7 @@ class Walk:
 
 
 def check_size(descriptor: Descriptor) -> None:
-    """Refuse a document that is too long before anything of it is fetched (reliability.md D5)."""
+    """Refuse a document that is too long before anything of it is fetched (hostile-input.md D5)."""
     if descriptor.size > MANIFEST_LIMIT:
         raise ResourceExhaustedError(
             f"manifest {descriptor.digest} is {descriptor.size} bytes long, more than {MANIFEST_LIMIT}",

@@ -44,7 +44,7 @@ def ingest_ref(descriptor: Descriptor) -> IngestRef:
 
 
 def check_length(descriptor: Descriptor, size: int) -> None:
-    """Refuse a descriptor that gives a blob another length than it has (reliability.md D7)."""
+    """Refuse a descriptor that gives a blob another length than it has (hostile-input.md D7)."""
     if size != descriptor.size:
         raise DataLossError(
             f"blob {descriptor.digest} is {size} bytes long, but was announced with {descriptor.size}",

@@ -1,7 +1,7 @@
 """The labels that a transfer leaves on blobs: what keeps what, and where it came from.
 
 Names as containerd gives them (``core/images``, handlers; reference: containerd metadata and GC), so that either can take
-over the other's store. Nothing in an image can choose a label (reliability.md D16).
+over the other's store. Nothing in an image can choose a label (hostile-input.md D16).
 """
 
 from typing import Final

@@ -1,4 +1,4 @@
-"""Bounds on what an image from elsewhere may be (reliability.md §1 D, §3)."""
+"""Bounds on what an image from elsewhere may be (hostile-input.md, D rows)."""
 
 from typing import Final
 

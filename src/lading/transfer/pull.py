@@ -1,7 +1,7 @@
 """Pull: from a reference to an image that is stored, unpacked and named.
 
 Nothing is visible before everything is there: the image record is written last. Every manifest that is pulled is complete:
-a blob is never left out because a snapshot with its contents exists already (engine-api.md §5, theme a).
+a blob is never left out because a snapshot with its contents exists already.
 """
 
 from collections.abc import Sequence
@@ -194,7 +194,7 @@ class Puller:
         return node if platform.rank(self._host, offered) is not None else None
 
     async def _offers(self, run: _Pull, target: Descriptor, index: Index) -> list[Descriptor]:
-        """All manifests below an index, nested indexes fetched and opened (reliability.md D9)."""
+        """All manifests below an index, nested indexes fetched and opened (hostile-input.md D9)."""
         walk = Walk()
         walk.enter(target, 0)
         offers: list[Descriptor] = []
@@ -279,7 +279,7 @@ class Puller:
         return snapshot
 
     async def _check(self, run: _Pull, node: ManifestNode) -> None:
-        """Refuse an image whose config does not fit its layers, as soon as the config is there (reliability.md D8)."""
+        """Refuse an image whose config does not fit its layers, as soon as the config is there (hostile-input.md D8)."""
         if node.unpackable:
             await run.wishes[node.manifest.config.digest].stored.wait()
             await self._documents.config(node)
@@ -316,7 +316,7 @@ async def point_name(
     labels: dict[str, str] | None = None,
     keep_displaced: bool = True,
 ) -> images.Image | None:
-    """Point ``name`` to ``target`` by the rules of Docker's containerd store (engine-api.md §3); what it replaced.
+    """Point ``name`` to ``target`` by the rules of Docker's containerd store; what it replaced.
 
     An old target without another name stays as ``moby-dangling@<digest>``; a dangling record of the new target goes.
     """

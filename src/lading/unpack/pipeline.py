@@ -21,7 +21,7 @@ from lading.unpack.arriving import Cursor
 READ_BYTES: Final = 256 * 1024
 """Read size from the ingest: the C calls dominate, and the allocator recycles buffers of this size."""
 QUEUE_BYTES: Final = 4 * 1024 * 1024
-"""Most inflated bytes between the two threads of one layer (reliability.md §3)."""
+"""Most inflated bytes between the two threads of one layer."""
 
 
 class ChunkQueue:

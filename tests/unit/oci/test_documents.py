@@ -1,4 +1,4 @@
-"""Manifests, indexes and configs from untrusted bytes (reliability.md D1 to D14)."""
+"""Manifests, indexes and configs from untrusted bytes (hostile-input.md D1 to D14)."""
 
 import json
 from typing import Any

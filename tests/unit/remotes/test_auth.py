@@ -1,4 +1,4 @@
-"""Credentials and tokens: reliability.md R2 and R8."""
+"""Credentials and tokens: hostile-input.md R2 and R8."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Fetches over bad connections: reliability.md R4 to R7, each attack with its compatible twin."""
+"""Fetches over bad connections: hostile-input.md R4 to R7, each attack with its compatible twin."""
 
 import hashlib
 import random

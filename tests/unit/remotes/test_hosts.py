@@ -12,8 +12,9 @@ from lading.remotes import hostfiles, hosts
 from lading.remotes.config import Config
 from lading.remotes.dial import Trust, resolve
 from lading.remotes.hosts import ALL, Capability, Host
+from lading.testing.memory.content import MemoryReader
 from lading.testing.registry import FakeRegistry, Fault
-from lading.testing.remotes import BytesReader, blob, ignore_progress, image
+from lading.testing.remotes import blob, ignore_progress, image
 
 PULL, RESOLVE, PUSH = Capability.PULL, Capability.RESOLVE, Capability.PUSH
 
@@ -327,7 +328,9 @@ async def test_capabilities_choose_hosts(tmp_path: pathlib.Path) -> None:
             assert puller.requests[0].fields["x-who"] == "me"
             data = b"pushed"
             await (
-                client.resolver().pusher(wanted).push(blob(data), BytesReader(data), on_bytes=ignore_progress)
+                client.resolver()
+                .pusher(wanted)
+                .push(blob(data), MemoryReader(data), on_bytes=ignore_progress)
             )
             assert blob(data).digest in pusher.repository("app").blobs
             pusher.faults.append(Fault(method="GET|HEAD", status=500, times=-1))

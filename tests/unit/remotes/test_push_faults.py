@@ -15,8 +15,9 @@ from lading.errors import (
     UnavailableError,
 )
 from lading.oci import manifest, mediatypes
+from lading.testing.memory.content import MemoryReader
 from lading.testing.registry import FakeRegistry, Fault
-from lading.testing.remotes import BytesReader, blob, ignore_progress, image
+from lading.testing.remotes import blob, ignore_progress, image
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +36,7 @@ async def push(registry: FakeRegistry, *faults: Fault, **limits: object) -> list
     registry.faults.extend(faults)
     seen: list[int] = []
     async with world(limits={**CHUNKED, **limits}) as client:
-        await client.resolver().pusher(at(registry)).push(LAYER, BytesReader(DATA), on_bytes=seen.append)
+        await client.resolver().pusher(at(registry)).push(LAYER, MemoryReader(DATA), on_bytes=seen.append)
     assert registry.repository("app").blobs[LAYER.digest] == DATA
     return seen
 
@@ -113,7 +114,7 @@ async def test_an_upload_elsewhere_gets_no_credentials(registry: FakeRegistry) -
         registry.faults.append(Fault(method="POST", raw=raw.encode()))
         async with world(limits=CHUNKED) as client:
             pusher = client.resolver(Credentials(username="me", password="secret")).pusher(at(registry))
-            await pusher.push(LAYER, BytesReader(DATA), on_bytes=ignore_progress)
+            await pusher.push(LAYER, MemoryReader(DATA), on_bytes=ignore_progress)
         assert other.repository("app").blobs[LAYER.digest] == DATA
         assert all("authorization" not in one.fields for one in other.requests)
 
@@ -122,7 +123,7 @@ async def test_a_token_that_expires_while_pushing(registry: FakeRegistry) -> Non
     registry.login, registry.token_uses = ("me", "secret"), 2
     async with world(limits=CHUNKED) as client:
         pusher = client.resolver(Credentials(username="me", password="secret")).pusher(at(registry))
-        await pusher.push(LAYER, BytesReader(DATA), on_bytes=ignore_progress)
+        await pusher.push(LAYER, MemoryReader(DATA), on_bytes=ignore_progress)
     assert registry.repository("app").blobs[LAYER.digest] == DATA
     assert set(registry.issued) == {("repository:app:pull,push",)}
 
@@ -146,7 +147,7 @@ async def test_a_failed_mount_leaves_its_upload_to_the_push(registry: FakeRegist
     async with world() as client:
         pusher = client.resolver().pusher(at(registry))
         assert not await pusher.mount(LAYER, "nowhere")
-        await pusher.push(LAYER, BytesReader(DATA), on_bytes=ignore_progress)
+        await pusher.push(LAYER, MemoryReader(DATA), on_bytes=ignore_progress)
     assert len(registry.seen("POST", "")) == 1
 
 
@@ -170,6 +171,6 @@ async def test_content_of_another_length_is_not_even_sent(registry: FakeRegistry
             await (
                 client.resolver()
                 .pusher(at(registry))
-                .push(LAYER, BytesReader(b"short"), on_bytes=ignore_progress)
+                .push(LAYER, MemoryReader(b"short"), on_bytes=ignore_progress)
             )
     assert not registry.requests

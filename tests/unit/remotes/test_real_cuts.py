@@ -12,7 +12,8 @@ from support.registry import docker_registry
 from support.remotes import world
 
 from lading.oci import reference
-from lading.testing.remotes import BytesReader, blob, ignore_progress
+from lading.testing.memory.content import MemoryReader
+from lading.testing.remotes import blob, ignore_progress
 
 pytestmark = pytest.mark.anyio
 
@@ -97,7 +98,7 @@ async def test_a_push_survives_cuts(relay: Relay, chunk: int) -> None:
         pusher = client.resolver().pusher(repository)
         assert not await pusher.exists(LAYER)
         relay.up += [900_000, 800_000, 700_000]
-        await pusher.push(LAYER, BytesReader(DATA), on_bytes=ignore_progress)
+        await pusher.push(LAYER, MemoryReader(DATA), on_bytes=ignore_progress)
         assert not relay.up
         received = bytearray()
         relay.down += [1_000_000, 1_000_000, 500_000]

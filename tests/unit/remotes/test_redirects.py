@@ -1,4 +1,4 @@
-"""Redirects, addresses, TLS, proxies: reliability.md R1, R3, R9."""
+"""Redirects, addresses, TLS, proxies: hostile-input.md R1, R3, R9."""
 
 import contextlib
 import pathlib
@@ -18,8 +18,9 @@ from lading.oci import mediatypes, reference
 from lading.remotes.connection import Origin
 from lading.remotes.dial import Dialer, Proxies, Trust, classify
 from lading.remotes.errors import ForbiddenAddressError
+from lading.testing.memory.content import MemoryReader
 from lading.testing.registry import FakeRegistry, Fault
-from lading.testing.remotes import BytesReader, blob, ignore_progress, image
+from lading.testing.remotes import blob, ignore_progress, image
 
 pytestmark = pytest.mark.anyio
 
@@ -295,7 +296,7 @@ async def test_an_upload_that_is_led_from_https_to_http(pki: pathlib.Path, tmp_p
         async with world(host_directories=(str(tmp_path),)) as client:
             pusher = client.resolver().pusher(reference.parse("secure.example/app:v1"))
             with pytest.raises(PermissionDeniedError):
-                await pusher.push(blob(DATA), BytesReader(DATA), on_bytes=ignore_progress)
+                await pusher.push(blob(DATA), MemoryReader(DATA), on_bytes=ignore_progress)
         assert not clear.requests
 
 

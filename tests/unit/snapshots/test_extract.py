@@ -1,4 +1,4 @@
-"""Hostile layers (reliability.md T1-T26) and their honest twins. A canary stands outside of every root."""
+"""Hostile layers (hostile-input.md T1-T26) and their honest twins. A canary stands outside of every root."""
 
 import io
 import os

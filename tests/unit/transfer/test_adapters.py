@@ -8,7 +8,7 @@ import pytest
 from support.world import NAMESPACE, WatchedSnapshotter, World
 
 from lading.content.local import LocalContentStore
-from lading.core.metadata import Graph, Node
+from lading.core.metadata import Node, reachable
 from lading.errors import LadingError, UnavailableError
 from lading.metadata.database import SqliteDatabase
 from lading.testing import images as make
@@ -35,18 +35,9 @@ class Disk(World):
         """Digests that something keeps, and those that are stored."""
         graph = await self.database.graph(NAMESPACE, now=datetime.now(UTC))
         stored = {node.id for node in graph.nodes if node.kind == "content"}
-        return {node.id for node in reachable(graph) if node.kind == "content"} & stored, stored
-
-
-def reachable(graph: Graph) -> set[Node]:
-    found: set[Node] = set()
-    pending = list(graph.roots)
-    while pending:
-        node = pending.pop()
-        if node not in found:
-            found.add(node)
-            pending += graph.edges.get(node, ())
-    return found
+        return {
+            node.id for node in reachable(graph.roots, graph.edges) if node.kind == "content"
+        } & stored, stored
 
 
 @pytest.fixture
@@ -75,7 +66,7 @@ async def test_the_snapshot_is_kept_by_the_config(disk: Disk):
     make.publish(disk.repository, image, "latest")
     await disk.service.pull(disk.reference)
     graph = await disk.database.graph(NAMESPACE, now=datetime.now(UTC))
-    assert Node("snapshot", image.chain[-1], "memory") in reachable(graph)
+    assert Node("snapshot", image.chain[-1], "memory") in reachable(graph.roots, graph.edges)
 
 
 async def test_an_interrupted_pull_is_kept_until_it_goes_on(disk: Disk):

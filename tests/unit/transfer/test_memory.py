@@ -1,4 +1,4 @@
-"""However large a layer is, what is held of it is a few buffers (reliability.md §3)."""
+"""However large a layer is, what is held of it is a few buffers."""
 
 import contextlib
 import hashlib

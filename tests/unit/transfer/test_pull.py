@@ -129,7 +129,7 @@ async def test_no_such_platform(world: World):
 
 
 async def test_the_blob_is_fetched_although_its_contents_are_unpacked(world: World):
-    """Two blobs with one diff ID: each manifest stays complete (engine-api.md §5, theme a)."""
+    """Two blobs with one diff ID: each manifest stays complete."""
     plain = make.layer({"etc/os": b"base"}, media_type=mediatypes.OCI_LAYER)
     assert plain.diff_id == BASE.diff_id
     make.publish(world.repository, make.image([BASE]), "gzip")

@@ -1,4 +1,4 @@
-"""Routes of containers (engine-api.md §2): requests in, `ContainerService` calls, Docker's documents out."""
+"""Routes of containers: requests in, `ContainerService` calls, Docker's documents out."""
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable

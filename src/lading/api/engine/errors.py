@@ -1,4 +1,4 @@
-"""The one table from error classes to HTTP, and the one shape of an error's body (engine-api.md §1.4)."""
+"""The one table from error classes to HTTP, and the one shape of an error's body."""
 
 from collections.abc import Mapping
 from typing import Final

@@ -61,7 +61,7 @@ def add_routes(router: Router, bus: Bus) -> None:
 
 
 def visible(event: Event, version: ApiVersion) -> bool:
-    """Image ``create`` events are new in 1.46 (engine-api.md §1.5)."""
+    """Image ``create`` events are new in 1.46."""
     return version >= (1, 46) or (event.type, event.action) != ("image", "create")
 
 

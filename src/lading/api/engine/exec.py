@@ -1,4 +1,4 @@
-"""Routes of execs (engine-api.md §2)."""
+"""Routes of execs."""
 
 from typing import Any
 

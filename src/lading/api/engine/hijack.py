@@ -1,4 +1,4 @@
-"""Hijack: an HTTP connection that becomes a raw byte stream in both directions (engine-api.md §2, attach and exec).
+"""Hijack: an HTTP connection that becomes a raw byte stream in both directions.
 
 The client sends ``Connection: Upgrade`` and ``Upgrade: tcp`` and gets ``101 UPGRADED``; a client that asks for no upgrade gets
 the older ``200`` and the same raw stream. Bytes that arrive together with the request's headers belong to the stream. Either

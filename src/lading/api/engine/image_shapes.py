@@ -1,4 +1,4 @@
-"""Wire shapes of images, per API version (engine-api.md §1.2, §1.5). Pure: records in, JSON objects out."""
+"""Wire shapes of images, per API version. Pure: records in, JSON objects out."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Routes of images (engine-api.md §1.1)."""
+"""Routes of images."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -32,7 +32,6 @@ def add_routes(router: Router, service: ImageService, exchange: ImageExchange, *
     """Serve images; ``driver`` is the active snapshotter's name, which older clients read."""
     routes = ImageRoutes(service, exchange, driver)
     router.add("GET", "/images/json", routes.list)
-    router.add("GET", "/images/search", routes.search)
     router.add("GET", "/images/get", routes.save_many)
     router.add("POST", "/images/create", routes.create)
     router.add("POST", "/images/load", routes.load)
@@ -101,13 +100,6 @@ class ImageRoutes:
         done = await self._service.prune(request.filters(PRUNE_FILTERS))
         return json_response(
             {"ImagesDeleted": shapes.removed(done.removed) or None, "SpaceReclaimed": done.reclaimed}
-        )
-
-    async def search(self, request: Request) -> web.StreamResponse:
-        """``GET /images/search``: the v1 search protocol belongs to one hub, and is not spoken here."""
-        raise UnsupportedError(
-            f"searching a registry for {request.text('term')[:128]!r} is not supported",
-            hint="browse the registry's own page, or name the image",
         )
 
     async def distribution(self, request: Request) -> web.StreamResponse:

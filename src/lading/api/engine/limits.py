@@ -1,4 +1,4 @@
-"""Every bound that the Engine API puts on a client, in one place (reliability.md §1 A rows, §3)."""
+"""Every bound that the Engine API puts on a client, in one place (hostile-input.md, A rows)."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Progress of transfers as the objects that docker draws bars from (engine-api.md §1.3)."""
+"""Progress of transfers as the objects that docker draws bars from."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar

@@ -1,6 +1,6 @@
 """Routes and requests of the Engine API, independent of how they arrived.
 
-A path is decoded exactly once and routed on its decoded segments (reliability.md A1). Image names contain slashes, so
+A path is decoded exactly once and routed on its decoded segments (hostile-input.md A1). Image names contain slashes, so
 ``{name:.*}`` takes one or more segments; a route without parameters wins over one with, and a plain parameter wins over a
 greedy one, whatever the order in which they were added.
 """
@@ -230,7 +230,7 @@ class Request:
         return [_platform(value) for value in self.query.getall(name, []) if value]
 
     def registry_auth(self) -> Credentials | None:
-        """Credentials of ``X-Registry-Auth``; ``None`` if absent, anonymous or undecodable (engine-api.md §1.1)."""
+        """Credentials of ``X-Registry-Auth``; ``None`` if absent, anonymous or undecodable."""
         return parse_auth(self.raw.headers.get("X-Registry-Auth", ""))
 
     def meta_headers(self) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """Answers: JSON documents, progress streams and raw streams, with headers that clients accept.
 
-The content type of JSON is exactly ``application/json``: with a charset the ``docker`` command shows raw JSON
-(engine-api.md §1.4).
+The content type of JSON is exactly ``application/json``: with a charset the ``docker`` command shows raw JSON.
 """
 
 import json
@@ -102,7 +101,7 @@ async def write(
 
 
 class ProgressStream:
-    r"""A stream of JSON objects, each ended by ``\r\n`` (engine-api.md §1.3).
+    r"""A stream of JSON objects, each ended by ``\r\n``.
 
     ::
 

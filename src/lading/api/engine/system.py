@@ -1,4 +1,4 @@
-"""System routes: ``_ping``, ``version``, ``info``, ``auth`` and ``system/df`` (engine-api.md §1.5, §2).
+"""System routes: ``_ping``, ``version``, ``info``, ``auth`` and ``system/df``.
 
 What these tell comes from small sources that the composition root fills in; nothing here measures or walks anything.
 """

@@ -1,4 +1,4 @@
-"""API versions: which are spoken, and Docker's words for the others (engine-api.md §1)."""
+"""API versions: which are spoken, and Docker's words for the others."""
 
 import re
 from typing import Final

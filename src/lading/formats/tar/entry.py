@@ -106,7 +106,7 @@ Event = Entry | Data
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bounds on one archive (reliability.md T14, T19, T24). Text is measured in bytes."""
+    """Bounds on one archive (hostile-input.md T14, T19, T24). Text is measured in bytes."""
 
     entries: int = 5_000_000
     depth: int = 1024

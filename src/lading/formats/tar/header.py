@@ -2,7 +2,7 @@
 
 Almost every header in the wild has the layout that one regular expression knows, so that such a block costs one C call
 for all its fields. Whatever it does not match goes through `_decode`, which knows V7, ustar, star and GNU, base-256
-numbers and the padding habits of old writers. Both accept what Go's archive/tar accepts, less what reliability.md T18
+numbers and the padding habits of old writers. Both accept what Go's archive/tar accepts, less what hostile-input.md T18
 forbids. Source: POSIX pax, "ustar Interchange Format"; GNU tar manual, "Basic Tar Format".
 """
 

@@ -11,7 +11,7 @@ _IRREGULAR: Final = re.compile(r"(?:^|/)\.{0,2}(?:/|$)").search
 def rooted(name: str) -> str:
     """The name as a clean relative path: no leading slash, no ``.`` or ``..``; empty for the root.
 
-    ``..`` is applied to the text and stops at the root, as containerd does it (reliability.md T1): ``a/../../x`` is
+    ``..`` is applied to the text and stops at the root, as containerd does it (hostile-input.md T1): ``a/../../x`` is
     ``x``. Symbolic links on the way are the extractor's duty.
     """
     if _IRREGULAR(name) is None:
@@ -27,7 +27,7 @@ def rooted(name: str) -> str:
 
 
 def check(name: bytes, limits: Limits) -> None:
-    """Refuse names that no Linux tree holds or that mislead whoever prints them (reliability.md T19).
+    """Refuse names that no Linux tree holds or that mislead whoever prints them (hostile-input.md T19).
 
     Raises:
         TarError: A NUL or newline, or a path or component that is too long.

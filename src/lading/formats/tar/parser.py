@@ -6,7 +6,7 @@ copied: spans are views of the caller's buffer. A layer of 30,000 files costs ab
 
 **What is read.** Where Go's archive/tar and libarchive agree, this parser agrees with them, so that a layer shows the
 tree that other engines show: global PAX headers are checked and then ignored, a stream may end without zero blocks, and
-whatever follows them is discarded. Where they differ, the strict reading counts. reliability.md T12-T25 says what is refused.
+whatever follows them is discarded. Where they differ, the strict reading counts. hostile-input.md T12-T25 says what is refused.
 
 **State.** Bytes that are not content are gathered until a whole unit (a block, a PAX header) is there; `_need` is its
 length and `_unit` the method that takes it. Content and padding are counted, never gathered.

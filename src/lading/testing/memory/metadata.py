@@ -33,7 +33,7 @@ from lading.errors import (
 )
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
-from lading.testing.memory.rows import Space, children_first, erase, graph_of, reach
+from lading.testing.memory.rows import Space, children_first, erase, graph_of
 
 _holder: ContextVar[object] = ContextVar("lading.testing.memory.holder", default=None)
 
@@ -109,7 +109,7 @@ class MemoryDatabase(metadata.Database):
         fresh = graph_of(space, now)
         # What was written again since the mark is wanted by whoever wrote it.
         renewed = [node for node, version in space.renewed.items() if version > graph.version]
-        needed = reach([*fresh.roots, *renewed], fresh.edges)
+        needed = metadata.reachable([*fresh.roots, *renewed], fresh.edges)
         doomed = [node for node in nodes if node not in needed]
         return [node for node in children_first(space, doomed) if erase(space, node)]
 

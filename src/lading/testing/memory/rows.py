@@ -1,6 +1,6 @@
 """Rows of a namespace in memory, and the collector's view of them, decided by reading everything."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -85,18 +85,6 @@ def graph_of(space: Space, now: datetime) -> Graph:
     }
     flat = frozenset(Node("lease", one.id) for one in space.leases.values() if FLAT in one.labels)
     return Graph(nodes=frozenset(nodes), roots=roots, edges=edges, flat=flat, version=space.version)
-
-
-def reach(starts: Iterable[Node], edges: Mapping[Node, Sequence[Node]]) -> set[Node]:
-    """Everything that ``starts`` lead to, themselves included."""
-    seen: set[Node] = set()
-    rest = list(starts)
-    while rest:
-        node = rest.pop()
-        if node not in seen:
-            seen.add(node)
-            rest.extend(edges.get(node, ()))
-    return seen
 
 
 def children_first(space: Space, nodes: Sequence[Node]) -> list[Node]:

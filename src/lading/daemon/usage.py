@@ -1,0 +1,53 @@
+"""What is there and what it costs: the figures of ``info`` and ``system/df``, and which images containers use."""
+
+from lading.api.engine import image_shapes
+from lading.api.engine.system import ContainerCounts, DiskUsage
+from lading.api.engine.version import ApiVersion
+from lading.containers.service import ContainerService
+from lading.core import images
+from lading.images.removal import Use
+from lading.images.service import ImageService
+
+
+def container_uses(service: ContainerService) -> list[Use]:
+    """Which images containers use."""
+    return [
+        Use(
+            container=each.id,
+            target=each.record.target,
+            manifest=each.record.image,
+            running=each.state.running,
+        )
+        for each in service.all()
+    ]
+
+
+async def count_images(records: images.Store) -> int:
+    """Distinct targets, as ``docker images`` shows rows."""
+    return len({record.target.digest for record in await records.list()})
+
+
+async def count_containers(service: ContainerService) -> ContainerCounts:
+    """Containers by state."""
+    states = [each.state for each in service.all()]
+    paused = sum(state.paused for state in states)
+    running = sum(state.running for state in states) - paused
+    return ContainerCounts(running=running, paused=paused, stopped=len(states) - running - paused)
+
+
+async def image_usage(service: ImageService, version: ApiVersion) -> DiskUsage:
+    """Images for ``system/df``: every blob and every snapshot counts once."""
+    rows = await service.list({}, shared_size=True)
+    inventory = await service.inventory()
+    size = sum(inventory.blobs.values()) + sum(inventory.snapshots.values())
+    # Unlike the list, usage tells older clients too how many containers use an image: RECLAIMABLE comes from it.
+    items = [
+        image_shapes.list_row(row, version, manifests=False) | {"Containers": row.containers} for row in rows
+    ]
+    return DiskUsage(items=items, size=size)
+
+
+async def container_usage(service: ContainerService, version: ApiVersion) -> DiskUsage:  # noqa: ARG001 - a source
+    """Containers for ``system/df``."""
+    rows = await service.list({}, all=True, size=True)
+    return DiskUsage(items=rows, size=sum(int(row.get("SizeRw") or 0) for row in rows))
