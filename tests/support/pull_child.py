@@ -13,7 +13,7 @@ from typing_extensions import override
 from lading.content.local import LocalContentStore
 from lading.core import remotes
 from lading.core.metadata import Namespace
-from lading.core.remotes import Credentials, Document, Fetcher, Resolver, Sink
+from lading.core.remotes import Credentials, Document, Fetcher, Known, Resolver, Sink
 from lading.daemon.events import EventBus
 from lading.kit import aio, linux
 from lading.metadata.database import SqliteDatabase
@@ -65,8 +65,8 @@ class SlowResolver(Resolver):
         self._inner, self._pause = inner, pause
 
     @override
-    async def resolve(self, reference: reference.Reference) -> Document:
-        return await self._inner.resolve(reference)
+    async def resolve(self, reference: reference.Reference, *, known: Known | None = None) -> Document:
+        return await self._inner.resolve(reference, known=known)
 
     @override
     def fetcher(self, repository: reference.Reference) -> Fetcher:
