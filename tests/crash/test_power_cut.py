@@ -43,7 +43,7 @@ def replay(type: str, driver: str, durability: str, states: int, seed: int, *opt
 
 @pytest.mark.parametrize(("type", "driver", "durability"), SAMPLE)
 def test_a_power_cut_takes_nothing_back(type, driver, durability):
-    assert not any(replay(type, driver, durability, 8, 5))
+    assert not any(replay(type, driver, durability, 6, 5))
 
 
 @pytest.mark.nightly
@@ -57,6 +57,6 @@ def test_no_power_cut_takes_anything_back(type, driver, durability, seed):
 def test_a_store_that_does_not_flush_is_found_out():
     """The replay itself: it must see what goes wrong."""
     found = [
-        problem for state in replay("ext4", "overlayfs", "strict", 5, 1, "no-flush") for problem in state
+        problem for state in replay("ext4", "overlayfs", "strict", 4, 1, "no-flush") for problem in state
     ]
     assert any("paths are wrong" in problem for problem in found)

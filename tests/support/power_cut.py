@@ -41,8 +41,8 @@ from support.recorded_disk import FLUSH, MARK, WRITE, Event, read_log, recorded_
 
 SIZE = 512 << 20
 TEAR = {"ext4": 512, "xfs": 4096}
-"""Bytes that a disk writes whole. xfs replays nothing onto a block whose header is newer than the log, so a torn block stays torn and
-can keep it from being mounted (once in some hundred states): that is no business of the store's.
+"""Bytes that a disk writes whole. With 512, one xfs in some hundred states could not be mounted (EBADMSG) -- presumably because recovery
+replays nothing onto a block whose torn header looks newer than the log. What the file system loses is no business of the store's.
 """
 MODES = ("none", "half", "torn", "all")
 Mode = Literal["none", "half", "torn", "all"]
