@@ -1,10 +1,8 @@
 """`OverlaySnapshotter` keeps the promises of its port, with rows in SQLite and real mounts."""
 
 import pytest
-from support.filesystems import open_descriptors, tmpfs
+from support.snapshotters import on_tmpfs
 
-from lading.core.metadata import Namespace
-from lading.metadata.database import SqliteDatabase
 from lading.snapshots.overlay import OverlaySnapshotter
 from lading.testing.snapshots import MountedSnapshotterSuite
 
@@ -15,18 +13,8 @@ pytestmark = pytest.mark.anyio
 class TestOverlaySnapshotter(MountedSnapshotterSuite):
     @pytest.fixture
     async def snapshotter(self, tmp_path, durability):
-        with tmpfs(tmp_path / "disk") as disk:
-            async with SqliteDatabase.open(disk / "lading.db", reserve=0) as database:
-                before = open_descriptors()
-                snapshotter = OverlaySnapshotter(
-                    disk / "snapshots",
-                    database.snapshots(Namespace("default"), "overlay"),
-                    durability=durability,
-                    boot_id="this-boot",
-                )
-                yield snapshotter
-                await snapshotter.close()
-                assert {one for one in open_descriptors() - before if "lading.db" not in one} == set()
+        async with on_tmpfs(tmp_path / "disk", OverlaySnapshotter, "overlay", durability) as snapshotter:
+            yield snapshotter
 
     @pytest.fixture
     def differ(self, snapshotter):

@@ -14,7 +14,6 @@ from lading.errors import (
     PermissionDeniedError,
     UnauthenticatedError,
 )
-from lading.images.lookup import NoSuchImageError
 from lading.images.service import ImageService
 from lading.oci import config as oci_config
 from lading.oci import manifest as oci_manifest
@@ -205,8 +204,6 @@ async def _worded(ref: Reference, work: Awaitable[T]) -> T:
 
 def _missing(ref: Reference, error: LadingError) -> NotFoundError:
     shown = ref.with_default_tag().familiar
-    if isinstance(error, NoSuchImageError):
-        return error
     return NotFoundError(
         f'failed to resolve reference "{ref.with_default_tag()}": {shown}: not found: {error.message}',
         subject=str(ref),
