@@ -28,6 +28,7 @@ from lading.containers import binds, hostfiles, jsonlog, rootfs, runs, signals, 
 from lading.containers.environment import Environment
 from lading.containers.keeper import Keeper
 from lading.containers.model import Container, State
+from lading.containers.networking import Joint, Networking
 from lading.containers.runs import Run
 from lading.core.mounts import Mount
 from lading.core.runtime import Exit, Task
@@ -70,9 +71,14 @@ class Lifecycle:
     """Starts, watches and removes. ``group`` outlives every call; ``forget`` is told of a removed container."""
 
     def __init__(
-        self, environment: Environment, group: anyio.abc.TaskGroup, forget: Callable[[Container], None]
+        self,
+        environment: Environment,
+        group: anyio.abc.TaskGroup,
+        forget: Callable[[Container], None],
+        networking: Networking,
     ) -> None:
         self.env = environment
+        self.networking = networking
         self._group = group
         self._forget = forget
         self.keeper = Keeper(environment.state / "keeper.sock")
@@ -104,6 +110,12 @@ class Lifecycle:
     async def save(self, container: Container) -> None:
         """Store the present document."""
         await self.env.store.update(container.snapshot())
+
+    async def save_with_files(self, container: Container) -> None:
+        """Store it after its networks changed; a running one sees the change in its files."""
+        if container.state.running:
+            await aio.run(aio.DISK, self.write_files, container, self.networking.joint(container))
+        await self.save(container)
 
     def spawn(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
         """Run in the background. What goes wrong there is one container's misfortune, never the daemon's."""
@@ -171,7 +183,8 @@ class Lifecycle:
     async def _create_task(self, container: Container) -> tuple[Task, Run]:
         env = self.env
         mounts = await self.mounts(container)
-        made = await aio.run(aio.DISK, self._prepare, container, mounts)
+        joint = await self.networking.join(container)
+        made = await aio.run(aio.DISK, self._prepare, container, mounts, joint)
         log, limits = self.log_plan(container)
         run = await aio.run(
             aio.DISK,
@@ -199,7 +212,7 @@ class Lifecycle:
         await self.env.images.unpack(container.document.manifest)
         return await self.env.snapshotter.mounts(SnapshotKey(container.record.snapshot_key))
 
-    def _prepare(self, container: Container, mounts: list[Mount]) -> dict[str, Any]:
+    def _prepare(self, container: Container, mounts: list[Mount], joint: Joint) -> dict[str, Any]:
         """Everything about the spec that needs files; blocking."""
         document, host = container.document, container.host
         directory = self.directory(container)
@@ -226,12 +239,26 @@ class Lifecycle:
                 env=document.env,
                 cwd=cwd,
                 user=user,
-                hostname=document.hostname,
+                hostname=joint.files_of.document.hostname if joint.files_of else document.hostname,
+                netns=joint.path,
                 binds=container.binds,
                 tmpfs=container.tmpfs,
-                files=hostfiles.write(directory, host, document.hostname, container.config.domainname),
+                files=self.write_files(container, joint),
                 cgroup_v2=self.env.cgroup_v2,
             )
+        )
+
+    def write_files(self, container: Container, joint: Joint) -> dict[str, str]:
+        """Its ``/etc/hosts`` and the like, as the network now is; path in the container to path on the host. Blocking."""
+        if joint.files_of is not None:
+            return hostfiles.paths(self.directory(joint.files_of))
+        return hostfiles.write(
+            self.directory(container),
+            container.host,
+            container.document.hostname,
+            container.config.domainname,
+            joint,
+            self.env.resolving,
         )
 
     async def _failed(self, container: Container, error: Exception) -> LadingError:
@@ -240,6 +267,7 @@ class Lifecycle:
         code = signals.start_exit_code(words)
         with anyio.CancelScope(shield=True):
             await self._end_run(container)
+            await self.networking.leave(container)
             container.task = None
             container.document.state = State(exit_code=code, error=words, finished_at=time.time_ns())
             await self.save(container)
@@ -301,6 +329,15 @@ class Lifecycle:
                 if exec_.running:
                     exec_.running, exec_.exit_code = False, 137
                     exec_.ended.set()
+            self._tell_died(container, end)
+            await self.networking.leave(container)
+        self._tell_stopped(container)
+        if restarts:
+            self.spawn(self.restart_later, container)
+        elif container.host.auto_remove:
+            self.spawn(self.remove_quietly, container)
+
+    def _tell_died(self, container: Container, end: Exit) -> None:
         duration = (container.state.finished_at - container.state.started_at) // 10**9
         self.env.bus.publish(
             "container",
@@ -308,11 +345,6 @@ class Lifecycle:
             container.id,
             container.attributes(exitCode=str(end.status), execDuration=str(max(0, duration))),
         )
-        self._tell_stopped(container)
-        if restarts:
-            self.spawn(self.restart_later, container)
-        elif container.host.auto_remove:
-            self.spawn(self.remove_quietly, container)
 
     def _tell_stopped(self, container: Container) -> None:
         container.started = anyio.Event()
@@ -471,6 +503,7 @@ class Lifecycle:
             container.state.removing = True
             await self.save(container)
             await self._end_run(container)
+            await self.networking.leave(container)
             with contextlib.suppress(NotFoundError):
                 await self.env.snapshotter.remove(container.record.snapshot_key)
             for directory in (self.state_directory(container), self.directory(container)):

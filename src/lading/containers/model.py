@@ -10,6 +10,7 @@ import msgspec
 from lading.containers.binds import Bind, Tmpfs
 from lading.containers.binds import parse as parse_binds
 from lading.containers.execs import Exec
+from lading.containers.netmodes import Wish
 from lading.containers.request import Config, HostConfig, RestartPolicy
 from lading.containers.streams import Broadcast
 from lading.core.containers import ContainerRecord
@@ -62,6 +63,8 @@ class Document(msgspec.Struct, kw_only=True, rename="pascal"):
     state: State = msgspec.field(default_factory=State)
     restart_count: int = 0
     manually_stopped: bool = False
+    networks: dict[str, Wish] = msgspec.field(default_factory=dict[str, Wish])
+    """What it wants of each of its networks, by name; the first is that of ``NetworkMode``."""
 
 
 @dataclass(slots=True)

@@ -31,6 +31,7 @@ class Restorer:
     async def restore(self, containers: list[Container]) -> None:
         """Find the containers of earlier daemons: take up those that run, finish those that ended meanwhile."""
         tasks = {task.id: task for task in await self._life.env.runtime.load()}
+        await self._life.networking.recover([each.id for each in containers if each.id in tasks])
         for container in containers:
             task = tasks.pop(container.id, None)
             try:
@@ -53,6 +54,7 @@ class Restorer:
             found = await task.state()
             if found.status is Status.CREATED:  # the daemon died between create and start; nothing ran yet
                 await self._destroy(task)
+                await self._life.networking.leave(container)
                 task = None
         if task is None and not state.running:
             if state.restarting:

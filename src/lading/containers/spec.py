@@ -57,6 +57,8 @@ class Plan:
     binds: Sequence[Bind] = ()
     tmpfs: Sequence[Tmpfs] = ()
     files: Mapping[str, str] = field(default_factory=dict[str, str])
+    netns: str = ""
+    """Path of the network namespace to join; empty for one of its own, or the host's."""
     cgroup_v2: bool = True
     cgroup_parent: str = "/lading"
 
@@ -244,7 +246,12 @@ def _namespaces(plan: Plan) -> list[dict[str, str]]:
         "ipc": host.ipc_mode != "host",
         "cgroup": cgroup_namespace(host, cgroup_v2=plan.cgroup_v2) == "private",
     }
-    return [{"type": name} for name, has in wanted.items() if has]
+    paths = {"network": plan.netns} if plan.netns else {}
+    return [
+        {"type": name, "path": paths[name]} if name in paths else {"type": name}
+        for name, has in wanted.items()
+        if has
+    ]
 
 
 def _mount(destination: str, kind: str, source: str, *options: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ object is built once, from what stands above it. Nothing registers itself on imp
 the snapshotter, whose table is `SNAPSHOTTERS`.
 """
 
+import hashlib
 import os
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -26,12 +27,14 @@ from lading.api.engine import exec as exec_routes
 from lading.api.engine import files as file_routes
 from lading.api.engine import images as image_routes
 from lading.api.engine import lading as lading_routes
+from lading.api.engine import networks as network_routes
 from lading.api.engine.routing import Router
-from lading.containers.environment import Environment, StoredImages
+from lading.containers.environment import Environment, Resolving, StoredImages
 from lading.containers.service import ContainerService
 from lading.containers.service import open_service as open_containers
 from lading.content.local import LocalContentStore, utc_now
 from lading.core import content, images, leases, metadata
+from lading.core.addresses import DEFAULT_POOLS
 from lading.core.events import Bus
 from lading.core.metadata import Namespace
 from lading.core.remotes import Credentials, Registries, Resolver
@@ -47,6 +50,8 @@ from lading.images.removal import Use
 from lading.images.service import ImageService
 from lading.kit import aio, linux
 from lading.metadata.database import SqliteDatabase
+from lading.network.networks import Settings as NetworkSettings
+from lading.network.networks import open_networks
 from lading.oci import platform as platforms
 from lading.remotes.config import Config as RemotesConfig
 from lading.remotes.config import Limits
@@ -334,8 +339,8 @@ def make_router(store: Store, service: ContainerService, sources: system.Sources
     container_routes.add_routes(router, service)
     exec_routes.add_routes(router, service)
     file_routes.add_routes(router, service)
+    network_routes.add_routes(router, service)
     lading_routes.add_routes(router, store.maintenance)
-    absent.add_networks(router)
     absent.add_volumes(router)
     absent.add_swarm(router)
     absent.add_plugins(router)
@@ -364,6 +369,13 @@ async def open_container_service(stack: AsyncExitStack, config: Config, store: S
     async def find(name: str) -> images.Image:
         return (await store.images.find(name)).image
 
+    networks = await stack.enter_async_context(
+        open_networks(
+            store.database.networks(Namespace(config.containerd_namespace)),
+            config.exec_root / "network",
+            network_settings(config),
+        )
+    )
     environment = Environment(
         store=store.database.containers(Namespace(config.containerd_namespace)),
         images=StoredImages(
@@ -377,12 +389,46 @@ async def open_container_service(stack: AsyncExitStack, config: Config, store: S
         leases=store.leases,
         runtime=runtime,
         bus=store.bus,
+        networks=networks,
+        resolving=resolving(config),
         root=config.data_root / "containers",
         state=config.exec_root / "containers",
         runtimes={"": default} | {name: name for name in available},
         cgroup_v2=host.cgroup_version() == "2",
     )
     return await stack.enter_async_context(open_containers(environment))
+
+
+def network_settings(config: Config) -> NetworkSettings:
+    """What daemon.json says about networks. Two daemons on one machine need two default bridges, so the name is ours by
+    default, and that of a second data-root its own.
+    """
+    interface = config.bridge or (
+        "lading0" if config.data_root == Config().data_root else f"lading-{_short(config.data_root)}"
+    )
+    return NetworkSettings(
+        bridge="" if config.bridge == "none" else interface,
+        bip=config.bip,
+        mtu=config.mtu,
+        pools=config.default_address_pools or DEFAULT_POOLS,
+        host_ip=config.ip,
+        program=config.lading.netavark,
+        resolver=config.lading.aardvark_dns,
+    )
+
+
+def _short(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+
+
+def resolving(config: Config) -> Resolving:
+    """What daemon.json says about looking up names."""
+    return Resolving(
+        servers=config.dns,
+        search=config.dns_search,
+        options=config.dns_opts,
+        host_gateway=next(iter(config.host_gateway_ips), ""),
+    )
 
 
 def runtime_config(entry: Mapping[str, Any]) -> RuntimeConfig:

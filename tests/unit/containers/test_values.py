@@ -63,11 +63,8 @@ def test_each_unsupported_field_is_refused_by_name_and_zero_is_fine(field: str):
 @pytest.mark.parametrize(
     ("host", "words"),
     [
-        ({"NetworkMode": "bridge"}, "NetworkMode"),
-        ({"NetworkMode": "container:x"}, "NetworkMode"),
         ({"PidMode": "container:x"}, "PidMode"),
         ({"UsernsMode": "keep"}, "UsernsMode"),
-        ({"PortBindings": {"80/tcp": []}}, "PortBindings"),
         ({"Memory": 1000}, "6MB"),
         ({"MemorySwap": 10}, "Memory"),
         ({"NanoCpus": 1, "CpuQuota": 1}, "Nano CPUs"),
