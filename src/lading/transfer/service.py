@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterable, Sequence
 
-from lading.core import content, events, images, leases
+from lading.core import content, events, facts, images, leases
 from lading.core.leases import LeaseID
 from lading.core.progress import Progress
 from lading.core.remotes import Credentials, Registries
@@ -18,6 +18,7 @@ from lading.transfer.archive_in import LoadedImage, Loader
 from lading.transfer.archive_out import SavedImage, Saver, Sink
 from lading.transfer.documents import Documents, ManifestNode
 from lading.transfer.downloads import Downloads
+from lading.transfer.facts import FactReader
 from lading.transfer.holding import Holder
 from lading.transfer.import_ import Importer, ImportOptions
 from lading.transfer.labels import Sources
@@ -43,6 +44,7 @@ class TransferService:
         *,
         store: content.Store,
         image_store: images.Store,
+        fact_rows: facts.Store,
         lease_manager: leases.Manager,
         snapshotter: Snapshotter,
         registries: Registries,
@@ -54,6 +56,7 @@ class TransferService:
         self._images = image_store
         self._bus = bus
         self._names = KeyedLock()
+        self.facts = FactReader(store, fact_rows, host)
         self._holder = Holder(lease_manager, store)
         self._unpacker = Unpacker(store, lease_manager, snapshotter)
         sources = Sources(store)
@@ -110,6 +113,7 @@ class TransferService:
             progress=progress,
             labels=labels,
         )
+        await self.facts.remember(result.target)
         self._publish("pull", result.reference.familiar, result.reference.familiar_name)
         return result
 
@@ -168,7 +172,7 @@ class TransferService:
                     await self._unpack(image.unpack, lease, progress)
             for image in loaded:
                 name = str(image.reference) if image.reference else dangling_name(image.target.digest)
-                await point_name(self._images, self._names, name, image.target)
+                await self.point(name, image.target)
         for image in loaded:
             shown = image.reference.familiar if image.reference else image.target.digest
             self._publish("load", image.target.digest, shown)
@@ -193,13 +197,15 @@ class TransferService:
             await self._unpack(node, lease, progress)
             digest = node.descriptor.digest
             name = str(reference.with_default_tag()) if reference else dangling_name(digest)
-            await point_name(self._images, self._names, name, node.descriptor)
+            await self.point(name, node.descriptor)
         self._publish("import", digest, reference.familiar if reference else digest)
         return node.descriptor
 
     async def point(self, name: str, target: Descriptor) -> images.Image | None:
         """Make ``name`` mean ``target``, by the same rules as a pull; see `lading.transfer.pull.point_name`."""
-        return await point_name(self._images, self._names, name, target)
+        replaced = await point_name(self._images, self._names, name, target)
+        await self.facts.remember(target)
+        return replaced
 
     async def ensure_unpacked(
         self,
