@@ -170,7 +170,7 @@ class Lifecycle:
 
     async def _create_task(self, container: Container) -> tuple[Task, Run]:
         env = self.env
-        mounts = await self._mounts(container)
+        mounts = await self.mounts(container)
         made = await aio.run(aio.DISK, self._prepare, container, mounts)
         log, limits = self.log_plan(container)
         run = await aio.run(
@@ -194,7 +194,7 @@ class Lifecycle:
         )
         return task, run
 
-    async def _mounts(self, container: Container) -> list[Mount]:
+    async def mounts(self, container: Container) -> list[Mount]:
         """The root file system's mounts; layers lost to an unclean boot are unpacked again first."""
         await self.env.images.unpack(container.document.manifest)
         return await self.env.snapshotter.mounts(SnapshotKey(container.record.snapshot_key))

@@ -16,6 +16,7 @@ import msgspec
 
 from lading.containers import (
     attaching,
+    committing,
     jsonlog,
     listing,
     model,
@@ -27,8 +28,10 @@ from lading.containers import (
     views,
 )
 from lading.containers.attaching import Attachment, AttachOptions, LogOptions
+from lading.containers.committing import CommitRequest
 from lading.containers.environment import ContainerImage, Environment
 from lading.containers.exec_service import ExecService
+from lading.containers.files import FileService
 from lading.containers.journal import Chunk
 from lading.containers.lifecycle import Lifecycle
 from lading.containers.model import Container, Document
@@ -81,6 +84,7 @@ class ContainerService:
         self._pruning = anyio.Lock()
         self._life = Lifecycle(environment, group, self._forget)
         self.execs = ExecService(environment, self._life, group)
+        self.files = FileService(environment, self._life)
 
     async def _open(self) -> None:
         for place in (self._env.root, self._env.state):
@@ -382,6 +386,10 @@ class ContainerService:
         pids = frozenset(await self._life.running_task(container).pids())
         self._env.bus.publish("container", "top", container.id, container.attributes())
         return await top(pids, arguments)
+
+    async def commit(self, container: Container, asked: CommitRequest) -> str:
+        """Make an image of it; raises as `committing.commit`."""
+        return await committing.commit(self._env, self._life, container, asked)
 
     # Streams.
 
