@@ -146,7 +146,7 @@ class ImageService:
         summaries = await self._summaries(by_target)
         uses = await self._uses()
         containers = Counter(use.target for use in uses)
-        shown = await self._manifest_rows(uses) if manifests else {}
+        shown: Mapping[str, Sequence[ManifestRow]] = await self._manifest_rows(uses) if manifests else {}
         rows: list[ImageRow] = []
         for number, (digest, group) in enumerate(by_target.items()):
             if number % _ROWS_AT_ONCE == 0:

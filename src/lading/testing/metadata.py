@@ -139,8 +139,8 @@ class DatabaseSuite:
             await database.blobs(HERE).add(one, 1, labels={})
         assert [info.digest for info in await database.blobs(HERE).list()] == wanted
         sizes = {info.digest: info.size for info in await database.blobs(HERE).list()}
-        assert await database.blobs(HERE).sizes() == sizes
-        assert await database.blobs(THERE).sizes() == {}
+        assert await database.blobs(HERE).sizes([*wanted, digest("absent")]) == sizes
+        assert await database.blobs(THERE).sizes(wanted) == {}
 
     async def test_labels_are_set_and_removed(self, database: Database) -> None:
         blobs = database.blobs(HERE)

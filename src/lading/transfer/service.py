@@ -8,7 +8,7 @@ from lading.core.progress import Progress
 from lading.core.remotes import Credentials, Registries
 from lading.core.snapshots import SnapshotName, Snapshotter
 from lading.errors import InvalidArgumentError, UnsupportedError
-from lading.kit.tasks import KeyedLock
+from lading.kit.tasks import KeyedLock, map_tasks
 from lading.oci import mediatypes
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.manifest import Manifest
@@ -57,11 +57,11 @@ class TransferService:
         self._images = image_store
         self._bus = bus
         self._names = KeyedLock()
-        self.facts = FactReader(store, fact_rows, host)
         self._holder = Holder(lease_manager, store)
         self._unpacker = Unpacker(store, lease_manager, snapshotter)
         sources = Sources(store)
         self._documents = Documents(store, sources)
+        self.facts = FactReader(self._documents, fact_rows, host)
         self._puller = Puller(
             documents=self._documents,
             downloads=Downloads(store, sources),
@@ -169,12 +169,17 @@ class TransferService:
         """
         async with self._holder.hold("load", resumable=False) as lease:
             loaded = await self._loader.load(source, lease=lease, platforms=platforms, progress=progress)
-            for image in loaded:
+
+            async def unpack(image: LoadedImage) -> None:
                 if image.unpack is not None:
                     await self._unpack(image.unpack, lease, progress)
-            for image in loaded:
+
+            async def point(image: LoadedImage) -> None:
                 name = str(image.reference) if image.reference else dangling_name(image.target.digest)
                 await self.point(name, image.target)
+
+            await map_tasks(unpack, loaded, limit=limits.IMAGES_AT_ONCE)
+            await map_tasks(point, loaded, limit=limits.IMAGES_AT_ONCE)
         for image in loaded:
             shown = image.reference.familiar if image.reference else image.target.digest
             self._publish("load", image.target.digest, shown)

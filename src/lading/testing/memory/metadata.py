@@ -6,7 +6,7 @@ which makes it the oracle of the real one.
 
 import copy
 import itertools
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -173,8 +173,9 @@ class MemoryBlobs(metadata.Blobs):
         return [blobs[digest] for digest in sorted(blobs)]
 
     @override
-    async def sizes(self) -> Mapping[str, int]:
-        return {info.digest: info.size for info in await self.list()}
+    async def sizes(self, digests: Collection[Digest]) -> Mapping[str, int]:
+        here = self._database.space(self._namespace).blobs
+        return {digest: here[digest].size for digest in digests if digest in here}
 
     @override
     async def add(
@@ -202,6 +203,18 @@ class MemoryBlobs(metadata.Blobs):
         if ref is not None:
             _close_ingest(space, ref)
         return space.blobs[digest]
+
+    @override
+    async def add_many(self, sizes: Mapping[Digest, int], *, lease: LeaseID | None = None) -> None:
+        for digest, size in sizes.items():
+            await self.add(digest, size, labels={}, lease=lease)
+
+    @override
+    async def label(self, labels: Mapping[Digest, content.Labels], *, lease: LeaseID | None = None) -> None:
+        for digest in labels.keys() & self._database.space(self._namespace).blobs.keys():
+            await self.update(digest, dict(labels[digest]))
+            if lease is not None:
+                await self.hold(digest, lease)
 
     @override
     async def hold(self, digest: Digest, lease: LeaseID) -> bool:
