@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
 from typing import Final
 
 import anyio.lowlevel
+import msgspec
 
 from lading.core import content, events, facts, images
 from lading.core.facts import Kind, ManifestFacts, Summary, TargetFacts
@@ -423,4 +424,4 @@ def _by_manifest(uses: Sequence[Use]) -> dict[str, list[str]]:
 
 def _with_names(row: ImageRow, records: Sequence[images.Image]) -> ImageRow:
     tags, digests = names(records)
-    return replace(row, tags=tags, digests=digests)
+    return msgspec.structs.replace(row, tags=tags, digests=digests)
