@@ -393,6 +393,7 @@ async def open_container_service(stack: AsyncExitStack, config: Config, store: S
         state=config.exec_root / "containers",
         runtimes={"": default} | {name: name for name in available},
         cgroup_v2=host.cgroup_version() == "2",
+        init_path=host.init_program(),
     )
     return await stack.enter_async_context(open_containers(environment))
 

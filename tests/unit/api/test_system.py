@@ -177,7 +177,6 @@ async def test_auth_checks_with_the_registry_that_is_named() -> None:
         ("POST", "/grpc", 501, "no builder"),
         ("POST", "/session", 501, "no builder"),
         ("GET", "/containers/c/stats", 501, "cannot measure containers yet"),
-        ("POST", "/containers/c/update", 501, "create it anew"),
         ("GET", "/networks?filters=%7B%22x%22%3A%5B%221%22%5D%7D", 400, "invalid filter 'x'"),
     ],
 )
