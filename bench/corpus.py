@@ -29,12 +29,37 @@ from lading.oci.document import encode
 from lading.oci.manifest import Index, Manifest
 
 SOURCE = "linux-source-6.1"
-TORCH = (
-    "python3-torch libtorch1.13 libtorch-dev libllvm16 libllvm15 libllvm14 libllvm13 python3-numpy python3-scipy "
-    "python3-pandas-lib python3-pandas python3-matplotlib python3-sympy libopenblas0-pthread libopencv-imgproc406 "
-    "libopencv-core406 libopencv-dnn406 libstdc++6 libprotobuf32 libprotobuf-lite32 libonnx1 libmkldnn-dev libdnnl2 "
-    "libclang-cpp14 libclang1-14 libclang-cpp16 libclang1-16 libwebkit2gtk-4.1-0 libjavascriptcoregtk-4.1-0"
-).split()
+TORCH = [
+    "python3-torch",
+    "libtorch1.13",
+    "libtorch-dev",
+    "libllvm16",
+    "libllvm15",
+    "libllvm14",
+    "libllvm13",
+    "python3-numpy",
+    "python3-scipy",
+    "python3-pandas-lib",
+    "python3-pandas",
+    "python3-matplotlib",
+    "python3-sympy",
+    "libopenblas0-pthread",
+    "libopencv-imgproc406",
+    "libopencv-core406",
+    "libopencv-dnn406",
+    "libstdc++6",
+    "libprotobuf32",
+    "libprotobuf-lite32",
+    "libonnx1",
+    "libmkldnn-dev",
+    "libdnnl2",
+    "libclang-cpp14",
+    "libclang1-14",
+    "libclang-cpp16",
+    "libclang1-16",
+    "libwebkit2gtk-4.1-0",
+    "libjavascriptcoregtk-4.1-0",
+]
 """Packages of Debian whose files are what a machine-learning image is made of."""
 MB = 1_000_000
 AMD64 = Platform(os="linux", architecture="amd64")
@@ -181,7 +206,9 @@ class Corpus:
         files: list[tuple[str, bytes]] = []
         size = 0
         for package in self._packages(TORCH):
-            done = subprocess.run(["dpkg-deb", "--fsys-tarfile", str(package)], check=True, capture_output=True)
+            done = subprocess.run(
+                ["dpkg-deb", "--fsys-tarfile", str(package)], check=True, capture_output=True
+            )
             with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
                 for info in tar:
                     stream = tar.extractfile(info) if info.isreg() else None

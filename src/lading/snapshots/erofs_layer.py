@@ -190,7 +190,9 @@ class LayerBuilder:
         """Have disk space for what comes next: as much again as there is, within bounds. `finish` gives the rest back."""
         ahead = min(self._written, _AHEAD_MAX, self._stream_left)
         try:
-            fs.allocate(self._fd, self._written + ahead - self._reserved, offset=self._reserved, keep_size=True)
+            fs.allocate(
+                self._fd, self._written + ahead - self._reserved, offset=self._reserved, keep_size=True
+            )
         except OSError:  # too full for that, but perhaps not for the layer
             with translated("cannot write a layer"):
                 os.ftruncate(self._fd, os.lseek(self._fd, 0, os.SEEK_CUR))

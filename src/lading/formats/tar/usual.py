@@ -103,7 +103,14 @@ def scan(view: memoryview, at: int, start: int, events: list[Event]) -> int:
     stops before whatever `entry` or the general way must look at. One loop, because a call per entry doubles its cost.
     """
     last = len(view) - BLOCK
-    append, owners, times, kinds, unpack, adler = events.append, _OWNERS.get, _TIMES.get, _SCANNED, _unpack, _adler
+    append, owners, times, kinds, unpack, adler = (
+        events.append,
+        _OWNERS.get,
+        _TIMES.get,
+        _SCANNED,
+        _unpack,
+        _adler,
+    )
     while at <= last:
         name, owner, size, nul, mtime, checksum, gap, flag, _, magic, _, prefix = unpack(view, at)
         kind = kinds.get(flag)
