@@ -23,8 +23,10 @@ from lading.transfer.facts import FactReader
 from lading.transfer.holding import Holder
 from lading.transfer.import_ import Importer, ImportOptions
 from lading.transfer.labels import Sources
-from lading.transfer.pull import Platforms, Puller, PullResult, point_name
+from lading.transfer.pull import Puller, PullResult, point_name
 from lading.transfer.push import Pusher, PushResult
+from lading.transfer.selection import Platforms
+from lading.transfer.standing import Standing
 from lading.unpack.unpacker import Unpacker
 
 
@@ -70,6 +72,13 @@ class TransferService:
             holder=self._holder,
             registries=registries,
             unpacker=self._unpacker,
+            standing=Standing(
+                store=store,
+                documents=self._documents,
+                image_store=image_store,
+                unpacker=self._unpacker,
+                host=host,
+            ),
             host=host,
             max_downloads=max_downloads,
         )
