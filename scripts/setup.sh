@@ -6,6 +6,7 @@ packages=(
     python3-venv                    # the interpreter's own tool for environments
     containerd crun runc            # shims and runtimes; containerd itself is not started
     docker-registry skopeo umoci    # peers that the tests compare with
+    tini                            # the init program of docker run --init
     busybox-static debootstrap      # images for tests and the demo are made from Debian's packages
     git openssl xz-utils zstd           # what tests and scripts call by name
     chromium chromium-driver        # the page of `lading desktop` is tested in a browser

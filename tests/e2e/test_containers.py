@@ -53,10 +53,10 @@ def test_commands_that_cannot_run(engine: Engine, command: str, code: int):
     ("options", "field"),
     [
         (["-v", "name:/x"], "Binds"),
-        (["--init"], "Init"),
-        (["--blkio-weight", "100"], "BlkioWeight"),
+        (["--cgroup-parent", "x.slice"], "CgroupParent"),
+        (["--gpus", "all"], "DeviceRequests"),
         (["--log-driver", "syslog"], "LogConfig"),
-        (["--pid", "container:x"], "PidMode"),
+        (["--cgroupns", "private", "--isolation", "hyperv"], "Isolation"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(engine: Engine, options: list[str], field: str):

@@ -196,6 +196,8 @@ class Environment:
     state: Path
     runtimes: "dict[str, str]"
     """Names that ``--runtime`` may say, to names that the runtime port knows; ``""`` is the default."""
+    init_path: str = ""
+    """The host's program that ``--init`` makes process 1; empty if there is none."""
     resolving: Resolving = field(default_factory=Resolving)
     cgroup_v2: bool = True
     stop_seconds: int = 10

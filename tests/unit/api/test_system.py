@@ -173,7 +173,6 @@ async def test_auth_checks_with_the_registry_that_is_named() -> None:
         ("POST", "/grpc", 501, "no builder"),
         ("POST", "/session", 501, "no builder"),
         ("GET", "/containers/c/stats", 501, "cannot measure containers yet"),
-        ("POST", "/containers/c/update", 501, "create it anew"),
     ],
 )
 async def test_what_is_absent_says_so(method: str, target: str, status: int, words: str) -> None:

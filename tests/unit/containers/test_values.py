@@ -63,7 +63,10 @@ def test_each_unsupported_field_is_refused_by_name_and_zero_is_fine(field: str):
 @pytest.mark.parametrize(
     ("host", "words"),
     [
-        ({"PidMode": "container:x"}, "PidMode"),
+        ({"PidMode": "container:"}, "PidMode"),
+        ({"PidMode": "theirs"}, "PidMode"),
+        ({"BlkioWeight": 5}, "blkio weight"),
+        ({"CpuRealtimeRuntime": 2, "CpuRealtimePeriod": 1}, "real-time"),
         ({"UsernsMode": "keep"}, "UsernsMode"),
         ({"Memory": 1000}, "6MB"),
         ({"MemorySwap": 10}, "Memory"),

@@ -91,7 +91,6 @@ def add_plugins(router: Router) -> None:
 def add_container_extras(router: Router) -> None:
     """Refuse what this engine cannot do with containers yet, by its name and with another way where there is one."""
     for method, pattern, (what, hint) in (
-        ("POST", "/containers/{name}/update", ("change the limits of a container", "create it anew")),
         ("GET", "/containers/{name}/stats", ("measure containers", "read the files below /sys/fs/cgroup")),
         ("GET", "/containers/{name}/attach/ws", ("attach WebSockets", "use docker attach")),
     ):

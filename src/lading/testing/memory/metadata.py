@@ -6,7 +6,7 @@ which makes it the oracle of the real one.
 
 import copy
 import itertools
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -35,6 +35,7 @@ from lading.errors import (
 )
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
+from lading.testing.memory.facts import MemoryFacts
 from lading.testing.memory.rows import Space, children_first, erase, graph_of
 
 _holder: ContextVar[object] = ContextVar("lading.testing.memory.holder", default=None)
@@ -77,6 +78,10 @@ class MemoryDatabase(metadata.Database):
     @override
     def images(self, namespace: Namespace) -> "MemoryImages":
         return MemoryImages(self, namespace)
+
+    @override
+    def facts(self, namespace: Namespace) -> MemoryFacts:
+        return MemoryFacts(lambda: self.space(namespace))
 
     @override
     def leases(self, namespace: Namespace) -> "MemoryLeases":
@@ -168,8 +173,9 @@ class MemoryBlobs(metadata.Blobs):
         return [blobs[digest] for digest in sorted(blobs)]
 
     @override
-    async def sizes(self) -> Mapping[str, int]:
-        return {info.digest: info.size for info in await self.list()}
+    async def sizes(self, digests: Collection[Digest]) -> Mapping[str, int]:
+        here = self._database.space(self._namespace).blobs
+        return {digest: here[digest].size for digest in digests if digest in here}
 
     @override
     async def add(
@@ -197,6 +203,18 @@ class MemoryBlobs(metadata.Blobs):
         if ref is not None:
             _close_ingest(space, ref)
         return space.blobs[digest]
+
+    @override
+    async def add_many(self, sizes: Mapping[Digest, int], *, lease: LeaseID | None = None) -> None:
+        for digest, size in sizes.items():
+            await self.add(digest, size, labels={}, lease=lease)
+
+    @override
+    async def label(self, labels: Mapping[Digest, content.Labels], *, lease: LeaseID | None = None) -> None:
+        for digest in labels.keys() & self._database.space(self._namespace).blobs.keys():
+            await self.update(digest, dict(labels[digest]))
+            if lease is not None:
+                await self.hold(digest, lease)
 
     @override
     async def hold(self, digest: Digest, lease: LeaseID) -> bool:
