@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from lading.containers import health, modes
+from lading.containers import health, logdriver, modes
 from lading.containers.health import Healthcheck
 from lading.errors import InvalidArgumentError, UnsupportedError
 
@@ -274,7 +274,8 @@ def parse(body: Mapping[str, Any]) -> CreateRequest:
         }
     )
     _check_network(config, host, network, warnings)
-    _check_logging(host)
+    log = host.log_config or LogConfig()
+    logdriver.check(log.type, log.config or {})
     check_host(host)
     _check_names(host)
     return CreateRequest(config, host, raw_config, raw_host, warnings)
@@ -351,20 +352,6 @@ def _check_network(config: Config, host: HostConfig, network: NetworkingConfig, 
         warnings.append("Published ports are discarded when using host network mode")
     if mode == "host" and host.uts_mode == "host" and config.hostname:
         raise InvalidArgumentError("conflicting options: hostname and the UTS mode")
-
-
-_LOG_OPTIONS: Final = frozenset({"max-size", "max-file"})
-
-
-def _check_logging(host: HostConfig) -> None:
-    log = host.log_config or LogConfig()
-    if log.type not in ("", "json-file", "none"):
-        raise UnsupportedError(
-            f"HostConfig.LogConfig.Type {log.type!r} is not supported", hint="use json-file"
-        )
-    for name in log.config or {}:
-        if name not in _LOG_OPTIONS:
-            raise InvalidArgumentError(f"unknown log opt '{name}' for json-file log driver")
 
 
 _MEMORY_MINIMUM: Final = 6 * 1024 * 1024

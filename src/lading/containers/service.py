@@ -19,8 +19,8 @@ from lading.containers import (
     committing,
     health,
     imagemounts,
-    jsonlog,
     listing,
+    logdriver,
     model,
     naming,
     request,
@@ -88,7 +88,7 @@ class ContainerService:
         self._creating = anyio.Lock()
         self._pruning = anyio.Lock()
         self._life = Lifecycle(environment, group, self._forget, self.find)
-        self.execs = ExecService(environment, self._life, group)
+        self.execs = ExecService(environment, self._life)
         self._life.observer = Checkups(self._life, self.execs)
         self.files = FileService(environment, self._life)
 
@@ -198,8 +198,6 @@ class ContainerService:
                 hint="install tini, or leave --init out",
             )
         signals.parse(container.document.stop_signal)
-        log = container.host.log_config
-        jsonlog.Limits.parse((log and log.config) or {})
 
     async def _store(self, container: Container, image: ContainerImage) -> None:
         """Snapshot and record, held by a lease until the record holds them; nothing is left behind on failure."""
@@ -350,7 +348,7 @@ class ContainerService:
         container = self.find(name)
         return views.inspect(
             container,
-            log_path=str(self._life.log_path(container)),
+            log_path=self._log_path(container),
             directory=str(self._life.directory(container)),
             driver=container.record.snapshotter,
             cgroup_v2=self._env.cgroup_v2,
@@ -418,11 +416,16 @@ class ContainerService:
     def logs(self, name: str, options: LogOptions) -> AsyncGenerator[Chunk]:
         """Messages of its log; raises as `attaching.read_log`."""
         container = self.find(name)
-        return attaching.read_log(
-            container, options, self._life.log_path(container), lambda: self._run(container)
-        )
+        return attaching.read_log(container, options, self._life.log(container), lambda: self._run(container))
 
-    def attach(self, container: Container, options: AttachOptions) -> Attachment:
+    def _log_path(self, container: Container) -> str:
+        """As inspect shows it: only a json-file has one."""
+        config = container.host.log_config
+        driver = (config and config.type) or logdriver.DEFAULT
+        directory = self._life.directory(container)
+        return str(logdriver.json_path(directory, container.id)) if driver == logdriver.DEFAULT else ""
+
+    def attach(self, container: Container, options: AttachOptions, *, multiplexed: bool = True) -> Attachment:
         """Begin to attach a client; what the container writes from now on waits for `serve_attachment`."""
         if container.state.paused:
             raise ConflictError(f"container {container.id} is paused, unpause the container before attach")
@@ -431,11 +434,11 @@ class ContainerService:
                 f"container {container.id} is restarting, wait until the container is running"
             )
         self._env.bus.publish("container", "attach", container.id, container.attributes())
-        return Attachment(container, options)
+        return Attachment(container, options, self._env.bus, multiplexed=multiplexed)
 
     async def serve_attachment(self, container: Container, attachment: Attachment, peer: Peer) -> None:
         """Connect the client until either side ends."""
-        await attachment.serve(peer, self._life.log_path(container), lambda: self._run(container))
+        await attachment.serve(peer, self._life.log(container), lambda: self._run(container))
 
     def _run(self, container: Container) -> Run | None:
         return self._life.runs.get(container.id)
