@@ -1,7 +1,7 @@
 """Task groups that fail with the error that caused the failure, and locks by key."""
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Hashable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -11,6 +11,7 @@ import anyio.lowlevel
 
 from lading.kit import aio
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -42,6 +43,21 @@ def _root_cause(error: BaseException) -> BaseException:
         else:
             leaves.append(one)
     return next((leaf for leaf in leaves if not isinstance(leaf, StoppedError)), leaves[0])
+
+
+async def map_tasks(function: Callable[[S], Awaitable[T]], items: Sequence[S], *, limit: int) -> list[T]:
+    """The results of ``function`` for every item, in order, at most ``limit`` at a time; the first failure ends the others."""
+    results: dict[int, T] = {}
+    waiting = iter(enumerate(items))
+
+    async def worker() -> None:
+        for number, item in waiting:
+            results[number] = await function(item)
+
+    async with task_group() as group:
+        for _ in range(min(limit, len(items))):
+            group.start_soon(worker)
+    return [results[number] for number in range(len(items))]
 
 
 async def run_stage(function: Callable[..., T], *args: object) -> T:

@@ -2,13 +2,13 @@
 
 from collections.abc import AsyncIterable, Sequence
 
-from lading.core import content, events, images, leases
+from lading.core import content, events, facts, images, leases
 from lading.core.leases import LeaseID
 from lading.core.progress import Progress
 from lading.core.remotes import Credentials, Registries
 from lading.core.snapshots import SnapshotName, Snapshotter
 from lading.errors import InvalidArgumentError, UnsupportedError
-from lading.kit.tasks import KeyedLock
+from lading.kit.tasks import KeyedLock, map_tasks
 from lading.oci import mediatypes
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.manifest import Manifest
@@ -19,11 +19,14 @@ from lading.transfer.archive_out import SavedImage, Saver, Sink
 from lading.transfer.commit import Changes, CommitOptions, Committer
 from lading.transfer.documents import Documents, ManifestNode
 from lading.transfer.downloads import Downloads
+from lading.transfer.facts import FactReader
 from lading.transfer.holding import Holder
 from lading.transfer.import_ import Importer, ImportOptions
 from lading.transfer.labels import Sources
-from lading.transfer.pull import Platforms, Puller, PullResult, point_name
+from lading.transfer.pull import Puller, PullResult, point_name
 from lading.transfer.push import Pusher, PushResult
+from lading.transfer.selection import Platforms
+from lading.transfer.standing import Standing
 from lading.unpack.unpacker import Unpacker
 
 
@@ -44,6 +47,7 @@ class TransferService:
         *,
         store: content.Store,
         image_store: images.Store,
+        fact_rows: facts.Store,
         lease_manager: leases.Manager,
         snapshotter: Snapshotter,
         registries: Registries,
@@ -59,6 +63,7 @@ class TransferService:
         self._unpacker = Unpacker(store, lease_manager, snapshotter)
         sources = Sources(store)
         self._documents = Documents(store, sources)
+        self.facts = FactReader(self._documents, fact_rows, host)
         self._puller = Puller(
             documents=self._documents,
             downloads=Downloads(store, sources),
@@ -67,6 +72,13 @@ class TransferService:
             holder=self._holder,
             registries=registries,
             unpacker=self._unpacker,
+            standing=Standing(
+                store=store,
+                documents=self._documents,
+                image_store=image_store,
+                unpacker=self._unpacker,
+                host=host,
+            ),
             host=host,
             max_downloads=max_downloads,
         )
@@ -112,6 +124,7 @@ class TransferService:
             progress=progress,
             labels=labels,
         )
+        await self.facts.remember(result.target)
         self._publish("pull", result.reference.familiar, result.reference.familiar_name)
         return result
 
@@ -165,12 +178,17 @@ class TransferService:
         """
         async with self._holder.hold("load", resumable=False) as lease:
             loaded = await self._loader.load(source, lease=lease, platforms=platforms, progress=progress)
-            for image in loaded:
+
+            async def unpack(image: LoadedImage) -> None:
                 if image.unpack is not None:
                     await self._unpack(image.unpack, lease, progress)
-            for image in loaded:
+
+            async def point(image: LoadedImage) -> None:
                 name = str(image.reference) if image.reference else dangling_name(image.target.digest)
-                await point_name(self._images, self._names, name, image.target)
+                await self.point(name, image.target)
+
+            await map_tasks(unpack, loaded, limit=limits.IMAGES_AT_ONCE)
+            await map_tasks(point, loaded, limit=limits.IMAGES_AT_ONCE)
         for image in loaded:
             shown = image.reference.familiar if image.reference else image.target.digest
             self._publish("load", image.target.digest, shown)
@@ -195,7 +213,7 @@ class TransferService:
             await self._unpack(node, lease, progress)
             digest = node.descriptor.digest
             name = str(reference.with_default_tag()) if reference else dangling_name(digest)
-            await point_name(self._images, self._names, name, node.descriptor)
+            await self.point(name, node.descriptor)
         self._publish("import", digest, reference.familiar if reference else digest)
         return node.descriptor
 
@@ -222,7 +240,9 @@ class TransferService:
 
     async def point(self, name: str, target: Descriptor) -> images.Image | None:
         """Make ``name`` mean ``target``, by the same rules as a pull; see `lading.transfer.pull.point_name`."""
-        return await point_name(self._images, self._names, name, target)
+        replaced = await point_name(self._images, self._names, name, target)
+        await self.facts.remember(target)
+        return replaced
 
     async def ensure_unpacked(
         self,
