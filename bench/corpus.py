@@ -3,6 +3,8 @@
 one-file      500 MB in one file, one layer
 small-files   35,000 files, one layer
 eight-layers  1 GB in 8 layers
+torch-like    709 MB in one layer: shared libraries, headers and Python code of PyTorch and its like
+ninety        eight-layers with its top layer changed
 tiny          two small layers, for what is not about bytes
 sixteen       16 layers of 500 MB (only with --memory)
 """
@@ -27,6 +29,38 @@ from lading.oci.document import encode
 from lading.oci.manifest import Index, Manifest
 
 SOURCE = "linux-source-6.1"
+TORCH = [
+    "python3-torch",
+    "libtorch1.13",
+    "libtorch-dev",
+    "libllvm16",
+    "libllvm15",
+    "libllvm14",
+    "libllvm13",
+    "python3-numpy",
+    "python3-scipy",
+    "python3-pandas-lib",
+    "python3-pandas",
+    "python3-matplotlib",
+    "python3-sympy",
+    "libopenblas0-pthread",
+    "libopencv-imgproc406",
+    "libopencv-core406",
+    "libopencv-dnn406",
+    "libstdc++6",
+    "libprotobuf32",
+    "libprotobuf-lite32",
+    "libonnx1",
+    "libmkldnn-dev",
+    "libdnnl2",
+    "libclang-cpp14",
+    "libclang1-14",
+    "libclang-cpp16",
+    "libclang1-16",
+    "libwebkit2gtk-4.1-0",
+    "libjavascriptcoregtk-4.1-0",
+]
+"""Packages of Debian whose files are what a machine-learning image is made of."""
 MB = 1_000_000
 AMD64 = Platform(os="linux", architecture="amd64")
 PLATFORMS = (
@@ -71,6 +105,8 @@ class Corpus:
                 "small-files": self._small_files,
                 "eight-layers": self._eight_layers,
                 "tiny": self._tiny,
+                "torch-like": self._torch_like,
+                "ninety": self._ninety,
             }
             manifest = layout.image(
                 AMD64,
@@ -198,6 +234,38 @@ class Corpus:
 
     def _tiny(self) -> list[bytes]:
         return [_tar([("etc/hostname", b"tiny\n")]), _tar([("etc/motd", b"tiny\n")])]
+
+    def _torch_like(self) -> list[bytes]:
+        files: list[tuple[str, bytes]] = []
+        size = 0
+        for package in self._packages(TORCH):
+            done = subprocess.run(
+                ["dpkg-deb", "--fsys-tarfile", str(package)], check=True, capture_output=True
+            )
+            with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
+                for info in tar:
+                    stream = tar.extractfile(info) if info.isreg() else None
+                    if stream is not None and size < 709 * MB:
+                        files.append((info.name.removeprefix("./"), stream.read()))
+                        size += info.size
+        return [_tar(files)]
+
+    def _ninety(self) -> list[bytes]:
+        return [*self._eight_layers()[:-1], _tar([("changed", self._bytes(0, 100 * MB))])]
+
+    def _packages(self, names: list[str]) -> list[pathlib.Path]:
+        """Debian's packages of these names, downloaded on first use; those that this release lacks are left out."""
+        place = self.root / "packages"
+        place.mkdir(exist_ok=True)
+        for name in names:
+            if not any(place.glob(f"{name}_*.deb")):
+                subprocess.run(
+                    ["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", name],
+                    cwd=place,
+                    check=False,
+                    capture_output=True,
+                )
+        return [found for name in names for found in sorted(place.glob(f"{name}_*.deb"))]
 
     def _bytes(self, start: int, length: int) -> bytes:
         out = io.BytesIO()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, NewType, Protocol
 
-from lading.core import containers, content, facts, images, leases, snapshots
+from lading.core import containers, content, facts, images, leases, networks, snapshots, volumes
 from lading.core.content import IngestRef
 from lading.core.leases import LeaseID
 from lading.oci.digest import Digest
@@ -269,6 +269,14 @@ class Database(Protocol):
 
     def containers(self, namespace: Namespace) -> containers.Store:
         """A namespace's container records."""
+        ...
+
+    def networks(self, namespace: Namespace) -> networks.Store:
+        """A namespace's network records."""
+        ...
+
+    def volumes(self, namespace: Namespace) -> volumes.Store:
+        """A namespace's volume records."""
         ...
 
     async def namespaces(self) -> list[Namespace]:

@@ -103,3 +103,33 @@ class KeyedLock:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+class SharedLock:
+    """Many holders at once, or one alone. Whoever wants it alone goes before those who come later."""
+
+    def __init__(self) -> None:
+        self._holders = 0
+        self._turn = anyio.Lock()
+        self._empty = anyio.Event()
+
+    @contextlib.asynccontextmanager
+    async def shared(self) -> AsyncGenerator[None]:
+        """Hold it with others."""
+        async with self._turn:
+            self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            if not self._holders:
+                self._empty.set()
+
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncGenerator[None]:
+        """Hold it alone."""
+        async with self._turn:
+            while self._holders:
+                self._empty = anyio.Event()
+                await self._empty.wait()
+            yield

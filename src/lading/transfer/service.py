@@ -16,14 +16,17 @@ from lading.oci.reference import Reference, dangling_name
 from lading.transfer import limits
 from lading.transfer.archive_in import LoadedImage, Loader
 from lading.transfer.archive_out import SavedImage, Saver, Sink
+from lading.transfer.commit import Changes, CommitOptions, Committer
 from lading.transfer.documents import Documents, ManifestNode
 from lading.transfer.downloads import Downloads
 from lading.transfer.facts import FactReader
 from lading.transfer.holding import Holder
 from lading.transfer.import_ import Importer, ImportOptions
 from lading.transfer.labels import Sources
-from lading.transfer.pull import Platforms, Puller, PullResult, point_name
+from lading.transfer.pull import Puller, PullResult, point_name
 from lading.transfer.push import Pusher, PushResult
+from lading.transfer.selection import Platforms
+from lading.transfer.standing import Standing
 from lading.unpack.unpacker import Unpacker
 
 
@@ -34,7 +37,7 @@ class NotAnImageError(UnsupportedError):
 
 
 class TransferService:
-    """Pull, push, save, load and import for one namespace and one snapshotter. One per daemon.
+    """Pull, push, save, load, import and commit for one namespace and one snapshotter. One per daemon.
 
     Publishes the image events ``pull``, ``push``, ``save``, ``load`` and ``import`` when the thing is done.
     """
@@ -69,6 +72,13 @@ class TransferService:
             holder=self._holder,
             registries=registries,
             unpacker=self._unpacker,
+            standing=Standing(
+                store=store,
+                documents=self._documents,
+                image_store=image_store,
+                unpacker=self._unpacker,
+                host=host,
+            ),
             host=host,
             max_downloads=max_downloads,
         )
@@ -84,6 +94,7 @@ class TransferService:
         self._saver = Saver(store=store, documents=self._documents, host=host)
         self._loader = Loader(store=store, documents=self._documents, host=host)
         self._importer = Importer(store=store, documents=self._documents)
+        self._committer = Committer(store=store, documents=self._documents)
 
     async def recover(self) -> None:
         """Let go of what a crashed process's pushes, saves and loads held. Called once, before any transfer."""
@@ -204,6 +215,27 @@ class TransferService:
             name = str(reference.with_default_tag()) if reference else dangling_name(digest)
             await self.point(name, node.descriptor)
         self._publish("import", digest, reference.familiar if reference else digest)
+        return node.descriptor
+
+    async def commit(
+        self,
+        base: Descriptor,
+        changes: Changes,
+        options: CommitOptions,
+        *,
+        reference: Reference | None = None,
+    ) -> Descriptor:
+        """Make an image of a stored image manifest and what was changed on top of it; its target.
+
+        Publishes nothing: that an image was made from it is news of the container. Raises as
+        `lading.transfer.commit.Committer.commit`.
+        """
+        async with self._holder.hold("commit", resumable=False) as lease:
+            await self._holder.add(lease, base.digest)
+            node = await self._committer.commit(base, changes, options, lease=lease)
+            await self._unpack(node, lease, None)
+            name = str(reference.with_default_tag()) if reference else dangling_name(node.descriptor.digest)
+            await point_name(self._images, self._names, name, node.descriptor)
         return node.descriptor
 
     async def point(self, name: str, target: Descriptor) -> images.Image | None:
