@@ -2,13 +2,13 @@
 # Installs what Lading needs on Debian 12: system packages, then .venv with the lading command. Safe to repeat.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-root=$PWD
 packages=(
     python3-venv                    # the interpreter's own tool for environments
     containerd crun runc            # shims and runtimes; containerd itself is not started
     docker-registry skopeo umoci    # peers that the tests compare with
     busybox-static debootstrap      # images for tests and the demo are made from Debian's packages
     git openssl xz-utils zstd           # what tests and scripts call by name
+    chromium chromium-driver        # the page of `lading desktop` is tested in a browser
     e2fsprogs xfsprogs iproute2 nftables strace attr acl libcap2-bin pigz make curl ca-certificates libarchive-tools procps
 )
 missing=()
@@ -35,6 +35,10 @@ if [ ! -x .venv/bin/lading ] || [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stam
     touch "$stamp"
 fi
 
+# Newer programs than Debian 12's, for tests alone, in a directory of their own: judges of EROFS images, a shim with the present launch
+# protocol, and the docker client with its plugins.
+scripts/foreign-root.sh .tools/sid sid containerd docker-buildx docker-cli docker-compose erofs-utils runc
+
 # The docker client (not its daemon) is the user's own; where it is missing or too old for `image ls --tree`, Debian's newer one
 # comes in as a single program.
 client=$(docker --version 2>/dev/null | sed -nE 's/^Docker version ([0-9]+).*/\1/p') || client=  # no client at all
@@ -44,8 +48,5 @@ if [ "${client:-0}" -lt 28 ]; then
     else
         echo "there is no docker client here: installing Debian's docker-cli as /usr/local/bin/docker"
     fi
-    unpacked=$(mktemp -d)
-    (cd "$unpacked" && SUITE=sid "$root/scripts/foreign-package.sh" "$(dpkg --print-architecture)" docker-cli >/dev/null && dpkg-deb -x docker-cli_*.deb tree)
-    install -m 0755 "$unpacked/tree/usr/bin/docker" /usr/local/bin/docker
-    rm -rf "$unpacked"
+    install -m 0755 .tools/sid/usr/bin/docker /usr/local/bin/docker
 fi
