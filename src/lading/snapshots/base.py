@@ -6,8 +6,8 @@ never rows without files. `DirectorySnapshotter.sweep` deletes orphans. A root b
 
 **Durability**. *lazy*: an unpacked layer's row carries the boot ID until a syncfs(2) after it; a row of
 another boot is discarded by `DirectorySnapshotter.recover`, and the layer is unpacked again from its blob. *strict*: syncfs(2)
-before the row. `commit` of an active snapshot always flushes, with all that it stands on, because there is no blob to make it
-again from.
+before the row. `commit` of an active snapshot flushes, with all that it stands on, unless
+the caller can make it again.
 """
 
 import contextlib
@@ -242,11 +242,19 @@ class DirectorySnapshotter(Snapshotter, Differ):
         *,
         labels: Labels = NO_LABELS,
         lease: LeaseID | None = None,
+        durable: bool = True,
     ) -> None:
         row = await self._rows.get(key)
         if row.info.kind is not Kind.ACTIVE:
             raise FailedPreconditionError(f"snapshot {key} is {row.info.kind.value}, not active", subject=key)
         usage = await run(DISK, self._measure, self.tree(row))
+        if not durable and not self._strict:
+            await self._rows.commit(
+                name, key, labels=labels, usage=usage, boot_id=self._boot_id, lease=lease
+            )
+            self._unflushed.add(row.id)
+            self._work.set()
+            return
         await self._flush_all(row.id)
         _, *parents = await self._rows.chain(key)
         if any(parent.boot_id for parent in parents):

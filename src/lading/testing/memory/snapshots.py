@@ -265,6 +265,7 @@ class MemorySnapshotter(Snapshotter):
         *,
         labels: Labels = NO_LABELS,
         lease: LeaseID | None = None,
+        durable: bool = True,
     ) -> None:
         usage = _usage(await self.tree(key))
         await self._rows.commit(name, key, labels=labels, usage=usage, lease=lease)
