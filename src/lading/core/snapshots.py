@@ -144,6 +144,13 @@ class Snapshotter(Protocol):
         """
         ...
 
+    def shown(self, name: SnapshotName) -> AbstractAsyncContextManager[list[Mount]]:
+        """Read-only mounts of a committed snapshot, good while the context lasts; cheaper than a `view`, and forgotten by a restart.
+
+        Raises `NotFoundError`; `FailedPreconditionError` if it is not committed.
+        """
+        ...
+
     async def prepare(
         self,
         key: SnapshotKey,

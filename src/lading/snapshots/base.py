@@ -147,6 +147,10 @@ class DirectorySnapshotter(Snapshotter, Differ):
         """The mounts of an active snapshot or view."""
 
     @abstractmethod
+    def _show_committed(self, rows: Sequence[SnapshotRow]) -> list[Mount]:
+        """The mounts of a committed snapshot, given its own row and its parents'. Blocking."""
+
+    @abstractmethod
     def _differences(self, row: SnapshotRow, parents: Sequence[SnapshotRow]) -> Generator[Difference]:
         """How a snapshot differs from its parent. Blocking."""
 
@@ -211,6 +215,19 @@ class DirectorySnapshotter(Snapshotter, Differ):
                 f"snapshot {key} is committed", hint="make a view of it to mount it", subject=key
             )
         return self._show(row, parents)
+
+    @override
+    def shown(self, name: SnapshotName) -> AbstractAsyncContextManager[list[Mount]]:
+        return self._shown(name)
+
+    @asynccontextmanager
+    async def _shown(self, name: SnapshotName) -> AsyncGenerator[list[Mount]]:
+        rows = await self._rows.chain(name)
+        if rows[0].info.kind is not Kind.COMMITTED:
+            raise FailedPreconditionError(
+                f"snapshot {name} is {rows[0].info.kind.value}, not committed", subject=name
+            )
+        yield await run(DISK, self._show_committed, rows)
 
     @override
     async def prepare(

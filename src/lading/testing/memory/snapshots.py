@@ -220,6 +220,14 @@ class MemorySnapshotter(Snapshotter):
         return [Mount(type="memory", source=str(row.id), options=options)]
 
     @override
+    @asynccontextmanager
+    async def shown(self, name: SnapshotName) -> AsyncGenerator[list[Mount]]:
+        row, *_ = await self._rows.chain(name)
+        if row.info.kind is not Kind.COMMITTED:
+            raise FailedPreconditionError(f"snapshot {name} is not committed", subject=name)
+        yield [Mount(type="memory", source=str(row.id), options=("ro",))]
+
+    @override
     async def prepare(
         self,
         key: SnapshotKey,
