@@ -277,7 +277,7 @@ def of_diff(raw: bytes, inputs: int) -> CacheMap[Tree]:
     return CacheMap(digests=(Digest.of(golang.dump(document)),), dependencies=(Dependency(),) * inputs)
 
 
-def of_image(digest: Digest, platform: Platform, chain: Digest | None) -> CacheMap[Tree]:
+def of_image(digest: Digest, platform: Platform, limit: int | None, chain: Digest | None) -> CacheMap[Tree]:
     """The cache map of an image: its manifest on a platform, or the layers that it has."""
     document: dict[str, object] = {
         "Digest": digest,
@@ -291,6 +291,8 @@ def of_image(digest: Digest, platform: Platform, chain: Digest | None) -> CacheM
     ):
         if value:
             document[key] = value
+    if limit is not None:
+        document["Limit"] = limit
     keys = [Digest.of(golang.dump(document))]
     if chain is not None:
         keys.append(Digest(chain))

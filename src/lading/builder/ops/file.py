@@ -47,6 +47,10 @@ class FileOperation(Operation[Tree]):
     async def run(self, inputs: Sequence[Tree], context: Context) -> list[Tree]:
         return await _Run(self._op, inputs, self._trees).outputs()
 
+    @override
+    def close(self) -> None:
+        return
+
 
 class _Run:
     """One run. A place is an input, or the result of an action, numbered on from the inputs."""

@@ -94,3 +94,7 @@ class Operation(Protocol[R]):
     async def run(self, inputs: Sequence[R], context: Context) -> Sequence[R]:
         """Do it; a result for each output."""
         ...
+
+    def close(self) -> None:
+        """No build wants it any more, nor what it made. Called once, when nothing of it runs."""
+        ...

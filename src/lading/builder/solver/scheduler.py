@@ -86,6 +86,7 @@ class Scheduler(Stages[R], Generic[R]):
                     vertex.reporter.detach(job.progress)
                     if not vertex.jobs:
                         del self._live[key]
+                        vertex.node.operation.close()
 
     def add(self, job: Job[R], nodes: Sequence[Node[R]], edge: Edge) -> LiveEdge[R]:
         """Bring a graph, inputs first, into a build; the edge that is wanted of it. Nothing is done yet."""
