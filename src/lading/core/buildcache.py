@@ -67,10 +67,8 @@ class LayerBlob:
 class BuildCache(Protocol):
     """The rows of one namespace."""
 
-    async def find(
-        self, output: str, inputs: Sequence[Sequence[Step]]
-    ) -> tuple[frozenset[str], str | None]:
-        """Keys to which a link by ``output`` leads from every input (``output`` itself without inputs); the newest record of any."""
+    async def find(self, output: str, inputs: Sequence[Sequence[Step]]) -> tuple[frozenset[str], str | None]:
+        """Keys to which a link by ``output`` leads from every input (without inputs ``output`` itself), and the newest record."""
         ...
 
     async def add(

@@ -145,7 +145,7 @@ class Snapshotter(Protocol):
         ...
 
     def shown(self, name: SnapshotName) -> AbstractAsyncContextManager[list[Mount]]:
-        """Read-only mounts of a committed snapshot, good while the context lasts; cheaper than a `view`, and forgotten by a restart.
+        """Read-only mounts of a committed snapshot, good while the context lasts. Unlike a `view` it leaves no trace.
 
         Raises `NotFoundError`; `FailedPreconditionError` if it is not committed.
         """

@@ -22,9 +22,7 @@ _COLUMNS: Final = (
 )
 _SELECT: Final = f"SELECT {_COLUMNS} FROM build_record WHERE namespace = ?"  # noqa: S608 -- constants
 _INSERT: Final = f"INSERT INTO build_record (namespace, {_COLUMNS}) VALUES ({', '.join('?' * 14)})"  # noqa: S608
-_TARGETS: Final = (
-    "SELECT target FROM build_link WHERE namespace = ? AND source = ? AND output = ? AND input = ? AND selector = ?"
-)
+_TARGETS: Final = "SELECT target FROM build_link WHERE namespace = ? AND source = ? AND output = ? AND input = ? AND selector = ?"
 _NEWEST: Final = """
 SELECT created, record FROM build_key JOIN build_record ON build_record.namespace = build_key.namespace AND id = record
 WHERE build_key.namespace = ?1 AND key = ?2 ORDER BY created DESC LIMIT 1
@@ -46,9 +44,9 @@ AND NOT EXISTS (SELECT 1 FROM build_link WHERE namespace = ?1 AND source = one.t
 
 
 def _record(row: tuple[Any, ...]) -> BuildRecord:
-    id, kind, description, snapshotter, layers, mutable, blobs, own, size, created, used, uses, extra = row
+    name, kind, description, snapshotter, layers, mutable, blobs, own, size, created, used, uses, extra = row
     return BuildRecord(
-        id=id,
+        id=name,
         kind=kind,
         description=description,
         snapshotter=snapshotter,
@@ -77,9 +75,7 @@ class SqliteBuildCache(buildcache.BuildCache):
         self._namespace = namespace
 
     @override
-    async def find(
-        self, output: str, inputs: Sequence[Sequence[Step]]
-    ) -> tuple[frozenset[str], str | None]:
+    async def find(self, output: str, inputs: Sequence[Sequence[Step]]) -> tuple[frozenset[str], str | None]:
         return await self._session.read(lambda connection: self._find(connection, output, inputs))
 
     def _find(
@@ -173,9 +169,7 @@ class SqliteBuildCache(buildcache.BuildCache):
     @override
     async def get(self, id: str) -> BuildRecord:
         row = await self._session.read(
-            lambda connection: connection.execute(
-                f"{_SELECT} AND id = ?", (self._namespace, id)
-            ).fetchone()
+            lambda connection: connection.execute(f"{_SELECT} AND id = ?", (self._namespace, id)).fetchone()
         )
         if row is None:
             raise NotFoundError(f"no build cache record {id}", subject=id)
@@ -185,8 +179,7 @@ class SqliteBuildCache(buildcache.BuildCache):
     async def list(self) -> Sequence[BuildRecord]:
         return await self._session.read(
             lambda connection: [
-                _record(row)
-                for row in connection.execute(f"{_SELECT} ORDER BY used, id", (self._namespace,))
+                _record(row) for row in connection.execute(f"{_SELECT} ORDER BY used, id", (self._namespace,))
             ]
         )
 
@@ -195,7 +188,7 @@ class SqliteBuildCache(buildcache.BuildCache):
         def job(connection: Connection) -> None:
             connection.executemany(
                 "UPDATE build_record SET used = ?, uses = uses + 1 WHERE namespace = ? AND id = ?",
-                [(now, self._namespace, id) for id in ids],
+                [(now, self._namespace, one) for one in ids],
             )
 
         await self._session.write(self._namespace, job)
@@ -213,7 +206,7 @@ class SqliteBuildCache(buildcache.BuildCache):
     @override
     async def delete(self, ids: Sequence[str]) -> "list[str]":
         def job(connection: Connection) -> "list[str]":
-            gone = [id for id in ids if self._erase(connection, id)]
+            gone = [one for one in ids if self._erase(connection, one)]
             while gone:
                 connection.execute(_DEAD_LINKS, (self._namespace,))
                 if not connection.changes():
@@ -223,9 +216,7 @@ class SqliteBuildCache(buildcache.BuildCache):
         return await self._session.write(self._namespace, job, frees=True)
 
     def _erase(self, connection: Connection, id: str) -> bool:
-        connection.execute(
-            "DELETE FROM build_record WHERE namespace = ? AND id = ?", (self._namespace, id)
-        )
+        connection.execute("DELETE FROM build_record WHERE namespace = ? AND id = ?", (self._namespace, id))
         gone = connection.changes() > 0
         connection.execute(
             "DELETE FROM lease WHERE namespace = ? AND id = ?", (self._namespace, lease_of(id))
@@ -254,7 +245,7 @@ class SqliteBuildCache(buildcache.BuildCache):
                 (self._namespace, snapshotter, snapshot, form),
             ).fetchone()
         )
-        return row and LayerBlob(descriptor=load_descriptor(row[0]), diff_id=DiffID(row[1]))
+        return LayerBlob(descriptor=load_descriptor(row[0]), diff_id=DiffID(row[1])) if row else None
 
     @override
     async def put_layer(self, snapshotter: str, snapshot: str, form: str, layer: LayerBlob) -> None:
@@ -274,7 +265,7 @@ class SqliteBuildCache(buildcache.BuildCache):
                 (self._namespace, snapshotter, snapshot, part),
             ).fetchone()
         )
-        return row and Digest(row[0])
+        return Digest(row[0]) if row else None
 
     @override
     async def put_digest(self, snapshotter: str, snapshot: str, part: str, digest: Digest) -> None:

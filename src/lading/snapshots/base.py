@@ -266,9 +266,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
             raise FailedPreconditionError(f"snapshot {key} is {row.info.kind.value}, not active", subject=key)
         usage = await run(DISK, self._measure, self.tree(row))
         if not durable and not self._strict:
-            await self._rows.commit(
-                name, key, labels=labels, usage=usage, boot_id=self._boot_id, lease=lease
-            )
+            await self._rows.commit(name, key, labels=labels, usage=usage, boot_id=self._boot_id, lease=lease)
             self._unflushed.add(row.id)
             self._work.set()
             return
@@ -324,13 +322,15 @@ class DirectorySnapshotter(Snapshotter, Differ):
         return await run(DISK, collect)
 
     @override
-    def open_diff(self, key: str) -> AbstractAsyncContextManager[Iterator[bytes]]:
-        return self._open_diff(key)
+    def open_diff(
+        self, key: str, *, epoch: int | None = None
+    ) -> AbstractAsyncContextManager[Iterator[bytes]]:
+        return self._open_diff(key, epoch)
 
     @asynccontextmanager
-    async def _open_diff(self, key: str) -> AsyncGenerator[Iterator[bytes]]:
+    async def _open_diff(self, key: str, epoch: int | None) -> AsyncGenerator[Iterator[bytes]]:
         row, *parents = await self._rows.chain(key)
-        stream = diff.archive(self._differences(row, parents), f"cannot read snapshot {key}")
+        stream = diff.archive(self._differences(row, parents), f"cannot read snapshot {key}", epoch=epoch)
         try:
             yield stream
         finally:

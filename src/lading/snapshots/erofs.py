@@ -246,7 +246,13 @@ class ErofsSnapshotter(OverlaySnapshotter):
             nothing = self._directory / "nothing"
             nothing.mkdir(mode=0o755, exist_ok=True)
             lowers.append(str(nothing))
-            return [Mount(type="overlay", source="overlay", options=(*mount_options(), f"lowerdir={':'.join(lowers)}"))]
+            return [
+                Mount(
+                    type="overlay",
+                    source="overlay",
+                    options=(*mount_options(), f"lowerdir={':'.join(lowers)}"),
+                )
+            ]
         return super()._show_committed(rows)
 
     @override

@@ -173,7 +173,9 @@ class Puller:
                 )
         raise NoMatchingPlatformError(f"{reference} is no image", subject=str(reference))
 
-    async def complete(self, located: "Located", *, lease: LeaseID, progress: Progress) -> SnapshotName | None:
+    async def complete(
+        self, located: "Located", *, lease: LeaseID, progress: Progress
+    ) -> SnapshotName | None:
         """Fetch what is missing of an image's blobs and unpack it; the top snapshot. Raises as `pull`."""
         run = self._run(located.reference, located.fetcher, lease, progress)
         run.nodes.append(located.node)
@@ -185,9 +187,7 @@ class Puller:
         run = self._run(located.reference, located.fetcher, lease, Progress())
         await self._download(run, Wish(descriptor=descriptor))
 
-    def _run(
-        self, reference: Reference, fetcher: Fetcher, lease: LeaseID, progress: Progress
-    ) -> _Pull:
+    def _run(self, reference: Reference, fetcher: Fetcher, lease: LeaseID, progress: Progress) -> _Pull:
         return _Pull(
             reference=reference,
             fetcher=fetcher,

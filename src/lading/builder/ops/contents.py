@@ -161,7 +161,10 @@ def _outermost(paths: Sequence[str]) -> list[str]:
     return sorted(
         path
         for path in every
-        if not any(path != other and path.startswith(other if other.endswith("/") else f"{other}/") for other in every)
+        if not any(
+            path != other and path.startswith(other if other.endswith("/") else f"{other}/")
+            for other in every
+        )
     )
 
 
@@ -187,23 +190,11 @@ def of_exec(
         mount.selector = ""
         if _own_cache(mount):
             mount.cacheOpt.ID = ""
-            mount.cacheOpt.sharing = 0
+            mount.cacheOpt.sharing = pb.SHARED
     message.meta.ClearField("proxy_env")
     if _usual_root(message):
         del message.mounts[:]
-    document: dict[str, object] = {
-        "Type": "buildkit.exec.v0",
-        "Exec": golang.plain(message),
-        "OS": platform.os,
-        "Arch": platform.architecture,
-    }
-    for key, value in (
-        ("Variant", platform.variant),
-        ("OSVersion", platform.os_version),
-        ("OSFeatures", list(platform.os_features)),
-    ):
-        if value:
-            document[key] = value
+    document = {"Type": "buildkit.exec.v0", "Exec": golang.plain(message), **_platform(platform)}
     uses = _uses(op)
     return CacheMap(
         digests=(Digest.of(golang.dump(document)),),
@@ -217,7 +208,7 @@ def _own_cache(mount: pb.Mount) -> bool:
         return False
     options = mount.cacheOpt
     usual = options.ID in (mount.dest, options.ID.partition("/")[0] + "/" + mount.dest)
-    return not (options.sharing == 0 and (options.ID == mount.dest or (usual and "/" in options.ID)))
+    return not (options.sharing == 0 and (mount.dest == options.ID or (usual and "/" in options.ID)))
 
 
 def _usual_root(message: pb.ExecOp) -> bool:
@@ -236,15 +227,19 @@ def _usual_root(message: pb.ExecOp) -> bool:
 def _uses(op: ops.ExecOp) -> Mapping[int, _Use]:
     uses: dict[int, _Use] = {}
     for mount in op.mounts:
-        if mount.input is None or mount.type in (ops.MountType.SECRET, ops.MountType.SSH, ops.MountType.TMPFS):
+        if mount.input is None or mount.type in (
+            ops.MountType.SECRET,
+            ops.MountType.SSH,
+            ops.MountType.TMPFS,
+        ):
             continue
         selector = posixpath.normpath(posixpath.join("/", mount.selector.lstrip("/")))
         use = uses.setdefault(mount.input, _Use([]))
         use.selectors.append(selector)
         safe = mount.output is None or mount.readonly or selector == "/"
-        if mount.content_cache is ops.ContentCache.OFF:
-            safe = False
-        elif mount.content_cache is ops.ContentCache.DEFAULT and mount.dest == "/":
+        if mount.content_cache is ops.ContentCache.OFF or (
+            mount.content_cache is ops.ContentCache.DEFAULT and mount.dest == "/"
+        ):
             safe = False
         use.by_content = safe
     return uses
@@ -265,38 +260,40 @@ def _of_use(use: _Use | None, contents: Contents) -> Dependency[Tree]:
 # Layers.
 
 
+def _nothing(inputs: int) -> tuple[Dependency[Tree], ...]:
+    return tuple(Dependency[Tree]() for _ in range(inputs))
+
+
 def of_merge(raw: bytes, inputs: int) -> CacheMap[Tree]:
     """The cache map of a merge."""
     document = {"Type": "buildkit.merge.v0", "Merge": golang.plain(golang.parse(raw).merge)}
-    return CacheMap(digests=(Digest.of(golang.dump(document)),), dependencies=(Dependency(),) * inputs)
+    return CacheMap(digests=(Digest.of(golang.dump(document)),), dependencies=_nothing(inputs))
 
 
 def of_diff(raw: bytes, inputs: int) -> CacheMap[Tree]:
     """The cache map of a difference."""
     document = {"Type": "buildkit.diff.v0", "Diff": golang.plain(golang.parse(raw).diff)}
-    return CacheMap(digests=(Digest.of(golang.dump(document)),), dependencies=(Dependency(),) * inputs)
+    return CacheMap(digests=(Digest.of(golang.dump(document)),), dependencies=_nothing(inputs))
 
 
 def of_image(digest: Digest, platform: Platform, limit: int | None, chain: Digest | None) -> CacheMap[Tree]:
     """The cache map of an image: its manifest on a platform, or the layers that it has."""
-    document: dict[str, object] = {
-        "Digest": digest,
-        "OS": platform.os,
-        "Arch": platform.architecture,
-    }
-    for key, value in (
-        ("Variant", platform.variant),
-        ("OSVersion", platform.os_version),
-        ("OSFeatures", list(platform.os_features)),
-    ):
-        if value:
-            document[key] = value
+    document: dict[str, object] = {"Digest": digest, **_platform(platform)}
     if limit is not None:
         document["Limit"] = limit
     keys = [Digest.of(golang.dump(document))]
     if chain is not None:
         keys.append(Digest(chain))
     return CacheMap(digests=tuple(keys))
+
+
+def _platform(platform: Platform) -> dict[str, object]:
+    optional = {
+        "Variant": platform.variant,
+        "OSVersion": platform.os_version,
+        "OSFeatures": list(platform.os_features),
+    }
+    return {"OS": platform.os, "Arch": platform.architecture, **{k: v for k, v in optional.items() if v}}
 
 
 def of_words(*words: object) -> Digest:

@@ -1,7 +1,7 @@
 """Programs of other machines: the kernel runs them through QEMU if binfmt_misc says so.
 
-What is registered already is used. Where it is not, and Debian's ``qemu-user-static`` is there, we register it with the ``F`` flag: the
-interpreter is opened at once, so that it works in every root file system. Docs: Documentation/admin-guide/binfmt-misc.rst.
+What is registered already is used. Where it is not, and Debian's ``qemu-user-static`` is there, we register it with the ``F``
+flag: the interpreter is opened at once, so that it works in every root file system. (binfmt-misc.rst).
 """
 
 import os
@@ -125,7 +125,11 @@ def _registered(machine: Machine) -> bool:
         except OSError:
             continue
         facts = dict(line.split(" ", 1) for line in lines if " " in line)
-        if lines[:1] == ["enabled"] and "F" in facts.get("flags:", "") and facts.get("magic") == machine.magic.hex():
+        if (
+            lines[:1] == ["enabled"]
+            and "F" in facts.get("flags:", "")
+            and facts.get("magic") == machine.magic.hex()
+        ):
             return True
     return False
 

@@ -93,9 +93,13 @@ class ExecOperation(Operation[Tree]):
         self._check(context)
         async with AsyncExitStack() as stack:
             made = _Made()
-            private = await stack.enter_async_context(
-                agents.private_directory(self._tools.state / f"private-{os.urandom(8).hex()}")
-            ) if self._needs_private() else None
+            private = (
+                await stack.enter_async_context(
+                    agents.private_directory(self._tools.state / f"private-{os.urandom(8).hex()}")
+                )
+                if self._needs_private()
+                else None
+            )
             for number, mount in enumerate(self._op.mounts):
                 await self._mount(stack, made, mount, number, inputs, context, private)
             if not made.rootfs:
@@ -109,7 +113,9 @@ class ExecOperation(Operation[Tree]):
                 f"{INSECURE} is not allowed", hint="grant it with --allow security.insecure"
             )
         if self._op.network is ops.NetMode.HOST and not context.allowed(HOST_NETWORK):
-            raise PermissionDeniedError(f"{HOST_NETWORK} is not allowed", hint="grant it with --allow network.host")
+            raise PermissionDeniedError(
+                f"{HOST_NETWORK} is not allowed", hint="grant it with --allow network.host"
+            )
         for device in self._op.devices:
             if not device.optional:
                 raise UnsupportedError(f"CDI device {device.name} is not available", subject=device.name)
@@ -163,7 +169,10 @@ class ExecOperation(Operation[Tree]):
             return
         if root:
             source = await self._select(stack, shown, mount)
-            made.rootfs, made.readonly = [Mount(type="bind", source=source, options=("rw", "rbind"))], mount.readonly
+            made.rootfs, made.readonly = (
+                [Mount(type="bind", source=source, options=("rw", "rbind"))],
+                mount.readonly,
+            )
             return
         await self._add(stack, made, mount, shown)
 
@@ -318,9 +327,7 @@ def _resolve(top: str, selector: str) -> str:
         os.close(root)
 
 
-def _look(
-    root: int, meta: ops.Meta, made: _Made, destinations: Sequence[str]
-) -> tuple[User, list[Stub]]:
+def _look(root: int, meta: ops.Meta, made: _Made, destinations: Sequence[str]) -> tuple[User, list[Stub]]:
     """What must be known of the root before: whom the process runs as, which mount points are missing. Makes the
     working directory.
     """
@@ -328,4 +335,3 @@ def _look(
     if not made.readonly:
         os.close(paths.make_directories(root, meta.cwd or "/"))
     return user, find_stubs(root, destinations)
-

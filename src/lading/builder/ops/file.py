@@ -27,7 +27,9 @@ class _Group:
 class FileOperation(Operation[Tree]):
     """Changes of files without a process."""
 
-    def __init__(self, raw: bytes, op: ops.FileOp, inputs: int, trees: Trees, hasher: contents.Contents) -> None:
+    def __init__(
+        self, raw: bytes, op: ops.FileOp, inputs: int, trees: Trees, hasher: contents.Contents
+    ) -> None:
         self._raw = raw
         self._op = op
         self._inputs = inputs

@@ -39,7 +39,7 @@ def plain(message: Message) -> dict[str, Any]:
     return found
 
 
-def _many(field: FieldDescriptor, value: Any) -> "dict[str, Any] | list[Any]":
+def _many(field: Any, value: Any) -> "dict[str, Any] | list[Any]":
     kind = field.message_type
     if kind is not None and kind.GetOptions().map_entry:
         return {key: value[key] for key in sorted(value)}
@@ -57,5 +57,3 @@ def parse(raw: bytes) -> pb.Op:
     message = pb.Op()
     message.ParseFromString(raw)
     return message
-
-

@@ -229,9 +229,7 @@ def _show_once(progress: TransferProgress, context: Context) -> None:
 def _show_item(item: Item, context: Context) -> None:
     done = item.phase in (Phase.COMPLETE, Phase.EXISTS, Phase.DOWNLOADED)
     name = f"extracting {item.id}" if item.phase is Phase.EXTRACTING else f"sha256:{item.id}"
-    context.status(
-        name, current=item.current, total=item.total, completed=time.time_ns() if done else 0
-    )
+    context.status(name, current=item.current, total=item.total, completed=time.time_ns() if done else 0)
 
 
 class _ImageBase(Base):

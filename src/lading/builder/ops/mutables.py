@@ -1,4 +1,7 @@
-"""Directories that live on between builds: what clients synchronised, and cache mounts. Each is an active snapshot and a record."""
+"""Directories that live on between builds: what clients synchronised, and cache mounts.
+
+Each is an active snapshot and a record.
+"""
 
 import secrets
 import time

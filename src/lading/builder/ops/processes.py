@@ -79,23 +79,21 @@ class Processes:
 
         """
         await self.emulation.ensure(process.platform)
-        id = f"{PREFIX}{secrets.token_hex(8)}"
-        directory = self.state / id
+        name = f"{PREFIX}{secrets.token_hex(8)}"
+        directory = self.state / name
         async with AsyncExitStack() as stack:
             stack.push_async_callback(_remove, directory)
-            namespace = await stack.enter_async_context(self._network(id, process))
+            namespace = await stack.enter_async_context(self._network(name, process))
             fifos, files = await aio.run(aio.DISK, _prepare, directory, process)
-            document = await aio.run(aio.DISK, self._spec, id, process, files, namespace)
-            return await self._run(ContainerID(id), process, document, fifos, log)
+            document = await aio.run(aio.DISK, self._spec, name, process, files, namespace)
+            return await self._run(ContainerID(name), process, document, fifos, log)
 
     def _network(self, id: str, process: Process) -> AbstractAsyncContextManager[str]:
         if process.network is ops.NetMode.UNSET and self.networking is not None:
             return self.networking.join(id)
         return nullcontext("")
 
-    def _spec(
-        self, id: str, process: Process, files: Mapping[str, str], namespace: str
-    ) -> dict[str, Any]:
+    def _spec(self, id: str, process: Process, files: Mapping[str, str], namespace: str) -> dict[str, Any]:
         meta = process.meta
         host = HostConfig(
             network_mode="host" if process.network is ops.NetMode.HOST else "none",
@@ -209,7 +207,9 @@ async def _remove(directory: Path) -> None:
         await aio.run(aio.DISK, shutil.rmtree, directory, ignore_errors=True)
 
 
-def _merged(usual: Sequence[Mapping[str, Any]], asked: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _merged(
+    usual: Sequence[Mapping[str, Any]], asked: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
     taken = {mount["destination"] for mount in asked}
     kept = [mount for mount in usual if mount["destination"] not in taken]
     return [*kept, *sorted(asked, key=lambda mount: mount["destination"].count("/"))]

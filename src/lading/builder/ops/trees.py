@@ -11,7 +11,7 @@ import os
 import secrets
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -210,9 +210,8 @@ class Trees:
     @asynccontextmanager
     async def mounted(self, tree: Tree) -> AsyncGenerator[str]:
         """A tree, mounted read-only at a directory of ours, where processes of ours can see it."""
-        async with self.shown(tree) as mounts:
-            async with self.mounted_at(mounts) as path:
-                yield path
+        async with self.shown(tree) as mounts, self.mounted_at(mounts) as path:
+            yield path
 
     @asynccontextmanager
     async def mounted_at(self, mounts: Sequence[Mount]) -> AsyncGenerator[str]:

@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 from lading.oci.digest import Digest
 
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 CONTENT_OUTPUT = -1
 """The output's number in the key of something known by its content."""
@@ -20,7 +21,9 @@ CONTENT_OUTPUT = -1
 
 def output_key(digest: Digest, output: int) -> Digest:
     """The name of output number ``output`` of an operation; for one without inputs it is its key."""
-    return Digest(f"sha256:{hashlib.sha256(f'{digest}@{output}'.encode(), usedforsecurity=False).hexdigest()}")
+    return Digest(
+        f"sha256:{hashlib.sha256(f'{digest}@{output}'.encode(), usedforsecurity=False).hexdigest()}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +42,14 @@ class Found:
     record: str | None = None
 
 
-class Cache(Protocol[R]):
+class Cache(Protocol[R_co]):
     """Remembers results by their keys. Two kinds: the local one, and those imported for a build, which are never written."""
 
     async def find(self, output: Digest, inputs: Sequence[Sequence[Link]]) -> Found:
         """The keys to which a link leads from every input by ``output`` (see `output_key`); without inputs itself."""
         ...
 
-    async def load(self, record: str) -> R | None:
+    async def load(self, record: str) -> R_co | None:
         """The result; ``None`` if it is not there any more."""
         ...
 
@@ -61,6 +64,7 @@ class Recorder(Cache[R], Protocol[R]):
         result: R,
         *,
         keys: frozenset[str],
+        vertex: Digest,
         name: str,
     ) -> Found:
         """Record a result under ``keys``, or a fresh one if there are none, with the links that lead there.

@@ -106,9 +106,7 @@ class Stages(Protocol[R]):
 class LiveEdge(Generic[R]):
     """One output of a live vertex, and what is known of it."""
 
-    def __init__(
-        self, vertex: "LiveVertex[R]", index: int, stages: Stages[R], group: TaskGroup
-    ) -> None:
+    def __init__(self, vertex: "LiveVertex[R]", index: int, stages: Stages[R], group: TaskGroup) -> None:
         self.vertex = vertex
         self.index = index
         self.fast: Shared[Known[R]] = Shared(group, partial(stages.fast, self))

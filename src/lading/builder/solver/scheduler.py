@@ -71,9 +71,7 @@ class Scheduler(Stages[R], Generic[R]):
         entitlements: frozenset[str] = frozenset(),
     ) -> AsyncGenerator[Job[R]]:
         """A build. When the context is left, what only it wanted has been cancelled and is gone."""
-        job: Job[R] = Job(
-            progress=progress, session=session, no_cache=no_cache, entitlements=entitlements
-        )
+        job: Job[R] = Job(progress=progress, session=session, no_cache=no_cache, entitlements=entitlements)
         try:
             yield job
         finally:
@@ -281,20 +279,21 @@ class Scheduler(Stages[R], Generic[R]):
         vertex.reporter.complete()
         return results
 
-    async def _save(
-        self, vertex: LiveVertex[R], number: int, given: Sequence[Given], result: R
-    ) -> Solved[R]:
+    async def _save(self, vertex: LiveVertex[R], number: int, given: Sequence[Given], result: R) -> Solved[R]:
         found = vertex.cache_map.value
         if found.volatile:
             return Solved(result=result)
         outputs = [output_key(digest, number) for digest in found.digests]
         links = [one.links(self._cache) for one in given]
-        keys = frozenset[str](outputs)
-        if links:
+        keys: frozenset[str] = frozenset()
+        if not links:
+            keys = frozenset(outputs)
+        elif not vertex.ignore_cache:
             # What was made in spite of the cache may differ: nothing that stands on an older result is found by it.
-            fresh = vertex.ignore_cache
-            keys = frozenset() if fresh else (await self._cache.find(outputs[0], links)).keys
-        saved = await self._cache.save(outputs[0], links, result, keys=keys, name=vertex.node.name)
+            keys = (await self._cache.find(outputs[0], links)).keys
+        saved = await self._cache.save(
+            outputs[0], links, result, keys=keys, vertex=vertex.vertex, name=vertex.node.name
+        )
         if not links:
             return Solved(result=result, keys=Keys(everywhere=keys), record=saved.record)
         return Solved(result=result, keys=Keys(by_cache={self._cache: saved.keys}), record=saved.record)

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Final
 
 from lading.builder.ops.files import owners, paths, unpacking
@@ -73,7 +73,9 @@ def _copy(
     if not action.create_dest_path:
         above = "/".join(paths.parts_of(action.dest)[:-1])
         if paths.find(root, above) is None:
-            raise NotFoundError(f"failed to stat {action.dest}: no such file or directory", subject=action.dest)
+            raise NotFoundError(
+                f"failed to stat {action.dest}: no such file or directory", subject=action.dest
+            )
     found = _sources(action, source)
     if not found and not action.allow_empty_wildcard:
         raise NotFoundError(f"{action.src!r}: not found", subject=action.src)
@@ -146,7 +148,7 @@ def _maker(rules: Rules) -> paths.Made:
 
 
 @contextlib.contextmanager
-def _found(source: int, path: str, *, follow: bool) -> Iterator[tuple[int, str, os.stat_result]]:
+def _found(source: int, path: str, *, follow: bool) -> Generator[tuple[int, str, os.stat_result]]:
     """The directory that holds what is copied, its name there, and what it is; a link is followed if asked."""
     if not paths.parts_of(path):
         yield source, ".", os.fstat(source)
@@ -273,9 +275,11 @@ def _remove(action: ops.Remove, root: int) -> None:
     for path in found:
         if not paths.parts_of(path):
             raise InvalidArgumentError("cannot remove the root directory")
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            with paths.parent_of(root, path) as (parent, name):
-                paths.remove(parent, name)
-                gone = True
+        with (
+            contextlib.suppress(FileNotFoundError, NotADirectoryError),
+            paths.parent_of(root, path) as (parent, name),
+        ):
+            paths.remove(parent, name)
+            gone = True
     if not gone and not action.allow_not_found:
         raise NotFoundError(f"{action.path}: no such file or directory", subject=action.path)

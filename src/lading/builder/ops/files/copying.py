@@ -55,7 +55,9 @@ class Copier:
     """One copy of one or more things; knows which files are links to each other."""
 
     rules: Rules
-    links: dict[tuple[int, int], tuple[int, str]] = field(default_factory=dict[tuple[int, int], tuple[int, str]])
+    links: dict[tuple[int, int], tuple[int, str]] = field(
+        default_factory=dict[tuple[int, int], tuple[int, str]]
+    )
     clones: bool = True
     _kept: list[int] = field(default_factory=list[int])
 
@@ -224,9 +226,7 @@ class Copier:
             if stat.S_ISDIR(there.st_mode):
                 return False
             if not self.rules.replace:
-                raise InvalidArgumentError(
-                    f"cannot copy to non-directory: {name!r}", subject=name
-                ) from None
+                raise InvalidArgumentError(f"cannot copy to non-directory: {name!r}", subject=name) from None
             os.unlink(name, dir_fd=target)
             os.mkdir(name, 0o700, dir_fd=target)
         return True

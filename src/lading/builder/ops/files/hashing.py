@@ -1,7 +1,7 @@
 """Content digests of parts of a tree, as BuildKit computes them (``cache/contenthash``), so that a cache can be shared with it.
 
-A file's digest is over tarsum's header of it (mode, owner, size, type, link, device, attributes; no name, no time) and its content;
-a directory's over its own header and the names and digests of what is in it.
+A file's digest is over tarsum's header of it (mode, owner, size, type, link, device, attributes; no name, no time) and its
+content; a directory's over its own header and the names and digests of what is in it.
 """
 
 import errno
@@ -65,7 +65,9 @@ def digest_of_nothing(selectors: Sequence[Selector]) -> Digest:
 
 
 def _missing(path: str) -> NotFoundError:
-    return NotFoundError(f'failed to calculate checksum of ref: "/{paths.clean(path)}": not found', subject=path)
+    return NotFoundError(
+        f'failed to calculate checksum of ref: "/{paths.clean(path)}": not found', subject=path
+    )
 
 
 class _Hasher:
@@ -135,9 +137,7 @@ class _Hasher:
             return self._header(f"/proc/self/fd/{parent}/{name}", status, link)
         fd = os.open(name, _READ, dir_fd=parent)
         try:
-            hasher = hashlib.sha256(
-                _tarsum(status, "", _attributes(fd)), usedforsecurity=False
-            )
+            hasher = hashlib.sha256(_tarsum(status, "", _attributes(fd)), usedforsecurity=False)
             while data := os.read(fd, _WINDOW):
                 hasher.update(data)
                 if len(data) < _WINDOW:
@@ -175,7 +175,9 @@ class _Hasher:
                 exclude is not None and relative and exclude.matches(relative)
             )
             if stat.S_ISDIR(status.st_mode):
-                header = self._header(f"/proc/self/fd/{parent}/{name}" if name else f"/proc/self/fd/{parent}/.", status)
+                header = self._header(
+                    f"/proc/self/fd/{parent}/{name}" if name else f"/proc/self/fd/{parent}/.", status
+                )
                 if admitted:
                     _admit(above, found)
                     found.append((path, header))
@@ -269,4 +271,3 @@ def _tarsum(status: os.stat_result, link: str, attributes: Sequence[tuple[str, b
         f"linkname{link}unamegnamedevmajor{os.major(device)}devminor{os.minor(device)}"
     )
     return os.fsencode(text) + b"".join(name.encode() + value for name, value in attributes)
-

@@ -42,10 +42,15 @@ def _checked(number: int) -> int:
 def _find(root: int | None, path: str, name: str, kind: str) -> list[str]:
     for line in _lines(root, path):
         fields = line.strip().split(":")
-        if fields[0] == name and len(fields) >= 4 and fields[2].isdecimal() and len(fields[2]) <= 10:
-            if kind == "group" or (fields[3].isdecimal() and len(fields[3]) <= 10):
+        if fields[0] == name and len(fields) >= 4 and _is_id(fields[2]):
+            found = kind == "group" or _is_id(fields[3])
+            if found:
                 return fields
     raise InvalidArgumentError(f"unable to find {kind} {name}: no matching entries in {path}", subject=name)
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 10
 
 
 def _lines(root: int | None, path: str) -> list[str]:

@@ -83,7 +83,9 @@ def _decompressor(
     kind: Compression, size: int
 ) -> tuple[Callable[[bytes], Iterator[Buffer]], Callable[[], Iterator[Buffer]]]:
     if kind in (Compression.XZ, Compression.BZIP2):
-        engine = lzma.LZMADecompressor(memlimit=512 << 20) if kind is Compression.XZ else bz2.BZ2Decompressor()
+        engine = (
+            lzma.LZMADecompressor(memlimit=512 << 20) if kind is Compression.XZ else bz2.BZ2Decompressor()
+        )
 
         def feed(data: bytes) -> Iterator[Buffer]:
             if engine.eof:
@@ -144,7 +146,9 @@ class _Unpacker:
         if entry.type is EntryType.SYMLINK:
             os.symlink(entry.linkname, name, dir_fd=parent)
         else:
-            os.mknod(name, _NODES[entry.type] | 0o600, os.makedev(entry.devmajor, entry.devminor), dir_fd=parent)
+            os.mknod(
+                name, _NODES[entry.type] | 0o600, os.makedev(entry.devmajor, entry.devminor), dir_fd=parent
+            )
         self._dress(f"/proc/self/fd/{parent}/{name}", entry, follow=False)
 
     def _write(self, span: Data) -> None:
@@ -185,4 +189,3 @@ class _Unpacker:
                     os.setxattr(place, name, value, follow_symlinks=follow)
         time = entry.mtime if self._rules.time is None else self._rules.time
         os.utime(place, ns=(time, time), follow_symlinks=follow)
-
