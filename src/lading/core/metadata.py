@@ -11,7 +11,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, NewType, Protocol
 
-from lading.core import containers, content, facts, images, leases, networks, snapshots, volumes
+from lading.core import (
+    buildcache,
+    containers,
+    content,
+    facts,
+    images,
+    leases,
+    networks,
+    snapshots,
+    volumes,
+)
 from lading.core.content import IngestRef
 from lading.core.leases import LeaseID
 from lading.oci.digest import Digest
@@ -269,6 +279,10 @@ class Database(Protocol):
 
     def containers(self, namespace: Namespace) -> containers.Store:
         """A namespace's container records."""
+        ...
+
+    def builds(self, namespace: Namespace) -> buildcache.BuildCache:
+        """A namespace's build cache."""
         ...
 
     def networks(self, namespace: Namespace) -> networks.Store:

@@ -19,6 +19,7 @@ from lading.kit.sqlite import Connection, Readers, connect
 from lading.metadata import graph as graphs
 from lading.metadata import marking
 from lading.metadata.blobs import SqliteBlobs
+from lading.metadata.buildcache import SqliteBuildCache
 from lading.metadata.containers import SqliteContainers
 from lading.metadata.facts import SqliteFacts
 from lading.metadata.images import SqliteImages
@@ -134,6 +135,10 @@ class SqliteDatabase(metadata.Database):
     @override
     def containers(self, namespace: Namespace) -> SqliteContainers:
         return SqliteContainers(self._session, namespace)
+
+    @override
+    def builds(self, namespace: Namespace) -> SqliteBuildCache:
+        return SqliteBuildCache(self._session, namespace)
 
     @override
     def networks(self, namespace: Namespace) -> SqliteNetworks:
