@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, NewType, Protocol
 
-from lading.core import containers, content, images, leases, snapshots
+from lading.core import builds, containers, content, images, leases, snapshots
 from lading.core.content import IngestRef
 from lading.core.leases import LeaseID
 from lading.oci.digest import Digest
@@ -243,6 +243,10 @@ class Database(Protocol):
 
     def containers(self, namespace: Namespace) -> containers.Store:
         """A namespace's container records."""
+        ...
+
+    def builds(self, namespace: Namespace) -> builds.Store:
+        """A namespace's build records."""
         ...
 
     async def namespaces(self) -> list[Namespace]:

@@ -18,6 +18,7 @@ from lading.kit import aio, fs
 from lading.kit.sqlite import Connection, Readers, connect
 from lading.metadata import graph as graphs
 from lading.metadata.blobs import SqliteBlobs
+from lading.metadata.builds import SqliteBuilds
 from lading.metadata.containers import SqliteContainers
 from lading.metadata.images import SqliteImages
 from lading.metadata.leases import SqliteLeases
@@ -127,6 +128,10 @@ class SqliteDatabase(metadata.Database):
     @override
     def containers(self, namespace: Namespace) -> SqliteContainers:
         return SqliteContainers(self._session, namespace)
+
+    @override
+    def builds(self, namespace: Namespace) -> SqliteBuilds:
+        return SqliteBuilds(self._session, namespace)
 
     @override
     async def namespaces(self) -> list[Namespace]:

@@ -13,9 +13,8 @@ def test_generating_again_changes_nothing(tmp_path: Path) -> None:
         check=True,
         env={"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"},
     )
-    made = sorted((tmp_path / "lading/runtime/_pb").iterdir())
-    assert {path.name for path in made} == {
-        path.name for path in (ROOT / "src/lading/runtime/_pb").glob("*_pb2.py*")
-    }
+    here = ROOT / "src"
+    made = {path.relative_to(tmp_path) for path in tmp_path.rglob("*_pb2.py*")}
+    assert made == {path.relative_to(here) for path in here.rglob("_pb/*_pb2.py*")}
     for path in made:
-        assert path.read_bytes() == (ROOT / "src/lading/runtime/_pb" / path.name).read_bytes(), path.name
+        assert (tmp_path / path).read_bytes() == (here / path).read_bytes(), path

@@ -20,8 +20,8 @@ from lading.errors import InvalidArgumentError
 DEFAULT_REGISTRY: Final = "https://index.docker.io/v1/"
 DRIVER_STATUS: Final = [["driver-type", "io.containerd.snapshotter.v1"]]
 """What buildx, compose and pack look at to know that this is a containerd store."""
-BUILDER_VERSION: Final = "1"
-"""No BuildKit: a ``docker`` without buildx then uses ``POST /build``, which says in plain words that there is no builder."""
+BUILDER_VERSION: Final = "2"
+"""BuildKit: what ``docker build`` uses when it has the buildx plugin."""
 _DF_TYPES: Final = frozenset({"container", "image", "volume", "build-cache"})
 _PING: Final = {
     **COMMON_HEADERS,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from lading.core import references
+from lading.core.builds import BuildRecord
 from lading.core.containers import ContainerRecord
 from lading.core.content import Info, IngestRef
 from lading.core.images import Image
@@ -25,6 +26,7 @@ class Space:
     leases: dict[LeaseID, Lease] = field(default_factory=dict[LeaseID, Lease])
     held: dict[LeaseID, set[Resource]] = field(default_factory=dict[LeaseID, set[Resource]])
     snapshots: dict[tuple[str, str], SnapshotRow] = field(default_factory=dict[tuple[str, str], SnapshotRow])
+    builds: dict[str, BuildRecord] = field(default_factory=dict[str, BuildRecord])
     containers: dict[str, ContainerRecord] = field(default_factory=dict[str, ContainerRecord])
     version: int = 0
     renewed: dict[Node, int] = field(default_factory=dict[Node, int])
