@@ -20,9 +20,11 @@ from lading.metadata import graph as graphs
 from lading.metadata.blobs import SqliteBlobs
 from lading.metadata.builds import SqliteBuilds
 from lading.metadata.containers import SqliteContainers
+from lading.metadata.facts import SqliteFacts
 from lading.metadata.images import SqliteImages
 from lading.metadata.leases import SqliteLeases
 from lading.metadata.migrate import migrate, released
+from lading.metadata.networks import SqliteNetworks, SqliteVolumes
 from lading.metadata.session import Session
 from lading.metadata.snapshots import SqliteSnapshots
 
@@ -34,7 +36,7 @@ _FILE_SPACE: Final = 1024 * 1024
 """Bytes reserved behind the end of the database file, for pages that a checkpoint adds."""
 _NAMESPACES: Final = " UNION ".join(
     f"SELECT namespace FROM {table}"  # noqa: S608 -- constants
-    for table in ("blob", "ingest", "image", "lease", "snapshot", "container")
+    for table in ("blob", "ingest", "image", "lease", "snapshot", "container", "network", "volume")
 )
 
 
@@ -122,6 +124,10 @@ class SqliteDatabase(metadata.Database):
         return SqliteImages(self._session, namespace)
 
     @override
+    def facts(self, namespace: Namespace) -> SqliteFacts:
+        return SqliteFacts(self._session, namespace)
+
+    @override
     def leases(self, namespace: Namespace) -> SqliteLeases:
         return SqliteLeases(self._session, namespace)
 
@@ -132,6 +138,14 @@ class SqliteDatabase(metadata.Database):
     @override
     def builds(self, namespace: Namespace) -> SqliteBuilds:
         return SqliteBuilds(self._session, namespace)
+
+    @override
+    def networks(self, namespace: Namespace) -> SqliteNetworks:
+        return SqliteNetworks(self._session, namespace)
+
+    @override
+    def volumes(self, namespace: Namespace) -> SqliteVolumes:
+        return SqliteVolumes(self._session, namespace)
 
     @override
     async def namespaces(self) -> list[Namespace]:
