@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import NamedTuple, NewType, Protocol
 
 from lading.core import (
+    buildcache,
     builds,
     containers,
     content,
@@ -269,6 +270,10 @@ class Database(Protocol):
 
     def builds(self, namespace: Namespace) -> builds.Store:
         """A namespace's build records."""
+        ...
+
+    def build_cache(self, namespace: Namespace) -> buildcache.BuildCache:
+        """A namespace's build cache."""
         ...
 
     def networks(self, namespace: Namespace) -> networks.Store:

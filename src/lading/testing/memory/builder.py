@@ -147,7 +147,13 @@ class MemorySolver(Solver):
 
     @override
     def open_job(
-        self, ref: str, *, session: Session | None, progress: Progress, no_cache: bool = False
+        self,
+        ref: str,
+        *,
+        session: Session | None,
+        progress: Progress,
+        no_cache: bool = False,
+        entitlements: frozenset[str] = frozenset(),
     ) -> AbstractAsyncContextManager[Job]:
         return self._open(ref)
 
