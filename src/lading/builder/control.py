@@ -243,7 +243,11 @@ class Control:
         exporters = [self._make_exporter(each, wish) for each in wish.exports]
         no_cache = wish.options.get("no-cache") == ""
         async with self._solver.open_job(
-            wish.ref, session=build.session, progress=build.log, no_cache=no_cache
+            wish.ref,
+            session=build.session,
+            progress=build.log,
+            no_cache=no_cache,
+            entitlements=wish.entitlements,
         ) as job:
             result = await self._make_result(build, job)
             await evaluate_all(result)

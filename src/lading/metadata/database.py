@@ -18,8 +18,8 @@ from lading.kit import aio, fs
 from lading.kit.sqlite import Connection, Readers, connect
 from lading.metadata import graph as graphs
 from lading.metadata.blobs import SqliteBlobs
-from lading.metadata.builds import SqliteBuilds
 from lading.metadata.buildcache import SqliteBuildCache
+from lading.metadata.builds import SqliteBuilds
 from lading.metadata.containers import SqliteContainers
 from lading.metadata.facts import SqliteFacts
 from lading.metadata.images import SqliteImages

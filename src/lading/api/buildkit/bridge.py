@@ -57,7 +57,9 @@ class BridgeService:
         del request
         await self._control.bridge(info.value(_BUILD))
         return pb.PongResponse(
-            frontend_caps=worker.frontend_caps(), llb_caps=worker.llb_caps(), workers=[self._worker.record()]
+            frontend_caps=worker.frontend_caps(),
+            llb_caps=worker.llb_caps(),
+            workers=[await self._worker.record()],
         )
 
 

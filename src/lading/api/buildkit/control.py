@@ -57,7 +57,7 @@ class ControlService:
                 return self._worker.id
             return labels.get(path[1]) if path[0] == "labels" and len(path) == 2 else None
 
-        return pb.ListWorkersResponse(record=[self._worker.record()] if wanted(field) else [])
+        return pb.ListWorkersResponse(record=[await self._worker.record()] if wanted(field) else [])
 
     async def info(self, request: pb.InfoRequest, info: Info) -> pb.InfoResponse:
         """The version."""

@@ -1,6 +1,6 @@
 """What this daemon tells of itself as a BuildKit worker."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -112,7 +112,7 @@ class Worker:
     id: str
     hostname: str
     snapshotter: Callable[[], str]
-    platforms: Callable[[], Sequence[Platform]]
+    platforms: Callable[[], Awaitable[Sequence[Platform]]]
     gateway: Callable[[], str] = str
     network: str = "host"
 
@@ -130,12 +130,12 @@ class Worker:
             labels[_HOST_GATEWAY] = gateway
         return labels
 
-    def record(self) -> pb.WorkerRecord:
+    async def record(self) -> pb.WorkerRecord:
         """The worker as a message."""
         return pb.WorkerRecord(
             id=self.id,
             labels=dict(self.labels()),
-            platforms=[platform_message(each) for each in self.platforms()],
+            platforms=[platform_message(each) for each in await self.platforms()],
             buildkit_version=VERSION,
         )
 

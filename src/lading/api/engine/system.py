@@ -105,6 +105,7 @@ class Sources:
     containers: Callable[[], Awaitable[ContainerCounts]] = _no_containers
     image_usage: Callable[[ApiVersion], Awaitable[DiskUsage]] = _nothing
     container_usage: Callable[[ApiVersion], Awaitable[DiskUsage]] = _nothing
+    build_usage: Callable[[ApiVersion], Awaitable[DiskUsage]] = _nothing
     listeners: Callable[[], int] = int
     open_files: Callable[[], int] = int
     registries: Registries | None = None
@@ -159,7 +160,7 @@ class _System:
         if "volume" in kinds:
             document["Volumes"] = []
         if "build-cache" in kinds:
-            document["BuildCache"] = []
+            document["BuildCache"] = (await self._sources.build_usage(request.version)).items
         return json_response(
             {"LayersSize": 0, "Images": None, "Containers": None, "Volumes": None, "BuildCache": None}
             | document
