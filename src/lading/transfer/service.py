@@ -1,6 +1,7 @@
 """Transfer: the one door to everything that brings images in or takes them out."""
 
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Sequence
+from contextlib import asynccontextmanager
 
 from lading.core import content, events, images, leases
 from lading.core.leases import LeaseID
@@ -8,7 +9,6 @@ from lading.core.progress import Progress
 from lading.core.remotes import Credentials, Registries
 from lading.core.snapshots import SnapshotName, Snapshotter
 from lading.errors import InvalidArgumentError, UnsupportedError
-from lading.kit.tasks import KeyedLock
 from lading.oci import mediatypes
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.manifest import Manifest
@@ -21,7 +21,8 @@ from lading.transfer.downloads import Downloads
 from lading.transfer.holding import Holder
 from lading.transfer.import_ import Importer, ImportOptions
 from lading.transfer.labels import Sources
-from lading.transfer.pull import Platforms, Puller, PullResult, point_name
+from lading.transfer.naming import TargetNaming
+from lading.transfer.pull import Platforms, Puller, PullResult
 from lading.transfer.push import Pusher, PushResult
 from lading.unpack.unpacker import Unpacker
 
@@ -48,12 +49,19 @@ class TransferService:
         registries: Registries,
         bus: events.Bus,
         host: Platform,
+        naming: images.Naming | None = None,
+        packed: bool = True,
         max_downloads: int = limits.MAX_DOWNLOADS,
         max_uploads: int = limits.MAX_UPLOADS,
     ) -> None:
+        """Build the services of a store.
+
+        ``naming`` gives names, by default as the containerd store does. Without ``packed`` the store keeps one platform of an
+        image, unpacked, and no blob of a layer for longer than a transfer takes.
+        """
         self._images = image_store
         self._bus = bus
-        self._names = KeyedLock()
+        self._naming = naming or TargetNaming(image_store)
         self._holder = Holder(lease_manager, store)
         self._unpacker = Unpacker(store, lease_manager, snapshotter)
         sources = Sources(store)
@@ -61,12 +69,12 @@ class TransferService:
         self._puller = Puller(
             documents=self._documents,
             downloads=Downloads(store, sources),
-            image_store=image_store,
-            names=self._names,
+            naming=self._naming,
             holder=self._holder,
             registries=registries,
             unpacker=self._unpacker,
             host=host,
+            packed=packed,
             max_downloads=max_downloads,
         )
         self._pusher = Pusher(
@@ -79,7 +87,7 @@ class TransferService:
             max_uploads=max_uploads,
         )
         self._saver = Saver(store=store, documents=self._documents, host=host)
-        self._loader = Loader(store=store, documents=self._documents, host=host)
+        self._loader = Loader(store=store, documents=self._documents, host=host, packed=packed)
         self._importer = Importer(store=store, documents=self._documents)
 
     async def recover(self) -> None:
@@ -127,7 +135,26 @@ class TransferService:
 
         Raises `NotFoundError` if there is no such image.
         """
-        target = (await self._images.get(name)).target
+        return await self.push_target(
+            (await self._images.get(name)).target,
+            reference,
+            platform=platform,
+            credentials=credentials,
+            headers=headers,
+            progress=progress,
+        )
+
+    async def push_target(
+        self,
+        target: Descriptor,
+        reference: Reference,
+        *,
+        platform: Platform | None = None,
+        credentials: Credentials | None = None,
+        headers: dict[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> PushResult:
+        """Push what is stored under ``target``, whether or not it has a name; raises as `push`."""
         result = await self._pusher.push(
             target,
             reference,
@@ -168,7 +195,8 @@ class TransferService:
                     await self._unpack(image.unpack, lease, progress)
             for image in loaded:
                 name = str(image.reference) if image.reference else dangling_name(image.target.digest)
-                await point_name(self._images, self._names, name, image.target)
+                manifest = image.unpack.descriptor if image.unpack else None
+                await self._naming.point(name, image.target, manifest=manifest)
         for image in loaded:
             shown = image.reference.familiar if image.reference else image.target.digest
             self._publish("load", image.target.digest, shown)
@@ -193,13 +221,19 @@ class TransferService:
             await self._unpack(node, lease, progress)
             digest = node.descriptor.digest
             name = str(reference.with_default_tag()) if reference else dangling_name(digest)
-            await point_name(self._images, self._names, name, node.descriptor)
+            await self._naming.point(name, node.descriptor)
         self._publish("import", digest, reference.familiar if reference else digest)
         return node.descriptor
 
     async def point(self, name: str, target: Descriptor) -> images.Image | None:
-        """Make ``name`` mean ``target``, by the same rules as a pull; see `lading.transfer.pull.point_name`."""
-        return await point_name(self._images, self._names, name, target)
+        """Make ``name`` mean ``target``, by the same rules as a pull; what it replaced."""
+        return (await self._naming.point(name, target)).replaced
+
+    @asynccontextmanager
+    async def holding(self, purpose: str) -> AsyncGenerator[LeaseID]:
+        """A lease for something that is stored for as long as it is needed here; what it held goes with it."""
+        async with self._holder.hold(purpose, resumable=False) as lease:
+            yield lease
 
     async def ensure_unpacked(
         self,

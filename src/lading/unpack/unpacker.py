@@ -21,7 +21,7 @@ from lading.kit.tasks import KeyedLock, task_group
 from lading.oci import mediatypes
 from lading.oci.config import ImageConfig
 from lading.oci.descriptor import Descriptor
-from lading.oci.digest import ChainID, DiffID
+from lading.oci.digest import ChainID, Digest, DiffID
 from lading.oci.manifest import Manifest
 from lading.unpack.arriving import Arriving
 from lading.unpack.pipeline import unpack
@@ -141,6 +141,14 @@ class Unpacker:
         if (await self._content.info(config_digest)).labels.get(label) != name:
             await self._content.update(config_digest, {label: name})
         return name
+
+    async def held(self, manifest: Manifest, config: ImageConfig, *, lease: LeaseID) -> set[Digest]:
+        """The blobs of layers whose snapshots are here; ``lease`` holds those snapshots from now on."""
+        return {
+            layer.descriptor.digest
+            for layer in stack(manifest, config)
+            if await self._hold(layer.chain_id, lease)
+        }
 
     async def _unpack_all(
         self, layers: Sequence[Layer], lease: LeaseID, source: Source, progress: Progress
