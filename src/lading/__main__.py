@@ -14,6 +14,7 @@ this one is for what docker has no word for.
 Commands:
   daemon     Serve the Docker Engine API (takes dockerd's flags)
   store      Show what the store holds, and what it costs
+  desktop    Show images, containers and settings in a browser
   gc         Collect garbage now
   why        Tell what keeps a blob alive
   fsck       Check every blob and snapshot, and repair what can be repaired

@@ -42,6 +42,10 @@ class Client:
     def __init__(self, host: str = "") -> None:
         self.host = host or os.environ.get("DOCKER_HOST", "") or DEFAULT_HOST
 
+    def tls(self) -> ssl.SSLContext | None:
+        """The client's certificates, for a host that needs them. Raises `InvalidArgumentError`."""
+        return _tls() if self.host.startswith("tcp://") else None
+
     def get(self, path: str) -> Any:
         """A JSON document. Raises `DaemonError`, `UnavailableError`."""
         connection, response = self._send("GET", path)

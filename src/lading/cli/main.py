@@ -119,6 +119,36 @@ def fsck(context: click.Context, host: str, *, repair: bool, as_json: bool) -> i
     return FOUND_DAMAGE if left else 0
 
 
+@group.command()
+@_HOST
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1 (default: any that is free)."
+)
+@click.pass_context
+def desktop(context: click.Context, host: str, port: int) -> None:
+    """Show images, containers and settings in a browser.
+
+    Serves a page on this machine alone until Ctrl-C. Who has the URL that is printed can do what the page can do.
+    """
+    import anyio
+
+    from lading.desktop.server import Engine, open_page
+
+    client = _client(context, host)
+    client.get("/lading/store")
+    engine = Engine(host=client.host, tls=client.tls())
+
+    async def serve() -> None:
+        async with open_page(engine, port=port) as url:
+            click.echo(f"Open {url}\nCtrl-C ends it.")
+            await anyio.sleep_forever()
+
+    try:
+        anyio.run(serve)
+    except KeyboardInterrupt:
+        click.echo()
+
+
 def _follow(
     client: Client, target: str, words: str, note: Callable[[dict[str, Any]], None] | None = None
 ) -> dict[str, Any]:

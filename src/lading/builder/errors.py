@@ -1,0 +1,41 @@
+"""What goes wrong in a build, with what the client needs to show it."""
+
+from collections.abc import Sequence
+
+from lading.builder.model import SourceFile, SourceRange
+from lading.errors import FailedPreconditionError, InvalidArgumentError
+from lading.oci.digest import Digest
+
+
+class SourceError(InvalidArgumentError):
+    """A Dockerfile (or another source) is wrong at these lines."""
+
+    code = "source"
+
+    def __init__(
+        self, message: str, *, source: SourceFile, ranges: Sequence[SourceRange] = (), hint: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint, subject=source.filename)
+        self.source = source
+        self.ranges = tuple(ranges)
+
+
+class VertexError(FailedPreconditionError):
+    """An operation failed. ``exit_code`` is that of its process, if it had one."""
+
+    code = "vertex-failed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        vertex: Digest,
+        exit_code: int | None = None,
+        source: SourceFile | None = None,
+        ranges: Sequence[SourceRange] = (),
+    ) -> None:
+        super().__init__(message, subject=str(vertex))
+        self.vertex = vertex
+        self.exit_code = exit_code
+        self.source = source
+        self.ranges = tuple(ranges)
