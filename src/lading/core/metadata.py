@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, NewType, Protocol
 
-from lading.core import containers, content, images, leases, snapshots
+from lading.core import containers, content, facts, images, leases, snapshots
 from lading.core.content import IngestRef
 from lading.core.leases import LeaseID
 from lading.oci.digest import Digest
@@ -235,6 +235,10 @@ class Database(Protocol):
 
     def images(self, namespace: Namespace) -> images.Store:
         """A namespace's image records."""
+        ...
+
+    def facts(self, namespace: Namespace) -> facts.Store:
+        """What a namespace's images say and take."""
         ...
 
     def leases(self, namespace: Namespace) -> leases.Manager:

@@ -30,7 +30,7 @@ from lading.containers.environment import Environment, StoredImages
 from lading.containers.service import ContainerService
 from lading.containers.service import open_service as open_containers
 from lading.content.local import LocalContentStore, utc_now
-from lading.core import content, images, leases, metadata
+from lading.core import content, facts, images, leases, metadata
 from lading.core.events import Bus
 from lading.core.metadata import Namespace
 from lading.core.remotes import Credentials, Registries, Resolver
@@ -47,6 +47,7 @@ from lading.images.service import ImageService
 from lading.kit import aio, linux
 from lading.metadata.database import SqliteDatabase
 from lading.oci import platform as platforms
+from lading.oci.descriptor import Platform
 from lading.remotes.config import Config as RemotesConfig
 from lading.remotes.config import Limits
 from lading.remotes.dial import Proxies
@@ -63,6 +64,7 @@ from lading.transfer.service import TransferService
 _log: Final = structlog.get_logger(__name__)
 DATABASE: Final = "lading.db"
 _RESTART_SECONDS: Final = 10.0
+_FACTS_HOST: Final = "facts-host"
 
 
 class ReloadableRegistries(Registries):
@@ -117,15 +119,18 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
     blobs = database.blobs(namespace)
     lease_manager = database.leases(namespace)
     records = database.images(namespace)
+    fact_rows = database.facts(namespace)
     store = LocalContentStore(config.data_root / "content", blobs, namespace=namespace)
     snapshotter = await open_snapshotter(config, database)
     stack.push_async_callback(snapshotter.close)
     registries = ReloadableRegistries(config)
     stack.push_async_callback(registries.close)
     machine = platforms.host()
+    await keep_facts_of(fact_rows, database, machine)
     transfer = TransferService(
         store=store,
         image_store=records,
+        fact_rows=fact_rows,
         lease_manager=lease_manager,
         snapshotter=snapshotter,
         registries=registries,
@@ -161,8 +166,7 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         store=store,
         records=records,
         transfer=transfer,
-        blobs=blobs,
-        snapshots=database.snapshots(namespace, snapshotter.name),
+        fact_rows=fact_rows,
         uses=used,
         bus=bus,
         host=machine,
@@ -182,6 +186,14 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         maintenance=maintenance,
         bus=bus,
     )
+
+
+async def keep_facts_of(facts: facts.Store, database: metadata.Database, machine: Platform) -> None:
+    """Facts say which manifest stands for an image on this host; on another kind of host they are read again."""
+    now = platforms.formatted(machine)
+    if await database.setting(_FACTS_HOST) != now:
+        await facts.forget_all()
+        await database.set_setting(_FACTS_HOST, now)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

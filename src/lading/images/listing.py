@@ -7,12 +7,10 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from lading.core import images
+from lading.core.facts import Inventory, ManifestFacts, TargetFacts
 from lading.errors import InvalidArgumentError
-from lading.images.facts import Kind, ManifestFacts, TargetFacts
-from lading.images.sizes import Inventory
-from lading.oci import platform as oci_platform
 from lading.oci import reference
-from lading.oci.descriptor import Descriptor, Platform
+from lading.oci.descriptor import Descriptor
 
 _NAMES: Final = 32_768
 """Parsed names that are remembered: a list shows the same ones again and again."""
@@ -37,21 +35,13 @@ class ImageRow:
     target: Descriptor
     tags: Sequence[str]
     digests: Sequence[str]
-    created: str
-    """RFC 3339 time out of the config, or empty."""
+    created: int
+    """When it was made, by its config: nanoseconds since the epoch; 0 if it does not say."""
     size: int
     shared: int
     labels: Mapping[str, str]
     containers: int
     manifests: Sequence[ManifestRow] = field(default_factory=tuple[ManifestRow, ...])
-
-
-def best_manifest(facts: TargetFacts, host: Platform) -> ManifestFacts | None:
-    """The manifest that stands for the image: what this host runs best, else the first that is an image here."""
-    present = [m for m in facts.manifests if m.kind is Kind.IMAGE and m.config is not None]
-    if len(present) == 1:
-        return present[0]
-    return oci_platform.best(host, present, key=lambda m: m.platform) or (present[0] if present else None)
 
 
 def names(records: Iterable[images.Image]) -> tuple[list[str], list[str]]:

@@ -19,6 +19,7 @@ from lading.kit.sqlite import Connection, Readers, connect
 from lading.metadata import graph as graphs
 from lading.metadata.blobs import SqliteBlobs
 from lading.metadata.containers import SqliteContainers
+from lading.metadata.facts import SqliteFacts
 from lading.metadata.images import SqliteImages
 from lading.metadata.leases import SqliteLeases
 from lading.metadata.migrate import migrate, released
@@ -119,6 +120,10 @@ class SqliteDatabase(metadata.Database):
     @override
     def images(self, namespace: Namespace) -> SqliteImages:
         return SqliteImages(self._session, namespace)
+
+    @override
+    def facts(self, namespace: Namespace) -> SqliteFacts:
+        return SqliteFacts(self._session, namespace)
 
     @override
     def leases(self, namespace: Namespace) -> SqliteLeases:

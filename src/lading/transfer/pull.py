@@ -46,7 +46,9 @@ class PullResult:
     name: str
     reference: Reference
     target: Descriptor
-    """What the registry has under the reference; the containerd store's image is that too."""
+    """What the registry has under the reference."""
+    image: Descriptor
+    """The target of the record: the same in the containerd store, a config in the classic one."""
     manifests: tuple[Descriptor, ...]
     snapshot: SnapshotName | None
     updated: bool
@@ -146,6 +148,7 @@ class Puller:
             name=name,
             reference=reference,
             target=document.descriptor,
+            image=pointed.image.target,
             manifests=tuple(node.descriptor for node in run.nodes),
             snapshot=snapshot,
             updated=pointed.moved,

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from contextlib import asynccontextmanager
 
-from lading.core import content, events, images, leases
+from lading.core import content, events, facts, images, leases
 from lading.core.leases import LeaseID
 from lading.core.progress import Progress
 from lading.core.remotes import Credentials, Registries
@@ -18,6 +18,7 @@ from lading.transfer.archive_in import LoadedImage, Loader
 from lading.transfer.archive_out import SavedImage, Saver, Sink
 from lading.transfer.documents import Documents, ManifestNode
 from lading.transfer.downloads import Downloads
+from lading.transfer.facts import FactReader
 from lading.transfer.holding import Holder
 from lading.transfer.import_ import Importer, ImportOptions
 from lading.transfer.labels import Sources
@@ -44,6 +45,7 @@ class TransferService:
         *,
         store: content.Store,
         image_store: images.Store,
+        fact_rows: facts.Store,
         lease_manager: leases.Manager,
         snapshotter: Snapshotter,
         registries: Registries,
@@ -62,6 +64,7 @@ class TransferService:
         self._images = image_store
         self._bus = bus
         self._naming = naming or TargetNaming(image_store)
+        self.facts = FactReader(store, fact_rows, host)
         self._holder = Holder(lease_manager, store)
         self._unpacker = Unpacker(store, lease_manager, snapshotter)
         sources = Sources(store)
@@ -118,6 +121,7 @@ class TransferService:
             progress=progress,
             labels=labels,
         )
+        await self.facts.remember(result.image)
         self._publish("pull", result.reference.familiar, result.reference.familiar_name)
         return result
 
@@ -196,7 +200,7 @@ class TransferService:
             for image in loaded:
                 name = str(image.reference) if image.reference else dangling_name(image.target.digest)
                 manifest = image.unpack.descriptor if image.unpack else None
-                await self._naming.point(name, image.target, manifest=manifest)
+                await self.point(name, image.target, manifest=manifest)
         for image in loaded:
             shown = image.reference.familiar if image.reference else image.target.digest
             self._publish("load", image.target.digest, shown)
@@ -221,13 +225,17 @@ class TransferService:
             await self._unpack(node, lease, progress)
             digest = node.descriptor.digest
             name = str(reference.with_default_tag()) if reference else dangling_name(digest)
-            await self._naming.point(name, node.descriptor)
+            await self.point(name, node.descriptor)
         self._publish("import", digest, reference.familiar if reference else digest)
         return node.descriptor
 
-    async def point(self, name: str, target: Descriptor) -> images.Image | None:
-        """Make ``name`` mean ``target``, by the same rules as a pull; what it replaced."""
-        return (await self._naming.point(name, target)).replaced
+    async def point(
+        self, name: str, target: Descriptor, *, manifest: Descriptor | None = None
+    ) -> images.Pointed:
+        """Make ``name`` mean what is stored under ``target``, by the same rules as a pull; see `lading.core.images.Naming`."""
+        pointed = await self._naming.point(name, target, manifest=manifest)
+        await self.facts.remember(pointed.image.target)
+        return pointed
 
     @asynccontextmanager
     async def holding(self, purpose: str) -> AsyncGenerator[LeaseID]:

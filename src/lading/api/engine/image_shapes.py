@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lading.images.facts import Kind
+from lading.core.facts import Kind
 from lading.images.listing import ImageRow, ManifestRow
 from lading.images.removal import Removed
 from lading.images.service import HistoryRow, ImageDetail
@@ -57,7 +57,7 @@ def list_row(row: ImageRow, version: Version, *, manifests: bool) -> Json:
         "ParentId": "",
         "RepoTags": tags,
         "RepoDigests": digests,
-        "Created": unix_seconds(row.created),
+        "Created": row.created // times.SECOND,
         "Size": row.size,
         "SharedSize": row.shared,
         "Labels": dict(row.labels) if row.labels else None,
@@ -96,7 +96,7 @@ def manifest_row(row: ManifestRow) -> Json:
 def inspect(detail: ImageDetail, version: Version, *, manifests: bool, chosen: bool, driver: str) -> Json:
     """``GET /images/{name}/json``. ``chosen`` tells that a platform was asked for, whose digest is then the ID."""
     manifest = detail.manifest
-    config = manifest.config if manifest else None
+    config = detail.config
     subject = manifest.descriptor if chosen and manifest else detail.target
     shape: Json = {
         "Id": str(subject.digest),

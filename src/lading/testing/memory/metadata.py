@@ -33,6 +33,7 @@ from lading.errors import (
 )
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
+from lading.testing.memory.facts import MemoryFacts
 from lading.testing.memory.rows import Space, children_first, erase, graph_of
 
 _holder: ContextVar[object] = ContextVar("lading.testing.memory.holder", default=None)
@@ -75,6 +76,10 @@ class MemoryDatabase(metadata.Database):
     @override
     def images(self, namespace: Namespace) -> "MemoryImages":
         return MemoryImages(self, namespace)
+
+    @override
+    def facts(self, namespace: Namespace) -> MemoryFacts:
+        return MemoryFacts(lambda: self.space(namespace))
 
     @override
     def leases(self, namespace: Namespace) -> "MemoryLeases":
