@@ -60,7 +60,8 @@ def _content(root: int, piece: tarsplit.File) -> Iterator[bytes]:
         fd = linux.openat2(root, piece.name.lstrip("/") or ".", _FLAGS, _RESOLVE)
     except OSError as exc:
         raise DataLossError(
-            f"file {piece.name!r} of the layer is gone: {os.strerror(exc.errno or errno.EIO)}", subject=piece.name
+            f"file {piece.name!r} of the layer is gone: {os.strerror(exc.errno or errno.EIO)}",
+            subject=piece.name,
         ) from exc
     try:
         status = os.fstat(fd)

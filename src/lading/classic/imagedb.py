@@ -13,7 +13,8 @@ from lading.classic import layout
 from lading.classic.layout import Layout
 from lading.errors import DataLossError, InvalidArgumentError
 from lading.kit import fs
-from lading.oci.digest import Digest, DiffID
+from lading.oci.descriptor import Descriptor
+from lading.oci.digest import DiffID, Digest
 from lading.oci.document import CONFIG_LIMIT
 
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
@@ -119,11 +120,15 @@ class Names:
         try:
             document = msgspec.json.decode(raw, type=_Repositories)
             return {
-                name: Digest(image) for names in document.repositories.values() for name, image in names.items()
+                name: Digest(image)
+                for names in document.repositories.values()
+                for name, image in names.items()
             }
         except (msgspec.DecodeError, InvalidArgumentError) as exc:
             raise DataLossError(
-                f"{self._path} is malformed: {exc}", hint="restore it, or move it away", subject=str(self._path)
+                f"{self._path} is malformed: {exc}",
+                hint="restore it, or move it away",
+                subject=str(self._path),
             ) from exc
 
     def write(self, names: Mapping[str, tuple[str, Digest]]) -> None:
@@ -135,11 +140,16 @@ class Names:
 
 
 class KnownBlob(msgspec.Struct, frozen=True, rename="pascal"):
-    """A blob that is known to unpack to a layer. ``hmac`` ties it to the credentials that reached it (moby)."""
+    """A blob that is known to unpack to a layer. ``hmac`` ties it to the credentials that reached it (moby).
+
+    ``size`` and ``media_type`` are ours: dockerd passes over them, and drops them when it writes the list again.
+    """
 
     digest: str
     source_repository: str
     hmac: str = msgspec.field(name="HMAC", default="")
+    size: int = 0
+    media_type: str = ""
 
 
 class KnownBlobs:
@@ -164,12 +174,21 @@ class KnownBlobs:
         except InvalidArgumentError:
             return None
 
-    def add(self, diff_id: DiffID, blob: Digest, repository: str) -> None:
-        """Note that a blob unpacks to a layer and was seen in a repository, without credentials. Idempotent."""
-        entry = KnownBlob(digest=str(blob), source_repository=repository)
-        known = [each for each in self.of_layer(diff_id) if each != entry]
+    def add(self, diff_id: DiffID, blob: Descriptor, repository: str) -> None:
+        """Note that a blob unpacks to a layer and was seen in a repository, whoever may reach it. Idempotent."""
+        entry = KnownBlob(
+            digest=str(blob.digest),
+            source_repository=repository,
+            size=blob.size,
+            media_type=blob.media_type,
+        )
+        known = [
+            each
+            for each in self.of_layer(diff_id)
+            if (each.digest, each.source_repository, each.hmac) != (entry.digest, repository, "")
+        ]
         layout.write(self._by_layer / diff_id.hex, msgspec.json.encode([*known, entry][-_KNOWN:]))
-        layout.write(self._by_blob / blob.hex, str(diff_id))
+        layout.write(self._by_blob / blob.digest.hex, str(diff_id))
 
 
 def _names(directory: Path) -> list[str]:

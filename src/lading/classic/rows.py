@@ -2,12 +2,13 @@
 
 The rows of the database answer every question; what dockerd has to find stands in its own files as well. A snapshot named by a
 chain ID is a layer there, an active one a mount. What only Lading has a word for (views, snapshots committed under other names)
-stands in rows alone. Files first when something comes, rows first when it goes; `lading.classic.sync` mends what a crash left between.
+stands in rows alone. Files first when something comes, rows first when it goes; `lading.classic.sync` mends what a crash left.
 """
 
 import re
 import shutil
-from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Final
 
@@ -75,7 +76,7 @@ class LayerRows(metadata.Snapshots):
         self._ours -= gone
         return await aio.run(aio.DISK, self._let_go, gone)
 
-    def _let_go(self, gone: Set[tuple[str, str]]) -> list[str]:
+    def _let_go(self, gone: AbstractSet[tuple[str, str]]) -> list[str]:
         for key, tree in gone:
             name = chain_id(key)
             record = self._layers.read(name) if name else None
@@ -193,9 +194,7 @@ class LayerRows(metadata.Snapshots):
         boot_id: str = "",
         lease: LeaseID | None = None,
     ) -> SnapshotRow:
-        row = await self._rows.commit(
-            name, key, labels=labels, usage=usage, boot_id=boot_id, lease=lease
-        )
+        row = await self._rows.commit(name, key, labels=labels, usage=usage, boot_id=boot_id, lease=lease)
         tree = self.tree(row.id)
         await aio.run(aio.DISK, self._layers.remove_mount, key, tree)
         self._ours.discard((key, tree))

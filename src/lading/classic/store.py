@@ -35,7 +35,7 @@ from lading.oci import manifest as oci_manifest
 from lading.oci import mediatypes
 from lading.oci.config import ImageConfig
 from lading.oci.descriptor import Descriptor
-from lading.oci.digest import ChainID, Digest, DiffID
+from lading.oci.digest import ChainID, DiffID, Digest
 from lading.oci.document import CONFIG_LIMIT, MANIFEST_LIMIT, encode
 from lading.oci.manifest import Manifest, descriptor_of
 from lading.oci.reference import Reference, dangling_name
@@ -111,9 +111,7 @@ class LocalClassicStore(ClassicStore):
         if top is not None:
             await self._content.update(document.config.digest, {label: top})
         await aio.run(aio.DISK, self._images.add, document.config.digest, body)
-        return Descriptor(
-            media_type=mediatypes.DOCKER_CONFIG, digest=document.config.digest, size=len(body)
-        )
+        return Descriptor(media_type=mediatypes.DOCKER_CONFIG, digest=document.config.digest, size=len(body))
 
     async def _manifest(self, descriptor: Descriptor) -> Manifest:
         body = await self._content.read(descriptor.digest, limit=MANIFEST_LIMIT)
@@ -162,22 +160,62 @@ class LocalClassicStore(ClassicStore):
     # Going out.
 
     @override
+    async def known_blobs(
+        self, image: Descriptor, repository: Reference
+    ) -> Mapping[DiffID, Sequence[Descriptor]]:
+        config = await self._config(image)
+
+        def look() -> dict[DiffID, Sequence[Descriptor]]:
+            return {each: self._blobs_of(each, repository) for each in config.rootfs.diff_ids}
+
+        return await aio.run(aio.DISK, look)
+
+    def _blobs_of(self, diff_id: DiffID, repository: Reference) -> Sequence[Descriptor]:
+        """Those in the repository itself first, then those elsewhere on its registry; of each the ones seen last."""
+        found: dict[Digest, Descriptor] = {}
+        known = self._known.of_layer(diff_id)[::-1]
+        for near in (True, False):
+            for each in known:
+                same = each.source_repository == repository.name
+                if same is near and each.source_repository.partition("/")[0] == repository.domain:
+                    kind = each.media_type or mediatypes.DOCKER_LAYER_GZIP
+                    blob = Descriptor(media_type=kind, digest=Digest(each.digest), size=each.size)
+                    found.setdefault(blob.digest, blob)
+        return list(found.values())
+
+    async def _config(self, image: Descriptor) -> ImageConfig:
+        body = await self._content.read(image.digest, limit=CONFIG_LIMIT)
+        return oci_config.parse(body, what=f"config {image.digest}")
+
+    @override
     async def materialise(
-        self, image: Descriptor, *, lease: LeaseID, repository: Reference | None = None
+        self,
+        image: Descriptor,
+        *,
+        lease: LeaseID,
+        packed: bool,
+        present: Mapping[DiffID, Descriptor] | None = None,
     ) -> Descriptor:
         body = await self._content.read(image.digest, limit=CONFIG_LIMIT)
         config = oci_config.parse(body, what=f"config {image.digest}")
         layers: list[Descriptor] = []
         for diff_id, chain_id in zip(config.rootfs.diff_ids, config.chain, strict=True):
-            layers.append(await self._layer(diff_id, chain_id, lease, pack=repository is not None))
+            known = (present or {}).get(diff_id)
+            layers.append(known or await self._layer(chain_id, lease, packed=packed))
+        # As dockerd: Docker's types to a registry, OCI's into an archive.
+        kind, config_type = (
+            (mediatypes.DOCKER_MANIFEST, mediatypes.DOCKER_CONFIG)
+            if packed
+            else (mediatypes.OCI_MANIFEST, mediatypes.OCI_CONFIG)
+        )
         manifest = Manifest(
             schema_version=2,
-            media_type=mediatypes.DOCKER_MANIFEST,
-            config=Descriptor(media_type=mediatypes.DOCKER_CONFIG, digest=image.digest, size=len(body)),
+            media_type=kind,
+            config=Descriptor(media_type=config_type, digest=image.digest, size=len(body)),
             layers=tuple(layers),
         )
         raw = encode(manifest)
-        descriptor = descriptor_of(raw, mediatypes.DOCKER_MANIFEST)
+        descriptor = descriptor_of(raw, kind)
         labels = {f"{GC_REF_CONTENT}.config": str(image.digest)}
         labels |= {f"{GC_REF_CONTENT}.l.{n}": str(layer.digest) for n, layer in enumerate(layers)}
         await self._put(descriptor, raw, lease, labels)
@@ -196,12 +234,14 @@ class LocalClassicStore(ClassicStore):
         except AlreadyExistsError:
             await self._content.update(descriptor.digest, dict(labels))
 
-    async def _layer(self, diff_id: DiffID, chain_id: ChainID, lease: LeaseID, *, pack: bool) -> Descriptor:
+    async def _layer(self, chain_id: ChainID, lease: LeaseID, *, packed: bool) -> Descriptor:
         """One layer as a blob. That its bytes are what they were is seen before anyone is given them."""
         record = await aio.run(aio.DISK, self._layers.read, chain_id)
         if record is None:
-            raise DataLossError(f"layer {chain_id} is not here", hint="pull the image again", subject=chain_id)
-        return await self._packed(record, lease) if pack else await self._plain(record, lease)
+            raise DataLossError(
+                f"layer {chain_id} is not here", hint="pull the image again", subject=chain_id
+            )
+        return await (self._packed if packed else self._plain)(record, lease)
 
     def _stream(self, record: LayerRecord) -> Iterator[bytes]:
         tree: Path = self._layout.trees / record.tree / "diff"
@@ -213,10 +253,12 @@ class LocalClassicStore(ClassicStore):
             size = (await self._content.info(blob)).size
         except NotFoundError:
             size = 0
-        expected = Descriptor(media_type=mediatypes.DOCKER_LAYER, digest=blob, size=size)
+        expected = Descriptor(media_type=mediatypes.OCI_LAYER, digest=blob, size=size)
         ref = IngestRef(f"classic-{blob}")
         try:
-            async with self._content.open_writer(ref, expected=expected if size else None, lease=lease) as writer:
+            async with self._content.open_writer(
+                ref, expected=expected if size else None, lease=lease
+            ) as writer:
                 if writer.offset:
                     await aio.run(aio.DISK, writer.truncate)
                 async for data in _each(self._stream(record)):
@@ -254,9 +296,9 @@ class LocalClassicStore(ClassicStore):
     @override
     async def note(self, image: Descriptor, manifest: Descriptor, repository: Reference) -> None:
         document = await self._manifest(manifest)
-        config = oci_config.parse(await self._content.read(image.digest, limit=CONFIG_LIMIT))
+        config = await self._config(image)
         for layer, diff_id in zip(document.layers, config.rootfs.diff_ids, strict=True):
-            await aio.run(aio.DISK, self._known.add, diff_id, layer.digest, repository.name)
+            await aio.run(aio.DISK, self._known.add, diff_id, layer, repository.name)
 
 
 _PARTS: Final = {"Merged": "merged", "Upper": "diff", "Work": "work"}
@@ -264,6 +306,7 @@ _PARTS: Final = {"Merged": "merged", "Upper": "diff", "Work": "work"}
 
 async def _each(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
     """The pieces of a blocking iterator, taken on data threads; closed when left."""
+
     def take() -> bytes | None:
         return next(pieces, None)
 
@@ -299,9 +342,7 @@ def foreign_containers(root: Path) -> dict[str, Digest]:
 
 
 def check_history(config: ImageConfig) -> None:
-    """dockerd opens no image whose history has more layers than it has. Raises `InvalidArgumentError`."""
+    """Dockerd opens no image whose history has more layers than it has. Raises `InvalidArgumentError`."""
     steps = sum(not step.empty_layer for step in config.history or ())
     if steps > len(config.rootfs.diff_ids):
         raise InvalidArgumentError("too many non-empty layers in History section")
-
-

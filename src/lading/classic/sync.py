@@ -1,7 +1,7 @@
 """At start: the database learns what Docker's files say, whoever wrote them since the last time.
 
-Docker's files are the truth of layers, images and names. What a crash of ours left half done is taken back or finished. What we
-cannot account for (layers that no image needs, which dockerd's builder may still want, and those that its containers stand on) is held.
+Docker's files are the truth of layers, images and names. What a crash of ours left half done is taken back or finished. What
+we cannot account for is held: layers that no image needs, which dockerd's builder may still want, and those of its containers.
 """
 
 import contextlib
@@ -73,9 +73,7 @@ async def sync(layout: Layout, stores: Stores) -> Synced:
     return Synced(images=len(found), layers=len(records), changed=changed, skipped=skipped)
 
 
-async def _sync_layers(
-    rows: metadata.Snapshots, records: Iterable[LayerRecord]
-) -> tuple[int, set[ChainID]]:
+async def _sync_layers(rows: metadata.Snapshots, records: Iterable[LayerRecord]) -> tuple[int, set[ChainID]]:
     """Rows for new layers, none for those that went; how many changed, and the new ones."""
     known = {row.info.key: row for row in await rows.list()}
     here = {record.chain_id: record for record in records}
@@ -85,12 +83,16 @@ async def _sync_layers(
         if (name := chain_id(key)) and not (name in here and here[name].tree == row.extra.get(TREE))
     ]
     for row in _children_first(stale, known):
-        with contextlib.suppress(LadingError):  # something of ours stands on it: it stays, and is found broken when used
+        with contextlib.suppress(
+            LadingError
+        ):  # something of ours stands on it: it stays, and is found broken when used
             await rows.delete(row.info.key)
             del known[row.info.key]
     fresh: set[ChainID] = set()
     for record in here.values():
-        if record.chain_id not in known and (record.parent is None or record.parent in known or record.parent in fresh):
+        if record.chain_id not in known and (
+            record.parent is None or record.parent in known or record.parent in fresh
+        ):
             await rows.create(
                 record.chain_id,
                 id=await rows.allocate(),

@@ -12,7 +12,7 @@ from typing import Protocol
 from lading.core import images
 from lading.core.leases import LeaseID
 from lading.oci.descriptor import Descriptor
-from lading.oci.digest import ChainID, Digest
+from lading.oci.digest import ChainID, DiffID, Digest
 from lading.oci.reference import Reference
 
 
@@ -39,13 +39,27 @@ class ClassicStore(images.Naming, Protocol):
         """Containers of dockerd that stand on images here, by ID: they are not ours to show, and keep their image."""
         ...
 
+    async def known_blobs(
+        self, image: Descriptor, repository: Reference
+    ) -> Mapping[DiffID, Sequence[Descriptor]]:
+        """Blobs that were seen on the registry of ``repository`` and unpack to the image's layers, likely ones first.
+
+        A size of 0 means that it is not known.
+        """
+        ...
+
     async def materialise(
-        self, image: Descriptor, *, lease: LeaseID, repository: Reference | None = None
+        self,
+        image: Descriptor,
+        *,
+        lease: LeaseID,
+        packed: bool,
+        present: Mapping[DiffID, Descriptor] | None = None,
     ) -> Descriptor:
         """Store an image's manifest and layers as blobs that ``lease`` holds; the manifest.
 
-        For a ``repository`` the layers are compressed, and those that it is known to have are only named. Without one they are
-        plain tars, whose digests are the diff IDs.
+        ``packed`` layers are in gzip, the same bytes each time; others are plain tars, whose digests are the diff IDs. Layers
+        that are ``present`` where the image goes are only named.
 
         Raises:
             DataLossError: The tree does not give the bytes that the layer had.

@@ -5,9 +5,9 @@ for the Engine API a name is a normalised reference (``docker.io/library/alpine:
 ``moby-dangling@<digest>`` for a target that lost its name. The target's blobs are kept as long as the record is.
 
 **Two stores.** Docker keeps images in one of two forms. In the *containerd* store the target is what was pulled, an index or a
-manifest, with every platform below it. In the *classic* store it is the config of one platform, whose layers are kept unpacked and
-never packed. Whoever stores an image gives it a name through `Naming`, which turns what was stored into the store's own form;
-everything above asks records for targets and `lading.images.facts` for what a target is, and so serves either store.
+manifest, with every platform below it. In the *classic* store it is the config of one platform, whose layers are kept unpacked
+only. Whoever stores an image gives it a name through `Naming`, which turns what was stored into the store's own form;
+everything above asks records for targets and `lading.core.facts` for what a target is, and so serves either store.
 """
 
 from collections.abc import Mapping

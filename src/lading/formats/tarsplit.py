@@ -246,5 +246,3 @@ class Packer:
     def _add(self, lines: list[bytes], line: dict[str, object]) -> None:
         lines.append(msgspec.json.encode(line | {"position": self._position}) + b"\n")
         self._position += 1
-
-

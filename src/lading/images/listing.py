@@ -42,6 +42,8 @@ class ImageRow:
     labels: Mapping[str, str]
     containers: int
     manifests: Sequence[ManifestRow] = field(default_factory=tuple[ManifestRow, ...])
+    parent: str = ""
+    """ID of the image that it was made from here; only the classic store has parents."""
 
 
 def names(records: Iterable[images.Image]) -> tuple[list[str], list[str]]:

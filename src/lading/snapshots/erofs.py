@@ -169,9 +169,7 @@ class ErofsSnapshotter(OverlaySnapshotter):
     # Layers.
 
     @override
-    def _extractor(
-        self, id: int, diff_id: DiffID, compressed_size: int, *, lowest: bool
-    ) -> LayerExtractor:
+    def _extractor(self, id: int, diff_id: DiffID, compressed_size: int, *, lowest: bool) -> LayerExtractor:
         with translated("cannot begin a layer"):
             return LayerBuilder(
                 self.path(id), budget=budget(compressed_size, self._max_layer_bytes), lowest=lowest

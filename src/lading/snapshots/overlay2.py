@@ -129,9 +129,7 @@ class Overlay2Snapshotter(OverlaySnapshotter):
             fs.fsync_directory(mark.parent)
 
     @override
-    def _extractor(
-        self, id: int, diff_id: DiffID, compressed_size: int, *, lowest: bool
-    ) -> LayerExtractor:
+    def _extractor(self, id: int, diff_id: DiffID, compressed_size: int, *, lowest: bool) -> LayerExtractor:
         extractor = super()._extractor(id, diff_id, compressed_size, lowest=lowest)
         draft = self.path(id) / DRAFT
         try:
@@ -223,5 +221,3 @@ def _put(path: Path, text: str, mode: int) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-

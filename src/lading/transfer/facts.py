@@ -136,9 +136,8 @@ class FactReader:
             config=document.config.digest if document is not None and config is not None else None,
         )
 
-
     async def _config(self, descriptor: Descriptor, reading: _Reading) -> ManifestFacts:
-        """An image of the classic store: its config stands for a manifest. What it takes is its layers alone, as Docker counts."""
+        """An image of the classic store: a config stands for a manifest. It takes what its layers take, as Docker counts."""
         raw = await self._store.read(descriptor.digest, limit=CONFIG_LIMIT)
         config = oci_config.parse(raw, what=f"image config {descriptor.digest}")
         reading.configs[descriptor.digest] = config

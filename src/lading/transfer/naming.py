@@ -1,5 +1,6 @@
 """Names in the containerd store: a record points to what was stored, whole."""
 
+import contextlib
 from collections.abc import Mapping
 
 from typing_extensions import override
@@ -39,8 +40,6 @@ class TargetNaming(images.Naming):
             replaced = await self._records.put(name, target, labels=labels, displaced=displaced)
             dangling = dangling_name(target.digest)
             if dangling != name:
-                try:
+                with contextlib.suppress(NotFoundError):
                     await self._records.delete(dangling)
-                except NotFoundError:
-                    pass
             return Pointed(image=await self._records.get(name), replaced=replaced)

@@ -259,6 +259,8 @@ class TransferService:
             UnsupportedError: It is no image, or has a layer that cannot be unpacked.
 
         """
+        if mediatypes.is_config(manifest.media_type):
+            return await self._unpacker.kept(manifest, lease=lease)
         document = await self._documents.read(manifest)
         if not isinstance(document, Manifest):
             raise InvalidArgumentError(
