@@ -38,7 +38,7 @@ from lading.oci.descriptor import Descriptor
 from lading.oci.digest import ChainID, DiffID, Digest
 from lading.oci.document import CONFIG_LIMIT, MANIFEST_LIMIT, encode
 from lading.oci.manifest import Manifest, descriptor_of
-from lading.oci.reference import Reference, dangling_name
+from lading.oci.reference import Reference, dangling_name, is_dangling
 
 _CONTAINER_LIMIT: Final = 4 << 20
 
@@ -76,6 +76,8 @@ class LocalClassicStore(ClassicStore):
         keep_displaced: bool = True,
     ) -> Pointed:
         image = target if mediatypes.is_config(target.media_type) else await self._adopt(manifest or target)
+        if is_dangling(name):
+            name = dangling_name(image.digest)
         async with self._names.hold(name):
             old = await self._current(name)
             displaced = dangling_name(old.target.digest) if old and keep_displaced else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, cast
 import anyio
 import structlog
 
-from lading.api.engine.server import EngineServer, Listener
+from lading.api.engine.server import EngineServer
 from lading.daemon import host, launch, lifecycle, logging
 from lading.daemon.config import Command, Config, load, reloaded
 from lading.errors import LadingError
@@ -86,44 +86,40 @@ async def _serve(config: Config, arguments: Sequence[str]) -> None:
     with launch.light_imports():
         from lading.daemon import wiring  # noqa: PLC0415 - loads every room; a bad option is told without it
 
-    listeners: Sequence[Listener] = ()
+    server: EngineServer | None = None
     earlier: StoreKind | None = None
-    with (
-        anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals,
-        ExitStack() as sockets,
-    ):
-        while True:
-            async with AsyncExitStack() as life:
-                try:
-                    engine = await life.enter_async_context(wiring.open_engine(config))
-                except LadingError as exc:
-                    if earlier is None:
-                        raise
-                    _log.error("switch_failed", error=str(exc), back_to=earlier.value)
-                    await life.aclose()
-                    await wiring.choose(config, earlier)
-                    earlier = None
-                    continue
-                listeners = listeners or sockets.enter_context(lifecycle.listening(config))
-                config = await _live(engine, config, arguments, listeners, signals)
-                if not engine.restart.is_set():
-                    return
-                earlier = engine.store.selection.kind
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async with AsyncExitStack() as sockets:
+            while True:
+                async with AsyncExitStack() as life:
+                    try:
+                        engine = await life.enter_async_context(wiring.open_engine(config))
+                    except LadingError as exc:
+                        if earlier is None:
+                            raise
+                        _log.error("switch_failed", error=str(exc), back_to=earlier.value)
+                        await life.aclose()
+                        await wiring.choose(config, earlier)
+                        earlier = None
+                        continue
+                    if server is None:
+                        server = EngineServer(engine.router, allowed_hosts=wiring.host_names(config))
+                        listeners = sockets.enter_context(lifecycle.listening(config))
+                        await sockets.enter_async_context(server.serving(listeners))
+                    server.resume(engine.router)
+                    config = await _live(engine, config, arguments, signals)
+                    if not engine.restart.is_set():
+                        await sockets.aclose()
+                        return
+                    await server.pause()
+                    earlier = engine.store.selection.kind
 
 
 async def _live(
-    engine: "Engine",
-    config: Config,
-    arguments: Sequence[str],
-    listeners: Sequence[Listener],
-    signals: AsyncIterator[signal.Signals],
+    engine: "Engine", config: Config, arguments: Sequence[str], signals: AsyncIterator[signal.Signals]
 ) -> Config:
     """Serve until a signal ends it, or until the engine is to be opened again; the configuration by then."""
-    from lading.daemon import wiring  # noqa: PLC0415 - loaded by now
-
-    server = EngineServer(engine.router, allowed_hosts=wiring.host_names(config))
-    own = [Listener(socket=each.socket.dup(), tls=each.tls) for each in listeners]
-    async with anyio.create_task_group() as tasks, server.serving(own):
+    async with anyio.create_task_group() as tasks:
         launch.settle()
         engine.start(tasks)
         lifecycle.notify(f"READY=1\nMAINPID={os.getpid()}")

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from lading.core import content, events, facts, images, leases
 from lading.core.leases import LeaseID
@@ -197,14 +198,16 @@ class TransferService:
             for image in loaded:
                 if image.unpack is not None:
                     await self._unpack(image.unpack, lease, progress)
+            named: list[LoadedImage] = []
             for image in loaded:
                 name = str(image.reference) if image.reference else dangling_name(image.target.digest)
                 manifest = image.unpack.descriptor if image.unpack else None
-                await self.point(name, image.target, manifest=manifest)
-        for image in loaded:
+                pointed = await self.point(name, image.target, manifest=manifest)
+                named.append(replace(image, target=pointed.image.target))
+        for image in named:
             shown = image.reference.familiar if image.reference else image.target.digest
             self._publish("load", image.target.digest, shown)
-        return loaded
+        return named
 
     async def import_(
         self,
@@ -225,9 +228,9 @@ class TransferService:
             await self._unpack(node, lease, progress)
             digest = node.descriptor.digest
             name = str(reference.with_default_tag()) if reference else dangling_name(digest)
-            await self.point(name, node.descriptor)
-        self._publish("import", digest, reference.familiar if reference else digest)
-        return node.descriptor
+            image = (await self.point(name, node.descriptor)).image.target
+        self._publish("import", image.digest, reference.familiar if reference else image.digest)
+        return image
 
     async def point(
         self, name: str, target: Descriptor, *, manifest: Descriptor | None = None
