@@ -2,11 +2,11 @@
 # Installs what Lading needs on Debian 12: system packages, then .venv with the lading command. Safe to repeat.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-root=$PWD
 packages=(
     python3-venv                    # the interpreter's own tool for environments
     containerd crun runc            # shims and runtimes; containerd itself is not started
     docker-registry skopeo umoci    # peers that the tests compare with
+    tini                            # the init program of docker run --init
     busybox-static debootstrap      # images for tests and the demo are made from Debian's packages
     git openssl xz-utils zstd           # what tests and scripts call by name
     chromium chromium-driver        # the page of `lading desktop` is tested in a browser
@@ -36,6 +36,10 @@ if [ ! -x .venv/bin/lading ] || [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stam
     touch "$stamp"
 fi
 
+# Newer programs than Debian 12's, for tests alone, in a directory of their own: judges of EROFS images, a shim with the present launch
+# protocol, and the docker client with its plugins.
+scripts/foreign-root.sh .tools/sid sid containerd docker-buildx docker-cli docker-compose erofs-utils runc
+
 # The docker client (not its daemon) is the user's own; where it is missing or too old for `image ls --tree`, Debian's newer one
 # comes in as a single program.
 client=$(docker --version 2>/dev/null | sed -nE 's/^Docker version ([0-9]+).*/\1/p') || client=  # no client at all
@@ -45,8 +49,34 @@ if [ "${client:-0}" -lt 28 ]; then
     else
         echo "there is no docker client here: installing Debian's docker-cli as /usr/local/bin/docker"
     fi
-    unpacked=$(mktemp -d)
-    (cd "$unpacked" && SUITE=sid "$root/scripts/foreign-package.sh" "$(dpkg --print-architecture)" docker-cli >/dev/null && dpkg-deb -x docker-cli_*.deb tree)
-    install -m 0755 "$unpacked/tree/usr/bin/docker" /usr/local/bin/docker
-    rm -rf "$unpacked"
+    install -m 0755 .tools/sid/usr/bin/docker /usr/local/bin/docker
+fi
+
+# Networks are made by netavark 1.10 or newer. Where the distribution has an older one, that of Debian 13 comes in, into a directory
+# of Lading's own together with the C library that it was built for.
+place=/usr/local/lib/lading
+recent() { "$1" --version 2>/dev/null | grep -Eq '^netavark (1\.[1-9][0-9]|[2-9])'; }
+if ! recent "$place/netavark" && ! recent /usr/lib/podman/netavark; then
+    candidate=$(apt-cache policy netavark 2>/dev/null | sed -nE 's/^ *Candidate: ([0-9.]+).*/\1/p')
+    if [ -n "$candidate" ] && dpkg --compare-versions "$candidate" ge 1.10; then
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends netavark aardvark-dns
+    else
+        echo "installing Debian 13's netavark and aardvark-dns below $place"
+        unpacked=$(mktemp -d) architecture=$(dpkg --print-architecture)
+        for package in netavark aardvark-dns libc6 libgcc-s1; do
+            (cd "$unpacked" && SUITE=trixie "$root/scripts/foreign-package.sh" "$architecture" "$package" >/dev/null &&
+                dpkg-deb -x "$package"_*.deb tree)
+        done
+        libraries=$(dirname "$(find "$unpacked/tree" -name libc.so.6)") # usr/lib/x86_64-linux-gnu …
+        mkdir -p "$place/netavark.d"
+        install -m 0755 "$unpacked"/tree/usr/lib/podman/{netavark,aardvark-dns} "$place/netavark.d"
+        for library in "$libraries"/{ld-linux*.so.*,libc.so.6,libm.so.6,libgcc_s.so.1}; do
+            install -m 0755 "$library" "$place/netavark.d"
+        done
+        for program in netavark aardvark-dns; do
+            printf '#!/bin/sh\nd=%s\nexec "$d"/ld-linux*.so.* --library-path "$d" "$d/%s" "$@"\n' "$place/netavark.d" "$program" >"$place/$program"
+            chmod 0755 "$place/$program"
+        done
+        rm -rf "$unpacked"
+    fi
 fi

@@ -1,11 +1,11 @@
 """Real shims keep the port's promises: Debian's containerd-shim-runc-v2 with runc and with crun, and a newer one."""
 
-import os
 import shutil
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+from support.newer import NEWER
 from support.shims import ShimWorld
 
 from lading.core.runtime import Exit, Runtime
@@ -14,7 +14,6 @@ from lading.runtime.probe import HYBRID_CONTROLLERS
 from lading.testing.runtime import RuntimeSuite, World
 
 pytestmark = pytest.mark.anyio
-PEERS = Path(os.environ.get("LADING_PEERS", "/var/lib/lading-peers"))
 
 
 class ShimSuite(RuntimeSuite):
@@ -60,9 +59,9 @@ class TestNewShim(ShimSuite):
     """containerd 2.1's shim: JSON at its start, Task v3 only."""
 
     def make_world(self, directory: Path) -> ShimWorld:
-        shim = PEERS / "usr/bin/containerd-shim-runc-v2"
+        shim = NEWER / "usr/bin/containerd-shim-runc-v2"
         if not shim.exists():
-            pytest.skip(f"no peers in {PEERS} (set LADING_PEERS)")
+            pytest.skip(f"no newer containerd in {NEWER} (make setup)")
         return ShimWorld(directory, shim=str(shim), options={"BinaryName": "runc"})
 
 

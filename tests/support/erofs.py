@@ -1,4 +1,4 @@
-"""Judges of EROFS images: erofs-utils of the peers, and the kernel."""
+"""Judges of EROFS images: erofs-utils of Debian sid, and the kernel."""
 
 import contextlib
 import ctypes
@@ -12,39 +12,40 @@ from pathlib import Path
 
 import pytest
 
-PEERS = Path(os.environ.get("LADING_PEERS", "/var/lib/lading-peers"))
+from support.newer import NEWER
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @contextlib.contextmanager
-def peers_directory() -> Iterator[Path]:
-    """A directory that programs of the peers see under /tmp; skips without erofs-utils."""
-    if os.geteuid() or not (PEERS / "usr/bin/fsck.erofs").exists():
-        pytest.skip(f"no erofs-utils in {PEERS} (set LADING_PEERS), or not root")
-    found = tempfile.mkdtemp(dir=PEERS / "tmp", prefix="lading-erofs-")
+def newer_directory() -> Iterator[Path]:
+    """A directory that newer programs see under /tmp; skips without erofs-utils."""
+    if os.geteuid() or not (NEWER / "usr/bin/fsck.erofs").exists():
+        pytest.skip(f"no erofs-utils in {NEWER} (make setup), or not root")
+    found = tempfile.mkdtemp(dir=NEWER / "tmp", prefix="lading-erofs-")
     try:
         yield Path(found)
     finally:
         shutil.rmtree(found)
 
 
-def peer(*argv: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a program of the peers; paths below the peers' root are translated."""
-    translated = [str(arg).replace(str(PEERS), "") if isinstance(arg, Path) else arg for arg in argv]
+def newer(*argv: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a newer program; paths below its root are translated."""
+    translated = [str(arg).replace(str(NEWER), "") if isinstance(arg, Path) else arg for arg in argv]
     return subprocess.run(  # noqa: PLW1510 -- the caller judges
-        ["chroot", str(PEERS), *translated], capture_output=True, text=True, timeout=60
+        ["chroot", str(NEWER), *translated], capture_output=True, text=True, timeout=60
     )
 
 
 def fsck(image: bytes, *devices: bytes) -> None:
     """Let fsck.erofs read all of an image."""
-    with peers_directory() as place:
+    with newer_directory() as place:
         (place / "image").write_bytes(image)
         options: list[str] = []
         for number, device in enumerate(devices):
             (place / f"device{number}").write_bytes(device)
             options.append(f"--device=/tmp/{place.name}/device{number}")
-        done = peer("fsck.erofs", *options, "--extract", "--xattrs", place / "image")
+        done = newer("fsck.erofs", *options, "--extract", "--xattrs", place / "image")
         assert done.returncode == 0, done.stdout + done.stderr
 
 

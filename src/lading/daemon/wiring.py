@@ -24,6 +24,7 @@ from lading.api.engine import absent, system
 from lading.api.engine import containers as container_routes
 from lading.api.engine import events as event_routes
 from lading.api.engine import exec as exec_routes
+from lading.api.engine import files as file_routes
 from lading.api.engine import images as image_routes
 from lading.api.engine import lading as lading_routes
 from lading.api.engine.routing import Router
@@ -451,6 +452,7 @@ def make_router(
     image_routes.add_routes(router, store.images, store.exchange, driver=store.snapshotter.name)
     container_routes.add_routes(router, service)
     exec_routes.add_routes(router, service)
+    file_routes.add_routes(router, service)
     lading_routes.add_routes(router, store.maintenance, stores)
     absent.add_networks(router)
     absent.add_volumes(router)
@@ -483,8 +485,14 @@ async def open_container_service(stack: AsyncExitStack, config: Config, store: S
 
     environment = Environment(
         store=store.database.containers(store.namespace),
-        images=StoredImages(store.content, find=find, unpack=store.transfer.ensure_unpacked),
+        images=StoredImages(
+            store.content,
+            find=find,
+            unpack=store.transfer.ensure_unpacked,
+            commit=store.exchange.commit,
+        ),
         snapshotter=store.snapshotter,
+        differ=store.snapshotter,
         leases=store.leases,
         runtime=runtime,
         bus=store.bus,
@@ -492,6 +500,7 @@ async def open_container_service(stack: AsyncExitStack, config: Config, store: S
         state=config.exec_root / "containers",
         runtimes={"": default} | {name: name for name in available},
         cgroup_v2=host.cgroup_version() == "2",
+        init_path=host.init_program(),
     )
     return await stack.enter_async_context(open_containers(environment))
 

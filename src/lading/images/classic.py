@@ -29,6 +29,7 @@ from lading.oci.digest import DiffID, Digest
 from lading.oci.reference import Reference
 from lading.transfer.archive_in import LoadedImage
 from lading.transfer.archive_out import SavedImage, Sink
+from lading.transfer.commit import Changes, CommitOptions
 from lading.transfer.push import PushResult
 from lading.transfer.service import TransferService
 
@@ -365,6 +366,20 @@ class ClassicExchange(ImageExchange):
                     found[diff_id] = Descriptor(media_type=blob.media_type, digest=blob.digest, size=size)
                     break
         return found
+
+    @override
+    async def commit(
+        self,
+        base: Descriptor,
+        changes: Changes,
+        options: CommitOptions,
+        *,
+        reference: Reference | None = None,
+    ) -> Descriptor:
+        image = await super().commit(base, changes, options, reference=reference)
+        if image.digest != base.digest and await self._records.by_target(base.digest):
+            await self._classic.set_parent(image.digest, base.digest)
+        return image
 
     @override
     async def save(

@@ -2,9 +2,11 @@
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
+
+import msgspec
 
 from lading.core import images
 from lading.core.facts import Inventory, ManifestFacts, TargetFacts
@@ -28,9 +30,11 @@ class ManifestRow:
     containers: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageRow:
-    """One image (all records of one target); sizes in bytes, -1 where not computed."""
+class ImageRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One image (all records of one target); sizes in bytes, -1 where not computed.
+
+    A struct, because a list may have very many and a dataclass takes five times as long to make.
+    """
 
     target: Descriptor
     tags: Sequence[str]
@@ -41,7 +45,7 @@ class ImageRow:
     shared: int
     labels: Mapping[str, str]
     containers: int
-    manifests: Sequence[ManifestRow] = field(default_factory=tuple[ManifestRow, ...])
+    manifests: Sequence[ManifestRow] = ()
     parent: str = ""
     """ID of the image that it was made from here; only the classic store has parents."""
 
@@ -54,22 +58,23 @@ def names(records: Iterable[images.Image]) -> tuple[list[str], list[str]]:
     tags: list[str] = []
     digests: list[str] = []
     for record in records:
-        if reference.is_dangling(record.name):
-            continue
-        name, tagged = _familiar(record.name)
-        if tagged:
-            tags.append(tagged)
-        digest = f"{name}@{record.target.digest}"
-        if digest not in digests:
+        tag, digest = _shown(record.name, record.target.digest)
+        if tag:
+            tags.append(tag)
+        if digest and digest not in digests:
             digests.append(digest)
-    return sorted(tags), digests
+    if len(tags) > 1:
+        tags.sort()
+    return tags, digests
 
 
 @functools.lru_cache(maxsize=_NAMES)
-def _familiar(name: str) -> tuple[str, str]:
-    """A record's name without tag, and with it (empty if it has none), as users write them."""
+def _shown(name: str, digest: str) -> tuple[str, str]:
+    """How users write a record's tag, and its repository with the digest; empty where it has none."""
+    if reference.is_dangling(name):
+        return "", ""
     ref = reference.parse(name)
-    return ref.familiar_name, ref.with_tag(ref.tag).familiar if ref.tag else ""
+    return ref.with_tag(ref.tag).familiar if ref.tag else "", f"{ref.familiar_name}@{digest}"
 
 
 def manifest_rows(

@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
 from typing import Final
 
 import anyio.lowlevel
+import msgspec
 
 from lading.core import content, events, facts, images
 from lading.core.facts import Kind, ManifestFacts, Summary, TargetFacts
@@ -151,7 +152,7 @@ class ImageService:
         summaries = await self._summaries(by_target)
         uses = await self._uses()
         containers = Counter(use.target for use in uses)
-        shown = await self._manifest_rows(uses) if manifests else {}
+        shown: Mapping[str, Sequence[ManifestRow]] = await self._manifest_rows(uses) if manifests else {}
         rows: list[ImageRow] = []
         for number, (digest, group) in enumerate(by_target.items()):
             if number % _ROWS_AT_ONCE == 0:
@@ -428,4 +429,4 @@ def _by_manifest(uses: Sequence[Use]) -> dict[str, list[str]]:
 
 def _with_names(row: ImageRow, records: Sequence[images.Image]) -> ImageRow:
     tags, digests = names(records)
-    return replace(row, tags=tags, digests=digests)
+    return msgspec.structs.replace(row, tags=tags, digests=digests)

@@ -23,6 +23,7 @@ from lading.metadata.facts import SqliteFacts
 from lading.metadata.images import SqliteImages
 from lading.metadata.leases import SqliteLeases
 from lading.metadata.migrate import migrate, released
+from lading.metadata.networks import SqliteNetworks, SqliteVolumes
 from lading.metadata.session import Session
 from lading.metadata.snapshots import SqliteSnapshots
 
@@ -34,7 +35,7 @@ _FILE_SPACE: Final = 1024 * 1024
 """Bytes reserved behind the end of the database file, for pages that a checkpoint adds."""
 _NAMESPACES: Final = " UNION ".join(
     f"SELECT namespace FROM {table}"  # noqa: S608 -- constants
-    for table in ("blob", "ingest", "image", "lease", "snapshot", "container")
+    for table in ("blob", "ingest", "image", "lease", "snapshot", "container", "network", "volume")
 )
 
 
@@ -132,6 +133,14 @@ class SqliteDatabase(metadata.Database):
     @override
     def containers(self, namespace: Namespace) -> SqliteContainers:
         return SqliteContainers(self._session, namespace)
+
+    @override
+    def networks(self, namespace: Namespace) -> SqliteNetworks:
+        return SqliteNetworks(self._session, namespace)
+
+    @override
+    def volumes(self, namespace: Namespace) -> SqliteVolumes:
+        return SqliteVolumes(self._session, namespace)
 
     @override
     async def namespaces(self) -> list[Namespace]:

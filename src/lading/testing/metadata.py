@@ -1,6 +1,7 @@
 """What every `lading.core.metadata.Database` must do. Subclass `DatabaseSuite` and provide ``database``."""
 
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import anyio
@@ -13,7 +14,9 @@ from lading.core.facts import ManifestFacts, TargetFacts
 from lading.core.labels import GC_EXPIRE, GC_REF_CONTENT, GC_REF_SNAPSHOT, GC_ROOT
 from lading.core.leases import LeaseID, Resource
 from lading.core.metadata import Database, IngestRow, Namespace, Node, SnapshotRow
+from lading.core.networks import Network, NetworkID, Subnet
 from lading.core.snapshots import Kind, Usage
+from lading.core.volumes import Volume
 from lading.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -136,8 +139,8 @@ class DatabaseSuite:
             await database.blobs(HERE).add(one, 1, labels={})
         assert [info.digest for info in await database.blobs(HERE).list()] == wanted
         sizes = {info.digest: info.size for info in await database.blobs(HERE).list()}
-        assert await database.blobs(HERE).sizes() == sizes
-        assert await database.blobs(THERE).sizes() == {}
+        assert await database.blobs(HERE).sizes([*wanted, digest("absent")]) == sizes
+        assert await database.blobs(THERE).sizes(wanted) == {}
 
     async def test_labels_are_set_and_removed(self, database: Database) -> None:
         blobs = database.blobs(HERE)
@@ -326,6 +329,49 @@ class DatabaseSuite:
         ):
             with pytest.raises(NotFoundError):
                 await call
+
+    # Networks and volumes
+
+    async def test_networks(self, database: Database) -> None:
+        networks = database.networks(HERE)
+        nets = [
+            Network(
+                id=NetworkID(f"id-{name}"),
+                name=name,
+                driver="bridge",
+                created=7,
+                subnets=(Subnet(subnet="10.1.0.0/24", gateway="10.1.0.1", reserved={"router": "10.1.0.9"}),),
+                labels={"a": "b"},
+            )
+            for name in ("b", "a")
+        ]
+        for network in nets:
+            await networks.create(network)
+        assert await networks.list() == nets
+        with pytest.raises(AlreadyExistsError):
+            await networks.create(replace(nets[0], id=NetworkID("other")))
+        with pytest.raises(AlreadyExistsError):
+            await networks.create(replace(nets[0], name="other"))
+        await database.networks(THERE).create(nets[0])
+        await networks.delete(nets[0].id)
+        assert await networks.list() == nets[1:]
+        assert await database.networks(THERE).list() == nets[:1]
+        with pytest.raises(NotFoundError):
+            await networks.delete(nets[0].id)
+
+    async def test_volumes(self, database: Database) -> None:
+        volumes = database.volumes(HERE)
+        vols = [Volume(name=name, created=7, labels={"a": "b"}, options={"type": "tmpfs"}) for name in "ba"]
+        for volume in vols:
+            await volumes.create(volume)
+        assert await volumes.list() == vols[::-1]
+        with pytest.raises(AlreadyExistsError):
+            await volumes.create(vols[0])
+        assert await database.volumes(THERE).list() == []
+        await volumes.delete("b")
+        assert await volumes.list() == vols[1:]
+        with pytest.raises(NotFoundError):
+            await volumes.delete("b")
 
     # Snapshots
 

@@ -1,46 +1,31 @@
 """Facts: reading what an image's documents say, once, and keeping it as rows (`lading.core.facts`)."""
 
-from dataclasses import dataclass, field
-
-from lading.core import content, facts
+from lading.core import facts
 from lading.core.facts import Kind, ManifestFacts, TargetFacts
 from lading.errors import LadingError, NotFoundError
 from lading.kit import times
-from lading.oci import config as oci_config
 from lading.oci import manifest as oci_manifest
 from lading.oci import mediatypes
 from lading.oci import platform as oci_platform
 from lading.oci.config import ImageConfig
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.digest import Digest
-from lading.oci.document import CONFIG_LIMIT, MANIFEST_LIMIT
 from lading.oci.manifest import Manifest
-from lading.transfer import limits
-
-
-@dataclass(slots=True, kw_only=True)
-class _Reading:
-    """What was read so far of one target."""
-
-    indexes: list[Descriptor] = field(default_factory=list[Descriptor])
-    manifests: list[ManifestFacts] = field(default_factory=list[ManifestFacts])
-    documents: dict[Digest, bool] = field(default_factory=dict[Digest, bool])
-    configs: dict[Digest, ImageConfig] = field(default_factory=dict[Digest, ImageConfig])
-    """By the manifest's digest."""
+from lading.transfer.documents import Documents, Survey, is_document
 
 
 class FactReader:
     """Facts of one store's images, out of rows where they are, else out of the documents and into rows.
 
     Args:
-        store: The blobs.
+        documents: The images' documents.
         rows: Where facts are kept.
         host: What this machine runs: it decides which manifest stands for an image.
 
     """
 
-    def __init__(self, store: content.Store, rows: facts.Store, host: Platform) -> None:
-        self._store = store
+    def __init__(self, documents: Documents, rows: facts.Store, host: Platform) -> None:
+        self._documents = documents
         self._rows = rows
         self._host = host
 
@@ -65,91 +50,99 @@ class FactReader:
 
     async def read(self, target: Descriptor) -> TargetFacts:
         """Facts straight from the documents; raises as `target`."""
-        reading = _Reading()
-        await self._walk(target, reading, depth=0)
-        best = best_manifest(reading.manifests, self._host)
-        config = None if best is None else reading.configs[reading.manifests[best].descriptor.digest]
-        return TargetFacts(
-            target=target,
-            indexes=tuple(reading.indexes),
-            manifests=tuple(reading.manifests),
-            documents=reading.documents,
-            best=best,
-            created=times.parse_nano(config.created or "") if config else 0,
-            labels=(config.run.labels or {}) if config else {},
-        )
+        if mediatypes.is_config(target.media_type):
+            return classic_facts(target, await self._documents.config_at(target.digest))
+        try:
+            survey = await self._documents.survey(target)
+        except NotFoundError:
+            return TargetFacts(target=target, documents={target.digest: False})
+        return facts_of(survey, self._host)
 
     async def config(self, manifest: ManifestFacts) -> ImageConfig | None:
         """The config of a manifest; ``None`` if it is not here or the manifest is no image. Raises as `target`."""
         if manifest.config is None:
             return None
         try:
-            raw = await self._store.read(manifest.config, limit=CONFIG_LIMIT)
+            return await self._documents.config_at(manifest.config)
         except NotFoundError:
             return None
-        return oci_config.parse(raw, what=f"image config {manifest.config}")
 
-    async def _walk(self, descriptor: Descriptor, reading: _Reading, *, depth: int) -> None:
-        if depth > limits.INDEX_DEPTH or len(reading.manifests) >= limits.DESCRIPTORS:
-            return
+
+def facts_of(survey: Survey, host: Platform) -> TargetFacts:
+    """What the documents of a survey say, on this host.
+
+    Raises `InvalidArgumentError` for a config that is malformed.
+    """
+    documents: dict[Digest, bool] = {}
+    manifests: list[ManifestFacts] = []
+    for descriptor, document in survey.tree.entries:
+        if is_document(descriptor):
+            documents[descriptor.digest] = document is not None
         if not mediatypes.is_index(descriptor.media_type):
-            reading.manifests.append(await self._manifest(descriptor, reading))
-            return
-        if any(seen.digest == descriptor.digest for seen in reading.indexes):
-            return
-        reading.indexes.append(descriptor)
-        raw = await self._document(descriptor, reading, MANIFEST_LIMIT)
-        if raw is not None:
-            document = oci_manifest.parse(raw, descriptor.media_type, what=f"index {descriptor.digest}")
-            for child in oci_manifest.children(document):
-                await self._walk(child, reading, depth=depth + 1)
+            manifests.append(_manifest(descriptor, document, survey, documents))
+    best = best_manifest(manifests, host)
+    config = None if best is None else survey.configs[manifests[best].descriptor.digest]
+    if isinstance(config, LadingError):
+        raise config
+    return TargetFacts(
+        target=survey.tree.target,
+        indexes=tuple(d for d, _ in survey.tree.entries if mediatypes.is_index(d.media_type)),
+        manifests=tuple(manifests),
+        documents=documents,
+        best=best,
+        created=times.parse_nano(config.created or "") if config else 0,
+        labels=(config.run.labels or {}) if config else {},
+    )
 
-    async def _document(self, descriptor: Descriptor, reading: _Reading, limit: int) -> bytes | None:
-        try:
-            raw = await self._store.read(descriptor.digest, limit=limit)
-        except NotFoundError:
-            raw = None
-        reading.documents[descriptor.digest] = raw is not None
-        return raw
 
-    async def _manifest(self, descriptor: Descriptor, reading: _Reading) -> ManifestFacts:
-        if mediatypes.is_config(descriptor.media_type):
-            return await self._config(descriptor, reading)
-        raw = await self._document(descriptor, reading, MANIFEST_LIMIT)
-        document = None if raw is None else _parsed(raw, descriptor)
-        config = None
-        if document is not None and document.is_image:
-            body = await self._document(document.config, reading, CONFIG_LIMIT)
-            if body is not None:
-                config = oci_config.parse(body, what=f"image config {document.config.digest}")
-                reading.configs[descriptor.digest] = config
-        blobs = {descriptor.digest: descriptor.size}
-        if document is not None:
-            blobs.update((child.digest, child.size) for child in oci_manifest.children(document))
+def classic_facts(target: Descriptor, config: ImageConfig) -> TargetFacts:
+    """An image of the classic store: its config stands for a manifest. It takes what its layers take, as Docker counts."""
+    manifest = ManifestFacts(
+        descriptor=target,
+        kind=Kind.IMAGE,
+        platform=config.platform,
+        blobs={},
+        chain=tuple(config.chain),
+        document=True,
+        config=target.digest,
+    )
+    return TargetFacts(
+        target=target,
+        manifests=(manifest,),
+        best=0,
+        created=times.parse_nano(config.created or ""),
+        labels=config.run.labels or {},
+    )
+
+
+def _manifest(
+    descriptor: Descriptor, document: object, survey: Survey, documents: dict[Digest, bool]
+) -> ManifestFacts:
+    """The facts of one manifest; its config joins ``documents``."""
+    if not isinstance(document, Manifest):
         return ManifestFacts(
             descriptor=descriptor,
-            kind=_kind(descriptor, document),
-            platform=_platform(descriptor, config),
-            blobs=blobs,
-            chain=tuple(config.chain) if config is not None else (),
-            document=document is not None,
-            config=document.config.digest if document is not None and config is not None else None,
+            kind=_kind(descriptor, None),
+            platform=descriptor.platform or Platform(),
+            blobs={descriptor.digest: descriptor.size},
         )
-
-    async def _config(self, descriptor: Descriptor, reading: _Reading) -> ManifestFacts:
-        """An image of the classic store: a config stands for a manifest. It takes what its layers take, as Docker counts."""
-        raw = await self._store.read(descriptor.digest, limit=CONFIG_LIMIT)
-        config = oci_config.parse(raw, what=f"image config {descriptor.digest}")
-        reading.configs[descriptor.digest] = config
-        return ManifestFacts(
-            descriptor=descriptor,
-            kind=Kind.IMAGE,
-            platform=config.platform,
-            blobs={},
-            chain=tuple(config.chain),
-            document=True,
-            config=descriptor.digest,
-        )
+    config = survey.configs.get(descriptor.digest)
+    if isinstance(config, LadingError):
+        raise config
+    if document.is_image:
+        documents[document.config.digest] = config is not None
+    return ManifestFacts(
+        descriptor=descriptor,
+        kind=_kind(descriptor, document),
+        platform=_platform(descriptor, config),
+        blobs={
+            descriptor.digest: descriptor.size,
+            **{child.digest: child.size for child in oci_manifest.children(document)},
+        },
+        chain=tuple(config.chain) if config is not None else (),
+        document=True,
+        config=document.config.digest if config is not None else None,
+    )
 
 
 def best_manifest(manifests: "list[ManifestFacts]", host: Platform) -> int | None:
@@ -159,17 +152,6 @@ def best_manifest(manifests: "list[ManifestFacts]", host: Platform) -> int | Non
         return present[0] if present else None
     best = oci_platform.best(host, present, key=lambda n: manifests[n].platform)
     return present[0] if best is None else best
-
-
-def _parsed(raw: bytes, descriptor: Descriptor) -> Manifest | None:
-    """A manifest; ``None`` for a document of another kind, which says nothing here."""
-    try:
-        document = oci_manifest.parse(raw, descriptor.media_type, what=f"manifest {descriptor.digest}")
-    except LadingError:
-        if mediatypes.is_manifest(descriptor.media_type):
-            raise
-        return None
-    return document if isinstance(document, Manifest) else None
 
 
 def _platform(descriptor: Descriptor, config: ImageConfig | None) -> Platform:

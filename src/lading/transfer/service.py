@@ -10,6 +10,7 @@ from lading.core.progress import Progress
 from lading.core.remotes import Credentials, Registries
 from lading.core.snapshots import SnapshotName, Snapshotter
 from lading.errors import InvalidArgumentError, UnsupportedError
+from lading.kit.tasks import map_tasks
 from lading.oci import mediatypes
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.manifest import Manifest
@@ -17,6 +18,7 @@ from lading.oci.reference import Reference, dangling_name
 from lading.transfer import limits
 from lading.transfer.archive_in import LoadedImage, Loader
 from lading.transfer.archive_out import SavedImage, Saver, Sink
+from lading.transfer.commit import Changes, CommitOptions, Committer
 from lading.transfer.documents import Documents, ManifestNode
 from lading.transfer.downloads import Downloads
 from lading.transfer.facts import FactReader
@@ -24,8 +26,10 @@ from lading.transfer.holding import Holder
 from lading.transfer.import_ import Importer, ImportOptions
 from lading.transfer.labels import Sources
 from lading.transfer.naming import TargetNaming
-from lading.transfer.pull import Platforms, Puller, PullResult
+from lading.transfer.pull import Puller, PullResult
 from lading.transfer.push import Pusher, PushResult
+from lading.transfer.selection import Platforms
+from lading.transfer.standing import Standing
 from lading.unpack.unpacker import Unpacker
 
 
@@ -36,7 +40,7 @@ class NotAnImageError(UnsupportedError):
 
 
 class TransferService:
-    """Pull, push, save, load and import for one namespace and one snapshotter. One per daemon.
+    """Pull, push, save, load, import and commit for one namespace and one snapshotter. One per daemon.
 
     Publishes the image events ``pull``, ``push``, ``save``, ``load`` and ``import`` when the thing is done.
     """
@@ -65,11 +69,11 @@ class TransferService:
         self._images = image_store
         self._bus = bus
         self._naming = naming or TargetNaming(image_store)
-        self.facts = FactReader(store, fact_rows, host)
         self._holder = Holder(lease_manager, store)
         self._unpacker = Unpacker(store, lease_manager, snapshotter)
         sources = Sources(store)
         self._documents = Documents(store, sources)
+        self.facts = FactReader(self._documents, fact_rows, host)
         self._puller = Puller(
             documents=self._documents,
             downloads=Downloads(store, sources),
@@ -77,6 +81,13 @@ class TransferService:
             holder=self._holder,
             registries=registries,
             unpacker=self._unpacker,
+            standing=Standing(
+                store=store,
+                documents=self._documents,
+                image_store=image_store,
+                unpacker=self._unpacker,
+                host=host,
+            ),
             host=host,
             packed=packed,
             max_downloads=max_downloads,
@@ -93,6 +104,7 @@ class TransferService:
         self._saver = Saver(store=store, documents=self._documents, host=host)
         self._loader = Loader(store=store, documents=self._documents, host=host, packed=packed)
         self._importer = Importer(store=store, documents=self._documents)
+        self._committer = Committer(store=store, documents=self._documents)
 
     async def recover(self) -> None:
         """Let go of what a crashed process's pushes, saves and loads held. Called once, before any transfer."""
@@ -195,19 +207,27 @@ class TransferService:
         """
         async with self._holder.hold("load", resumable=False) as lease:
             loaded = await self._loader.load(source, lease=lease, platforms=platforms, progress=progress)
-            for image in loaded:
+
+            async def unpack(image: LoadedImage) -> None:
                 if image.unpack is not None:
                     await self._unpack(image.unpack, lease, progress)
-            named: list[LoadedImage] = []
-            for image in loaded:
+
+            named: dict[int, LoadedImage] = {}
+
+            async def point(numbered: tuple[int, LoadedImage]) -> None:
+                number, image = numbered
                 name = str(image.reference) if image.reference else dangling_name(image.target.digest)
                 manifest = image.unpack.descriptor if image.unpack else None
                 pointed = await self.point(name, image.target, manifest=manifest)
-                named.append(replace(image, target=pointed.image.target))
-        for image in named:
+                named[number] = replace(image, target=pointed.image.target)
+
+            await map_tasks(unpack, loaded, limit=limits.IMAGES_AT_ONCE)
+            await map_tasks(point, list(enumerate(loaded)), limit=limits.IMAGES_AT_ONCE)
+        answer = [named[number] for number in range(len(loaded))]
+        for image in answer:
             shown = image.reference.familiar if image.reference else image.target.digest
             self._publish("load", image.target.digest, shown)
-        return named
+        return answer
 
     async def import_(
         self,
@@ -245,6 +265,26 @@ class TransferService:
         """A lease for something that is stored for as long as it is needed here; what it held goes with it."""
         async with self._holder.hold(purpose, resumable=False) as lease:
             yield lease
+
+    async def commit(
+        self,
+        base: Descriptor,
+        changes: Changes,
+        options: CommitOptions,
+        *,
+        reference: Reference | None = None,
+    ) -> Descriptor:
+        """Make an image of a stored image manifest and what was changed on top of it; its target.
+
+        Publishes nothing: that an image was made from it is news of the container. Raises as
+        `lading.transfer.commit.Committer.commit`.
+        """
+        async with self._holder.hold("commit", resumable=False) as lease:
+            await self._holder.add(lease, base.digest)
+            node = await self._committer.commit(base, changes, options, lease=lease)
+            await self._unpack(node, lease, None)
+            name = str(reference.with_default_tag()) if reference else dangling_name(node.descriptor.digest)
+            return (await self.point(name, node.descriptor)).image.target
 
     async def ensure_unpacked(
         self,

@@ -47,12 +47,12 @@ def unix_seconds(created: str) -> int:
     return times.parse_nano(created) // times.SECOND
 
 
-def list_row(row: ImageRow, version: Version, *, manifests: bool) -> Json:
-    """An item of ``GET /images/json``."""
-    tags, digests = list(row.tags), list(row.digests)
+def list_row(row: ImageRow, version: Version, *, manifests: bool = False, usage: bool = False) -> Json:
+    """An item of ``GET /images/json``, or of ``usage``: that tells older clients too how many containers use an image."""
+    tags, digests = row.tags, row.digests
     if version < (1, 43):
-        tags = tags or ["<none>:<none>"]
-        digests = digests or ["<none>@<none>"]
+        tags = tags or ("<none>:<none>",)
+        digests = digests or ("<none>@<none>",)
     shape: Json = {
         "Id": str(row.target.digest),
         "ParentId": row.parent,
@@ -61,8 +61,8 @@ def list_row(row: ImageRow, version: Version, *, manifests: bool) -> Json:
         "Created": row.created // times.SECOND,
         "Size": row.size,
         "SharedSize": row.shared,
-        "Labels": dict(row.labels) if row.labels else None,
-        "Containers": row.containers if version >= (1, 51) else -1,
+        "Labels": row.labels or None,
+        "Containers": row.containers if usage or version >= (1, 51) else -1,
     }
     if version < (1, 44):
         shape["VirtualSize"] = row.size

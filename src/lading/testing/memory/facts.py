@@ -103,8 +103,7 @@ class MemoryFacts(facts.Store):
 
     @staticmethod
     def _held(known: TargetFacts) -> set[_Part]:
-        return (
-            {("blob", digest) for digest in known.blobs()}
-            | {("blob", digest) for digest in known.documents}
-            | {("snapshot", chain) for chain in known.chains()}
-        )
+        blobs = known.blobs().keys() | known.documents.keys()
+        return {("blob", str(digest)) for digest in blobs} | {
+            ("snapshot", str(chain)) for chain in known.chains()
+        }

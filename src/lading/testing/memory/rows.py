@@ -12,6 +12,8 @@ from lading.core.images import Image
 from lading.core.labels import GC_EXPIRE, GC_ROOT
 from lading.core.leases import FLAT, Lease, LeaseID, Resource
 from lading.core.metadata import Graph, IngestRow, Node, SnapshotRow
+from lading.core.networks import Network
+from lading.core.volumes import Volume
 from lading.errors import NotFoundError
 from lading.oci.digest import Digest
 
@@ -28,6 +30,8 @@ class Space:
     snapshots: dict[tuple[str, str], SnapshotRow] = field(default_factory=dict[tuple[str, str], SnapshotRow])
     containers: dict[str, ContainerRecord] = field(default_factory=dict[str, ContainerRecord])
     facts: dict[Digest, TargetFacts] = field(default_factory=dict[Digest, TargetFacts])
+    networks: dict[str, Network] = field(default_factory=dict[str, Network])
+    volumes: dict[str, Volume] = field(default_factory=dict[str, Volume])
     version: int = 0
     renewed: dict[Node, int] = field(default_factory=dict[Node, int])
 

@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from support.erofs import mounted, peer, peers_directory, tree
+from support.erofs import mounted, newer, newer_directory, tree
 
 from lading.formats.erofs.reader import Image
 from lading.formats.erofs.writer import Device, Extent, ImageWriter, Node
@@ -169,9 +169,9 @@ def test_many_devices(tmp_path):
 
 
 def test_reads_what_mkfs_makes():
-    with peers_directory() as place:
+    with newer_directory() as place:
         content = archive(place / "a.tar")
-        done = peer("mkfs.erofs", "--tar=i", place / "image", place / "a.tar")
+        done = newer("mkfs.erofs", "--tar=i", place / "image", place / "a.tar")
         assert done.returncode == 0, done.stderr
         image = Image((place / "image").read_bytes())
     found = dict(image.walk())
