@@ -99,7 +99,9 @@ def test_there_and_back(docker: Dockerd, lading: Daemon, images: MakeImage, regi
     lading.docker("pull", "--platform", "linux/s390x", foreign)
     lading.docker("rmi", "child:1")
     lading.docker("create", "--name", "ours", "mine:b", "true")
-    lading.docker("run", "--name", "wrote", "--network", "none", "mine:b", "sh", "-c", "echo lading > /by; rm /layer-0")
+    lading.docker(
+        "run", "--name", "wrote", "--network", "none", "mine:b", "sh", "-c", "echo lading > /by; rm /layer-0"
+    )
     lading.docker("commit", "wrote", "grown:1")
     lading.docker("rm", "wrote")
     pushed = f"{registry}/pushed:1"
@@ -118,7 +120,9 @@ def test_there_and_back(docker: Dockerd, lading: Daemon, images: MakeImage, regi
     assert archive_layers(docker.run("save", "mine:b").stdout) == diff_ids("mine:b", docker)
     assert docker.docker("start", "-a", "kept").strip("0\n") == "1"
     assert docker.docker("run", "--rm", "--network", "none", "grown:1", "cat", "/by") == "lading\n"
-    assert docker.run("run", "--rm", "--network", "none", "grown:1", "cat", "/layer-0", check=False).returncode
+    assert docker.run(
+        "run", "--rm", "--network", "none", "grown:1", "cat", "/layer-0", check=False
+    ).returncode
     assert archive_layers(docker.run("save", "grown:1").stdout) == diff_ids("grown:1", docker)
     docker.docker("pull", pushed)
     docker.docker("push", pushed)

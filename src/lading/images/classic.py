@@ -8,6 +8,7 @@ from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+import msgspec
 from typing_extensions import override
 
 from lading.core import content, events, facts, images
@@ -103,7 +104,7 @@ class ClassicImageService(ImageService):
         for record in await self._records.list():
             by_image.setdefault(record.target.digest, []).append(record)
         return [
-            replace(
+            msgspec.structs.replace(
                 row,
                 digests=digest_names(by_image.get(row.target.digest, ())),
                 parent=str(parents.get(row.target.digest, "")),
