@@ -165,7 +165,7 @@ class LocalVolumes(volumes.Volumes):
     @override
     async def fill(self, name: str, copy: Callable[[str], None]) -> bool:
         volume = self.find(name)
-        held = self._of(name)
+        held, filled = self._of(name), False
         async with held.lock:
             if held.holders:
                 return False
