@@ -29,7 +29,7 @@ from lading.containers import (
     hostfiles,
     imagemounts,
     joining,
-    jsonlog,
+    logdriver,
     rootfs,
     runs,
     signals,
@@ -40,9 +40,11 @@ from lading.containers.binds import Bind
 from lading.containers.environment import Environment
 from lading.containers.hostmounts import HostMounts
 from lading.containers.keeper import Keeper
+from lading.containers.logfile import LogFiles
 from lading.containers.model import Container, State
 from lading.containers.namespaces import Joined
 from lading.containers.networking import Joint, Networking
+from lading.containers.request import LogConfig
 from lading.containers.runs import Run
 from lading.core.mounts import Mount
 from lading.core.runtime import Exit, Task
@@ -121,6 +123,7 @@ class Lifecycle:
         self._forget = forget
         self.keeper = Keeper(environment.state / "keeper.sock")
         self.runs: dict[str, Run] = {}
+        self._logs: dict[str, LogFiles | None] = {}
         self.processes: dict[str, dict[str, Any]] = {}
         """Runtime-spec process of running containers, for execs."""
 
@@ -134,16 +137,17 @@ class Lifecycle:
         """Files of a container's present run."""
         return self.env.state / container.id
 
-    def log_path(self, container: Container) -> Path:
-        """The log, where Docker has it."""
-        return self.directory(container) / f"{container.id}-json.log"
-
-    def log_plan(self, container: Container) -> tuple[Path | None, jsonlog.Limits]:
-        """Where its log is (``None`` for no log) and when it is rotated."""
-        config = container.host.log_config
-        if config and config.type == "none":
-            return None, jsonlog.Limits()
-        return self.log_path(container), jsonlog.Limits.parse((config and config.config) or {})
+    def log(self, container: Container) -> LogFiles | None:
+        """The files of its log, ``None`` if it keeps none; the same object for all who write and read."""
+        if container.id not in self._logs:
+            config = container.host.log_config or LogConfig()
+            self._logs[container.id] = logdriver.files(
+                config.type or logdriver.DEFAULT,
+                config.config or {},
+                self.directory(container),
+                container.log_subject(),
+            )
+        return self._logs[container.id]
 
     async def save(self, container: Container) -> None:
         """Store the present document."""
@@ -237,7 +241,7 @@ class Lifecycle:
         made = await aio.run(
             aio.DISK, self._prepare, container, mounts, joined.with_network(joint.path), images, joint
         )
-        log, limits = self.log_plan(container)
+        log = self.log(container)
         run = await aio.run(
             aio.DISK,
             runs.begin,
@@ -247,7 +251,6 @@ class Lifecycle:
             stdin=container.config.open_stdin,
             terminal=container.config.tty,
             log=log,
-            limits=limits,
         )
         self.runs[container.id] = run
         self.processes[container.id] = made["process"]
@@ -584,6 +587,7 @@ class Lifecycle:
                 await aio.run(aio.DISK, shutil.rmtree, directory, ignore_errors=True)
             await self.env.store.delete(container.id)
             self._forget(container)
+            self._logs.pop(container.id, None)
         self.env.bus.publish("container", "destroy", container.id, container.attributes())
         container.output.end()
         container.removed.set()

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from lading.containers import health, modes
+from lading.containers import health, logdriver, modes
 from lading.containers.health import Healthcheck
 from lading.errors import InvalidArgumentError, UnsupportedError
 
@@ -273,7 +273,8 @@ def parse(body: Mapping[str, Any]) -> CreateRequest:
             "Isolation": host.isolation,
         }
     )
-    _check_logging(host)
+    log = host.log_config or LogConfig()
+    logdriver.check(log.type, log.config or {})
     check_host(host)
     _check_names(host)
     return CreateRequest(config, host, network, raw_config, raw_host, [])
@@ -317,20 +318,6 @@ def _check_restart(host: HostConfig) -> None:
         raise InvalidArgumentError("invalid restart policy: maximum retry count cannot be negative")
     if host.auto_remove and policy != "no":
         raise InvalidArgumentError("can't create 'AutoRemove' container with restart policy")
-
-
-_LOG_OPTIONS: Final = frozenset({"max-size", "max-file"})
-
-
-def _check_logging(host: HostConfig) -> None:
-    log = host.log_config or LogConfig()
-    if log.type not in ("", "json-file", "none"):
-        raise UnsupportedError(
-            f"HostConfig.LogConfig.Type {log.type!r} is not supported", hint="use json-file"
-        )
-    for name in log.config or {}:
-        if name not in _LOG_OPTIONS:
-            raise InvalidArgumentError(f"unknown log opt '{name}' for json-file log driver")
 
 
 _MEMORY_MINIMUM: Final = 6 * 1024 * 1024

@@ -111,7 +111,7 @@ class Restorer:
         )
 
     async def _resume_run(self, container: Container) -> None:
-        log, limits = self._life.log_plan(container)
+        log = self._life.log(container)
         directory = self._life.state_directory(container)
         try:
             run = await aio.run(
@@ -122,7 +122,6 @@ class Restorer:
                 stdin=container.config.open_stdin,
                 terminal=container.config.tty,
                 log=log,
-                limits=limits,
             )
         except OSError:
             return  # after a reboot there is nothing to resume

@@ -19,8 +19,8 @@ from lading.containers import (
     committing,
     health,
     imagemounts,
-    jsonlog,
     listing,
+    logdriver,
     model,
     naming,
     netmodes,
@@ -94,7 +94,7 @@ class ContainerService:
         networking = Networking(environment.networks, environment.bus, self.find, environment.resolving)
         self._life = Lifecycle(environment, group, self._forget, self.find, networking)
         self.networks = NetworkService(networking, environment.bus, self.all, self._life.save_with_files)
-        self.execs = ExecService(environment, self._life, group)
+        self.execs = ExecService(environment, self._life)
         self._life.observer = Checkups(self._life, self.execs)
         self.files = FileService(environment, self._life)
 
@@ -207,8 +207,6 @@ class ContainerService:
                 hint="install tini, or leave --init out",
             )
         signals.parse(container.document.stop_signal)
-        log = container.host.log_config
-        jsonlog.Limits.parse((log and log.config) or {})
 
     async def _store(self, container: Container, image: ContainerImage) -> None:
         """Snapshot and record, held by a lease until the record holds them; nothing is left behind on failure."""
@@ -359,7 +357,7 @@ class ContainerService:
         container, networking = self.find(name), self._life.networking
         return views.inspect(
             container,
-            log_path=str(self._life.log_path(container)),
+            log_path=self._log_path(container),
             directory=str(self._life.directory(container)),
             driver=container.record.snapshotter,
             cgroup_v2=self._env.cgroup_v2,
@@ -448,11 +446,16 @@ class ContainerService:
     def logs(self, name: str, options: LogOptions) -> AsyncGenerator[Chunk]:
         """Messages of its log; raises as `attaching.read_log`."""
         container = self.find(name)
-        return attaching.read_log(
-            container, options, self._life.log_path(container), lambda: self._run(container)
-        )
+        return attaching.read_log(container, options, self._life.log(container), lambda: self._run(container))
 
-    def attach(self, container: Container, options: AttachOptions) -> Attachment:
+    def _log_path(self, container: Container) -> str:
+        """As inspect shows it: only a json-file has one."""
+        config = container.host.log_config
+        driver = (config and config.type) or logdriver.DEFAULT
+        directory = self._life.directory(container)
+        return str(logdriver.json_path(directory, container.id)) if driver == logdriver.DEFAULT else ""
+
+    def attach(self, container: Container, options: AttachOptions, *, multiplexed: bool = True) -> Attachment:
         """Begin to attach a client; what the container writes from now on waits for `serve_attachment`."""
         if container.state.paused:
             raise ConflictError(f"container {container.id} is paused, unpause the container before attach")
@@ -461,11 +464,11 @@ class ContainerService:
                 f"container {container.id} is restarting, wait until the container is running"
             )
         self._env.bus.publish("container", "attach", container.id, container.attributes())
-        return Attachment(container, options)
+        return Attachment(container, options, self._env.bus, multiplexed=multiplexed)
 
     async def serve_attachment(self, container: Container, attachment: Attachment, peer: Peer) -> None:
         """Connect the client until either side ends."""
-        await attachment.serve(peer, self._life.log_path(container), lambda: self._run(container))
+        await attachment.serve(peer, self._life.log(container), lambda: self._run(container))
 
     def _run(self, container: Container) -> Run | None:
         return self._life.runs.get(container.id)

@@ -92,7 +92,6 @@ def add_container_extras(router: Router) -> None:
     """Refuse what this engine cannot do with containers yet, by its name and with another way where there is one."""
     for method, pattern, (what, hint) in (
         ("GET", "/containers/{name}/stats", ("measure containers", "read the files below /sys/fs/cgroup")),
-        ("GET", "/containers/{name}/attach/ws", ("attach WebSockets", "use docker attach")),
     ):
         router.add(method, pattern, _refuse(UnsupportedError(f"this engine cannot {what} yet", hint=hint)))
 

@@ -5,6 +5,7 @@ the older ``200`` and the same raw stream. Bytes that arrive together with the r
 side may close its direction alone: the client's end of input leaves the output open.
 """
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -31,7 +32,9 @@ class HijackedStream:
     that no unread input makes the kernel discard our output), and closes the connection.
     """
 
-    def __init__(self, request: Request, content_type: str, deadline: float) -> None:
+    def __init__(
+        self, request: Request, content_type: str, deadline: float, head: Sequence[str] = ()
+    ) -> None:
         connection = request.raw.protocol
         if not isinstance(connection, Connection) or request.raw.transport is None:
             raise InternalError("this connection cannot be hijacked")
@@ -41,6 +44,7 @@ class HijackedStream:
         self._writer: AbstractStreamWriter = request.raw.writer
         self._content_type = content_type
         self._deadline = deadline
+        self._head = head
         self._buffer = bytearray()
         self._arrived = anyio.Event()
         self._eof = False
@@ -58,6 +62,7 @@ class HijackedStream:
         ]
         if upgraded:
             lines += ["Connection: Upgrade", "Upgrade: tcp"]
+        lines = list(self._head) or lines
         self._request.started = self.response
         self._transport.write("\r\n".join([*lines, "", ""]).encode("ascii"))
         self._connection.take_over(self)
@@ -173,9 +178,15 @@ class HijackedStream:
 
 
 def hijack(
-    request: Request, *, multiplexed: bool = False, deadline: float = limits.WRITE_SECONDS
+    request: Request,
+    *,
+    multiplexed: bool = False,
+    deadline: float = limits.WRITE_SECONDS,
+    head: Sequence[str] = (),
 ) -> HijackedStream:
     """Take the connection of ``request`` over, on entering the context that is returned.
+
+    ``head`` are the lines of an answer other than Docker's upgrade.
 
     ::
 
@@ -186,7 +197,7 @@ def hijack(
     Read the request's body first. An error before the context gives a real status; inside it the error travels
     nowhere, so write it into the stream. The task is cancelled when the client closes the whole connection.
     """
-    return HijackedStream(request, MULTIPLEXED if multiplexed else RAW, deadline)
+    return HijackedStream(request, MULTIPLEXED if multiplexed else RAW, deadline, head)
 
 
 class _Taken(web.StreamResponse):
