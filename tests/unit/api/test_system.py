@@ -60,7 +60,6 @@ def table(**sources: Any) -> Router:
     absent.add_swarm(router)
     absent.add_plugins(router)
     absent.add_builder(router)
-    absent.add_container_extras(router)
     return router
 
 
@@ -176,7 +175,6 @@ async def test_auth_checks_with_the_registry_that_is_named() -> None:
         ("POST", "/build", 501, "no builder"),
         ("POST", "/grpc", 501, "no builder"),
         ("POST", "/session", 501, "no builder"),
-        ("GET", "/containers/c/stats", 501, "cannot measure containers yet"),
         ("GET", "/networks?filters=%7B%22x%22%3A%5B%221%22%5D%7D", 400, "invalid filter 'x'"),
     ],
 )
