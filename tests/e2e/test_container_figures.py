@@ -33,6 +33,7 @@ def stats(engine: Engine, name: str, query: str) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.proves("GET /containers/{name}/stats")
 def test_stats_of_a_busy_container(engine: Engine):
     engine.background("cc", "while :; do :; done", "-m", "64m", "--pids-limit", "77", "--cpus", "0.3")
     once = stats(engine, "cc", "stream=false&one-shot=true")
@@ -101,6 +102,7 @@ def test_network_figures(engine: Engine):
     assert stats(engine, "cc", "stream=false&one-shot=true")["networks"]["eth7"]["rx_bytes"] == 0
 
 
+@pytest.mark.proves("GET /containers/{name}/top")
 def test_top_with_arguments(engine: Engine):
     engine.background("cc", "sleep 1000 & sleep 1001")
     deadline = time.monotonic() + 20
@@ -116,6 +118,7 @@ def test_top_with_arguments(engine: Engine):
     assert "is not running" in engine.run("top", "cc").stderr
 
 
+@pytest.mark.proves("GET /containers/{name}/json")
 def test_sizes(engine: Engine):
     engine.docker(
         "run", "--network", "none", "--name", "cc", "box", "sh", "-c", "head -c 3000000 /dev/zero >/big"
@@ -171,6 +174,7 @@ def test_every_filter_of_ps(engine: Engine):
     assert engine.docker("ps", "-lq").split() == engine.docker("ps", "-q", "-n", "1").split()
 
 
+@pytest.mark.proves("POST /containers/prune")
 def test_prune_with_filters(engine: Engine):
     for name, label in (("one", "keep=1"), ("two", "keep=0"), ("three", "x=1")):
         engine.docker("run", "--network", "none", "--name", name, "-l", label, "box", "true")
