@@ -1,7 +1,7 @@
 """What the container service is built from; the composition root fills it in."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -9,6 +9,7 @@ from lading.core import containers, content, images, leases
 from lading.core.diff import Differ
 from lading.core.events import Bus
 from lading.core.leases import LeaseID
+from lading.core.networks import Networks
 from lading.core.runtime import Runtime
 from lading.core.snapshots import SnapshotName, Snapshotter
 from lading.errors import InvalidArgumentError, NotFoundError
@@ -182,6 +183,17 @@ class Commit(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Resolving:
+    """Name servers, search domains and options of the daemon, for containers that name none."""
+
+    servers: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    host_gateway: str = ""
+    """What ``host-gateway`` means; empty for the gateway of a container's first network."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
     """Ports and places. ``root`` (in the data-root) holds logs and files of containers; ``state`` (in the exec-root) FIFOs
     and journals, which mean nothing after a reboot.
@@ -194,11 +206,13 @@ class Environment:
     leases: leases.Manager
     runtime: Runtime
     bus: Bus
+    networks: Networks
     root: Path
     state: Path
     runtimes: "dict[str, str]"
     """Names that ``--runtime`` may say, to names that the runtime port knows; ``""`` is the default."""
     init_path: str = ""
     """The host's program that ``--init`` makes process 1; empty if there is none."""
+    resolving: Resolving = field(default_factory=Resolving)
     cgroup_v2: bool = True
     stop_seconds: int = 10

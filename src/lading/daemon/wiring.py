@@ -5,6 +5,7 @@ object is built once, from what stands above it. Nothing registers itself on imp
 the snapshotter, whose table is `SNAPSHOTTERS`.
 """
 
+import hashlib
 import os
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -20,23 +21,26 @@ import structlog
 from anyio.abc import TaskGroup
 from typing_extensions import override
 
-from lading.api.engine import absent, system
+from lading.api.engine import absent, build_cache, system, upgrades
 from lading.api.engine import containers as container_routes
 from lading.api.engine import events as event_routes
 from lading.api.engine import exec as exec_routes
 from lading.api.engine import files as file_routes
 from lading.api.engine import images as image_routes
 from lading.api.engine import lading as lading_routes
+from lading.api.engine import networks as network_routes
 from lading.api.engine.routing import Router
-from lading.containers.environment import Environment, StoredImages
+from lading.containers.environment import Environment, Resolving, StoredImages
 from lading.containers.service import ContainerService
 from lading.containers.service import open_service as open_containers
 from lading.content.local import LocalContentStore, utc_now
 from lading.core import content, facts, images, leases, metadata
+from lading.core.addresses import DEFAULT_POOLS
 from lading.core.events import Bus
 from lading.core.metadata import Namespace
 from lading.core.remotes import Credentials, Registries, Resolver
 from lading.daemon import host, stores, usage
+from lading.daemon.building import Builder, Parts, open_builder
 from lading.daemon.config import Config
 from lading.daemon.events import EventBus
 from lading.daemon.fsck import Checker
@@ -51,6 +55,8 @@ from lading.images.removal import Use
 from lading.images.service import ImageService
 from lading.kit import aio, linux
 from lading.metadata.database import SqliteDatabase
+from lading.network.networks import Settings as NetworkSettings
+from lading.network.networks import open_networks
 from lading.oci import platform as platforms
 from lading.oci.descriptor import Platform
 from lading.remotes.config import Config as RemotesConfig
@@ -354,8 +360,28 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
     async with AsyncExitStack() as stack:
         store = await open_store(stack, config, bus, uses)
         await stores.refuse_orphans(config, store.database, store.selection.kind)
-        service = await open_container_service(stack, config, store)
+        runtime = await open_runtime(stack, config)
+        service = await open_container_service(stack, config, store, runtime)
         running.append(service)
+        builder = await open_builder(
+            stack,
+            Parts(
+                database=store.database,
+                namespace=store.namespace,
+                content=store.content,
+                images=store.records,
+                leases=store.leases,
+                snapshotter=store.snapshotter,
+                containerd=store.selection.kind is StoreKind.CONTAINERD,
+                transfer=store.transfer,
+                registries=store.registries,
+                runtime=runtime,
+                runtime_name=host.default_runtime(config),
+                state=config.exec_root / "build",
+                bus=bus,
+                id=await daemon_id(store.database),
+            ),
+        )
         facts = host.facts(
             config,
             id=await daemon_id(store.database),
@@ -368,6 +394,7 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
             containers=lambda: usage.count_containers(service),
             image_usage=lambda version: usage.image_usage(store.images, version),
             container_usage=lambda version: usage.container_usage(service, version),
+            build_usage=lambda version: build_cache.disk_usage(builder.solver, version),
             listeners=lambda: bus.subscribers,
             open_files=lambda: len(os.listdir("/proc/self/fd")),
             registries=store.registries,
@@ -385,7 +412,7 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
             stop=service.stop,
             restart=engine.restart.set,
         )
-        engine.router = make_router(store, service, sources, bus, StoreRoutes(config, store, switch))
+        engine.router = make_router(store, service, sources, bus, StoreRoutes(config, store, switch), builder)
         yield engine
 
 
@@ -465,6 +492,7 @@ def make_router(
     sources: system.Sources,
     bus: Bus,
     stores: lading_routes.Stores,
+    builder: Builder,
 ) -> Router:
     """Every route that is served."""
     router = Router()
@@ -474,22 +502,28 @@ def make_router(
     container_routes.add_routes(router, service)
     exec_routes.add_routes(router, service)
     file_routes.add_routes(router, service)
+    network_routes.add_routes(router, service)
     lading_routes.add_routes(router, store.maintenance, stores)
-    absent.add_networks(router)
     absent.add_volumes(router)
     absent.add_swarm(router)
     absent.add_plugins(router)
     absent.add_builder(router)
+    build_cache.add_routes(router, builder.solver)
+    upgrades.add_routes(
+        router,
+        grpc=builder.server.serve_grpc,
+        session=builder.server.serve_session,
+        check_session=builder.server.check_session,
+    )
     absent.add_search(router)
     absent.add_container_extras(router)
     return router
 
 
-async def open_container_service(stack: AsyncExitStack, config: Config, store: Store) -> ContainerService:
-    """Containers in shims: the runtime, and the service over it, with the containers of earlier daemons taken up."""
+async def open_runtime(stack: AsyncExitStack, config: Config) -> ShimRuntime:
+    """Shims, for containers and for the processes of builds."""
     available = host.runtimes(config)
-    default = host.default_runtime(config)
-    runtime = await stack.enter_async_context(
+    return await stack.enter_async_context(
         ShimRuntime(
             config.exec_root / "tasks",
             config.data_root / "tasks",
@@ -501,9 +535,24 @@ async def open_container_service(stack: AsyncExitStack, config: Config, store: S
         )
     )
 
+
+async def open_container_service(
+    stack: AsyncExitStack, config: Config, store: Store, runtime: ShimRuntime
+) -> ContainerService:
+    """Containers in shims, with those of earlier daemons taken up."""
+    available = host.runtimes(config)
+    default = host.default_runtime(config)
+
     async def find(name: str) -> images.Image:
         return (await store.images.find(name)).image
 
+    networks = await stack.enter_async_context(
+        open_networks(
+            store.database.networks(Namespace(config.containerd_namespace)),
+            config.exec_root / "network",
+            network_settings(config),
+        )
+    )
     environment = Environment(
         store=store.database.containers(store.namespace),
         images=StoredImages(
@@ -517,6 +566,8 @@ async def open_container_service(stack: AsyncExitStack, config: Config, store: S
         leases=store.leases,
         runtime=runtime,
         bus=store.bus,
+        networks=networks,
+        resolving=resolving(config),
         root=config.data_root / "containers",
         state=config.exec_root / "containers",
         runtimes={"": default} | {name: name for name in available},
@@ -524,6 +575,38 @@ async def open_container_service(stack: AsyncExitStack, config: Config, store: S
         init_path=host.init_program(),
     )
     return await stack.enter_async_context(open_containers(environment))
+
+
+def network_settings(config: Config) -> NetworkSettings:
+    """What daemon.json says about networks. Two daemons on one machine need two default bridges, so the name is ours by
+    default, and that of a second data-root its own.
+    """
+    interface = config.bridge or (
+        "lading0" if config.data_root == Config().data_root else f"lading-{_short(config.data_root)}"
+    )
+    return NetworkSettings(
+        bridge="" if config.bridge == "none" else interface,
+        bip=config.bip,
+        mtu=config.mtu,
+        pools=config.default_address_pools or DEFAULT_POOLS,
+        host_ip=config.ip,
+        program=config.lading.netavark,
+        resolver=config.lading.aardvark_dns,
+    )
+
+
+def _short(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+
+
+def resolving(config: Config) -> Resolving:
+    """What daemon.json says about looking up names."""
+    return Resolving(
+        servers=config.dns,
+        search=config.dns_search,
+        options=config.dns_opts,
+        host_gateway=next(iter(config.host_gateway_ips), ""),
+    )
 
 
 def runtime_config(entry: Mapping[str, Any]) -> RuntimeConfig:

@@ -57,7 +57,6 @@ def body(answer: Answer) -> Any:
 def table(**sources: Any) -> Router:
     router = Router()
     system.add_routes(router, Sources(host=HOST, **sources))
-    absent.add_networks(router)
     absent.add_volumes(router)
     absent.add_swarm(router)
     absent.add_plugins(router)
@@ -169,9 +168,6 @@ async def test_auth_checks_with_the_registry_that_is_named() -> None:
         ("GET", "/nodes", 503, "not a swarm manager"),
         ("GET", "/services/x", 503, "not a swarm manager"),
         ("POST", "/swarm/init", 501, "no Swarm"),
-        ("GET", "/networks/nope", 404, "network nope not found"),
-        ("DELETE", "/networks/host", 403, "pre-defined"),
-        ("POST", "/networks/create", 501, "--network host"),
         ("GET", "/volumes/v", 404, "no such volume"),
         ("POST", "/volumes/create", 501, "bind mount"),
         ("GET", "/plugins/p/q/json", 404, 'plugin "p/q" not found'),
@@ -179,7 +175,6 @@ async def test_auth_checks_with_the_registry_that_is_named() -> None:
         ("POST", "/grpc", 501, "no builder"),
         ("POST", "/session", 501, "no builder"),
         ("GET", "/containers/c/stats", 501, "cannot measure containers yet"),
-        ("GET", "/networks?filters=%7B%22x%22%3A%5B%221%22%5D%7D", 400, "invalid filter 'x'"),
     ],
 )
 async def test_what_is_absent_says_so(method: str, target: str, status: int, words: str) -> None:
@@ -187,16 +182,6 @@ async def test_what_is_absent_says_so(method: str, target: str, status: int, wor
         answer = await get(path, target, method)
     assert answer.status == status
     assert words in body(answer)["message"]
-
-
-async def test_predefined_networks_are_found_by_name_id_and_prefix() -> None:
-    async with serving(table()) as path:
-        found = body(await get(path, "/networks"))
-        assert [each["Name"] for each in found] == ["host", "none"]
-        for key in ("host", found[0]["Id"], found[0]["Id"][:8]):
-            assert body(await get(path, f"/networks/{key}"))["Name"] == "host"
-        one = body(await get(path, "/networks?filters=%7B%22name%22%3A%7B%22non%22%3Atrue%7D%7D"))
-        assert [each["Name"] for each in one] == ["none"]
 
 
 def event(type: str = "container", action: str = "start", actor: str = "abc", **attributes: str) -> Event:

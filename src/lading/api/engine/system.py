@@ -18,8 +18,8 @@ from lading.core.remotes import Credentials, Registries
 from lading.errors import InvalidArgumentError
 
 DEFAULT_REGISTRY: Final = "https://index.docker.io/v1/"
-BUILDER_VERSION: Final = "1"
-"""No BuildKit: a ``docker`` without buildx then uses ``POST /build``, which says in plain words that there is no builder."""
+BUILDER_VERSION: Final = "2"
+"""BuildKit: what ``docker build`` uses when it has the buildx plugin."""
 _DF_TYPES: Final = frozenset({"container", "image", "volume", "build-cache"})
 _PING: Final = {
     **COMMON_HEADERS,
@@ -109,6 +109,7 @@ class Sources:
     containers: Callable[[], Awaitable[ContainerCounts]] = _no_containers
     image_usage: Callable[[ApiVersion], Awaitable[DiskUsage]] = _nothing
     container_usage: Callable[[ApiVersion], Awaitable[DiskUsage]] = _nothing
+    build_usage: Callable[[ApiVersion], Awaitable[DiskUsage]] = _nothing
     listeners: Callable[[], int] = int
     open_files: Callable[[], int] = int
     registries: Registries | None = None
@@ -167,7 +168,7 @@ class _System:
         if "volume" in kinds:
             document["Volumes"] = []
         if "build-cache" in kinds:
-            document["BuildCache"] = []
+            document["BuildCache"] = (await self._sources.build_usage(request.version)).items
         return json_response(
             {"LayersSize": 0, "Images": None, "Containers": None, "Volumes": None, "BuildCache": None}
             | document
