@@ -1,6 +1,7 @@
 """System routes, events and what is absent, over a real socket."""
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -270,6 +271,9 @@ class Two(lading.Stores):
     async def use(self, store: str, *, stop: bool) -> dict[str, Any]:
         return {"Store": store, "Restarting": stop}
 
+    async def migrate(self, *, offline: bool, fetch: bool) -> AsyncIterator[dict[str, Any]]:
+        yield {"result": {"offline": offline, "fetch": fetch}}
+
 
 async def test_what_is_hidden_is_a_warning() -> None:
     async def warnings() -> list[str]:
@@ -289,6 +293,8 @@ async def test_lading_s_own_routes() -> None:
             "Store": "containerd",
             "Restarting": True,
         }
+        answer = await get(path, "/lading/store/migrate?offline=1", "POST")
+        assert b'{"result":{"offline":true,"fetch":false}}' in answer.body
         assert (await get(path, "/lading/why/nonsense")).status == 400
         assert (await get(path, f"/lading/why/{digest}")).status == 404
         assert b'"content":1' in (await get(path, "/lading/gc?dry-run=1", "POST")).body
