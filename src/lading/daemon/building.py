@@ -9,6 +9,7 @@ from pathlib import Path
 from lading.api.buildkit.errors import status_of
 from lading.api.buildkit.server import BuildkitServer
 from lading.api.buildkit.worker import Worker
+from lading.builder.attest.finisher import ProvenanceFinisher, record_of
 from lading.builder.control import Control, Finisher, MakeExporter, MakeGateway, SolveWish
 from lading.builder.exporters.factory import ExporterFactory
 from lading.builder.frontend.frontend import DockerfileFrontend
@@ -100,6 +101,7 @@ async def open_builder(stack: AsyncExitStack, parts: Parts) -> Builder:
         make_exporter=ExporterFactory(
             parts.transfer, parts.content, host=platforms.host(), exported=exported
         ),
+        finishers=[ProvenanceFinisher()],
         worker=Worker(
             id=parts.id,
             hostname=socket.gethostname(),
@@ -142,6 +144,7 @@ def make_builder(
         blobs=blobs,
         lease_manager=lease_manager,
         failure=lambda error: status_of(error).SerializeToString(),
+        provenance=record_of,
     )
     control = Control(
         solver=solver,
