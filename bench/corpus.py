@@ -3,6 +3,8 @@
 one-file      500 MB in one file, one layer
 small-files   35,000 files, one layer
 eight-layers  1 GB in 8 layers
+torch-like    709 MB in one layer: shared libraries, headers and Python code of PyTorch and its like
+ninety        eight-layers with its top layer changed
 tiny          two small layers, for what is not about bytes
 sixteen       16 layers of 500 MB (only with --memory)
 """
@@ -22,13 +24,67 @@ from debian_image import EPOCH, Layout
 from lading.oci import mediatypes
 from lading.oci.config import ImageConfig, RootFS, RunConfig
 from lading.oci.descriptor import Descriptor, Platform
-from lading.oci.digest import DiffID
+from lading.oci.digest import DiffID, Digest
 from lading.oci.document import encode
 from lading.oci.manifest import Index, Manifest
 
 SOURCE = "linux-source-6.1"
+TORCH = [
+    "python3-torch",
+    "libtorch1.13",
+    "libtorch-dev",
+    "libllvm16",
+    "libllvm15",
+    "libllvm14",
+    "libllvm13",
+    "python3-numpy",
+    "python3-scipy",
+    "python3-pandas-lib",
+    "python3-pandas",
+    "python3-matplotlib",
+    "python3-sympy",
+    "libopenblas0-pthread",
+    "libopencv-imgproc406",
+    "libopencv-core406",
+    "libopencv-dnn406",
+    "libstdc++6",
+    "libprotobuf32",
+    "libprotobuf-lite32",
+    "libonnx1",
+    "libmkldnn-dev",
+    "libdnnl2",
+    "libclang-cpp14",
+    "libclang1-14",
+    "libclang-cpp16",
+    "libclang1-16",
+    "libwebkit2gtk-4.1-0",
+    "libjavascriptcoregtk-4.1-0",
+]
+"""Packages of Debian whose files are what a machine-learning image is made of."""
 MB = 1_000_000
 AMD64 = Platform(os="linux", architecture="amd64")
+PLATFORMS = (
+    AMD64,
+    Platform(os="linux", architecture="arm64", variant="v8"),
+    Platform(os="linux", architecture="s390x"),
+)
+
+
+class ArchivedLayout:
+    """An OCI layout in an open tar."""
+
+    def __init__(self, archive: tarfile.TarFile) -> None:
+        self._archive = archive
+
+    def add(self, name: str, data: bytes) -> None:
+        info = tarfile.TarInfo(name)
+        info.size, info.mode, info.mtime = len(data), 0o644, EPOCH
+        self._archive.addfile(info, io.BytesIO(data))
+
+    def put(self, data: bytes, media_type: str, **fields: object) -> Descriptor:
+        digest = Digest.of(data)
+        self.add(f"blobs/sha256/{digest.hex}", data)
+        return Descriptor(media_type=media_type, digest=digest, size=len(data), **fields)  # pyright: ignore[reportArgumentType]
 
 
 class Corpus:
@@ -49,6 +105,8 @@ class Corpus:
                 "small-files": self._small_files,
                 "eight-layers": self._eight_layers,
                 "tiny": self._tiny,
+                "torch-like": self._torch_like,
+                "ninety": self._ninety,
             }
             manifest = layout.image(
                 AMD64,
@@ -87,53 +145,64 @@ class Corpus:
         return path
 
     def many(self, count: int) -> pathlib.Path:
-        """An archive of ``count`` images that differ in their configs only; ``docker load`` of every engine takes it."""
-        path = self.root / f"many-{count}.tar"
-        if path.exists():
-            return path
-        scratch = self.root / f"many-{count}.part"
-        subprocess.run(["rm", "-rf", str(scratch)], check=True)
-        layout = Layout(scratch)
-        tars = [_append(_tar([]), [("true", _static_true())], mode=0o755), *self._tiny()]
-        layers = tuple(layout.put(gzip.compress(t, 6, mtime=0), mediatypes.OCI_LAYER_GZIP) for t in tars)
-        rootfs = RootFS(type="layers", diff_ids=tuple(DiffID.of(t) for t in tars))
-        manifests: list[Descriptor] = []
+        """An archive of ``count`` images for three platforms each; every manifest has a config of its own, layers are shared.
+
+        ``docker load`` of every engine takes it. It is written straight into the tar: so many files would take longer to make.
+        """
+        path = self.root / f"many-{count}-by-{len(PLATFORMS)}.tar"
+        if not path.exists():
+            part = path.with_suffix(".part")
+            with tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as archive:
+                self._write_many(ArchivedLayout(archive), count)
+            part.rename(path)
+        return path
+
+    def _write_many(self, layout: "ArchivedLayout", count: int) -> None:
+        stacks: list[tuple[Platform, tuple[Descriptor, ...], RootFS]] = []
+        for platform in PLATFORMS:
+            name = platform.architecture.encode()
+            tars = [
+                _append(_tar([("etc/machine", name)]), [("true", _static_true())], 0o755),
+                _tar([("etc/motd", name)]),
+            ]
+            layers = tuple(layout.put(gzip.compress(t, 6, mtime=0), mediatypes.OCI_LAYER_GZIP) for t in tars)
+            stacks.append(
+                (platform, layers, RootFS(type="layers", diff_ids=tuple(DiffID.of(t) for t in tars)))
+            )
+        entries: list[Descriptor] = []
         legacy: list[dict[str, object]] = []
         for number in range(count):
-            config = layout.put(
-                encode(
-                    ImageConfig(
-                        architecture="amd64",
-                        os="linux",
-                        config=RunConfig(cmd=("/true", str(number))),
-                        rootfs=rootfs,
+            manifests: list[Descriptor] = []
+            for platform, layers, rootfs in stacks:
+                config = ImageConfig(
+                    architecture=platform.architecture,
+                    os=platform.os,
+                    created=f"2024-01-{1 + number % 28:02}T00:00:00Z",
+                    config=RunConfig(cmd=("/true", str(number)), labels={"number": str(number)}),
+                    rootfs=rootfs,
+                )
+                manifest = Manifest(
+                    schema_version=2,
+                    media_type=mediatypes.OCI_MANIFEST,
+                    config=layout.put(encode(config), mediatypes.OCI_CONFIG),
+                    layers=layers,
+                )
+                manifests.append(layout.put(encode(manifest), mediatypes.OCI_MANIFEST, platform=platform))
+                if platform == AMD64:
+                    blobs = [f"blobs/sha256/{d.digest.hex}" for d in (manifest.config, *layers)]
+                    legacy.append(
+                        {"Config": blobs[0], "RepoTags": [f"many-{number}:latest"], "Layers": blobs[1:]}
                     )
-                ),
-                mediatypes.OCI_CONFIG,
-            )
-            manifest = layout.put(
-                encode(
-                    Manifest(
-                        schema_version=2, media_type=mediatypes.OCI_MANIFEST, config=config, layers=layers
-                    )
-                ),
-                mediatypes.OCI_MANIFEST,
-                annotations={
-                    "io.containerd.image.name": f"docker.io/library/many-{number}:latest",
-                    "org.opencontainers.image.ref.name": "latest",
-                },
-            )
-            manifests.append(manifest)
-            blobs = [f"blobs/sha256/{d.digest.hex}" for d in (config, *layers)]
-            legacy.append({"Config": blobs[0], "RepoTags": [f"many-{number}:latest"], "Layers": blobs[1:]})
-        index = Index(schema_version=2, media_type=mediatypes.OCI_INDEX, manifests=tuple(manifests))
-        (scratch / "index.json").write_bytes(encode(index))
-        (scratch / "manifest.json").write_text(json.dumps(legacy))
-        part = path.with_suffix(".tar.part")
-        subprocess.run(["tar", "-C", str(scratch), "-cf", str(part), "."], check=True)
-        part.rename(path)
-        subprocess.run(["rm", "-rf", str(scratch)], check=True)
-        return path
+            index = Index(schema_version=2, media_type=mediatypes.OCI_INDEX, manifests=tuple(manifests))
+            names = {
+                "io.containerd.image.name": f"docker.io/library/many-{number}:latest",
+                "org.opencontainers.image.ref.name": "latest",
+            }
+            entries.append(layout.put(encode(index), mediatypes.OCI_INDEX, annotations=names))
+        whole = Index(schema_version=2, media_type=mediatypes.OCI_INDEX, manifests=tuple(entries))
+        layout.add("index.json", encode(whole))
+        layout.add("manifest.json", json.dumps(legacy).encode())
+        layout.add("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
 
     def _with_shell(self, number: int, data: bytes) -> bytes:
         return data if number else _append(data, [("true", _static_true())], mode=0o755)
@@ -165,6 +234,38 @@ class Corpus:
 
     def _tiny(self) -> list[bytes]:
         return [_tar([("etc/hostname", b"tiny\n")]), _tar([("etc/motd", b"tiny\n")])]
+
+    def _torch_like(self) -> list[bytes]:
+        files: list[tuple[str, bytes]] = []
+        size = 0
+        for package in self._packages(TORCH):
+            done = subprocess.run(
+                ["dpkg-deb", "--fsys-tarfile", str(package)], check=True, capture_output=True
+            )
+            with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
+                for info in tar:
+                    stream = tar.extractfile(info) if info.isreg() else None
+                    if stream is not None and size < 709 * MB:
+                        files.append((info.name.removeprefix("./"), stream.read()))
+                        size += info.size
+        return [_tar(files)]
+
+    def _ninety(self) -> list[bytes]:
+        return [*self._eight_layers()[:-1], _tar([("changed", self._bytes(0, 100 * MB))])]
+
+    def _packages(self, names: list[str]) -> list[pathlib.Path]:
+        """Debian's packages of these names, downloaded on first use; those that this release lacks are left out."""
+        place = self.root / "packages"
+        place.mkdir(exist_ok=True)
+        for name in names:
+            if not any(place.glob(f"{name}_*.deb")):
+                subprocess.run(
+                    ["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", name],
+                    cwd=place,
+                    check=False,
+                    capture_output=True,
+                )
+        return [found for name in names for found in sorted(place.glob(f"{name}_*.deb"))]
 
     def _bytes(self, start: int, length: int) -> bytes:
         out = io.BytesIO()

@@ -26,7 +26,7 @@ BOMB_RATIO: Final = 200
 ZSTD_WINDOW_LOG: Final = 27
 """128 MiB: the largest window that the zstd command takes without being asked to."""
 
-_STEP: Final = 1 << 16
+_STEP: Final = 1 << 18
 _SMALL_STEP: Final = 1 << 9
 _GZIP: Final = b"\x1f\x8b"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"

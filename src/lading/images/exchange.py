@@ -24,8 +24,9 @@ from lading.oci.reference import Reference
 from lading.transfer.archive_in import LoadedImage
 from lading.transfer.archive_out import SavedImage, Sink
 from lading.transfer.import_ import ImportOptions
-from lading.transfer.pull import NoMatchingPlatformError, PullResult
+from lading.transfer.pull import PullResult
 from lading.transfer.push import PushResult
+from lading.transfer.selection import NoMatchingPlatformError
 from lading.transfer.service import TransferService
 
 T = TypeVar("T")

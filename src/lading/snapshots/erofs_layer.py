@@ -27,6 +27,7 @@ from lading.formats.erofs.writer import NO_XATTRS, Node
 from lading.formats.tar.entry import BLOCK, Entry, EntryType, Limits, TarError, TarLimitError
 from lading.formats.tar.names import rooted
 from lading.formats.tar.parser import TarParser
+from lading.kit import fs
 from lading.snapshots import acl, trees
 from lading.snapshots.extract import Extracted, LayerBombError
 from lading.snapshots.faults import translated
@@ -49,6 +50,8 @@ _HELD_MAX: Final = 256 << 20
 _PATHS_MAX: Final = 16 << 20
 """Bytes of paths that are remembered with their directories."""
 _TIME_MAX: Final = 2**63 - 1
+_AHEAD_MAX: Final = 64 << 20
+"""Most bytes of disk space that are reserved ahead of the stream: writing into reserved space costs half as much."""
 _OPAQUE: Final = "trusted.overlay.opaque"
 _ORIGIN: Final = "trusted.overlay.origin"
 _CAPABILITY: Final = "security.capability"
@@ -123,6 +126,7 @@ class LayerBuilder:
         ] = {}  # paths as archives write them, including those through links
         self._sparse: list[tuple[Node, Entry]] = []
         self._fd = os.open(directory / DATA, _CREATE, 0o600)
+        self._written = self._reserved = 0
         self._makers: dict[EntryType, Callable[[Directory, str, Entry], None]] = {
             EntryType.FILE: self._make_file,
             EntryType.DIRECTORY: self._make_directory,
@@ -174,10 +178,27 @@ class LayerBuilder:
                 1,
                 entry.offset >> _SHIFT,
             )
+        self._written += len(view)
+        if self._written > self._reserved:
+            self._reserve()
         with translated("cannot write a layer"):
             written = os.write(self._fd, view)
             while written < len(view):
                 written += os.write(self._fd, view[written:])
+
+    def _reserve(self) -> None:
+        """Have disk space for what comes next: as much again as there is, within bounds. `finish` gives the rest back."""
+        ahead = min(self._written, _AHEAD_MAX, self._stream_left)
+        try:
+            fs.allocate(
+                self._fd, self._written + ahead - self._reserved, offset=self._reserved, keep_size=True
+            )
+        except OSError:  # too full for that, but perhaps not for the layer
+            with translated("cannot write a layer"):
+                os.ftruncate(self._fd, os.lseek(self._fd, 0, os.SEEK_CUR))
+            self._reserved = self._budget
+        else:
+            self._reserved = self._written + ahead
 
     def finish(self) -> Built:
         """The stream is over. Raises as `write`."""
@@ -450,6 +471,7 @@ class LayerBuilder:
             directory.marked = True
         elif isinstance(prior, Directory):
             prior.opaque = True
+            prior.implied = False  # what it would take after is gone
         elif not _is_whiteout(prior):
             self._remember_hidden(directory, base)
 

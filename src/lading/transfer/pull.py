@@ -4,9 +4,7 @@ Nothing is visible before everything is there: the image record is written last.
 a blob is never left out because a snapshot with its contents exists already.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import anyio
 
@@ -21,22 +19,15 @@ from lading.oci import mediatypes, platform
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.digest import Digest
 from lading.oci.document import CONFIG_LIMIT
-from lading.oci.manifest import ANNOTATION_REFERENCE_DIGEST, Index, Manifest, is_attestation
+from lading.oci.manifest import Index, Manifest
 from lading.oci.reference import Reference, dangling_name
 from lading.transfer import limits
-from lading.transfer.documents import Documents, ManifestNode, Walk, check_size, is_document, parse
+from lading.transfer.documents import Documents, ManifestNode, Walk, check_size, parse
 from lading.transfer.downloads import Downloads, Wish
 from lading.transfer.holding import Holder
+from lading.transfer.selection import NoMatchingPlatformError, Platforms, best, select
+from lading.transfer.standing import Standing
 from lading.unpack.unpacker import Unpacker
-
-Platforms = Sequence[Platform] | Literal["all"] | None
-"""Which platforms of an image: those named, all, or with ``None`` the one that fits this host best."""
-
-
-class NoMatchingPlatformError(NotFoundError):
-    """The image exists, but not for the platform that was asked for."""
-
-    code = "no-matching-platform"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +69,7 @@ class Puller:
         holder: Holder,
         registries: Registries,
         unpacker: Unpacker,
+        standing: Standing,
         host: Platform,
         max_downloads: int = limits.MAX_DOWNLOADS,
     ) -> None:
@@ -90,6 +82,7 @@ class Puller:
         self._host = host
         self._max_downloads = max_downloads
         self._names = names
+        self._standing = standing
 
     async def pull(
         self,
@@ -118,10 +111,22 @@ class Puller:
         reference = reference.with_default_tag()
         name = name or _record_name(reference)
         progress = progress or Progress()
+        resolver = self._registries.resolver(credentials, headers=headers)
+        document = await resolver.resolve(reference, known=self._documents.known)
+        check_size(document.descriptor)
+        if platforms is None and not labels:
+            standing = await self._standing.find(name, reference, document, progress)
+            if standing is not None:
+                nodes, snapshot = standing
+                return PullResult(
+                    name=name,
+                    reference=reference,
+                    target=document.descriptor,
+                    manifests=tuple(node.descriptor for node in nodes),
+                    snapshot=snapshot,
+                    updated=False,
+                )
         async with self._holder.hold(f"pull {reference}") as lease:
-            resolver = self._registries.resolver(credentials, headers=headers)
-            document = await resolver.resolve(reference, known=self._documents.known)
-            check_size(document.descriptor)
             run = _Pull(
                 reference=reference,
                 fetcher=resolver.fetcher(reference),
@@ -151,13 +156,11 @@ class Puller:
             node = self._add(run, target, parsed)
             return await self._choose_single(run, node, platforms)
         offers = await self._offers(run, target, parsed)
-        images_only = [offer for offer in offers if not is_attestation(offer)]
-        chosen = self._select(images_only, platforms)
-        for descriptor in _with_attestations(chosen, offers):
+        for descriptor in select(offers, platforms, self._host):
             found = await self._fetch_document(run, descriptor)
             if isinstance(found, Manifest):
                 self._add(run, descriptor, found)
-        return platform.best(self._host, run.nodes, key=_node_platform)
+        return best(self._host, run.nodes)
 
     def _add(self, run: _Pull, descriptor: Descriptor, manifest: Manifest) -> ManifestNode:
         """A manifest to pull, if it is not too large to be one."""
@@ -210,26 +213,6 @@ class Puller:
             if isinstance(nested, Index):
                 pending[:0] = [(child, depth + 1) for child in nested.manifests]
         return offers
-
-    def _select(self, offers: Sequence[Descriptor], platforms: Platforms) -> list[Descriptor]:
-        """The entries to pull, each once, in the order in which they were asked for."""
-        documents = [offer for offer in offers if is_document(offer)]
-        if platforms == "all":
-            return documents
-        chosen: list[Descriptor] = []
-        for wanted in platforms or [self._host]:
-            found = platform.best(wanted, documents, key=_descriptor_platform)
-            if found is None:
-                unnamed = [offer for offer in documents if offer.platform is None]
-                found = unnamed[0] if unnamed else None
-            if found is None:
-                raise NoMatchingPlatformError(
-                    f"no matching manifest for {platform.formatted(wanted)} in the manifest list entries",
-                    hint=_offered(documents),
-                )
-            if found not in chosen:
-                chosen.append(found)
-        return chosen
 
     async def _fetch_document(self, run: _Pull, descriptor: Descriptor) -> Manifest | Index:
         return await self._documents.fetch(
@@ -339,27 +322,3 @@ async def point_name(
 def _record_name(reference: Reference) -> str:
     """Name of the image record: a digest makes the tag meaningless."""
     return str(reference.with_digest(reference.digest) if reference.digest else reference)
-
-
-def _descriptor_platform(descriptor: Descriptor) -> Platform | None:
-    return descriptor.platform
-
-
-def _node_platform(node: ManifestNode) -> Platform | None:
-    return None if is_attestation(node.descriptor) else node.descriptor.platform
-
-
-def _with_attestations(chosen: Sequence[Descriptor], offers: Sequence[Descriptor]) -> list[Descriptor]:
-    """The chosen entries and the attestation manifests that speak about them."""
-    subjects = {descriptor.digest for descriptor in chosen}
-    about = [
-        offer
-        for offer in offers
-        if is_attestation(offer) and offer.annotations.get(ANNOTATION_REFERENCE_DIGEST) in subjects
-    ]
-    return [*chosen, *about]
-
-
-def _offered(offers: Sequence[Descriptor]) -> str:
-    found = [platform.formatted(offer.platform) for offer in offers if offer.platform is not None]
-    return f"the image is for {', '.join(dict.fromkeys(found))}" if found else ""

@@ -135,6 +135,8 @@ class TarParser:
                 taken = min(left, end - at)
                 self._padding = left - taken
                 at += taken
+            if self._usual and not spans and not self._held and self._unit == self._take_header:
+                at = self._scan(view, at, start, events)
             need = self._need
             if end - at >= need and not self._held:
                 self.position = start + at + need
@@ -149,6 +151,22 @@ class TarParser:
                     self.position = start + at
                     self._unit(memoryview(held), 0, events)
         self.position = start + end
+
+    def _scan(self, view: memoryview, at: int, start: int, events: list[Event]) -> int:
+        """Take what usual entries there are; where in the view to go on."""
+        before = len(events)
+        at = usual.scan(view, at, start, events)
+        if found := len(events) - before:
+            self._count(found)
+        if (beyond := at - len(view)) > 0:  # into the last one's content or padding
+            entry = events[-1]
+            assert isinstance(entry, Entry)
+            self._content = entry
+            self._padding = -entry.size % BLOCK
+            self._content_left = max(beyond - self._padding, 0)
+            self._padding = min(self._padding, beyond)
+            at = len(view)
+        return at
 
     def _take_header(self, view: memoryview, at: int, events: list[Event]) -> None:
         if self._usual:
@@ -176,8 +194,8 @@ class TarParser:
             raise TarError(f"unsupported tar entry type {block.flag!r} of {names.shown(block.name)}")
         self._merge(block, kind, view, at, events)
 
-    def _count(self) -> None:
-        self.entries += 1
+    def _count(self, more: int = 1) -> None:
+        self.entries += more
         if self.entries > self.limits.entries:
             raise TarLimitError(f"the tar archive has more than {self.limits.entries} entries")
 

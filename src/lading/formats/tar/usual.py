@@ -6,9 +6,10 @@ general way through `lading.formats.tar.header`. A block that is usual gives the
 
 import re
 import zlib
+from struct import Struct
 from typing import Final
 
-from lading.formats.tar.entry import BLOCK, Entry, EntryType, Limits
+from lading.formats.tar.entry import BLOCK, Entry, EntryType, Event, Limits
 
 _match: Final = re.compile(
     rb"(?s)(?=([^\0\n]{1,99})\0).{100}"  # name
@@ -24,8 +25,14 @@ _KINDS: Final = {
     b"5": EntryType.DIRECTORY,
 }
 _FILE: Final = EntryType.FILE
+_DIRECTORY: Final = EntryType.DIRECTORY
+_unpack: Final = Struct("<100s24s11sc12s6s2sc100s8s80sc").unpack_from
+_MAGICS: Final = frozenset({b"ustar\x0000", b"ustar  \0"})
+_SCANNED: Final = {b"0": _FILE, b"5": _DIRECTORY}
 _OWNERS: Final[dict[bytes, tuple[int, int, int]]] = {}
 _OWNERS_MAX: Final = 4096
+_TIMES: Final[dict[bytes, int]] = {}
+"""Nanoseconds by field, likewise: most entries of a layer were made at few moments."""
 _NANO: Final = 10**9
 _adler = zlib.adler32
 
@@ -71,7 +78,7 @@ def entry(view: memoryview, at: int, position: int) -> Entry | None:
             length,
             position,
         )
-    if kind is EntryType.DIRECTORY:
+    if kind is _DIRECTORY:
         link = b""
     elif not link:
         return None
@@ -87,6 +94,84 @@ def entry(view: memoryview, at: int, position: int) -> Entry | None:
         0,
         position,
     )
+
+
+def scan(view: memoryview, at: int, start: int, events: list[Event]) -> int:
+    """Append the entries of usual files and directories that follow one another from ``at``; where they end.
+
+    Byte 0 of ``view`` is byte ``start`` of the stream. Contents are stepped over, so the end may lie beyond ``view``. It
+    stops before whatever `entry` or the general way must look at. One loop, because a call per entry doubles its cost.
+    """
+    last = len(view) - BLOCK
+    append, owners, times, kinds, unpack, adler = (
+        events.append,
+        _OWNERS.get,
+        _TIMES.get,
+        _SCANNED,
+        _unpack,
+        _adler,
+    )
+    while at <= last:
+        name, owner, size, nul, mtime, checksum, gap, flag, _, magic, _, prefix = unpack(view, at)
+        kind = kinds.get(flag)
+        known = owners(owner)
+        time = times(mtime) or _time(mtime)
+        name = name.rstrip(b"\0")
+        if (
+            kind is None
+            or known is None
+            or time is None
+            or prefix != b"\0"
+            or magic not in _MAGICS
+            or nul != b"\0"
+            or gap != b"\0 "
+            or not size.isdigit()
+            or not checksum.isdigit()
+            or not 0 < len(name) < 100
+            or b"\0" in name
+            or b"\n" in name
+        ):
+            break
+        try:
+            length, wanted = int(size, 8), int(checksum, 8)
+        except ValueError:
+            break
+        total = (adler(view[at : at + 256]) & 0xFFFF) + (adler(view[at + 256 : at + 512]) & 0xFFFF)
+        if total - (adler(checksum) & 0xFFFF) + 223 != wanted:
+            break
+        if kind is _DIRECTORY:
+            length = 0
+        at += BLOCK
+        append(
+            Entry(
+                name.decode("utf-8", "surrogateescape"),
+                kind,
+                "",
+                known[0],
+                known[1],
+                known[2],
+                time,
+                length,
+                length,
+                start + at,
+            )
+        )
+        at += length + -length % BLOCK
+    return at
+
+
+def _time(field: bytes) -> int | None:
+    """Nanoseconds of a field of octal digits and a NUL; ``None`` if it is not of that form."""
+    if field[11] or not field[:11].isdigit():
+        return None
+    try:
+        found = int(field[:11], 8) * _NANO
+    except ValueError:
+        return None
+    if len(_TIMES) >= _OWNERS_MAX:
+        _TIMES.clear()
+    _TIMES[field] = found
+    return found
 
 
 def _owner(field: bytes) -> tuple[int, int, int]:
