@@ -18,6 +18,8 @@ from lading.kit import aio, fs
 from lading.kit.sqlite import Connection, Readers, connect
 from lading.metadata import graph as graphs
 from lading.metadata.blobs import SqliteBlobs
+from lading.metadata.buildcache import SqliteBuildCache
+from lading.metadata.builds import SqliteBuilds
 from lading.metadata.containers import SqliteContainers
 from lading.metadata.facts import SqliteFacts
 from lading.metadata.images import SqliteImages
@@ -133,6 +135,14 @@ class SqliteDatabase(metadata.Database):
     @override
     def containers(self, namespace: Namespace) -> SqliteContainers:
         return SqliteContainers(self._session, namespace)
+
+    @override
+    def builds(self, namespace: Namespace) -> SqliteBuilds:
+        return SqliteBuilds(self._session, namespace)
+
+    @override
+    def build_cache(self, namespace: Namespace) -> SqliteBuildCache:
+        return SqliteBuildCache(self._session, namespace)
 
     @override
     def networks(self, namespace: Namespace) -> SqliteNetworks:

@@ -12,7 +12,7 @@ from lading.errors import InvalidArgumentError, UnsupportedError
 from lading.oci import mediatypes
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.digest import Digest
-from lading.oci.document import MANIFEST_LIMIT, convert, read
+from lading.oci.document import MANIFEST_LIMIT, convert, decode, read
 
 INDEX_ENTRIES_LIMIT: Final = 10_000
 ATTESTATION_TYPE: Final = "attestation-manifest"
@@ -106,6 +106,17 @@ def _index(tree: object, what: str) -> Index:
             f"{what} has {len(index.manifests)} entries, more than {INDEX_ENTRIES_LIMIT}"
         )
     return index
+
+
+def media_type_of(data: Buffer) -> str:
+    """The media type of a document that came without one: what it says, else what its fields make it (OCI).
+
+    Raises `InvalidArgumentError` for what is no document.
+    """
+    envelope = decode(data, _Envelope, what="manifest", limit=MANIFEST_LIMIT)
+    if envelope.media_type:
+        return envelope.media_type
+    return mediatypes.OCI_INDEX if envelope.manifests is not msgspec.UNSET else mediatypes.OCI_MANIFEST
 
 
 def children(document: Manifest | Index) -> tuple[Descriptor, ...]:

@@ -6,8 +6,8 @@ never rows without files. `DirectorySnapshotter.sweep` deletes orphans. A root b
 
 **Durability**. *lazy*: an unpacked layer's row carries the boot ID until a syncfs(2) after it; a row of
 another boot is discarded by `DirectorySnapshotter.recover`, and the layer is unpacked again from its blob. *strict*: syncfs(2)
-before the row. `commit` of an active snapshot always flushes, with all that it stands on, because there is no blob to make it
-again from.
+before the row. `commit` of an active snapshot flushes, with all that it stands on, unless
+the caller can make it again.
 """
 
 import contextlib
@@ -147,6 +147,10 @@ class DirectorySnapshotter(Snapshotter, Differ):
         """The mounts of an active snapshot or view."""
 
     @abstractmethod
+    def _show_committed(self, rows: Sequence[SnapshotRow]) -> list[Mount]:
+        """The mounts of a committed snapshot, given its own row and its parents'. Blocking."""
+
+    @abstractmethod
     def _differences(self, row: SnapshotRow, parents: Sequence[SnapshotRow]) -> Generator[Difference]:
         """How a snapshot differs from its parent. Blocking."""
 
@@ -213,6 +217,19 @@ class DirectorySnapshotter(Snapshotter, Differ):
         return self._show(row, parents)
 
     @override
+    def shown(self, name: SnapshotName) -> AbstractAsyncContextManager[list[Mount]]:
+        return self._shown(name)
+
+    @asynccontextmanager
+    async def _shown(self, name: SnapshotName) -> AsyncGenerator[list[Mount]]:
+        rows = await self._rows.chain(name)
+        if rows[0].info.kind is not Kind.COMMITTED:
+            raise FailedPreconditionError(
+                f"snapshot {name} is {rows[0].info.kind.value}, not committed", subject=name
+            )
+        yield await run(DISK, self._show_committed, rows)
+
+    @override
     async def prepare(
         self,
         key: SnapshotKey,
@@ -242,11 +259,17 @@ class DirectorySnapshotter(Snapshotter, Differ):
         *,
         labels: Labels = NO_LABELS,
         lease: LeaseID | None = None,
+        durable: bool = True,
     ) -> None:
         row = await self._rows.get(key)
         if row.info.kind is not Kind.ACTIVE:
             raise FailedPreconditionError(f"snapshot {key} is {row.info.kind.value}, not active", subject=key)
         usage = await run(DISK, self._measure, self.tree(row))
+        if not durable and not self._strict:
+            await self._rows.commit(name, key, labels=labels, usage=usage, boot_id=self._boot_id, lease=lease)
+            self._unflushed.add(row.id)
+            self._work.set()
+            return
         await self._flush_all(row.id)
         _, *parents = await self._rows.chain(key)
         if any(parent.boot_id for parent in parents):
@@ -299,13 +322,15 @@ class DirectorySnapshotter(Snapshotter, Differ):
         return await run(DISK, collect)
 
     @override
-    def open_diff(self, key: str) -> AbstractAsyncContextManager[Iterator[bytes]]:
-        return self._open_diff(key)
+    def open_diff(
+        self, key: str, *, epoch: int | None = None
+    ) -> AbstractAsyncContextManager[Iterator[bytes]]:
+        return self._open_diff(key, epoch)
 
     @asynccontextmanager
-    async def _open_diff(self, key: str) -> AsyncGenerator[Iterator[bytes]]:
+    async def _open_diff(self, key: str, epoch: int | None) -> AsyncGenerator[Iterator[bytes]]:
         row, *parents = await self._rows.chain(key)
-        stream = diff.archive(self._differences(row, parents), f"cannot read snapshot {key}")
+        stream = diff.archive(self._differences(row, parents), f"cannot read snapshot {key}", epoch=epoch)
         try:
             yield stream
         finally:

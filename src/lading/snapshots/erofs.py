@@ -238,6 +238,24 @@ class ErofsSnapshotter(OverlaySnapshotter):
         return super()._show(row, parents)
 
     @override
+    def _show_committed(self, rows: Sequence[SnapshotRow]) -> list[Mount]:
+        self._mount(rows)
+        lowers = self.stack(rows)
+        if len(lowers) == 1 and METADATA in rows[0].extra:
+            # As in `_show`: overlayfs takes two at least.
+            nothing = self._directory / "nothing"
+            nothing.mkdir(mode=0o755, exist_ok=True)
+            lowers.append(str(nothing))
+            return [
+                Mount(
+                    type="overlay",
+                    source="overlay",
+                    options=(*mount_options(), f"lowerdir={':'.join(lowers)}"),
+                )
+            ]
+        return super()._show_committed(rows)
+
+    @override
     def _differences(self, row: SnapshotRow, parents: Sequence[SnapshotRow]) -> Generator[Difference]:
         self._mount([row, *parents])
         yield from super()._differences(row, parents)

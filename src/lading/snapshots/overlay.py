@@ -128,6 +128,14 @@ class OverlaySnapshotter(DirectorySnapshotter):
         return [Mount(type="overlay", source="overlay", options=tuple(options))]
 
     @override
+    def _show_committed(self, rows: Sequence[SnapshotRow]) -> list[Mount]:
+        lowers = self.stack(rows)
+        if len(lowers) == 1:
+            return bind(lowers[0], read_only=True)
+        options = (*mount_options(), f"lowerdir={':'.join(lowers)}")
+        return [Mount(type="overlay", source="overlay", options=options)]
+
+    @override
     def _complete(self, directory: Path, extracted: Extracted, parents: Sequence[SnapshotRow]) -> Usage:
         if not parents:
             return extracted.usage

@@ -42,6 +42,16 @@ class PullResult:
     updated: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Located:
+    """An image for one platform, and where its blobs come from. ``target`` is what its name points to."""
+
+    reference: Reference
+    target: Descriptor
+    node: ManifestNode
+    fetcher: Fetcher
+
+
 @dataclass(slots=True, kw_only=True)
 class _Pull:
     """One pull in progress."""
@@ -127,14 +137,7 @@ class Puller:
                     updated=False,
                 )
         async with self._holder.hold(f"pull {reference}") as lease:
-            run = _Pull(
-                reference=reference,
-                fetcher=resolver.fetcher(reference),
-                lease=lease,
-                progress=progress,
-                limiter=anyio.CapacityLimiter(self._max_downloads),
-                small=anyio.CapacityLimiter(self._max_downloads),
-            )
+            run = self._run(reference, resolver.fetcher(reference), lease, progress)
             unpack = await self._choose(run, document, platforms)
             snapshot = await self._transfer(run, unpack)
             old = await self._name(name, document.descriptor, labels, keep_displaced=keep_displaced)
@@ -145,6 +148,58 @@ class Puller:
             manifests=tuple(node.descriptor for node in run.nodes),
             snapshot=snapshot,
             updated=old is None or old.target.digest != document.descriptor.digest,
+        )
+
+    async def locate(
+        self,
+        reference: Reference,
+        wanted: Platform,
+        *,
+        lease: LeaseID,
+        credentials: Credentials | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> "Located":
+        """Find an image in its registry for one platform: manifest and config are fetched, its layers are not.
+
+        An image that is no index is taken for what it is. Raises as `pull`.
+        """
+        reference = reference.with_default_tag()
+        resolver = self._registries.resolver(credentials, headers=headers)
+        document = await resolver.resolve(reference, known=self._documents.known)
+        check_size(document.descriptor)
+        run = self._run(reference, resolver.fetcher(reference), lease, Progress())
+        single = not mediatypes.is_index(document.descriptor.media_type)
+        await self._choose(run, document, None if single else [wanted])
+        for node in run.nodes:
+            if node.manifest.is_image:
+                await self._fetch_config(run, node)
+                return Located(
+                    reference=reference, target=document.descriptor, node=node, fetcher=run.fetcher
+                )
+        raise NoMatchingPlatformError(f"{reference} is no image", subject=str(reference))
+
+    async def complete(
+        self, located: "Located", *, lease: LeaseID, progress: Progress
+    ) -> SnapshotName | None:
+        """Fetch what is missing of an image's blobs and unpack it; the top snapshot. Raises as `pull`."""
+        run = self._run(located.reference, located.fetcher, lease, progress)
+        run.nodes.append(located.node)
+        await self._fetch_config(run, located.node)
+        return await self._transfer(run, located.node)
+
+    async def fetch_blob(self, located: "Located", descriptor: Descriptor, *, lease: LeaseID) -> None:
+        """Fetch one blob of an image, if it is missing."""
+        run = self._run(located.reference, located.fetcher, lease, Progress())
+        await self._download(run, Wish(descriptor=descriptor))
+
+    def _run(self, reference: Reference, fetcher: Fetcher, lease: LeaseID, progress: Progress) -> _Pull:
+        return _Pull(
+            reference=reference,
+            fetcher=fetcher,
+            lease=lease,
+            progress=progress,
+            limiter=anyio.CapacityLimiter(self._max_downloads),
+            small=anyio.CapacityLimiter(self._max_downloads),
         )
 
     async def _choose(self, run: _Pull, document: Document, platforms: Platforms) -> ManifestNode | None:

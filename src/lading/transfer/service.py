@@ -101,6 +101,11 @@ class TransferService:
         await self._holder.recover()
 
     @property
+    def puller(self) -> Puller:
+        """Finds and completes images of registries, without naming them."""
+        return self._puller
+
+    @property
     def documents(self) -> Documents:
         """Readers of stored manifests, indexes and configs."""
         return self._documents
