@@ -148,7 +148,7 @@ class WebOperation(Operation[Tree]):
     async def _remembered(self) -> Known | None:
         """What is remembered, if the file is still there."""
         known = self._memory.get(self._memory_key())
-        if known is None:
+        if known is None or (self._wish.checksum and known.digest != self._wish.checksum):
             return None
         try:
             await self._trees.snapshotter.stat(known.snapshot)
