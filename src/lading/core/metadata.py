@@ -13,6 +13,7 @@ from typing import NamedTuple, NewType, Protocol
 
 from lading.core import (
     buildcache,
+    builds,
     containers,
     content,
     facts,
@@ -267,7 +268,11 @@ class Database(Protocol):
         """A namespace's container records."""
         ...
 
-    def builds(self, namespace: Namespace) -> buildcache.BuildCache:
+    def builds(self, namespace: Namespace) -> builds.Store:
+        """A namespace's build records."""
+        ...
+
+    def build_cache(self, namespace: Namespace) -> buildcache.BuildCache:
         """A namespace's build cache."""
         ...
 

@@ -19,7 +19,7 @@ import structlog
 from anyio.abc import TaskGroup
 from typing_extensions import override
 
-from lading.api.engine import absent, system
+from lading.api.engine import absent, build_cache, system, upgrades
 from lading.api.engine import containers as container_routes
 from lading.api.engine import events as event_routes
 from lading.api.engine import exec as exec_routes
@@ -36,6 +36,7 @@ from lading.core.events import Bus
 from lading.core.metadata import Namespace
 from lading.core.remotes import Credentials, Registries, Resolver
 from lading.daemon import host, usage
+from lading.daemon.building import Builder, Parts, open_builder
 from lading.daemon.config import Config
 from lading.daemon.events import EventBus
 from lading.daemon.fsck import Checker
@@ -320,8 +321,27 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
 
     async with AsyncExitStack() as stack:
         store = await open_store(stack, config, bus, uses)
-        service = await open_container_service(stack, config, store)
+        runtime = await open_runtime(stack, config)
+        service = await open_container_service(stack, config, store, runtime)
         running.append(service)
+        builder = await open_builder(
+            stack,
+            Parts(
+                database=store.database,
+                namespace=Namespace(config.containerd_namespace),
+                content=store.content,
+                images=store.records,
+                leases=store.leases,
+                snapshotter=store.snapshotter,
+                transfer=store.transfer,
+                registries=store.registries,
+                runtime=runtime,
+                runtime_name=host.default_runtime(config),
+                state=config.exec_root / "build",
+                bus=bus,
+                id=await daemon_id(store.database),
+            ),
+        )
         facts = host.facts(config, id=await daemon_id(store.database), driver=store.snapshotter.name)
         sources = system.Sources(
             host=facts,
@@ -329,15 +349,18 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
             containers=lambda: usage.count_containers(service),
             image_usage=lambda version: usage.image_usage(store.images, version),
             container_usage=lambda version: usage.container_usage(service, version),
+            build_usage=lambda version: build_cache.disk_usage(builder.solver, version),
             listeners=lambda: bus.subscribers,
             open_files=lambda: len(os.listdir("/proc/self/fd")),
             registries=store.registries,
         )
-        router = make_router(store, service, sources, bus)
+        router = make_router(store, service, sources, bus, builder)
         yield Engine(router=router, store=store, config=config, sources=sources)
 
 
-def make_router(store: Store, service: ContainerService, sources: system.Sources, bus: Bus) -> Router:
+def make_router(
+    store: Store, service: ContainerService, sources: system.Sources, bus: Bus, builder: Builder
+) -> Router:
     """Every route that is served."""
     router = Router()
     system.add_routes(router, sources)
@@ -352,16 +375,22 @@ def make_router(store: Store, service: ContainerService, sources: system.Sources
     absent.add_swarm(router)
     absent.add_plugins(router)
     absent.add_builder(router)
+    build_cache.add_routes(router, builder.solver)
+    upgrades.add_routes(
+        router,
+        grpc=builder.server.serve_grpc,
+        session=builder.server.serve_session,
+        check_session=builder.server.check_session,
+    )
     absent.add_search(router)
     absent.add_container_extras(router)
     return router
 
 
-async def open_container_service(stack: AsyncExitStack, config: Config, store: Store) -> ContainerService:
-    """Containers in shims: the runtime, and the service over it, with the containers of earlier daemons taken up."""
+async def open_runtime(stack: AsyncExitStack, config: Config) -> ShimRuntime:
+    """Shims, for containers and for the processes of builds."""
     available = host.runtimes(config)
-    default = host.default_runtime(config)
-    runtime = await stack.enter_async_context(
+    return await stack.enter_async_context(
         ShimRuntime(
             config.exec_root / "tasks",
             config.data_root / "tasks",
@@ -372,6 +401,14 @@ async def open_container_service(stack: AsyncExitStack, config: Config, store: S
             debug=config.debug,
         )
     )
+
+
+async def open_container_service(
+    stack: AsyncExitStack, config: Config, store: Store, runtime: ShimRuntime
+) -> ContainerService:
+    """Containers in shims, with those of earlier daemons taken up."""
+    available = host.runtimes(config)
+    default = host.default_runtime(config)
 
     async def find(name: str) -> images.Image:
         return (await store.images.find(name)).image

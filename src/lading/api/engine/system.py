@@ -20,8 +20,8 @@ from lading.errors import InvalidArgumentError
 DEFAULT_REGISTRY: Final = "https://index.docker.io/v1/"
 DRIVER_STATUS: Final = [["driver-type", "io.containerd.snapshotter.v1"]]
 """What buildx, compose and pack look at to know that this is a containerd store."""
-BUILDER_VERSION: Final = "1"
-"""No BuildKit: a ``docker`` without buildx then uses ``POST /build``, which says in plain words that there is no builder."""
+BUILDER_VERSION: Final = "2"
+"""BuildKit: what ``docker build`` uses when it has the buildx plugin."""
 _DF_TYPES: Final = frozenset({"container", "image", "volume", "build-cache"})
 _PING: Final = {
     **COMMON_HEADERS,
@@ -105,6 +105,7 @@ class Sources:
     containers: Callable[[], Awaitable[ContainerCounts]] = _no_containers
     image_usage: Callable[[ApiVersion], Awaitable[DiskUsage]] = _nothing
     container_usage: Callable[[ApiVersion], Awaitable[DiskUsage]] = _nothing
+    build_usage: Callable[[ApiVersion], Awaitable[DiskUsage]] = _nothing
     listeners: Callable[[], int] = int
     open_files: Callable[[], int] = int
     registries: Registries | None = None
@@ -159,7 +160,7 @@ class _System:
         if "volume" in kinds:
             document["Volumes"] = []
         if "build-cache" in kinds:
-            document["BuildCache"] = []
+            document["BuildCache"] = (await self._sources.build_usage(request.version)).items
         return json_response(
             {"LayersSize": 0, "Images": None, "Containers": None, "Volumes": None, "BuildCache": None}
             | document
