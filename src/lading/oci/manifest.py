@@ -113,7 +113,7 @@ def media_type_of(data: Buffer) -> str:
 
     Raises `InvalidArgumentError` for what is no document.
     """
-    envelope = decode(data, _Envelope, what="manifest", limit=MANIFEST_LIMIT)
+    envelope = convert(read(data, what="manifest", limit=MANIFEST_LIMIT), _Envelope, what="manifest")
     if envelope.media_type:
         return envelope.media_type
     return mediatypes.OCI_INDEX if envelope.manifests is not msgspec.UNSET else mediatypes.OCI_MANIFEST

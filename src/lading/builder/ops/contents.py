@@ -261,7 +261,8 @@ def _of_use(use: _Use | None, contents: Contents) -> Dependency[Tree]:
 
 
 def _nothing(inputs: int) -> tuple[Dependency[Tree], ...]:
-    return tuple(Dependency[Tree]() for _ in range(inputs))
+    plain: Dependency[Tree] = Dependency()
+    return (plain,) * inputs
 
 
 def of_merge(raw: bytes, inputs: int) -> CacheMap[Tree]:
