@@ -72,7 +72,7 @@ async def test_ping_tells_what_clients_negotiate_with() -> None:
             assert answer.body == (b"OK" if method == "GET" else b"")
             assert answer.headers["api-version"] == "1.51"
             assert answer.headers["ostype"] == "linux"
-            assert answer.headers["builder-version"] == "1"
+            assert answer.headers["builder-version"] == "2"
             assert answer.headers["swarm"] == "inactive"
             assert "no-cache" in answer.headers["cache-control"]
 
