@@ -36,6 +36,7 @@ from lading.containers.service import open_service as open_containers
 from lading.content.local import LocalContentStore, utc_now
 from lading.core import content, facts, images, leases, metadata
 from lading.core.addresses import DEFAULT_POOLS
+from lading.core.classic import ClassicStore
 from lading.core.events import Bus
 from lading.core.metadata import Namespace
 from lading.core.networks import Networks
@@ -106,6 +107,8 @@ class Store:
     """The image store of one namespace: ports and services, without containers and without an edge."""
 
     selection: Selection
+    classic: ClassicStore | None
+    """The classic store's own part, if that is the one in use."""
     namespace: Namespace
     database: metadata.Database
     content: content.Store
@@ -206,6 +209,7 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
     exchange = make_exchange(service=service, records=records, transfer=transfer, registries=registries)
     return Store(
         selection=selection,
+        classic=classic.store if classic else None,
         namespace=namespace,
         database=database,
         content=store,
@@ -437,7 +441,7 @@ async def hidden_warnings(config: Config, store: Store) -> list[str]:
     other = store.selection.kind.other
     words = hidden_words(other, await stores.hidden(config, store.database, other))
     found = [words] if words else []
-    if store.selection.kind is StoreKind.CLASSIC and (count := await stores.foreign(config)):
+    if store.classic is not None and (count := len(await store.classic.foreign_uses())):
         found.append(
             f"{count} container{'' if count == 1 else 's'} of dockerd in this data-root can be seen by dockerd only"
         )
