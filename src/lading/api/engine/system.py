@@ -105,6 +105,7 @@ class Sources:
     containers: Callable[[], Awaitable[ContainerCounts]] = _no_containers
     image_usage: Callable[[ApiVersion], Awaitable[DiskUsage]] = _nothing
     container_usage: Callable[[ApiVersion], Awaitable[DiskUsage]] = _nothing
+    volume_usage: Callable[[ApiVersion], Awaitable[DiskUsage]] = _nothing
     listeners: Callable[[], int] = int
     open_files: Callable[[], int] = int
     registries: Registries | None = None
@@ -157,7 +158,7 @@ class _System:
         if "container" in kinds:
             document["Containers"] = (await self._sources.container_usage(request.version)).items
         if "volume" in kinds:
-            document["Volumes"] = []
+            document["Volumes"] = (await self._sources.volume_usage(request.version)).items
         if "build-cache" in kinds:
             document["BuildCache"] = []
         return json_response(
@@ -235,8 +236,8 @@ def info_document(host: Host, version: ApiVersion) -> dict[str, Any]:
         "DriverStatus": DRIVER_STATUS,
         "DockerRootDir": host.data_root,
         "Plugins": {
-            "Volume": [],
-            "Network": ["host", "null"],
+            "Volume": ["local"],
+            "Network": ["bridge", "host", "ipvlan", "macvlan", "null"],
             "Authorization": None,
             "Log": list(host.log_drivers),
         },
