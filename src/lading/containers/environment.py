@@ -16,6 +16,7 @@ from lading.core.volumes import Volumes
 from lading.errors import InvalidArgumentError, NotFoundError
 from lading.oci import config as oci_config
 from lading.oci import manifest as oci_manifest
+from lading.oci import mediatypes
 from lading.oci import platform as platforms
 from lading.oci.config import ImageConfig
 from lading.oci.descriptor import Descriptor, Platform
@@ -87,6 +88,8 @@ class StoredImages(ImageSource):
     async def open(self, name: str, platform: Platform | None) -> ContainerImage:
         """See `ImageSource.open`."""
         target = (await self._find(name)).target
+        if mediatypes.is_config(target.media_type):
+            return await self._classic(name, target, platform)
         wanted = platform or platforms.host()
         offers = [offer async for offer in self._manifests(target)]
         found = platforms.best(
@@ -105,6 +108,18 @@ class StoredImages(ImageSource):
     async def unpack(self, manifest: Descriptor, *, lease: LeaseID | None = None) -> SnapshotName | None:
         """See `ImageSource.unpack`."""
         return await self._unpack(manifest, lease=lease)
+
+    async def _classic(self, name: str, target: Descriptor, platform: Platform | None) -> ContainerImage:
+        """An image of the classic store is its config, for one platform."""
+        body = await self._content.read(target.digest, limit=CONFIG_LIMIT)
+        config = oci_config.parse(body, what=f"config {target.digest}")
+        if platform is not None and platforms.rank(platform, config.platform) is None:
+            raise NotFoundError(
+                f"image with reference {name} was found but its platform ({platforms.formatted(config.platform)}) "
+                f"does not match the specified platform ({platforms.formatted(platform)})",
+                subject=name,
+            )
+        return ContainerImage(target=target, manifest=target, config=config)
 
     async def commit(
         self,

@@ -28,9 +28,10 @@ _PROXIES: Final[tuple[Literal["http-proxy", "https-proxy", "no-proxy"], ...]] = 
     "https-proxy",
     "no-proxy",
 )
-_BUILT: Final = frozenset({"runtimes", "lading", "default-address-pools", *_PROXIES})
+_BUILT: Final = frozenset({"runtimes", "lading", "features", "default-address-pools", *_PROXIES})
 """Options that are more than their value."""
 Values = dict[str, Any]
+_SNAPSHOTTER: Final = "containerd-snapshotter"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,8 @@ class Config:
     tlskey: str = ""
     containerd_namespace: str = "moby"
     storage_driver: str = ""
+    containerd_snapshotter: bool | None = None
+    """The feature of that name: whether the containerd store is used; ``None`` leaves it to the rules (daemon/selection.py)."""
     insecure_registries: tuple[str, ...] = ()
     registry_mirrors: tuple[str, ...] = ()
     max_concurrent_downloads: int = 3
@@ -276,9 +279,15 @@ def build(values: Values, *, config_file: str = "") -> Config:
     for name in ("data_root", "exec_root", "pidfile"):
         if name in chosen:
             chosen[name] = _absolute(name, chosen[name])
+    features = _features(values.get("features") or {})
+    warnings += [
+        f"feature {name} has no meaning here and is ignored" for name in features if name != _SNAPSHOTTER
+    ]
+    chosen["storage_driver"] = os.environ.get("DOCKER_DRIVER") or chosen.get("storage_driver", "")
     config = Config(
         **chosen,
         **_proxies(values),
+        containerd_snapshotter=features.pop(_SNAPSHOTTER, None),
         runtimes=_runtimes(values),
         default_address_pools=_pools(values.get("default-address-pools") or []),
         lading=_settings(values.get("lading")),
@@ -343,6 +352,17 @@ def _pairs(text: str) -> Mapping[str, str]:
         key, _, value = part.partition("=")
         made[key] = value
     return made
+
+
+def _features(values: Mapping[str, Any]) -> dict[str, bool]:
+    """Features by name. Raises `InvalidArgumentError` for a value that is no truth."""
+    found: dict[str, bool] = {}
+    for name, value in values.items():
+        truth = value if isinstance(value, bool) else _BOOLEANS.get(str(value).lower())
+        if truth is None:
+            raise InvalidArgumentError(f"invalid value for feature {name!r}", hint="give true or false")
+        found[name] = truth
+    return found
 
 
 def _proxies(values: Values) -> Values:

@@ -84,8 +84,11 @@ USED: Final = (
     _used(
         "storage-driver",
         Kind.TEXT,
-        "Snapshotter: erofs, overlayfs or native (default: the first that works)",
+        "Snapshotter: erofs, overlayfs or native (default: the first that works); overlay2: the classic image store",
         short="s",
+    ),
+    _used(
+        "feature", Kind.MAP, "containerd-snapshotter=true or false: which image store to use", key="features"
     ),
     _used(
         "insecure-registry",
@@ -175,7 +178,7 @@ IGNORED: Final = (
         ),
         *("exec-opt|exec-opts", "node-generic-resource|node-generic-resources", "storage-opt|storage-opts"),
     ),
-    *_ignored(Kind.MAP, "default-ulimit|default-ulimits", "log-opt|log-opts", "feature|features"),
+    *_ignored(Kind.MAP, "default-ulimit|default-ulimits", "log-opt|log-opts"),
     *_ignored(Kind.ANY, "default-network-opt|default-network-opts"),
     Option(flag="", key="builder", kind=Kind.ANY),
 )

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ import structlog
 from anyio.abc import TaskGroup
 from typing_extensions import override
 
-from lading.api.engine import absent, system
+from lading.api.engine import absent, build_cache, system, upgrades
 from lading.api.engine import containers as container_routes
 from lading.api.engine import events as event_routes
 from lading.api.engine import exec as exec_routes
@@ -39,13 +40,16 @@ from lading.core.addresses import DEFAULT_POOLS
 from lading.core.events import Bus
 from lading.core.metadata import Namespace
 from lading.core.remotes import Credentials, Registries, Resolver
-from lading.daemon import host, usage
+from lading.daemon import host, stores, usage
+from lading.daemon.building import Builder, Parts, open_builder
 from lading.daemon.config import Config
 from lading.daemon.events import EventBus
 from lading.daemon.fsck import Checker
 from lading.daemon.maintenance import StoreMaintenance
+from lading.daemon.selection import SETTING, Selection, StoreKind, hidden_words, messages
 from lading.errors import FailedPreconditionError
 from lading.gc.collector import Collector
+from lading.images.classic import ClassicExchange, ClassicImageService
 from lading.images.exchange import ImageExchange
 from lading.images.removal import Use
 from lading.images.service import ImageService
@@ -101,6 +105,8 @@ class ReloadableRegistries(Registries):
 class Store:
     """The image store of one namespace: ports and services, without containers and without an edge."""
 
+    selection: Selection
+    namespace: Namespace
     database: metadata.Database
     content: content.Store
     snapshotter: DirectorySnapshotter
@@ -122,14 +128,27 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
 
     Raises `LockedError` if another process has it; `FailedPreconditionError` if no snapshotter works here.
     """
-    namespace = Namespace(config.containerd_namespace)
     database = await stack.enter_async_context(SqliteDatabase.open(config.data_root / DATABASE))
+    selection = await stores.selected(config, database)
+    namespace = stores.namespace_of(config, selection.kind)
+    _log.info("image_store_chosen", store=selection.kind.value, reason=selection.reason)
+    for message in messages(selection, config.containerd_snapshotter):
+        _log.info("image_store", detail=message)
     blobs = database.blobs(namespace)
     lease_manager = database.leases(namespace)
     records = database.images(namespace)
     fact_rows = database.facts(namespace)
     store = LocalContentStore(config.data_root / "content", blobs, namespace=namespace)
-    snapshotter = await open_snapshotter(config, database)
+    classic: stores.Classic | None = None
+    if selection.kind is StoreKind.CLASSIC:
+        rows = database.snapshots(namespace, selection.driver)
+        classic = await stores.open_classic(
+            config, snapshots=rows, records=records, blobs=store, leases=lease_manager
+        )
+        records = classic.records
+    snapshotter: DirectorySnapshotter = (
+        classic.snapshotter if classic else await open_snapshotter(config, database, selection.driver)
+    )
     stack.push_async_callback(snapshotter.close)
     registries = ReloadableRegistries(config)
     stack.push_async_callback(registries.close)
@@ -144,6 +163,8 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         registries=registries,
         bus=bus,
         host=machine,
+        naming=classic.store if classic else None,
+        packed=classic is None,
         max_downloads=config.max_concurrent_downloads,
         max_uploads=config.max_concurrent_uploads,
     )
@@ -170,7 +191,9 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
     async def used() -> Sequence[Use]:
         return uses()
 
-    service = ImageService(
+    make_service = partial(ClassicImageService, classic=classic.store) if classic else ImageService
+    make_exchange = partial(ClassicExchange, classic=classic.store) if classic else ImageExchange
+    service = make_service(
         store=store,
         records=records,
         transfer=transfer,
@@ -180,8 +203,10 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         host=machine,
         collect=collector.trigger,
     )
-    exchange = ImageExchange(service=service, records=records, transfer=transfer, registries=registries)
+    exchange = make_exchange(service=service, records=records, transfer=transfer, registries=registries)
     return Store(
+        selection=selection,
+        namespace=namespace,
         database=database,
         content=store,
         snapshotter=snapshotter,
@@ -194,6 +219,12 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         maintenance=maintenance,
         bus=bus,
     )
+
+
+async def choose(config: Config, kind: StoreKind) -> None:
+    """Remember which store a data-root uses, while nobody has it open."""
+    async with SqliteDatabase.open(config.data_root / DATABASE) as database:
+        await database.set_setting(SETTING, kind.value)
 
 
 async def keep_facts_of(facts: facts.Store, database: metadata.Database, machine: Platform) -> None:
@@ -220,14 +251,14 @@ SNAPSHOTTERS: Final[Mapping[str, SnapshotterKind]] = {
 """Snapshotters by name, in the order in which they are tried when the configuration names none and none has snapshots yet."""
 
 
-async def open_snapshotter(config: Config, database: metadata.Database) -> DirectorySnapshotter:
-    """The configured snapshotter, else the first that works on this machine, recovered from the last boot.
+async def open_snapshotter(config: Config, database: metadata.Database, driver: str) -> DirectorySnapshotter:
+    """The snapshotter ``driver``, else the first that works on this machine, recovered from the last boot.
 
     Raises `FailedPreconditionError`, with what was tried.
     """
     namespace = Namespace(config.containerd_namespace)
-    chosen = [config.storage_driver]
-    if not config.storage_driver:
+    chosen = [driver]
+    if not driver:
         # Containers stay with the snapshotter that made them, so one that is in use goes before a better one.
         used = [name for name in SNAPSHOTTERS if await database.snapshots(namespace, name).list()]
         chosen = [*used, *[name for name in SNAPSHOTTERS if name not in used]]
@@ -286,6 +317,8 @@ class Engine:
     store: Store
     config: Config
     sources: system.Sources
+    restart: anyio.Event
+    """Set when the engine is to be closed and opened again, with the store that was chosen meanwhile."""
 
     def start(self, tasks: TaskGroup) -> None:
         """Begin background work, once clients are served."""
@@ -327,9 +360,35 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
 
     async with AsyncExitStack() as stack:
         store = await open_store(stack, config, bus, uses)
-        service = await open_container_service(stack, config, store)
+        await stores.refuse_orphans(config, store.database, store.selection.kind)
+        runtime = await open_runtime(stack, config)
+        service = await open_container_service(stack, config, store, runtime)
         running.append(service)
-        facts = host.facts(config, id=await daemon_id(store.database), driver=store.snapshotter.name)
+        builder = await open_builder(
+            stack,
+            Parts(
+                database=store.database,
+                namespace=store.namespace,
+                content=store.content,
+                images=store.records,
+                leases=store.leases,
+                snapshotter=store.snapshotter,
+                containerd=store.selection.kind is StoreKind.CONTAINERD,
+                transfer=store.transfer,
+                registries=store.registries,
+                runtime=runtime,
+                runtime_name=host.default_runtime(config),
+                state=config.exec_root / "build",
+                bus=bus,
+                id=await daemon_id(store.database),
+            ),
+        )
+        facts = host.facts(
+            config,
+            id=await daemon_id(store.database),
+            driver=store.snapshotter.name,
+            driver_status=driver_status(store),
+        )
         sources = system.Sources(
             host=facts,
             images=lambda: usage.count_images(store.records),
@@ -337,15 +396,86 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
             image_usage=lambda version: usage.image_usage(store.images, version),
             container_usage=lambda version: usage.container_usage(service, version),
             volume_usage=lambda version: usage.volume_usage(service, version),
+            build_usage=lambda version: build_cache.disk_usage(builder.solver, version),
             listeners=lambda: bus.subscribers,
             open_files=lambda: len(os.listdir("/proc/self/fd")),
             registries=store.registries,
+            warnings=lambda: hidden_warnings(config, store),
         )
-        router = make_router(store, service, sources, bus)
-        yield Engine(router=router, store=store, config=config, sources=sources)
+        for warning in await hidden_warnings(config, store):
+            _log.warning("images_hidden", detail=warning)
+        engine = Engine(router=Router(), store=store, config=config, sources=sources, restart=anyio.Event())
+        switch = stores.Switch(
+            database=store.database,
+            selection=store.selection,
+            running=lambda: [
+                stores.Running(id=each.id, name=each.name) for each in service.all() if each.state.running
+            ],
+            stop=service.stop,
+            restart=engine.restart.set,
+        )
+        engine.router = make_router(store, service, sources, bus, StoreRoutes(config, store, switch), builder)
+        yield engine
 
 
-def make_router(store: Store, service: ContainerService, sources: system.Sources, bus: Bus) -> Router:
+def driver_status(store: Store) -> list[list[str]]:
+    """What ``docker info`` shows below the storage driver; clients tell the stores apart by it."""
+    if store.selection.kind is StoreKind.CONTAINERD:
+        return [["driver-type", "io.containerd.snapshotter.v1"]]
+    return [
+        ["Backing Filesystem", linux.file_system(str(store.maintenance.data_root))],
+        ["Supports d_type", "true"],
+        ["Using metacopy", "false"],
+        ["Native Overlay Diff", "true"],
+        ["userxattr", "false"],
+    ]
+
+
+async def hidden_warnings(config: Config, store: Store) -> list[str]:
+    """What is here and not shown, in words."""
+    other = store.selection.kind.other
+    words = hidden_words(other, await stores.hidden(config, store.database, other))
+    found = [words] if words else []
+    if store.selection.kind is StoreKind.CLASSIC and (count := await stores.foreign(config)):
+        found.append(
+            f"{count} container{'' if count == 1 else 's'} of dockerd in this data-root can be seen by dockerd only"
+        )
+    return found
+
+
+class StoreRoutes(lading_routes.Stores):
+    """Which image store is in use, and the switch."""
+
+    def __init__(self, config: Config, store: Store, switch: stores.Switch) -> None:
+        self._config = config
+        self._store = store
+        self._switch = switch
+
+    @override
+    async def status(self) -> dict[str, Any]:
+        kind = self._store.selection.kind
+        hidden = await stores.hidden(self._config, self._store.database, kind.other)
+        return {
+            "Store": kind.value,
+            "Reason": self._store.selection.reason,
+            "HiddenImages": hidden["images"],
+            "HiddenContainers": hidden["containers"],
+        }
+
+    @override
+    async def use(self, store: str, *, stop: bool) -> dict[str, Any]:
+        changed = await self._switch.use(store, stop=stop)
+        return {"Store": store, "Restarting": changed}
+
+
+def make_router(
+    store: Store,
+    service: ContainerService,
+    sources: system.Sources,
+    bus: Bus,
+    stores: lading_routes.Stores,
+    builder: Builder,
+) -> Router:
     """Every route that is served."""
     router = Router()
     system.add_routes(router, sources)
@@ -356,20 +486,26 @@ def make_router(store: Store, service: ContainerService, sources: system.Sources
     file_routes.add_routes(router, service)
     network_routes.add_routes(router, service)
     volume_routes.add_routes(router, service.volumes)
-    lading_routes.add_routes(router, store.maintenance)
+    lading_routes.add_routes(router, store.maintenance, stores)
     absent.add_swarm(router)
     absent.add_plugins(router)
     absent.add_builder(router)
+    build_cache.add_routes(router, builder.solver)
+    upgrades.add_routes(
+        router,
+        grpc=builder.server.serve_grpc,
+        session=builder.server.serve_session,
+        check_session=builder.server.check_session,
+    )
     absent.add_search(router)
     absent.add_container_extras(router)
     return router
 
 
-async def open_container_service(stack: AsyncExitStack, config: Config, store: Store) -> ContainerService:
-    """Containers in shims: the runtime, and the service over it, with the containers of earlier daemons taken up."""
+async def open_runtime(stack: AsyncExitStack, config: Config) -> ShimRuntime:
+    """Shims, for containers and for the processes of builds."""
     available = host.runtimes(config)
-    default = host.default_runtime(config)
-    runtime = await stack.enter_async_context(
+    return await stack.enter_async_context(
         ShimRuntime(
             config.exec_root / "tasks",
             config.data_root / "tasks",
@@ -380,6 +516,14 @@ async def open_container_service(stack: AsyncExitStack, config: Config, store: S
             debug=config.debug,
         )
     )
+
+
+async def open_container_service(
+    stack: AsyncExitStack, config: Config, store: Store, runtime: ShimRuntime
+) -> ContainerService:
+    """Containers in shims, with those of earlier daemons taken up."""
+    available = host.runtimes(config)
+    default = host.default_runtime(config)
 
     async def find(name: str) -> images.Image:
         return (await store.images.find(name)).image
@@ -398,12 +542,12 @@ async def open_container_service(stack: AsyncExitStack, config: Config, store: S
         )
     )
     environment = Environment(
-        store=store.database.containers(Namespace(config.containerd_namespace)),
+        store=store.database.containers(store.namespace),
         images=StoredImages(
             store.content,
             find=find,
             unpack=store.transfer.ensure_unpacked,
-            commit=store.transfer.commit,
+            commit=store.exchange.commit,
         ),
         snapshotter=store.snapshotter,
         differ=store.snapshotter,

@@ -26,6 +26,7 @@ from lading.oci.digest import Digest
 
 pytestmark = pytest.mark.anyio
 HOST = Host(
+    driver_status=[["driver-type", "io.containerd.snapshotter.v1"]],
     id="id",
     name="host",
     version="1.2.3",
@@ -262,12 +263,34 @@ class Care:
         raise NotFoundError("broken half-way")
 
 
+class Two(lading.Stores):
+    """Two stores, one of them in use."""
+
+    async def status(self) -> dict[str, Any]:
+        return {"Store": "classic"}
+
+    async def use(self, store: str, *, stop: bool) -> dict[str, Any]:
+        return {"Store": store, "Restarting": stop}
+
+
+async def test_what_is_hidden_is_a_warning() -> None:
+    async def warnings() -> list[str]:
+        return ["3 images are hidden"]
+
+    async with serving(table(warnings=warnings)) as path:
+        assert body(await get(path, "/info"))["Warnings"] == ["WARNING: 3 images are hidden"]
+
+
 async def test_lading_s_own_routes() -> None:
     router = Router()
-    lading.add_routes(router, Care())
+    lading.add_routes(router, Care(), Two())
     digest = "sha256:" + "a" * 64
     async with serving(router) as path:
-        assert body(await get(path, "/lading/store")) == {"Images": 1}
+        assert body(await get(path, "/lading/store")) == {"Images": 1, "Store": "classic"}
+        assert body(await get(path, "/lading/store/use?store=containerd&stop=1", "POST")) == {
+            "Store": "containerd",
+            "Restarting": True,
+        }
         assert (await get(path, "/lading/why/nonsense")).status == 400
         assert (await get(path, f"/lading/why/{digest}")).status == 404
         assert b'"content":1' in (await get(path, "/lading/gc?dry-run=1", "POST")).body

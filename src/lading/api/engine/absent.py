@@ -21,8 +21,8 @@ _NO_SWARM: Final = (
     "and try again."
 )
 _NO_BUILDER: Final = UnsupportedError(
-    "this engine has no builder",
-    hint="build with a BuildKit of its own, e.g. docker buildx create, and load the result",
+    "this engine has no legacy builder",
+    hint="install docker's buildx plugin, which docker build then uses",
 )
 _SWARM: Final = ("nodes", "services", "tasks", "secrets", "configs")
 
@@ -78,16 +78,9 @@ def add_search(router: Router) -> None:
 
 
 def add_builder(router: Router) -> None:
-    """Refuse to build."""
-    for path in ("/build", "/grpc", "/session"):
-        router.add("POST", path, _refuse(_NO_BUILDER))
+    """Refuse the legacy builder."""
+    router.add("POST", "/build", _refuse(_NO_BUILDER))
     router.add("POST", "/build/cancel", _refuse(_NO_BUILDER))
-
-    async def prune(request: Request) -> web.StreamResponse:
-        request.filters()
-        return json_response({"CachesDeleted": None, "SpaceReclaimed": 0})
-
-    router.add("POST", "/build/prune", prune)
 
 
 def _refuse(error: LadingError) -> Handler:
