@@ -216,8 +216,10 @@ def containers_in_full() -> list[str]:
     return [
         "## Containers: what is proved by which test",
         "",
-        "Each test in `tests/e2e` drives the unmodified `docker` command or docker-py. A value of a supported field that cannot "
-        "be honoured is refused by the field's name.",
+        (
+            "Each test in `tests/e2e` drives the unmodified `docker` command or docker-py. A value of a supported field that "
+            "cannot be honoured is refused by the field's name."
+        ),
         "",
         *table(("route", "tests"), rows),
         "",
