@@ -45,6 +45,7 @@ from lading.containers.keeper import Keeper
 from lading.containers.logfile import LogFiles
 from lading.containers.model import Container, State
 from lading.containers.namespaces import Joined
+from lading.containers.networking import Joint, Networking
 from lading.containers.request import LogConfig
 from lading.containers.runs import Run
 from lading.core.mounts import Mount
@@ -113,8 +114,10 @@ class Lifecycle:
         group: anyio.abc.TaskGroup,
         forget: Callable[[Container], None],
         find: Callable[[str], Container],
+        networking: Networking,
     ) -> None:
         self.env = environment
+        self.networking = networking
         self._find = find
         self.observer: Observer | None = None
         self.host_mounts = HostMounts(environment.state.with_name("mounts"))
@@ -158,6 +161,12 @@ class Lifecycle:
     async def save(self, container: Container) -> None:
         """Store the present document."""
         await self.env.store.update(container.snapshot())
+
+    async def save_with_files(self, container: Container) -> None:
+        """Store it after its networks changed; a running one sees the change in its files."""
+        if container.state.running:
+            await aio.run(aio.DISK, self.write_files, container, self.networking.joint(container))
+        await self.save(container)
 
     def spawn(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
         """Run in the background. What goes wrong there is one container's misfortune, never the daemon's."""
@@ -237,7 +246,10 @@ class Lifecycle:
         images = await imagemounts.mount(
             env, self.host_mounts, container.id, container.images, container.document.images
         )
-        made = await aio.run(aio.DISK, self._prepare, container, mounts, joined, images)
+        joint = await self.networking.join(container)
+        made = await aio.run(
+            aio.DISK, self._prepare, container, mounts, joined.with_network(joint.path), images, joint
+        )
         log = self.log(container)
         run = await aio.run(
             aio.DISK,
@@ -265,7 +277,12 @@ class Lifecycle:
         return await self.env.snapshotter.mounts(SnapshotKey(container.record.snapshot_key))
 
     def _prepare(
-        self, container: Container, mounts: list[Mount], joined: Joined, images: list[Bind]
+        self,
+        container: Container,
+        mounts: list[Mount],
+        joined: Joined,
+        images: list[Bind],
+        joint: Joint,
     ) -> dict[str, Any]:
         """Everything about the spec that needs files; blocking."""
         document, host = container.document, container.host
@@ -293,14 +310,27 @@ class Lifecycle:
                 env=document.env,
                 cwd=cwd,
                 user=user,
-                hostname=document.hostname,
+                hostname=joint.files_of.document.hostname if joint.files_of else document.hostname,
                 binds=[*container.binds, *images],
                 tmpfs=container.tmpfs,
                 joined=joined,
                 init=self.env.init_path if host.init and host.pid_mode in ("", "private") else "",
-                files=hostfiles.write(directory, host, document.hostname, container.config.domainname),
+                files=self.write_files(container, joint),
                 cgroup_v2=self.env.cgroup_v2,
             )
+        )
+
+    def write_files(self, container: Container, joint: Joint) -> dict[str, str]:
+        """Its ``/etc/hosts`` and the like, as the network now is; path in the container to path on the host. Blocking."""
+        if joint.files_of is not None:
+            return hostfiles.paths(self.directory(joint.files_of))
+        return hostfiles.write(
+            self.directory(container),
+            container.host,
+            container.document.hostname,
+            container.config.domainname,
+            joint,
+            self.env.resolving,
         )
 
     async def _failed(self, container: Container, error: Exception) -> LadingError:
@@ -310,6 +340,7 @@ class Lifecycle:
         with anyio.CancelScope(shield=True):
             await self._end_run(container)
             await self._drop_host_mounts(container)
+            await self.networking.leave(container)
             container.task = None
             container.document.state = State(exit_code=code, error=words, finished_at=time.time_ns())
             await self.save(container)
@@ -374,8 +405,17 @@ class Lifecycle:
                 if exec_.running:
                     exec_.running, exec_.exit_code = False, 137
                     exec_.ended.set()
-        if self.observer is not None:
-            self.observer.ended(container)
+            if self.observer is not None:
+                self.observer.ended(container)
+            self._tell_died(container, end)
+            await self.networking.leave(container)
+        self._tell_stopped(container)
+        if restarts:
+            self.spawn(self.restart_later, container)
+        elif container.host.auto_remove:
+            self.spawn(self.remove_quietly, container)
+
+    def _tell_died(self, container: Container, end: Exit) -> None:
         duration = (container.state.finished_at - container.state.started_at) // 10**9
         self.env.bus.publish(
             "container",
@@ -383,11 +423,6 @@ class Lifecycle:
             container.id,
             container.attributes(exitCode=str(end.status), execDuration=str(max(0, duration))),
         )
-        self._tell_stopped(container)
-        if restarts:
-            self.spawn(self.restart_later, container)
-        elif container.host.auto_remove:
-            self.spawn(self.remove_quietly, container)
 
     def _tell_stopped(self, container: Container) -> None:
         container.started = anyio.Event()
@@ -560,6 +595,7 @@ class Lifecycle:
                 return container.removed.is_set()
             container.state.removing = True
             await self._end_run(container)
+            await self.networking.leave(container)
             # The record goes first: what nothing names any more is swept if we are killed before all of it is gone.
             await imagemounts.release(self.env, container.id, container.images)
             await self.env.store.delete(container.id)

@@ -14,6 +14,7 @@ from lading.containers.execs import Exec
 from lading.containers.health import Health
 from lading.containers.imagemounts import ImageMount
 from lading.containers.logdriver import Subject
+from lading.containers.netmodes import Wish
 from lading.containers.request import Config, HostConfig, RestartPolicy
 from lading.containers.streams import Broadcast
 from lading.core.containers import ContainerRecord
@@ -69,6 +70,8 @@ class Document(msgspec.Struct, kw_only=True, rename="pascal"):
     manually_stopped: bool = False
     images: dict[str, Descriptor] = {}
     """Manifests of mounted images, by target."""
+    networks: dict[str, Wish] = msgspec.field(default_factory=dict[str, Wish])
+    """What it wants of each of its networks, by name; the first is that of ``NetworkMode``."""
 
 
 @dataclass(slots=True)

@@ -44,6 +44,7 @@ class Restorer:
     async def restore(self, containers: list[Container]) -> None:
         """Find the containers of earlier daemons: take up those that run, finish those that ended meanwhile."""
         tasks = {task.id: task for task in await self._life.env.runtime.load()}
+        await self._life.networking.recover([each.id for each in containers if each.id in tasks])
         async with anyio.create_task_group() as group:
             for container in containers:
                 group.start_soon(self._restore, container, tasks.pop(container.id, None))
@@ -71,6 +72,7 @@ class Restorer:
             found = await task.state()
             if found.status is Status.CREATED:  # the daemon died between create and start; nothing ran yet
                 await self._destroy(task)
+                await self._life.networking.leave(container)
                 task = None
         if task is None and not state.running:
             if state.restarting:

@@ -63,14 +63,11 @@ def test_each_unsupported_field_is_refused_by_name_and_zero_is_fine(field: str):
 @pytest.mark.parametrize(
     ("host", "words"),
     [
-        ({"NetworkMode": "bridge"}, "NetworkMode"),
-        ({"NetworkMode": "container:x"}, "NetworkMode"),
         ({"PidMode": "container:"}, "PidMode"),
         ({"PidMode": "theirs"}, "PidMode"),
         ({"BlkioWeight": 5}, "blkio weight"),
         ({"CpuRealtimeRuntime": 2, "CpuRealtimePeriod": 1}, "real-time"),
         ({"UsernsMode": "keep"}, "UsernsMode"),
-        ({"PortBindings": {"80/tcp": []}}, "PortBindings"),
         ({"Memory": 1000}, "6MB"),
         ({"MemorySwap": 10}, "Memory"),
         ({"NanoCpus": 1, "CpuQuota": 1}, "Nano CPUs"),
