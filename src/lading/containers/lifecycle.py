@@ -64,6 +64,7 @@ from lading.kit import aio
 
 _DRAIN_SECONDS: Final = 10.0
 _KILL_SECONDS: Final = 10.0
+_KERNEL_PLACES: Final = ("/proc", "/sys", "/dev")
 LOST_EXIT: Final = 255
 """Exit code of a container whose end nobody saw."""
 PROCESS_FILE: Final = "process.json"
@@ -295,6 +296,7 @@ class Lifecycle:
         cwd = document.working_dir or "/"
 
         def look(root: rootfs.Root) -> users.User:
+            root.check_plain(_KERNEL_PLACES)
             user = users.resolve(root, document.user, host.group_add or ())
             if not host.readonly_rootfs or cwd != "/":
                 root.make_directory(cwd)
