@@ -13,9 +13,10 @@ runtime's task, stores the state and tells whoever waits, in that order.
 import contextlib
 import errno
 import math
+import os
 import shutil
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -30,6 +31,7 @@ from lading.containers import (
     imagemounts,
     joining,
     logdriver,
+    naming,
     rootfs,
     runs,
     signals,
@@ -62,6 +64,7 @@ from lading.kit import aio
 
 _DRAIN_SECONDS: Final = 10.0
 _KILL_SECONDS: Final = 10.0
+_KERNEL_PLACES: Final = ("/proc", "/sys", "/dev")
 LOST_EXIT: Final = 255
 """Exit code of a container whose end nobody saw."""
 PROCESS_FILE: Final = "process.json"
@@ -151,6 +154,13 @@ class Lifecycle:
             )
         return self._logs[container.id]
 
+    def sweep_directories(self, keep: Collection[str]) -> None:
+        """Delete the files of containers that there are not any more; blocking."""
+        for root in (self.env.root, self.env.state):
+            for name in os.listdir(root):
+                if naming.is_id(name) and name not in keep:
+                    shutil.rmtree(root / name, ignore_errors=True)
+
     async def save(self, container: Container) -> None:
         """Store the present document."""
         await self.env.store.update(container.snapshot())
@@ -234,7 +244,7 @@ class Lifecycle:
     async def _create_task(self, container: Container) -> tuple[Task, Run]:
         env = self.env
         mounts = await self.mounts(container)
-        await aio.run(aio.DISK, self.host_mounts.drop, container.id)
+        await self._drop_host_mounts(container)
         joined = await joining.join(container, self._find, self.host_mounts)
         images = await imagemounts.mount(
             env, self.host_mounts, container.id, container.images, container.document.images
@@ -295,6 +305,7 @@ class Lifecycle:
         cwd = document.working_dir or "/"
 
         def look(root: rootfs.Root) -> users.User:
+            root.check_plain(_KERNEL_PLACES)
             user = users.resolve(root, document.user, host.group_add or ())
             if not host.readonly_rootfs or cwd != "/":
                 root.make_directory(cwd)
@@ -339,6 +350,7 @@ class Lifecycle:
         code = signals.start_exit_code(words)
         with anyio.CancelScope(shield=True):
             await self._end_run(container)
+            await self._drop_host_mounts(container)
             await self._let_go(container)
             container.task = None
             container.document.state = State(exit_code=code, error=words, finished_at=time.time_ns())
@@ -396,7 +408,10 @@ class Lifecycle:
             )
             restarts = self._restarts(container, end.status)
             container.document.state.restarting = restarts
-            await self.save(container)
+            if (
+                restarts or not container.host.auto_remove
+            ):  # else its removal follows, which a later daemon would make up for
+                await self.save(container)
             for exec_ in container.execs.values():
                 if exec_.running:
                     exec_.running, exec_.exit_code = False, 137
@@ -436,7 +451,11 @@ class Lifecycle:
         run = self.runs.pop(container.id, None)
         if run is not None:
             await run.end(self.keeper)
-        await aio.run(aio.DISK, self.host_mounts.drop, container.id)
+            await self._drop_host_mounts(container)
+
+    async def _drop_host_mounts(self, container: Container) -> None:
+        if container.images or container.host.ipc_mode == "shareable":
+            await aio.run(aio.DISK, self.host_mounts.drop, container.id)
 
     def _restarts(self, container: Container, status: int) -> bool:
         policy, document = container.restart_policy, container.document
@@ -594,15 +613,15 @@ class Lifecycle:
             if container.state.running or container.removed.is_set():
                 return container.removed.is_set()
             container.state.removing = True
-            await self.save(container)
             await self._end_run(container)
             await self._let_go(container)
+            # The record goes first: what nothing names any more is swept if we are killed before all of it is gone.
+            await imagemounts.release(self.env, container.id, container.images)
+            await self.env.store.delete(container.id)
             with contextlib.suppress(NotFoundError):
                 await self.env.snapshotter.remove(container.record.snapshot_key)
-            await imagemounts.release(self.env, container.id, container.images)
             for directory in (self.state_directory(container), self.directory(container)):
                 await aio.run(aio.DISK, shutil.rmtree, directory, ignore_errors=True)
-            await self.env.store.delete(container.id)
             self._forget(container)
             await self.holding.forget(container, own=volumes)
             self._logs.pop(container.id, None)
