@@ -142,6 +142,13 @@ class Unpacker:
             await self._content.update(config_digest, {label: name})
         return name
 
+    async def unpack_layers(
+        self, layers: Sequence[Layer], *, lease: LeaseID, source: Source, progress: Progress
+    ) -> None:
+        """Make the snapshots of layers that no image holds; ``lease`` does. As `unpack`."""
+        if layers and not await self._hold(layers[-1].chain_id, lease):
+            await self._unpack_all(layers, lease, source, progress)
+
     async def _unpack_all(
         self, layers: Sequence[Layer], lease: LeaseID, source: Source, progress: Progress
     ) -> None:
