@@ -42,6 +42,8 @@ class Parts:
     images: images.Store
     leases: leases.Manager
     snapshotter: DiffingSnapshotter
+    containerd: bool
+    """Whether the containerd store is in use: buildx asks for it by a label of the worker."""
     transfer: TransferService
     registries: Registries
     runtime: Runtime
@@ -103,7 +105,7 @@ async def open_builder(stack: AsyncExitStack, parts: Parts) -> Builder:
         worker=Worker(
             id=parts.id,
             hostname=socket.gethostname(),
-            snapshotter=lambda: parts.snapshotter.name,
+            snapshotter=lambda: parts.snapshotter.name if parts.containerd else "",
             platforms=runnable,
         ),
     )
