@@ -5,10 +5,13 @@ BuildKit made of it in ``expected.json`` (written by ``scripts/record-corpus.py`
 ``docker-image://…``), ``secrets`` (by ID), ``fails``, ``labs`` (only a labs frontend has it: the real daemon is not asked).
 """
 
+import base64
 import hashlib
 import io
 import json
+import os
 import shutil
+import subprocess
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -105,6 +108,79 @@ def attributes(case: Case) -> dict[str, str]:
     for name, where in case.contexts.items():
         found[f"context:{name}"] = where if ":" in where else f"local:{name}"
     return found
+
+
+class Buildx:
+    """The real ``docker buildx build`` against a daemon with the containerd image store."""
+
+    def __init__(self, host: str, plugins: Path, scratch: Path) -> None:
+        self.scratch = scratch
+        (scratch / "config.json").write_text(json.dumps({"cliPluginsExtraDirs": [str(plugins)]}))
+        self.env = {
+            **os.environ,
+            "DOCKER_HOST": host,
+            "DOCKER_CONFIG": str(scratch),
+            "BUILDX_METADATA_WARNINGS": "1",
+            "BUILDX_NO_DEFAULT_ATTESTATIONS": "1",
+        }
+        self.base: dict[str, Any] = {}
+
+    def docker(self, *args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["docker", *args], check=False, env=self.env, capture_output=True, text=True)
+
+    def bases(self) -> dict[str, Any]:
+        """Build the base images; digest and config of each by its name."""
+        images: dict[str, Any] = {}
+        for name in BASE_NAMES:
+            context = self.scratch / f"base-{name}"
+            shutil.copytree(BASES / name, context)
+            if name == "base":
+                shutil.copy(os.environ.get("BUSYBOX", "/bin/busybox"), context / "busybox")
+            tag = f"corpus/{name}:1"
+            built = self.docker("buildx", "build", "--load", "-t", tag, str(context))
+            assert built.returncode == 0, built.stderr
+            out = self.scratch / "base.tar"
+            saved = self.docker("image", "save", "-o", str(out), tag)
+            assert saved.returncode == 0, saved.stderr
+            config, tree, _ = read_oci(out.read_bytes())
+            self.base = self.base or tree
+            digest = self.docker("image", "inspect", "--format", "{{.Id}}", tag).stdout.strip()
+            images[f"docker.io/{tag}"] = {"digest": digest, "config": config}
+        return images
+
+    def build(self, case: Case, *, built_in: bool = True) -> dict[str, Any]:
+        """What a case becomes, as ``expected.json`` says it."""
+        out, told = self.scratch / "out.tar", self.scratch / "metadata.json"
+        for path in (out, told):
+            path.unlink(missing_ok=True)
+        options = ["--provenance=mode=max", "--metadata-file", str(told), "-o", f"type=oci,dest={out}"]
+        command = case.command(self.scratch, built_in=built_in)
+        built = self.docker("buildx", "build", "--progress=rawjson", *options, *command)
+        if case.fails:
+            assert built.returncode != 0, case.name
+            errors = [line for line in built.stderr.splitlines() if line.startswith("ERROR:")]
+            said = errors[-1].removeprefix("ERROR: failed to build: failed to solve: ")
+            return {"error": said, "exit_code": built.returncode}
+        assert built.returncode == 0, (case.name, built.stderr[-3000:])
+        config, tree, predicates = read_oci(out.read_bytes())
+        steps = [step for one in predicates for step in one.get("buildConfig", {}).get("llbDefinition", [])]
+        warnings = json.loads(told.read_text()).get("buildx.build.warnings", [])
+        return {
+            "config": shown_config(config),
+            "tree": shown_tree(tree, self.base),
+            "steps": shown_steps(steps, pinned=case.pinned),
+            "names": _names(built.stderr),
+            "warnings": sorted(base64.b64decode(one["short"]).decode() for one in warnings),
+        }
+
+
+def _names(log: str) -> list[str]:
+    """The names of the vertices that a build reported, but those of its exporter."""
+    told = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    names = {vertex["name"] for one in told for vertex in one.get("vertexes", [])}
+    return sorted(
+        name for name in names if not name.startswith(("exporting", "sending", "resolving provenance"))
+    )
 
 
 # Images.
