@@ -13,6 +13,7 @@ from lading.builder.control import Control, Finisher, MakeExporter, MakeGateway,
 from lading.builder.exporters.factory import ExporterFactory
 from lading.builder.frontend.frontend import DockerfileFrontend
 from lading.builder.history import History
+from lading.builder.legacy.build import LegacyBuilder
 from lading.builder.model import Frontend, Gateway, Job, Progress, Solver
 from lading.builder.ops.trees import DiffingSnapshotter
 from lading.builder.service import BuildJob, BuildSolver, Environment
@@ -59,6 +60,7 @@ class Builder:
     control: Control
     solver: Solver
     sessions: SessionRegistry
+    legacy: LegacyBuilder
 
 
 async def open_builder(stack: AsyncExitStack, parts: Parts) -> Builder:
@@ -106,6 +108,7 @@ async def open_builder(stack: AsyncExitStack, parts: Parts) -> Builder:
             snapshotter=lambda: parts.snapshotter.name,
             platforms=runnable,
         ),
+        state=parts.state / "legacy",
     )
 
 
@@ -134,6 +137,7 @@ def make_builder(
     make_exporter: MakeExporter,
     finishers: Sequence[Finisher] = (),
     worker: Worker,
+    state: Path,
 ) -> Builder:
     """The builder over any solver."""
     sessions = SessionRegistry()
@@ -161,4 +165,11 @@ def make_builder(
         serve_session=sessions.serve,
         check_session=sessions.check,
     )
-    return Builder(server=server, control=control, solver=solver, sessions=sessions)
+    legacy = LegacyBuilder(
+        solver=solver,
+        lease_manager=lease_manager,
+        make_gateway=make_gateway,
+        make_exporter=make_exporter,
+        state=state,
+    )
+    return Builder(server=server, control=control, solver=solver, sessions=sessions, legacy=legacy)

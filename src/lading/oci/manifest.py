@@ -12,7 +12,7 @@ from lading.errors import InvalidArgumentError, UnsupportedError
 from lading.oci import mediatypes
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.digest import Digest
-from lading.oci.document import MANIFEST_LIMIT, convert, decode, read
+from lading.oci.document import MANIFEST_LIMIT, convert, read
 
 INDEX_ENTRIES_LIMIT: Final = 10_000
 ATTESTATION_TYPE: Final = "attestation-manifest"

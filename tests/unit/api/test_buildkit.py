@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import anyio
 import pytest
@@ -161,6 +162,7 @@ async def opened() -> AsyncGenerator[World]:
         worker=Worker(
             id="w", hostname="h", snapshotter=lambda: "overlayfs", platforms=lambda: [platforms.host()]
         ),
+        state=Path(),
     )
     ours, theirs = pipe()
     with ours, theirs:
