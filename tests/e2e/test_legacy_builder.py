@@ -59,7 +59,9 @@ def test_it_builds_step_by_step_and_again_from_its_cache(shared_daemon: Daemon, 
     config = image["Config"]
     assert isinstance(config, dict)
     assert config["Labels"] == {"x": "y", "given": "yes"}
-    history = shared_daemon.docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", "legacy:1").splitlines()
+    history = shared_daemon.docker(
+        "history", "--no-trunc", "--format", "{{.CreatedBy}}", "legacy:1"
+    ).splitlines()
     assert history[0] == '/bin/sh -c #(nop) CMD ["/bin/busybox" "cat" "/made"]'
     assert "/bin/busybox sh -c echo hello; echo $A > /made" in history
     assert shared_daemon.docker("run", "--rm", "--network", "none", "legacy:1").strip() == "b"

@@ -9,6 +9,7 @@ from pathlib import Path
 from lading.api.buildkit.errors import status_of
 from lading.api.buildkit.server import BuildkitServer
 from lading.api.buildkit.worker import Worker
+from lading.builder.attest.finisher import ProvenanceFinisher, record_of
 from lading.builder.control import Control, Finisher, MakeExporter, MakeGateway, SolveWish
 from lading.builder.exporters.factory import ExporterFactory
 from lading.builder.frontend.frontend import DockerfileFrontend
@@ -43,6 +44,8 @@ class Parts:
     images: images.Store
     leases: leases.Manager
     snapshotter: DiffingSnapshotter
+    containerd: bool
+    """Whether the containerd store is in use: buildx asks for it by a label of the worker."""
     transfer: TransferService
     registries: Registries
     runtime: Runtime
@@ -102,10 +105,11 @@ async def open_builder(stack: AsyncExitStack, parts: Parts) -> Builder:
         make_exporter=ExporterFactory(
             parts.transfer, parts.content, host=platforms.host(), exported=exported
         ),
+        finishers=[ProvenanceFinisher()],
         worker=Worker(
             id=parts.id,
             hostname=socket.gethostname(),
-            snapshotter=lambda: parts.snapshotter.name,
+            snapshotter=lambda: parts.snapshotter.name if parts.containerd else "",
             platforms=runnable,
         ),
         state=parts.state / "legacy",
@@ -146,6 +150,7 @@ def make_builder(
         blobs=blobs,
         lease_manager=lease_manager,
         failure=lambda error: status_of(error).SerializeToString(),
+        provenance=record_of,
     )
     control = Control(
         solver=solver,

@@ -1,6 +1,6 @@
 """How values stand in columns: times as microseconds, labels and descriptors as JSON."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -55,6 +55,11 @@ def load_document(column: str) -> dict[str, Any]:
 def load_descriptor(column: str) -> Descriptor:
     """Descriptor of a column value."""
     return _descriptor.decode(column)
+
+
+def encode_list(values: Iterable[str]) -> str:
+    """Texts as one bound value, for ``json_each``."""
+    return _encoder.encode([str(value) for value in values]).decode()
 
 
 def load_build(column: str) -> BuildRecord:

@@ -67,7 +67,8 @@ MAX_LAYER_BYTES: Final = 1 << 40
 FLUSH_DELAY: Final = 2.0
 """Seconds between the first unflushed layer and its flush, so that a pull is flushed once."""
 _NO_USAGE: Final = Usage(size=0, inodes=0)
-_DOOMED: Final = "rm-"
+DOOMED: Final = "rm-"
+"""How the name of a directory begins that is to be deleted."""
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -89,6 +90,9 @@ class LayerExtractor(Protocol):
 
 class DirectorySnapshotter(Snapshotter, Differ):
     """The part of a snapshotter that does not depend on how layers are stacked."""
+
+    mode = 0o700
+    """Permissions of the directory that holds them all."""
 
     def __init__(
         self,
@@ -130,10 +134,10 @@ class DirectorySnapshotter(Snapshotter, Differ):
         self._work = anyio.Event()
         self._settling = anyio.Lock()
         self._flushing = anyio.Lock()
-        self._directory = Path(os.path.abspath(root)) / "snapshots"
+        self._directory = self._place(Path(os.path.abspath(root)))
         with translated(f"cannot use {root}"):
-            fs.make_directories(self._directory, mode=0o700)
-            self._directory.chmod(0o700)  # T22: set-ID programs of images are out of everybody's reach
+            fs.make_directories(self._directory, mode=self.mode)
+            self._directory.chmod(self.mode)  # T22: set-ID programs of images are out of everybody's reach
             self._fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     # What a kind of storage decides.
@@ -168,9 +172,17 @@ class DirectorySnapshotter(Snapshotter, Differ):
 
     # Where things are.
 
+    def _place(self, root: Path) -> Path:
+        """The directory that holds those of all snapshots."""
+        return root / "snapshots"
+
+    def directory_name(self, id: int) -> str:
+        """The name of a snapshot's directory."""
+        return str(id)
+
     def path(self, id: int) -> Path:
         """The directory of a snapshot."""
-        return self._directory / str(id)
+        return self._directory / self.directory_name(id)
 
     def tree(self, row: SnapshotRow) -> Path:
         """What a snapshot itself holds."""
@@ -406,7 +418,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
         kept = {str(number) for number in self._making}
         kept |= {str(row.id) for row in await self._rows.list()}
         for name in names:
-            if name.startswith(_DOOMED):
+            if name.startswith(DOOMED):
                 self._doomed.add(name)
             elif name.isdecimal() and name not in kept:
                 await run(DISK, self._doom, int(name))
@@ -490,7 +502,9 @@ class DirectorySnapshotter(Snapshotter, Differ):
     ) -> AsyncGenerator[LayerWriter]:
         await self._refuse_committed(name, lease)
         async with self._new(name) as number:
-            extractor = await run(DISK, self._extractor, number, compressed_size, lowest=parent is None)
+            extractor = await run(
+                DISK, self._extractor, number, diff_id, compressed_size, lowest=parent is None
+            )
             layer = _Layer(self, number, name, parent, diff_id, extractor, lease)
             try:
                 yield layer
@@ -509,7 +523,14 @@ class DirectorySnapshotter(Snapshotter, Differ):
             await self._rows.hold(name, lease)
         raise AlreadyExistsError(f"snapshot {name} exists", subject=name)
 
-    def _extractor(self, id: int, compressed_size: int, *, lowest: bool) -> LayerExtractor:
+    def _extractor(
+        self,
+        id: int,
+        diff_id: DiffID,  # noqa: ARG002 - for those who note it
+        compressed_size: int,
+        *,
+        lowest: bool,
+    ) -> LayerExtractor:
         with translated("cannot begin a layer"):
             target = self._layer_directory(self.path(id))
             target.mkdir(mode=0o700)
@@ -574,7 +595,8 @@ class DirectorySnapshotter(Snapshotter, Differ):
         """
         with os.scandir(self.path(id)) as entries:
             for entry in entries:
-                fs.fsync_directory(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    fs.fsync_directory(entry.path)
         fs.fsync_directory(self.path(id))
         os.fsync(self._fd)
 
@@ -588,13 +610,17 @@ class DirectorySnapshotter(Snapshotter, Differ):
 
     def _doom(self, id: int) -> None:
         """Take a directory out of the way. That it is gone is fine."""
-        name = f"{_DOOMED}{id}"
+        self.doom_directory(self.directory_name(id))
+
+    def doom_directory(self, directory: str) -> None:
+        """Take a directory out of the way by its name; it is deleted later. That it is gone is fine. Blocking."""
+        name = f"{DOOMED}{directory}"
         try:
-            os.rename(str(id), name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+            os.rename(directory, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         except FileNotFoundError:
             return
         except OSError as exc:
-            raise translate(exc, f"cannot remove snapshot directory {id}") from exc
+            raise translate(exc, f"cannot remove snapshot directory {directory}") from exc
         self._doomed.add(name)
 
     def _delete(self, name: str) -> int:

@@ -36,6 +36,7 @@ from lading.kit import linux
 from lading.kit.aio import DISK, run
 from lading.kit.failpoints import failpoint
 from lading.kit.fs import write_all
+from lading.oci.digest import DiffID
 from lading.snapshots import trees
 from lading.snapshots.base import (
     FLUSH_DELAY,
@@ -168,7 +169,7 @@ class ErofsSnapshotter(OverlaySnapshotter):
     # Layers.
 
     @override
-    def _extractor(self, id: int, compressed_size: int, *, lowest: bool) -> LayerExtractor:
+    def _extractor(self, id: int, diff_id: DiffID, compressed_size: int, *, lowest: bool) -> LayerExtractor:
         with translated("cannot begin a layer"):
             return LayerBuilder(
                 self.path(id), budget=budget(compressed_size, self._max_layer_bytes), lowest=lowest

@@ -116,7 +116,7 @@ class OverlaySnapshotter(DirectorySnapshotter):
     @override
     def _show(self, row: SnapshotRow, parents: Sequence[SnapshotRow]) -> list[Mount]:
         read_only = row.info.kind is Kind.VIEW
-        lowers = self.stack(parents)
+        lowers = self._lowers(parents)
         if not lowers:
             return bind(self.tree(row), read_only=read_only)
         if read_only and len(lowers) == 1:
@@ -126,6 +126,10 @@ class OverlaySnapshotter(DirectorySnapshotter):
             options += [f"workdir={self.path(row.id)}/work", f"upperdir={self.tree(row)}"]
         options.append(f"lowerdir={':'.join(lowers)}")
         return [Mount(type="overlay", source="overlay", options=tuple(options))]
+
+    def _lowers(self, rows: Sequence[SnapshotRow]) -> list[str]:
+        """What `stack` says, as mount options are to have it."""
+        return self.stack(rows)
 
     @override
     def _show_committed(self, rows: Sequence[SnapshotRow]) -> list[Mount]:
@@ -139,7 +143,7 @@ class OverlaySnapshotter(DirectorySnapshotter):
     def _complete(self, directory: Path, extracted: Extracted, parents: Sequence[SnapshotRow]) -> Usage:
         if not parents:
             return extracted.usage
-        tree, pruned = str(directory / "fs"), 0
+        tree, pruned = str(self._layer_directory(directory)), 0
         with layers.Lowers(self.stack(parents)) as lowers:
             if extracted.whiteouts:
                 pruned = layers.prune(tree, lowers, opaque_root=extracted.opaque_root)

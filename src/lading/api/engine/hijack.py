@@ -167,9 +167,15 @@ class HijackedStream:
 
 
 def hijack(
-    request: Request, *, multiplexed: bool = False, deadline: float = limits.WRITE_SECONDS
+    request: Request,
+    *,
+    multiplexed: bool = False,
+    deadline: float = limits.WRITE_SECONDS,
+    head: Sequence[str] = (),
 ) -> HijackedStream:
     """Take the connection of ``request`` over, on entering the context that is returned.
+
+    ``head`` are the lines of an answer other than Docker's upgrade.
 
     ::
 
@@ -180,6 +186,8 @@ def hijack(
     Read the request's body first. An error before the context gives a real status; inside it the error travels
     nowhere, so write it into the stream. The task is cancelled when the client closes the whole connection.
     """
+    if head:
+        return HijackedStream(request, head, deadline)
     content = f"Content-Type: {MULTIPLEXED if multiplexed else RAW}"
     if isinstance(request.raw.protocol, Connection) and request.raw.protocol.upgrade:
         lines = ["HTTP/1.1 101 UPGRADED", content, "Connection: Upgrade", "Upgrade: tcp"]

@@ -15,6 +15,8 @@ import anyio
 from lading.builder.ops.emulation import Emulation
 from lading.builder.ops.files import paths
 from lading.containers import hostfiles, spec
+from lading.containers.environment import Resolving
+from lading.containers.networking import Joint
 from lading.containers.request import Config, HostConfig
 from lading.containers.request import Ulimit as UlimitRequest
 from lading.containers.users import User
@@ -197,7 +199,7 @@ def _prepare(directory: Path, process: Process) -> tuple[Fifos, dict[str, str]]:
         network_mode="host" if process.network is ops.NetMode.HOST else "none",
         extra_hosts=[f"{one.host}:{one.ip}" for one in process.meta.extra_hosts],
     )
-    files = hostfiles.write(directory, host, process.meta.hostname or HOSTNAME, "")
+    files = hostfiles.write(directory, host, process.meta.hostname or HOSTNAME, "", Joint(), Resolving())
     fifos = make_fifos(directory, "init", stdin=False, terminal=False)
     return fifos, {path: files[path] for path in _FILES}
 

@@ -24,7 +24,7 @@ from lading.core.containers import ContainerRecord
 from lading.core.content import Info, IngestRef
 from lading.core.images import Image
 from lading.core.leases import Lease, LeaseID, Resource
-from lading.core.metadata import Graph, IngestRow, Namespace, Node, SnapshotRow
+from lading.core.metadata import Graph, IngestRow, Marked, Namespace, Node, SnapshotRow
 from lading.core.networks import Network, NetworkID
 from lading.core.snapshots import Kind, Labels, SnapshotInfo, SnapshotName, Usage
 from lading.core.volumes import Volume
@@ -37,7 +37,7 @@ from lading.errors import (
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 from lading.testing.memory.facts import MemoryFacts
-from lading.testing.memory.rows import Space, children_first, erase, graph_of
+from lading.testing.memory.rows import Space, children_first, erase, graph_of, marked
 
 _holder: ContextVar[object] = ContextVar("lading.testing.memory.holder", default=None)
 
@@ -124,13 +124,17 @@ class MemoryDatabase(metadata.Database):
         return graph_of(self.space(namespace), now)
 
     @override
+    async def mark(self, namespace: Namespace, *, now: datetime) -> Marked:
+        return marked(self.space(namespace), now)
+
+    @override
     async def condemn(
-        self, namespace: Namespace, nodes: Sequence[Node], *, graph: Graph, now: datetime
+        self, namespace: Namespace, nodes: Sequence[Node], *, version: int, now: datetime
     ) -> list[Node]:
         space = await self.change(namespace)
         fresh = graph_of(space, now)
         # What was written again since the mark is wanted by whoever wrote it.
-        renewed = [node for node, version in space.renewed.items() if version > graph.version]
+        renewed = [node for node, changed in space.renewed.items() if changed > version]
         needed = metadata.reachable([*fresh.roots, *renewed], fresh.edges)
         doomed = [node for node in nodes if node not in needed]
         return [node for node in children_first(space, doomed) if erase(space, node)]
