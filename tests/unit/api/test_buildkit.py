@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import anyio
 import pytest
@@ -174,6 +175,7 @@ async def opened() -> AsyncGenerator[World]:
         make_gateway=FakeGateway,
         make_exporter=make_exporter,
         worker=Worker(id="w", hostname="h", snapshotter=lambda: "overlayfs", platforms=runnable),
+        state=Path(),
     )
     ours, theirs = pipe()
     with ours, theirs:

@@ -59,7 +59,6 @@ def table(**sources: Any) -> Router:
     absent.add_volumes(router)
     absent.add_swarm(router)
     absent.add_plugins(router)
-    absent.add_builder(router)
     absent.add_container_extras(router)
     return router
 
@@ -170,7 +169,6 @@ async def test_auth_checks_with_the_registry_that_is_named() -> None:
         ("GET", "/volumes/v", 404, "no such volume"),
         ("POST", "/volumes/create", 501, "bind mount"),
         ("GET", "/plugins/p/q/json", 404, 'plugin "p/q" not found'),
-        ("POST", "/build", 501, "no builder"),
         ("POST", "/grpc", 501, "no builder"),
         ("POST", "/session", 501, "no builder"),
         ("GET", "/containers/c/stats", 501, "cannot measure containers yet"),
