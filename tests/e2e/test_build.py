@@ -399,3 +399,28 @@ def test_on_the_classic_store_buildx_itself_explains(daemon: Daemon, context: Pa
     done = build(daemon, context, BOTH, check=False)
     assert done.returncode == 1
     assert "Multi-platform build is not supported for the docker driver." in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["registry", "local", "inline"])
+def test_a_cache_that_is_shared(registry: str, context: Path, kind: str) -> None:
+    place = context.parent / "cache"
+    to, source = {
+        "registry": (f"type=registry,mode=max,ref={registry}/cache", f"type=registry,ref={registry}/cache"),
+        "local": (f"type=local,mode=max,dest={place}", f"type=local,src={place}"),
+        "inline": ("type=inline", f"type=registry,ref={registry}/inlined"),
+    }[kind]
+    image = f"type=image,push=true,name={registry}/inlined"
+    with running_daemon() as first:
+        give_plugins(first)
+        build(first, context, "--cache-to", to, "--provenance=false", "-o", image)
+    with running_daemon() as second:
+        give_plugins(second)
+        done = build(second, context, "--cache-from", source, "--provenance=false", "-t", "again")
+        assert cached(done) >= 4, done.stderr
+        assert second.docker("run", "--rm", "--network=none", "again").startswith("x86_64 hello from")
+
+
+def test_a_cache_that_nobody_has_is_refused(builder: Daemon, context: Path) -> None:
+    done = build(builder, context, "--cache-to", "type=nonsense", check=False)
+    assert done.returncode == 1
+    assert "nonsense" in done.stderr

@@ -5,7 +5,7 @@ lookup waits a while, as BuildKit's do.
 """
 
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -21,19 +21,22 @@ from lading.builder.model import (
     Gateway,
     Job,
     Progress,
+    Ref,
     Result,
     Solver,
 )
 from lading.builder.progress import ProgressLog
 from lading.core import leases
 from lading.core.session import Session, Sessions
-from lading.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError
+from lading.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError, UnsupportedError
 from lading.formats.llb.definition import Definition
 from lading.kit.tasks import Signal
 
 BRIDGE_SECONDS: Final = 3.0
 STATUS_SECONDS: Final = 6.0
 UNRECORDED: Final = 256
+INLINE: Final = "inline"
+CACHES: Final = frozenset({INLINE, "registry", "local"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +83,49 @@ class _Places(msgspec.Struct, frozen=True):
     """``refs.platforms``."""
 
     platforms: tuple[_Place, ...] = msgspec.field(name="Platforms", default=())
+
+
+class _Import(msgspec.Struct, frozen=True):
+    """An entry of the option ``cache-imports``."""
+
+    type: str = msgspec.field(name="Type", default="")
+    attributes: dict[str, str] = msgspec.field(name="Attrs", default_factory=dict[str, str])
+
+
+def imports_of(wish: SolveWish) -> Sequence[CacheWish]:
+    """The caches to look into; clients name them in the request, or in an option for their frontend."""
+    try:
+        asked = msgspec.json.decode(wish.options.get("cache-imports") or "[]", type=list[_Import])
+    except msgspec.MsgspecError as exc:
+        raise InvalidArgumentError("the option cache-imports is malformed") from exc
+    found = list(wish.cache_imports)
+    for each in asked:
+        cache = CacheWish(type=each.type, attributes=each.attributes)
+        if cache not in found:
+            found.append(cache)
+    return found
+
+
+def check_caches(wish: SolveWish) -> None:
+    """Refuse what cannot be honoured before anything is built. Raises `UnsupportedError`."""
+    for cache in (*wish.cache_exports, *imports_of(wish)):
+        if cache.type not in CACHES:
+            raise UnsupportedError(
+                f"caches of type {cache.type[:64]!r} are not offered", hint=f"use {', '.join(sorted(CACHES))}"
+            )
+
+
+def _inline(
+    wish: SolveWish, job: Job, lease: leases.LeaseID
+) -> Callable[[Ref, Sequence[str]], Awaitable[bytes | None]] | None:
+    wanted = next((cache for cache in wish.cache_exports if cache.type == INLINE), None)
+    if wanted is None:
+        return None
+
+    async def inline(ref: Ref, layers: Sequence[str]) -> bytes | None:
+        return await job.inline_cache(wanted.attributes, ref, layers, lease=lease)
+
+    return inline
 
 
 def in_order(result: Result) -> Result:
@@ -279,6 +325,7 @@ class Control:
         if wish.session:
             build.session = await self._sessions.get(wish.session)
         exporters = [self._make_exporter(each, wish) for each in wish.exports]
+        check_caches(wish)
         no_cache = wish.options.get("no-cache") == ""
         async with self._solver.open_job(
             wish.ref,
@@ -287,6 +334,8 @@ class Control:
             no_cache=no_cache,
             entitlements=wish.entitlements,
         ) as job:
+            for cache in imports_of(wish):
+                await job.import_cache(cache.type, cache.attributes)
             result = in_order(await self._make_result(build, job))
             await evaluate_all(result)
             for finisher in self._finishers:
@@ -299,9 +348,18 @@ class Control:
             }
             for index, exporter in enumerate(exporters):
                 context = ExportContext(
-                    ref=wish.ref, index=index, session=build.session, progress=build.log, lease=build.lease
+                    ref=wish.ref,
+                    index=index,
+                    session=build.session,
+                    progress=build.log,
+                    lease=build.lease,
+                    inline_cache=_inline(wish, job, build.lease),
                 )
                 response |= await exporter.export(result, context)
+            refs = [ref for ref in result.refs.values() if ref is not None]
+            for cache in wish.cache_exports:
+                if cache.type != INLINE:
+                    response |= await job.export_cache(cache.type, cache.attributes, refs, lease=build.lease)
             return response
 
     async def _make_result(self, build: Build, job: Job) -> Result:
