@@ -21,7 +21,7 @@ import structlog
 from anyio.abc import TaskGroup
 from typing_extensions import override
 
-from lading.api.engine import absent, build_cache, system, upgrades
+from lading.api.engine import absent, build_cache, legacy_build, system, upgrades
 from lading.api.engine import containers as container_routes
 from lading.api.engine import events as event_routes
 from lading.api.engine import exec as exec_routes
@@ -517,7 +517,7 @@ def make_router(
     lading_routes.add_routes(router, store.maintenance, stores)
     absent.add_swarm(router)
     absent.add_plugins(router)
-    absent.add_builder(router)
+    legacy_build.add_routes(router, builder.legacy)
     build_cache.add_routes(router, builder.solver)
     upgrades.add_routes(
         router,

@@ -59,7 +59,6 @@ def table(**sources: Any) -> Router:
     system.add_routes(router, Sources(host=HOST, **sources))
     absent.add_swarm(router)
     absent.add_plugins(router)
-    absent.add_builder(router)
     return router
 
 
