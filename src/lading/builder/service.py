@@ -251,6 +251,7 @@ class BuildJob(Job):
     async def load(self, definition: Definition) -> Ref:
         return await self._solver.load(self._job, definition)
 
+    @override
     async def import_cache(self, kind: str, attributes: Mapping[str, str]) -> None:
         """Look into a cache from now on; see `SharedCaches.open`."""
         solver, job = self._solver, self._job
@@ -262,6 +263,7 @@ class BuildJob(Job):
             lease=solver.trees.lease,
         )
 
+    @override
     async def export_cache(
         self, kind: str, attributes: Mapping[str, str], refs: Sequence[Ref], *, lease: LeaseID
     ) -> dict[str, str]:
@@ -276,6 +278,7 @@ class BuildJob(Job):
             lease=lease,
         )
 
+    @override
     async def inline_cache(
         self, attributes: Mapping[str, str], ref: Ref, layers: Sequence[str], *, lease: LeaseID
     ) -> bytes | None:
@@ -299,6 +302,7 @@ class BuildJob(Job):
             images=self._solver.images,
             platforms=self._solver.platforms,
             lease=self._solver.trees.lease,
+            import_cache=self.import_cache,
         )
 
 
