@@ -73,6 +73,7 @@ class Environment:
     state: Path
     networking: Networking | None = None
     cgroup_v2: bool = True
+    cgroup_parent: str = "/lading/build"
     host: Platform | None = None
 
 
@@ -109,6 +110,7 @@ class BuildSolver(Solver):
             emulation=self.emulation,
             networking=env.networking,
             cgroup_v2=env.cgroup_v2,
+            cgroup_parent=env.cgroup_parent,
         )
         tools = ExecTools(
             trees=trees,
