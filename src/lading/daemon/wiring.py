@@ -8,7 +8,7 @@ the snapshotter, whose table is `SNAPSHOTTERS`.
 import hashlib
 import os
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -51,6 +51,7 @@ from lading.errors import FailedPreconditionError
 from lading.gc.collector import Collector
 from lading.images.classic import ClassicExchange, ClassicImageService
 from lading.images.exchange import ImageExchange
+from lading.images.migration import Migrator
 from lading.images.removal import Use
 from lading.images.service import ImageService
 from lading.kit import aio, linux
@@ -467,6 +468,26 @@ class StoreRoutes(lading_routes.Stores):
         changed = await self._switch.use(store, stop=stop)
         return {"Store": store, "Restarting": changed}
 
+    @override
+    async def migrate(self, *, offline: bool, fetch: bool) -> AsyncIterator[dict[str, Any]]:
+        store = self._store
+        if store.selection.kind is not StoreKind.CONTAINERD:
+            raise FailedPreconditionError(
+                "images are migrated into the containerd store, which is not in use",
+                hint="lading store use containerd, then lading store migrate",
+            )
+        migrator = Migrator(
+            source=stores.classic_source(self._config, store.database),
+            store=store.content,
+            records=store.records,
+            snapshotter=store.snapshotter,
+            leases=store.leases,
+            transfer=store.transfer,
+            registries=store.registries,
+        )
+        async for each in migrator.run(offline=offline, fetch=fetch):
+            yield each
+
 
 def make_router(
     store: Store,
@@ -498,7 +519,6 @@ def make_router(
         check_session=builder.server.check_session,
     )
     absent.add_search(router)
-    absent.add_container_extras(router)
     return router
 
 
