@@ -33,6 +33,7 @@ from lading.kit.tasks import Signal
 
 BRIDGE_SECONDS: Final = 3.0
 STATUS_SECONDS: Final = 6.0
+UNRECORDED: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +183,8 @@ class Control:
         self._finishers = finishers
         self._recorder = recorder
         self._builds: dict[str, Build] = {}
+        self._unrecorded: dict[str, ProgressLog] = {}
+        """The last builds that are over and in no history: a client may ask for one that was quicker than its question."""
         self._changed = Signal()
 
     @property
@@ -197,25 +200,28 @@ class Control:
     def _has_changed(self) -> None:
         self._changed.wake()
 
-    async def _find(self, ref: str, seconds: float, *, bridged: bool) -> Build:
-        with anyio.move_on_after(seconds):
-            while (found := self._builds.get(ref)) is None or (bridged and found.bridge is None):
-                await self._changed.wait()
-            return found
-        raise NotFoundError(f"no build {ref[:128]}", subject=ref[:128])
-
     async def bridge(self, ref: str) -> Bridge:
         """The bridge of a build; waits for it a while. Raises `NotFoundError`."""
-        found = (await self._find(ref, BRIDGE_SECONDS, bridged=True)).bridge
-        assert found is not None
-        return found
+        with anyio.move_on_after(BRIDGE_SECONDS):
+            while (build := self._builds.get(ref)) is None or build.bridge is None:
+                await self._changed.wait()
+            return build.bridge
+        raise NotFoundError(f"no build {ref[:128]}", subject=ref[:128])
+
+    async def _log(self, ref: str) -> ProgressLog:
+        with anyio.move_on_after(STATUS_SECONDS):
+            while ref not in self._builds and ref not in self._unrecorded:
+                await self._changed.wait()
+            return self._builds[ref].log if ref in self._builds else self._unrecorded[ref]
+        raise NotFoundError(f"no build {ref[:128]}", subject=ref[:128])
 
     async def status(self, ref: str) -> AsyncIterator[Sequence[Event]]:
         """What happens in a build, from its beginning to its end; that of an earlier build from the history.
 
         Raises `NotFoundError` if there is no such build within some seconds.
         """
-        if ref not in self._builds and self._recorder is not None:
+        known = ref in self._builds or ref in self._unrecorded
+        if not known and self._recorder is not None:
             try:
                 async for events in self._recorder.replay(ref):
                     yield events
@@ -223,8 +229,8 @@ class Control:
                 pass
             else:
                 return
-        build = await self._find(ref, STATUS_SECONDS, bridged=False)
-        async for events in build.log.follow():
+        log = await self._log(ref)
+        async for events in log.follow():
             yield events
 
     async def solve(self, wish: SolveWish) -> Mapping[str, str]:
@@ -257,8 +263,16 @@ class Control:
                 if self._recorder is not None and not wish.internal:
                     await self._recorder.ended(build, response, error)
                 del self._builds[wish.ref]
+                self._remember(build)
                 await self._leases.delete(lease.id)
         return response
+
+    def _remember(self, build: Build) -> None:
+        if build.wish.internal or self._recorder is None:
+            self._unrecorded[build.wish.ref] = build.log
+            while len(self._unrecorded) > UNRECORDED:
+                del self._unrecorded[next(iter(self._unrecorded))]
+            self._has_changed()
 
     async def _run(self, build: Build) -> Mapping[str, str]:
         wish = build.wish

@@ -403,3 +403,14 @@ async def test_the_worker_and_its_label() -> None:
         assert record.platforms[0].architecture == platforms.host().architecture
         none = control.ListWorkersRequest(filter=["id==other"])
         assert not (await world.call(f"{CONTROL}/ListWorkers", none, control.ListWorkersResponse)).record
+
+
+async def test_a_build_that_is_over_before_its_status_is_asked_for_ends_it_at_once() -> None:
+    async with opened() as world, anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: world.solve(ref="quick", internal=True))
+        nothing = gateway.ReturnRequest(result=gateway.BridgeResult(ref=gateway.Ref()))
+        await world.bridge("Return", nothing, gateway.ReturnResponse, build="quick")
+        while world.builder.control.builds:
+            await anyio.sleep(0.001)
+        with anyio.fail_after(2):
+            assert not (await world.status("quick")).vertexes
