@@ -399,3 +399,23 @@ def test_on_the_classic_store_buildx_itself_explains(daemon: Daemon, context: Pa
     done = build(daemon, context, BOTH, check=False)
     assert done.returncode == 1
     assert "Multi-platform build is not supported for the docker driver." in done.stderr
+
+
+def test_a_cache_in_a_registry_saves_the_work(builder: Daemon, registry: str, context: Path) -> None:
+    place = f"type=registry,ref={registry}/kept"
+    build(builder, context, "--cache-to", f"{place},mode=max")
+    builder.docker("buildx", "prune", "-af")
+    done = build(builder, context, "--cache-from", place)
+    assert "importing cache manifest" in done.stderr
+    assert cached(done) == 5
+
+
+def test_a_cache_in_a_directory_and_one_in_the_image(builder: Daemon, registry: str, context: Path) -> None:
+    directory = context.parent / "cache"
+    build(builder, context, "--cache-to", f"type=local,dest={directory},mode=max")
+    builder.docker("buildx", "prune", "-af")
+    assert cached(build(builder, context, "--cache-from", f"type=local,src={directory}")) == 5
+    name = f"{registry}/inline"
+    build(builder, context, "--cache-to", "type=inline", "--push", "-t", name)
+    builder.docker("buildx", "prune", "-af")
+    assert cached(build(builder, context, "--cache-from", name)) == 5

@@ -4,6 +4,8 @@ Clients call in any order: the bridge, the status stream and the session of a bu
 lookup waits a while, as BuildKit's do.
 """
 
+import base64
+import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +22,7 @@ from lading.builder.model import (
     Frontend,
     Gateway,
     Job,
+    LayerForm,
     Progress,
     Result,
     Solver,
@@ -31,6 +34,8 @@ from lading.errors import AlreadyExistsError, InvalidArgumentError, NotFoundErro
 from lading.formats.llb.definition import Definition
 from lading.kit.tasks import Signal
 
+INLINE_CACHE_KEY: Final = "containerimage.inlinecache"
+"""Metadata of a result: the cache that goes into an image's config, as JSON (``/linux/arm64`` appended if there are several)."""
 BRIDGE_SECONDS: Final = 3.0
 STATUS_SECONDS: Final = 6.0
 UNRECORDED: Final = 256
@@ -287,10 +292,13 @@ class Control:
             no_cache=no_cache,
             entitlements=wish.entitlements,
         ) as job:
+            for cache in wish.cache_imports:
+                await job.import_cache(cache.type, cache.attributes)
             result = in_order(await self._make_result(build, job))
             await evaluate_all(result)
             for finisher in self._finishers:
                 result = await finisher.finish(result, build)
+            result = await _with_inline_caches(result, build, job)
             build.result = result
             response = {
                 key: value.decode("utf-8", "replace")
@@ -302,6 +310,10 @@ class Control:
                     ref=wish.ref, index=index, session=build.session, progress=build.log, lease=build.lease
                 )
                 response |= await exporter.export(result, context)
+            refs = [ref for ref in result.refs.values() if ref is not None]
+            for cache in wish.cache_exports:
+                if cache.type != "inline":  # which the exporters put into the image
+                    response |= await job.export_cache(cache.type, cache.attributes, refs, lease=build.lease)
             return response
 
     async def _make_result(self, build: Build, job: Job) -> Result:
@@ -326,3 +338,20 @@ class Control:
         build.bridge = Bridge(gateway, self._frontends, wish.options, wish.inputs, asked=asked)
         self._has_changed()
         return await build.bridge.wait_returned()
+
+
+async def _with_inline_caches(result: Result, build: Build, job: Job) -> Result:
+    """The result with its cache in the metadata, where the exporters of images look for it, if the client wants that."""
+    wanted = [cache for cache in build.wish.cache_exports if cache.type == "inline"]
+    metadata = dict(result.metadata)
+    for cache in wanted[:1]:
+        for name, ref in result.refs.items():
+            if ref is None:
+                continue
+            layers = await ref.layers(LayerForm(), lease=build.lease)
+            blobs = [layer.descriptor.digest for layer in layers]
+            held = await job.inline_cache(cache.attributes, ref, blobs, lease=build.lease)
+            if held is not None:
+                key = f"{INLINE_CACHE_KEY}/{name}" if name else INLINE_CACHE_KEY
+                metadata[key] = json.dumps(base64.b64encode(held).decode()).encode()
+    return replace(result, metadata=metadata)

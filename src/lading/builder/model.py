@@ -367,6 +367,28 @@ class Job(Protocol):
         """A lazy ref for a graph. Raises `InvalidArgumentError` if it is malformed."""
         ...
 
+    async def import_cache(self, kind: str, attributes: Mapping[str, str]) -> None:
+        """Look into a cache that somebody exported, from now on. One that is not there is told of, and is no error.
+
+        Raises `UnsupportedError` for a type that is not offered.
+        """
+        ...
+
+    async def export_cache(
+        self, kind: str, attributes: Mapping[str, str], refs: Sequence[Ref], *, lease: LeaseID
+    ) -> Mapping[str, str]:
+        """Write the cache of refs of this build to a registry or to the client; what the client is told.
+
+        Raises `UnsupportedError`, `InvalidArgumentError`.
+        """
+        ...
+
+    async def inline_cache(
+        self, attributes: Mapping[str, str], ref: Ref, layers: Sequence[str], *, lease: LeaseID
+    ) -> bytes | None:
+        """The cache of a ref for the config of an image that has these layer blobs; ``None`` if there is nothing to say."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRecord:

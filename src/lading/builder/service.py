@@ -73,6 +73,7 @@ class Environment:
     state: Path
     networking: Networking | None = None
     cgroup_v2: bool = True
+    cgroup_parent: str = "/lading/build"
     host: Platform | None = None
 
 
@@ -109,6 +110,7 @@ class BuildSolver(Solver):
             emulation=self.emulation,
             networking=env.networking,
             cgroup_v2=env.cgroup_v2,
+            cgroup_parent=env.cgroup_parent,
         )
         tools = ExecTools(
             trees=trees,
@@ -251,6 +253,7 @@ class BuildJob(Job):
     async def load(self, definition: Definition) -> Ref:
         return await self._solver.load(self._job, definition)
 
+    @override
     async def import_cache(self, kind: str, attributes: Mapping[str, str]) -> None:
         """Look into a cache from now on; see `SharedCaches.open`."""
         solver, job = self._solver, self._job
@@ -262,6 +265,7 @@ class BuildJob(Job):
             lease=solver.trees.lease,
         )
 
+    @override
     async def export_cache(
         self, kind: str, attributes: Mapping[str, str], refs: Sequence[Ref], *, lease: LeaseID
     ) -> dict[str, str]:
@@ -276,6 +280,7 @@ class BuildJob(Job):
             lease=lease,
         )
 
+    @override
     async def inline_cache(
         self, attributes: Mapping[str, str], ref: Ref, layers: Sequence[str], *, lease: LeaseID
     ) -> bytes | None:
@@ -299,6 +304,7 @@ class BuildJob(Job):
             images=self._solver.images,
             platforms=self._solver.platforms,
             lease=self._solver.trees.lease,
+            import_cache=self.import_cache,
         )
 
 

@@ -5,7 +5,7 @@ It runs nothing. What it is for: everything above the solver, which sees refs th
 
 import os
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,7 @@ from lading.builder.model import (
 from lading.core.leases import LeaseID
 from lading.core.session import Session
 from lading.core.snapshots import SnapshotName
-from lading.errors import InvalidArgumentError, NotFoundError
+from lading.errors import InvalidArgumentError, NotFoundError, UnsupportedError
 from lading.formats.llb.definition import Definition
 from lading.oci.digest import Digest
 
@@ -185,3 +185,19 @@ class _Job(Job):
             raise InvalidArgumentError("the definition is empty")
         tree = self._solver.trees.setdefault(Digest.of(definition.ops[-1]), MemoryTree())
         return MemoryRef(definition, tree)
+
+    @override
+    async def import_cache(self, kind: str, attributes: Mapping[str, str]) -> None:
+        raise UnsupportedError(f"importing a cache of type {kind!r} is not supported", subject=kind)
+
+    @override
+    async def export_cache(
+        self, kind: str, attributes: Mapping[str, str], refs: Sequence[Ref], *, lease: LeaseID
+    ) -> Mapping[str, str]:
+        raise UnsupportedError(f"exporting a cache of type {kind!r} is not supported", subject=kind)
+
+    @override
+    async def inline_cache(
+        self, attributes: Mapping[str, str], ref: Ref, layers: Sequence[str], *, lease: LeaseID
+    ) -> bytes | None:
+        return None
