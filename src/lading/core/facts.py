@@ -112,6 +112,11 @@ class Inventory:
     blobs: Mapping[str, int]
     snapshots: Mapping[str, int]
 
+    @property
+    def total(self) -> int:
+        """Bytes of everything, each part once."""
+        return sum(self.blobs.values()) + sum(self.snapshots.values())
+
     def content(self, manifest: ManifestFacts) -> int:
         """Bytes of the manifest's blobs that are here."""
         return sum([self.blobs.get(digest, 0) for digest in manifest.blobs])
@@ -160,6 +165,6 @@ class Store(Protocol):
         """Bytes that all images take together, each part once."""
         ...
 
-    async def freed_by(self, targets: Collection[Digest]) -> int:
-        """Bytes of the parts that none but these targets have: what removing them all would free."""
+    async def exclusive(self, targets: Collection[Digest]) -> Inventory:
+        """Parts that are here and that none but these targets have: what removing them all would free."""
         ...

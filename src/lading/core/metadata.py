@@ -41,6 +41,10 @@ class Blobs(Protocol):
         """In order of digest."""
         ...
 
+    async def infos(self, digests: Collection[Digest]) -> Mapping[Digest, content.Info]:
+        """`get` for those of the blobs that are here, in one read."""
+        ...
+
     async def sizes(self, digests: Collection[Digest]) -> Mapping[str, int]:
         """Length in bytes of those of the blobs that are here, in one read."""
         ...

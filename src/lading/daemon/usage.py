@@ -17,6 +17,7 @@ def container_uses(service: ContainerService) -> list[Use]:
             target=each.record.target,
             manifest=each.record.image,
             running=each.state.running,
+            reference=each.config.image,
         )
         for each in service.all()
     ]

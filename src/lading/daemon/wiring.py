@@ -172,6 +172,7 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         bus=bus,
         host=machine,
         collect=collector.trigger,
+        collected=collector.collect,
     )
     exchange = ImageExchange(service=service, records=records, transfer=transfer, registries=registries)
     return Store(

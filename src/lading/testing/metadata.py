@@ -699,9 +699,9 @@ class DatabaseSuite:
             await store.put(known(name, blobs=blobs))
             assert await shared() == {digest(n): size for n, size in sizes.items()}
         assert await store.total() == 13
-        assert await store.freed_by([digest("a")]) == 1
-        assert await store.freed_by([digest("bb"), digest("ccc")]) == 8
-        assert await store.freed_by([digest(name) for name in images]) == 13
+        assert (await store.exclusive([digest("a")])).total == 1
+        assert (await store.exclusive([digest("bb"), digest("ccc")])).total == 8
+        assert (await store.exclusive([digest(name) for name in images])).total == 13
         await store.put(known("bb", blobs=["bb", "base"]))
         assert await shared() == {digest("a"): 4, digest("bb"): 4, digest("ccc"): 4}
         await database.images(HERE).delete("a")

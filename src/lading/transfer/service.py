@@ -100,6 +100,10 @@ class TransferService:
         """Let go of what a crashed process's pushes, saves and loads held. Called once, before any transfer."""
         await self._holder.recover()
 
+    async def abandon(self) -> None:
+        """Give up what interrupted transfers left to be taken up again; those under way go on."""
+        await self._holder.abandon()
+
     @property
     def documents(self) -> Documents:
         """Readers of stored manifests, indexes and configs."""

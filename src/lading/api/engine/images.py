@@ -13,7 +13,8 @@ from lading.core.progress import Progress
 from lading.errors import InvalidArgumentError, UnsupportedError
 from lading.images.exchange import ImageExchange, Login
 from lading.images.listing import FILTERS
-from lading.images.service import PRUNE_FILTERS, ImageService
+from lading.images.pruning import FILTERS as PRUNE_FILTERS
+from lading.images.service import ImageService
 from lading.oci import mediatypes, platform, reference
 from lading.oci.config import RunConfig
 from lading.oci.descriptor import Platform

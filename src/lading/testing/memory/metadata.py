@@ -177,6 +177,11 @@ class MemoryBlobs(metadata.Blobs):
         return [blobs[digest] for digest in sorted(blobs)]
 
     @override
+    async def infos(self, digests: Collection[Digest]) -> Mapping[Digest, Info]:
+        here = self._database.space(self._namespace).blobs
+        return {digest: here[digest] for digest in digests if digest in here}
+
+    @override
     async def sizes(self, digests: Collection[Digest]) -> Mapping[str, int]:
         here = self._database.space(self._namespace).blobs
         return {digest: here[digest].size for digest in digests if digest in here}
