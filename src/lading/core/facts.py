@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.digest import ChainID, Digest
-from lading.oci.manifest import ANNOTATION_REFERENCE_DIGEST
+from lading.oci.manifest import attested
 
 
 class Kind(Enum):
@@ -55,7 +55,7 @@ class ManifestFacts:
     @property
     def attests(self) -> str:
         """Digest of the manifest that an attestation is for, or empty."""
-        return self.descriptor.annotations.get(ANNOTATION_REFERENCE_DIGEST, "")
+        return attested(self.descriptor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

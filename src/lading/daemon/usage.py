@@ -42,10 +42,24 @@ async def image_usage(service: ImageService, version: ApiVersion) -> DiskUsage:
     size = await service.total()
     # What usage tells of containers makes RECLAIMABLE.
     items = [image_shapes.list_row(row, version, usage=True) for row in rows]
-    return DiskUsage(items=items, size=size)
+    unused = [row.target.digest for row in rows if not row.containers]
+    return DiskUsage(
+        items=items,
+        size=size,
+        active=len(rows) - len(unused),
+        reclaimable=await service.freed_by(unused)
+        if version >= (1, 52)
+        else 0,  # older clients add it up themselves
+    )
 
 
 async def container_usage(service: ContainerService, version: ApiVersion) -> DiskUsage:  # noqa: ARG001 - a source
     """Containers for ``system/df``."""
     rows = await service.list({}, all=True, size=True)
-    return DiskUsage(items=rows, size=sum(int(row.get("SizeRw") or 0) for row in rows))
+    stopped = [row for row in rows if row.get("State") not in ("running", "paused", "restarting")]
+    return DiskUsage(
+        items=rows,
+        size=sum(int(row.get("SizeRw") or 0) for row in rows),
+        active=len(rows) - len(stopped),
+        reclaimable=sum(int(row.get("SizeRw") or 0) for row in stopped),
+    )

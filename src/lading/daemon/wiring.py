@@ -353,7 +353,6 @@ def make_router(store: Store, service: ContainerService, sources: system.Sources
     absent.add_swarm(router)
     absent.add_plugins(router)
     absent.add_builder(router)
-    absent.add_search(router)
     absent.add_container_extras(router)
     return router
 

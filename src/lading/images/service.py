@@ -123,6 +123,10 @@ class ImageService:
         """Bytes that all images take together: every blob and every snapshot of theirs once."""
         return await self._fact_rows.total()
 
+    async def freed_by(self, targets: Collection[Digest]) -> int:
+        """Bytes that removing these targets would free: what no other image has too."""
+        return (await self._fact_rows.exclusive(targets)).total
+
     async def list(
         self,
         filters: Mapping[str, Sequence[str]] | None = None,
@@ -300,7 +304,9 @@ class ImageService:
             raise InvalidArgumentError("refusing to create a tag with a digest reference", subject=str(name))
         found = await self.find(source)
         await self._transfer.point(str(name.with_default_tag()), found.image.target)
-        self._publish("tag", found.image.target.digest, name.with_default_tag().familiar)
+        labels = await self.facts.labels(found.image.target)
+        shown = name.with_default_tag().familiar
+        self._bus.publish("image", "tag", found.image.target.digest, {**labels, "name": shown})
 
     async def remove(
         self, name: str, *, force: bool = False, platforms: Sequence[Platform] = ()

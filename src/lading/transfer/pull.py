@@ -138,6 +138,8 @@ class Puller:
             unpack = await self._choose(run, document, platforms)
             snapshot = await self._transfer(run, unpack)
             old = await self._name(name, document.descriptor, labels, keep_displaced=keep_displaced)
+        if platforms is not None and old is not None and old.target.digest != document.descriptor.digest:
+            progress.messages.append(_moved(reference, old.target))
         return PullResult(
             name=name,
             reference=reference,
@@ -317,6 +319,14 @@ async def point_name(
             except NotFoundError:
                 return replaced
         return replaced
+
+
+def _moved(reference: Reference, old: Descriptor) -> str:
+    """What to say when pulling a platform made the tag mean another image: its other platforms are not under the tag now."""
+    return (
+        f"{reference.familiar} was {old.digest} before and means another image now; "
+        f"the platforms pulled then stay without a name under that ID"
+    )
 
 
 def _record_name(reference: Reference) -> str:

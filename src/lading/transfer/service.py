@@ -129,7 +129,7 @@ class TransferService:
             labels=labels,
         )
         await self.facts.remember(result.target)
-        self._publish("pull", result.reference.familiar, result.reference.familiar_name)
+        await self._publish("pull", result.reference.familiar, result.reference.familiar_name, result.target)
         return result
 
     async def push(
@@ -155,7 +155,7 @@ class TransferService:
             headers=headers,
             progress=progress,
         )
-        self._publish("push", reference.familiar, reference.familiar_name)
+        await self._publish("push", reference.familiar, reference.familiar_name, target)
         return result
 
     async def save(
@@ -167,7 +167,7 @@ class TransferService:
                 await self._holder.add(lease, image.target.digest)
             await self._saver.save(images, sink, platforms=platforms)
         for image in images:
-            self._publish("save", image.target.digest, image.target.digest)
+            await self._publish("save", image.target.digest, image.target.digest, image.target)
 
     async def load(
         self,
@@ -194,8 +194,7 @@ class TransferService:
             await map_tasks(unpack, loaded, limit=limits.IMAGES_AT_ONCE)
             await map_tasks(point, loaded, limit=limits.IMAGES_AT_ONCE)
         for image in loaded:
-            shown = image.reference.familiar if image.reference else image.target.digest
-            self._publish("load", image.target.digest, shown)
+            await self._publish("load", image.target.digest, image.target.digest, image.target)
         return loaded
 
     async def import_(
@@ -218,7 +217,7 @@ class TransferService:
             digest = node.descriptor.digest
             name = str(reference.with_default_tag()) if reference else dangling_name(digest)
             await self.point(name, node.descriptor)
-        self._publish("import", digest, reference.familiar if reference else digest)
+        await self._publish("import", digest, digest, node.descriptor)
         return node.descriptor
 
     async def commit(
@@ -288,5 +287,6 @@ class TransferService:
         config = await self._documents.config(node)
         return await self._unpacker.unpack(node.manifest, config, lease=lease, progress=progress)
 
-    def _publish(self, action: str, actor: str, name: str) -> None:
-        self._bus.publish("image", action, actor, {"name": name})
+    async def _publish(self, action: str, actor: str, name: str, target: Descriptor) -> None:
+        """Tell an event; the image's labels go along, as filters expect."""
+        self._bus.publish("image", action, actor, {**await self.facts.labels(target), "name": name})

@@ -190,14 +190,6 @@ def add_container_extras(router: Router) -> None:
         router.add(method, pattern, _refuse(UnsupportedError(f"this engine cannot {what} yet", hint=hint)))
 
 
-def add_search(router: Router) -> None:
-    """Refuse to search: the v1 search protocol belongs to one hub."""
-    hint = "browse the registry's own page, or name the image"
-    router.add(
-        "GET", "/images/search", _refuse(UnsupportedError("this engine searches no registry", hint=hint))
-    )
-
-
 def add_builder(router: Router) -> None:
     """Refuse to build."""
     for path in ("/build", "/grpc", "/session"):
