@@ -291,8 +291,11 @@ class Database(Protocol):
         """All that is there and what keeps it (containerd's rules), read from one consistent snapshot; blocks no writer."""
         ...
 
-    async def mark(self, namespace: Namespace, *, now: datetime) -> Marked:
-        """What no root leads to in `graph`, by the same rules, without holding anyone up however large the graph is."""
+    async def mark(self, namespace: Namespace, *, now: datetime, without: Collection[str] = ()) -> Marked:
+        """What no root leads to in `graph`, by the same rules, without holding anyone up however large the graph is.
+
+        ``without`` names images that are taken for removed, to learn what that would free.
+        """
         ...
 
     async def condemn(

@@ -559,6 +559,8 @@ class DatabaseSuite:
         marked = await database.mark(HERE, now=moment)
         assert set(marked.garbage) == mark(graph)
         assert (marked.kept, marked.version) == (len(graph.nodes) - len(marked.garbage), graph.version)
+        without = set((await database.mark(HERE, now=moment, without=["i", "absent"])).garbage)
+        assert without == {*marked.garbage, Node("image", "i"), a}
         assert Node("image", "old") in graph.nodes
         assert Node("ingest", "stale") in graph.nodes
         assert (await database.graph(THERE, now=moment)).nodes == frozenset()

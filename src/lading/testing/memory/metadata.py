@@ -119,8 +119,8 @@ class MemoryDatabase(metadata.Database):
         return graph_of(self.space(namespace), now)
 
     @override
-    async def mark(self, namespace: Namespace, *, now: datetime) -> Marked:
-        return marked(self.space(namespace), now)
+    async def mark(self, namespace: Namespace, *, now: datetime, without: Collection[str] = ()) -> Marked:
+        return marked(self.space(namespace), now, without)
 
     @override
     async def condemn(
