@@ -11,7 +11,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, NewType, Protocol
 
-from lading.core import containers, content, facts, images, leases, networks, snapshots, volumes
+from lading.core import (
+    buildcache,
+    builds,
+    containers,
+    content,
+    facts,
+    images,
+    leases,
+    networks,
+    snapshots,
+    volumes,
+)
 from lading.core.content import IngestRef
 from lading.core.leases import LeaseID
 from lading.oci.digest import Digest
@@ -273,6 +284,14 @@ class Database(Protocol):
 
     def containers(self, namespace: Namespace) -> containers.Store:
         """A namespace's container records."""
+        ...
+
+    def builds(self, namespace: Namespace) -> builds.Store:
+        """A namespace's build records."""
+        ...
+
+    def build_cache(self, namespace: Namespace) -> buildcache.BuildCache:
+        """A namespace's build cache."""
         ...
 
     def networks(self, namespace: Namespace) -> networks.Store:

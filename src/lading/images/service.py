@@ -56,6 +56,9 @@ class ImageDetail:
     rows: Sequence[ManifestRow]
     size: int
     tagged_at: datetime
+    parent: str = ""
+    trees: Mapping[str, str] | None = None
+    """Where the classic store has the image's layers, as Docker's ``GraphDriver.Data``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,10 +136,12 @@ class ImageService:
         *,
         shared_size: bool = False,
         manifests: bool = True,
+        all: bool = True,  # noqa: ARG002 - every image of this store is one that a user made or pulled
     ) -> Sequence[ImageRow]:
         """One row per target, newest first, out of rows alone.
 
-        Without ``manifests`` the rows have none. Other calls go on in between, however many images there are.
+        ``all`` shows nameless images that others were made from, too. Without ``manifests`` the rows have none. Other calls go
+        on in between, however many images there are.
 
         Raises `InvalidArgumentError` for an unknown filter; `NotFoundError` if ``before`` or ``since`` names nothing.
         """
@@ -395,18 +400,17 @@ class ImageService:
         Raises `ConflictError` while another prune runs; `InvalidArgumentError` for an unknown filter.
         """
         filters = filters or {}
-        passes = pruning.accepts(filters)
+        check_filters(filters, pruning.FILTERS)
         if self._pruning:
             raise ConflictError("a prune operation is already running")
         self._pruning = True
         try:
-            return await self._prune(
-                passes, dangling=pruning.dangling_only(filters), all=not filters.keys() - {"dangling"}
-            )
+            return await self._prune(filters)
         finally:
             self._pruning = False
 
-    async def _prune(self, passes: Callable[[Summary], bool], *, dangling: bool, all: bool) -> Pruned:
+    async def _prune(self, filters: Mapping[str, Sequence[str]]) -> Pruned:
+        passes, dangling = pruning.accepts(filters), pruning.dangling_only(filters)
         records = await self._records.list()
         summaries = await self._summaries(_by_target(records))
 
@@ -427,7 +431,7 @@ class ImageService:
             if deleted := documents.pop(digest, None):
                 removed += [Removed(change=removal.Change.DELETED, subject=each) for each in deleted]
                 self._publish("delete", digest, _shown(record))
-        if all:
+        if not filters.keys() - {"dangling"}:
             await self._transfer.abandon()
         await self._collected()
         self._bus.publish("image", "prune", "", {"reclaimed": str(freed.total)})

@@ -19,6 +19,8 @@ from lading.kit.sqlite import Connection, Readers, connect
 from lading.metadata import graph as graphs
 from lading.metadata import marking
 from lading.metadata.blobs import SqliteBlobs
+from lading.metadata.buildcache import SqliteBuildCache
+from lading.metadata.builds import SqliteBuilds
 from lading.metadata.containers import SqliteContainers
 from lading.metadata.facts import SqliteFacts
 from lading.metadata.images import SqliteImages
@@ -134,6 +136,14 @@ class SqliteDatabase(metadata.Database):
     @override
     def containers(self, namespace: Namespace) -> SqliteContainers:
         return SqliteContainers(self._session, namespace)
+
+    @override
+    def builds(self, namespace: Namespace) -> SqliteBuilds:
+        return SqliteBuilds(self._session, namespace)
+
+    @override
+    def build_cache(self, namespace: Namespace) -> SqliteBuildCache:
+        return SqliteBuildCache(self._session, namespace)
 
     @override
     def networks(self, namespace: Namespace) -> SqliteNetworks:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import anyio
 import pytest
 
+from lading.core.builds import BuildRecord
 from lading.core.containers import ContainerRecord
 from lading.core.content import IngestRef
 from lading.core.facts import Kind as ManifestKind
@@ -328,6 +329,24 @@ class DatabaseSuite:
             containers.delete("id-b"),
             containers.update(record("b")),
         ):
+            with pytest.raises(NotFoundError):
+                await call
+
+    # Builds
+
+    async def test_builds(self, database: Database) -> None:
+        builds = database.builds(HERE)
+        old = BuildRecord(ref="old", created=1, options={"target": "x"}, error=b"\x08\x05")
+        new = BuildRecord(ref="new", created=2, response={"image.name": "x"})
+        for each in (old, new):
+            await builds.put(each)
+        assert list(await builds.list()) == [new, old]
+        pinned = BuildRecord(ref="old", created=1, pinned=True)
+        await builds.put(pinned)
+        assert await builds.get("old") == pinned
+        assert list(await database.builds(THERE).list()) == []
+        assert await builds.delete("old") == pinned
+        for call in (builds.get("old"), builds.delete("old")):
             with pytest.raises(NotFoundError):
                 await call
 

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.skipif(os.geteuid() != 0, reason="m
 async def chosen(root, driver="", use=False):
     config = Config(data_root=root, storage_driver=driver)
     async with SqliteDatabase.open(root / "lading.db", reserve=0) as database:
-        snapshotter = await open_snapshotter(config, database)
+        snapshotter = await open_snapshotter(config, database, driver)
         if use:
             await snapshotter.prepare(SnapshotKey("container"), None)
         await snapshotter.close()

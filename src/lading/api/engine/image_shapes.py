@@ -12,6 +12,7 @@ from lading.images.removal import Removed
 from lading.images.service import HistoryRow, ImageDetail
 from lading.images.statements import Identity, Statement
 from lading.kit import times
+from lading.oci import mediatypes
 from lading.oci.config import ImageConfig, RunConfig
 from lading.oci.descriptor import Descriptor, Platform
 
@@ -66,7 +67,7 @@ def list_row(
         digests = digests or ("<none>@<none>",)
     shape: Json = {
         "Id": str(row.target.digest),
-        "ParentId": "",
+        "ParentId": row.parent,
         "RepoTags": tags,
         "RepoDigests": digests,
         "Created": row.created // times.SECOND,
@@ -77,6 +78,8 @@ def list_row(
     }
     if version < (1, 44):
         shape["VirtualSize"] = row.size
+    if mediatypes.is_config(row.target.media_type):
+        return shape  # the classic store knows neither
     if version >= (1, 48):
         shape["Descriptor"] = descriptor(row.target)
     if manifests and version >= (1, 47):
@@ -162,12 +165,19 @@ def inspect(detail: ImageDetail, version: Version, *, manifests: bool, chosen: b
         shape["Variant"] = config.variant
     if config and config.os_version:
         shape["OsVersion"] = config.os_version
-    shape |= _told_always(config) if version < (1, 52) else _present(_told_always(config))
+    shape |= (
+        _told_always(detail.parent, config)
+        if version < (1, 52)
+        else _present(_told_always(detail.parent, config))
+    )
     if version < (1, 45):
         shape["Container"] = ""
         shape["ContainerConfig"] = None
     if version < (1, 44):
         shape["VirtualSize"] = detail.size
+    if detail.trees is not None:
+        shape["GraphDriver"] = {"Data": dict(detail.trees) or None, "Name": driver}
+        return shape
     if version <= (1, 51):
         shape["GraphDriver"] = {"Data": None, "Name": driver}
         shape["DockerVersion"] = ""
@@ -178,10 +188,10 @@ def inspect(detail: ImageDetail, version: Version, *, manifests: bool, chosen: b
     return shape
 
 
-def _told_always(config: ImageConfig | None) -> Json:
+def _told_always(parent: str, config: ImageConfig | None) -> Json:
     """Fields that 1.52 leaves out where they are empty."""
     return {
-        "Parent": "",
+        "Parent": parent,
         "Comment": (config.history[-1].comment if config and config.history else ""),
         "Author": config.author if config else "",
     }

@@ -68,6 +68,7 @@ class ImageRoutes:
             request.filters(FILTERS),
             shared_size=request.flag("shared-size") and request.at_least(1, 42),
             manifests=manifests,
+            all=request.flag("all"),
         )
         known = (
             await self._service.identities(

@@ -17,8 +17,9 @@ import anyio
 import anyio.lowlevel
 from typing_extensions import override
 
-from lading.core import containers, content, images, leases, metadata, networks, volumes
+from lading.core import builds, containers, content, images, leases, metadata, networks, volumes
 from lading.core import labels as label_rules
+from lading.core.builds import BuildRecord
 from lading.core.containers import ContainerRecord
 from lading.core.content import Info, IngestRef
 from lading.core.images import Image
@@ -90,6 +91,10 @@ class MemoryDatabase(metadata.Database):
     @override
     def containers(self, namespace: Namespace) -> "MemoryContainers":
         return MemoryContainers(self, namespace)
+
+    @override
+    def builds(self, namespace: Namespace) -> "MemoryBuilds":
+        return MemoryBuilds(self, namespace)
 
     @override
     def networks(self, namespace: Namespace) -> "MemoryNetworks":
@@ -453,6 +458,32 @@ class MemoryContainers(containers.Store):
         space = await self._database.change(self._namespace)
         _find(space.containers, id, "container")
         del space.containers[id]
+
+
+class MemoryBuilds(builds.Store):
+    """`builds.Store` in memory."""
+
+    def __init__(self, database: MemoryDatabase, namespace: Namespace) -> None:
+        self._database = database
+        self._namespace = namespace
+
+    @override
+    async def get(self, ref: str) -> BuildRecord:
+        return _find(self._database.space(self._namespace).builds, ref, "build")
+
+    @override
+    async def list(self) -> Sequence[BuildRecord]:
+        records = self._database.space(self._namespace).builds.values()
+        return sorted(records, key=lambda record: (-record.created, record.ref))
+
+    @override
+    async def put(self, record: BuildRecord) -> None:
+        (await self._database.change(self._namespace)).builds[record.ref] = record
+
+    @override
+    async def delete(self, ref: str) -> BuildRecord:
+        space = await self._database.change(self._namespace)
+        return space.builds.pop(_find(space.builds, ref, "build").ref)
 
 
 class MemorySnapshots(metadata.Snapshots):

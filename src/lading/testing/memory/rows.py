@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from lading.core import references
+from lading.core.builds import BuildRecord
 from lading.core.containers import ContainerRecord
 from lading.core.content import Info, IngestRef
 from lading.core.facts import TargetFacts
@@ -28,6 +29,7 @@ class Space:
     leases: dict[LeaseID, Lease] = field(default_factory=dict[LeaseID, Lease])
     held: dict[LeaseID, set[Resource]] = field(default_factory=dict[LeaseID, set[Resource]])
     snapshots: dict[tuple[str, str], SnapshotRow] = field(default_factory=dict[tuple[str, str], SnapshotRow])
+    builds: dict[str, BuildRecord] = field(default_factory=dict[str, BuildRecord])
     containers: dict[str, ContainerRecord] = field(default_factory=dict[str, ContainerRecord])
     facts: dict[Digest, TargetFacts] = field(default_factory=dict[Digest, TargetFacts])
     networks: dict[str, Network] = field(default_factory=dict[str, Network])
