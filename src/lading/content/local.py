@@ -149,6 +149,10 @@ class LocalContentStore(content.Store):
         )
 
     @override
+    async def infos(self, digests: Collection[Digest]) -> Mapping[Digest, Info]:
+        return await self._blobs.infos(digests)
+
+    @override
     async def sizes(self, digests: Collection[Digest]) -> Mapping[str, int]:
         return await self._blobs.sizes(digests)
 

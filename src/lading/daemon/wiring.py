@@ -207,6 +207,7 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         bus=bus,
         host=machine,
         collect=collector.trigger,
+        collected=collector.collect,
     )
     exchange = make_exchange(service=service, records=records, transfer=transfer, registries=registries)
     return Store(
@@ -525,7 +526,6 @@ def make_router(
         session=builder.server.serve_session,
         check_session=builder.server.check_session,
     )
-    absent.add_search(router)
     return router
 
 
