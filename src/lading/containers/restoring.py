@@ -32,17 +32,20 @@ class Restorer:
         """Find the containers of earlier daemons: take up those that run, finish those that ended meanwhile."""
         tasks = {task.id: task for task in await self._life.env.runtime.load()}
         await self._life.networking.recover([each.id for each in containers if each.id in tasks])
-        for container in containers:
-            task = tasks.pop(container.id, None)
-            try:
-                await self._restore_one(container, task)
-            except (LadingError, OSError) as exc:
-                _log.error("container_not_restored", container=container.id, reason=str(exc))
+        async with anyio.create_task_group() as group:
+            for container in containers:
+                group.start_soon(self._restore, container, tasks.pop(container.id, None))
         running = {container.id for container in containers if container.state.running}
         await aio.run(aio.DISK, self._life.host_mounts.sweep, running)
         for stray, task in tasks.items():
             _log.warning("stray_task_ended", container=stray)
             await self._destroy(task)
+
+    async def _restore(self, container: Container, task: Task | None) -> None:
+        try:
+            await self._restore_one(container, task)
+        except (LadingError, OSError) as exc:
+            _log.error("container_not_restored", container=container.id, reason=str(exc))
 
     async def _restore_one(self, container: Container, task: Task | None) -> None:
         state = container.state
@@ -70,6 +73,7 @@ class Restorer:
         if task is None:
             self._life.spawn(self._finish_lost, container)
             return
+        known = state.running and state.pid == task.pid
         if not state.running:
             container.document.state = State(running=True, started_at=time.time_ns())
         container.task = task
@@ -77,7 +81,8 @@ class Restorer:
         container.started.set()
         for fd in await aio.run(aio.DISK, execs.drop_leftovers, self._life.state_directory(container)):
             self._life.spawn(execs.discard, fd)
-        await self._life.save(container)
+        if not known:
+            await self._life.save(container)
         if not state.paused:
             self._life.tell_running(container)
         self._life.spawn(self._life.watch, container, task)

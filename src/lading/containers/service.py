@@ -28,6 +28,7 @@ from lading.containers import (
     request,
     signals,
     spec,
+    stats,
     updating,
     users,
     views,
@@ -429,6 +430,14 @@ class ContainerService:
         except NotFoundError:
             return own, total
         return own, total
+
+    async def stats(self, name: str, *, with_before: bool) -> dict[str, Any]:
+        """Its present figures; ``with_before`` adds those of a second ago."""
+        return await stats.one(self.find(name), with_before=with_before)
+
+    def stats_stream(self, name: str) -> AsyncGenerator[dict[str, Any]]:
+        """Its figures, once a second, until it is removed."""
+        return stats.stream(self.find(name))
 
     async def top(self, name: str, arguments: str = "-ef") -> dict[str, Any]:
         """Its processes, as ps(1) shows them. Raises `ConflictError` unless it runs."""

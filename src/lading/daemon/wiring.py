@@ -39,6 +39,7 @@ from lading.core.addresses import DEFAULT_POOLS
 from lading.core.classic import ClassicStore
 from lading.core.events import Bus
 from lading.core.metadata import Namespace
+from lading.core.networks import Networks
 from lading.core.remotes import Credentials, Registries, Resolver
 from lading.daemon import host, stores, usage
 from lading.daemon.building import Builder, Parts, open_builder
@@ -366,7 +367,8 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
         store = await open_store(stack, config, bus, uses)
         await stores.refuse_orphans(config, store.database, store.selection.kind)
         runtime = await open_runtime(stack, config)
-        service = await open_container_service(stack, config, store, runtime)
+        networks = await open_network_service(stack, config, store)
+        service = await open_container_service(stack, config, store, runtime, networks)
         running.append(service)
         builder = await open_builder(
             stack,
@@ -382,6 +384,7 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
                 registries=store.registries,
                 runtime=runtime,
                 runtime_name=host.default_runtime(config),
+                networks=None if config.bridge == "none" else networks,
                 state=config.exec_root / "build",
                 bus=bus,
                 id=await daemon_id(store.database),
@@ -521,7 +524,6 @@ def make_router(
         check_session=builder.server.check_session,
     )
     absent.add_search(router)
-    absent.add_container_extras(router)
     return router
 
 
@@ -541,8 +543,19 @@ async def open_runtime(stack: AsyncExitStack, config: Config) -> ShimRuntime:
     )
 
 
+async def open_network_service(stack: AsyncExitStack, config: Config, store: Store) -> Networks:
+    """Networks, for containers and for the processes of builds."""
+    return await stack.enter_async_context(
+        open_networks(
+            store.database.networks(Namespace(config.containerd_namespace)),
+            config.exec_root / "network",
+            network_settings(config),
+        )
+    )
+
+
 async def open_container_service(
-    stack: AsyncExitStack, config: Config, store: Store, runtime: ShimRuntime
+    stack: AsyncExitStack, config: Config, store: Store, runtime: ShimRuntime, networks: Networks
 ) -> ContainerService:
     """Containers in shims, with those of earlier daemons taken up."""
     available = host.runtimes(config)
@@ -551,13 +564,6 @@ async def open_container_service(
     async def find(name: str) -> images.Image:
         return (await store.images.find(name)).image
 
-    networks = await stack.enter_async_context(
-        open_networks(
-            store.database.networks(Namespace(config.containerd_namespace)),
-            config.exec_root / "network",
-            network_settings(config),
-        )
-    )
     environment = Environment(
         store=store.database.containers(store.namespace),
         images=StoredImages(

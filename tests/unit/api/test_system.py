@@ -61,7 +61,6 @@ def table(**sources: Any) -> Router:
     absent.add_swarm(router)
     absent.add_plugins(router)
     absent.add_builder(router)
-    absent.add_container_extras(router)
     return router
 
 
@@ -73,7 +72,7 @@ async def test_ping_tells_what_clients_negotiate_with() -> None:
             assert answer.body == (b"OK" if method == "GET" else b"")
             assert answer.headers["api-version"] == "1.51"
             assert answer.headers["ostype"] == "linux"
-            assert answer.headers["builder-version"] == "1"
+            assert answer.headers["builder-version"] == "2"
             assert answer.headers["swarm"] == "inactive"
             assert "no-cache" in answer.headers["cache-control"]
 
@@ -171,10 +170,6 @@ async def test_auth_checks_with_the_registry_that_is_named() -> None:
         ("GET", "/volumes/v", 404, "no such volume"),
         ("POST", "/volumes/create", 501, "bind mount"),
         ("GET", "/plugins/p/q/json", 404, 'plugin "p/q" not found'),
-        ("POST", "/build", 501, "no builder"),
-        ("POST", "/grpc", 501, "no builder"),
-        ("POST", "/session", 501, "no builder"),
-        ("GET", "/containers/c/stats", 501, "cannot measure containers yet"),
     ],
 )
 async def test_what_is_absent_says_so(method: str, target: str, status: int, words: str) -> None:
