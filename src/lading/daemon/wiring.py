@@ -191,6 +191,7 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         collector=collector,
         checker=Checker(store=store, records=records, leases=lease_manager, registries=registries),
         data_root=config.data_root,
+        classic=classic.store if classic else None,
     )
 
     async def used() -> Sequence[Use]:
