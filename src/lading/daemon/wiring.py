@@ -7,7 +7,7 @@ the snapshotter, whose table is `SNAPSHOTTERS`.
 
 import os
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -266,11 +266,13 @@ class Engine:
     store: Store
     config: Config
     sources: system.Sources
+    warm: Callable[[], Coroutine[Any, Any, None]]
 
     def start(self, tasks: TaskGroup) -> None:
         """Begin background work, once clients are served."""
         tasks.start_soon(supervise, "maintenance", self.store.maintenance.run)
         tasks.start_soon(supervise, "snapshotter", self.store.snapshotter.run)
+        tasks.start_soon(self.warm)
 
     def reload(self, config: Config) -> None:
         """Take over reloadable options."""
@@ -321,7 +323,7 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
             registries=store.registries,
         )
         router = make_router(store, service, sources, bus)
-        yield Engine(router=router, store=store, config=config, sources=sources)
+        yield Engine(router=router, store=store, config=config, sources=sources, warm=service.warm)
 
 
 def make_router(store: Store, service: ContainerService, sources: system.Sources, bus: Bus) -> Router:

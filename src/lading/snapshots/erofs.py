@@ -35,7 +35,7 @@ from lading.formats.tar.entry import BLOCK
 from lading.kit import linux
 from lading.kit.aio import DISK, run
 from lading.kit.failpoints import failpoint
-from lading.kit.fs import write_all
+from lading.kit.fs import write_all, write_out
 from lading.snapshots import trees
 from lading.snapshots.base import (
     FLUSH_DELAY,
@@ -353,6 +353,6 @@ def _flush_file(path: Path) -> None:
     except FileNotFoundError:
         return
     try:
-        os.fsync(fd)
+        write_out(fd)
     finally:
         os.close(fd)
