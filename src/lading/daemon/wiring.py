@@ -47,6 +47,7 @@ from lading.images.service import ImageService
 from lading.kit import aio, linux
 from lading.metadata.database import SqliteDatabase
 from lading.oci import platform as platforms
+from lading.oci.digest import Digest
 from lading.remotes.config import Config as RemotesConfig
 from lading.remotes.config import Limits
 from lading.remotes.dial import Proxies
@@ -118,7 +119,7 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
     lease_manager = database.leases(namespace)
     records = database.images(namespace)
     store = LocalContentStore(config.data_root / "content", blobs, namespace=namespace)
-    snapshotter = await open_snapshotter(config, database)
+    snapshotter = await open_snapshotter(config, database, store.open_file)
     stack.push_async_callback(snapshotter.close)
     registries = ReloadableRegistries(config)
     stack.push_async_callback(registries.close)
@@ -190,17 +191,21 @@ class SnapshotterKind:
 
     make: Callable[..., DirectorySnapshotter]
     probe: Callable[[Path], str | None]
+    rebuilds: bool = False
+    """Whether it can make the contents of layers again, so that they need not be kept."""
 
 
 SNAPSHOTTERS: Final[Mapping[str, SnapshotterKind]] = {
-    "erofs": SnapshotterKind(make=ErofsSnapshotter, probe=erofs.probe),
+    "erofs": SnapshotterKind(make=ErofsSnapshotter, probe=erofs.probe, rebuilds=True),
     "overlayfs": SnapshotterKind(make=OverlaySnapshotter, probe=overlay.probe),
     "native": SnapshotterKind(make=NativeSnapshotter, probe=lambda _: None),
 }
 """Snapshotters by name, in the order in which they are tried when the configuration names none and none has snapshots yet."""
 
 
-async def open_snapshotter(config: Config, database: metadata.Database) -> DirectorySnapshotter:
+async def open_snapshotter(
+    config: Config, database: metadata.Database, open_blob: Callable[[Digest], int]
+) -> DirectorySnapshotter:
     """The configured snapshotter, else the first that works on this machine, recovered from the last boot.
 
     Raises `FailedPreconditionError`, with what was tried.
@@ -217,6 +222,14 @@ async def open_snapshotter(config: Config, database: metadata.Database) -> Direc
         # A sweep deletes what has no row, so each namespace has a directory of its own.
         root = config.data_root / "snapshots" / name / config.containerd_namespace
         problem = await aio.run(aio.DISK, kind.probe, root) if kind else "there is no such snapshotter"
+        more: dict[str, Any] = {}
+        if kind is not None and kind.rebuilds:
+            compressed = config.lading.layers_keep == "compressed"
+            more = {"open_blob": open_blob, "cache_bytes": config.lading.layers_cache if compressed else None}
+        elif config.lading.layers_keep != "both":
+            problem = (
+                problem or f"it cannot keep layers {config.lading.layers_keep} only (lading.layers-keep)"
+            )
         if kind is None or problem:
             tried.append(f"{name}: {problem}")
             continue
@@ -225,6 +238,7 @@ async def open_snapshotter(config: Config, database: metadata.Database) -> Direc
             database.snapshots(namespace, name),
             durability=config.lading.durability,
             boot_id=linux.boot_id(),
+            **more,
         )
         _log.info("snapshotter_chosen", name=name, passed_over=tried)
         lost = await snapshotter.recover()
