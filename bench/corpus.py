@@ -26,7 +26,7 @@ from debian_image import EPOCH, Layout
 from lading.oci import mediatypes
 from lading.oci.config import ImageConfig, RootFS, RunConfig
 from lading.oci.descriptor import Descriptor, Platform
-from lading.oci.digest import DiffID
+from lading.oci.digest import DiffID, Digest
 from lading.oci.document import encode
 from lading.oci.manifest import Index, Manifest
 
@@ -65,6 +65,28 @@ TORCH = [
 """Packages of Debian whose files are what a machine-learning image is made of."""
 MB = 1_000_000
 AMD64 = Platform(os="linux", architecture="amd64")
+PLATFORMS = (
+    AMD64,
+    Platform(os="linux", architecture="arm64", variant="v8"),
+    Platform(os="linux", architecture="s390x"),
+)
+
+
+class ArchivedLayout:
+    """An OCI layout in an open tar."""
+
+    def __init__(self, archive: tarfile.TarFile) -> None:
+        self._archive = archive
+
+    def add(self, name: str, data: bytes) -> None:
+        info = tarfile.TarInfo(name)
+        info.size, info.mode, info.mtime = len(data), 0o644, EPOCH
+        self._archive.addfile(info, io.BytesIO(data))
+
+    def put(self, data: bytes, media_type: str, **fields: object) -> Descriptor:
+        digest = Digest.of(data)
+        self.add(f"blobs/sha256/{digest.hex}", data)
+        return Descriptor(media_type=media_type, digest=digest, size=len(data), **fields)  # pyright: ignore[reportArgumentType]
 
 
 class Corpus:
@@ -126,53 +148,64 @@ class Corpus:
         return path
 
     def many(self, count: int) -> pathlib.Path:
-        """An archive of ``count`` images that differ in their configs only; ``docker load`` of every engine takes it."""
-        path = self.root / f"many-{count}.tar"
-        if path.exists():
-            return path
-        scratch = self.root / f"many-{count}.part"
-        subprocess.run(["rm", "-rf", str(scratch)], check=True)
-        layout = Layout(scratch)
-        tars = [_append(_tar([]), [("true", _static_true())], mode=0o755), *self._tiny()]
-        layers = tuple(layout.put(gzip.compress(t, 6, mtime=0), mediatypes.OCI_LAYER_GZIP) for t in tars)
-        rootfs = RootFS(type="layers", diff_ids=tuple(DiffID.of(t) for t in tars))
-        manifests: list[Descriptor] = []
+        """An archive of ``count`` images for three platforms each; every manifest has a config of its own, layers are shared.
+
+        ``docker load`` of every engine takes it. It is written straight into the tar: so many files would take longer to make.
+        """
+        path = self.root / f"many-{count}-by-{len(PLATFORMS)}.tar"
+        if not path.exists():
+            part = path.with_suffix(".part")
+            with tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as archive:
+                self._write_many(ArchivedLayout(archive), count)
+            part.rename(path)
+        return path
+
+    def _write_many(self, layout: "ArchivedLayout", count: int) -> None:
+        stacks: list[tuple[Platform, tuple[Descriptor, ...], RootFS]] = []
+        for platform in PLATFORMS:
+            name = platform.architecture.encode()
+            tars = [
+                _append(_tar([("etc/machine", name)]), [("true", _static_true())], 0o755),
+                _tar([("etc/motd", name)]),
+            ]
+            layers = tuple(layout.put(gzip.compress(t, 6, mtime=0), mediatypes.OCI_LAYER_GZIP) for t in tars)
+            stacks.append(
+                (platform, layers, RootFS(type="layers", diff_ids=tuple(DiffID.of(t) for t in tars)))
+            )
+        entries: list[Descriptor] = []
         legacy: list[dict[str, object]] = []
         for number in range(count):
-            config = layout.put(
-                encode(
-                    ImageConfig(
-                        architecture="amd64",
-                        os="linux",
-                        config=RunConfig(cmd=("/true", str(number))),
-                        rootfs=rootfs,
+            manifests: list[Descriptor] = []
+            for platform, layers, rootfs in stacks:
+                config = ImageConfig(
+                    architecture=platform.architecture,
+                    os=platform.os,
+                    created=f"2024-01-{1 + number % 28:02}T00:00:00Z",
+                    config=RunConfig(cmd=("/true", str(number)), labels={"number": str(number)}),
+                    rootfs=rootfs,
+                )
+                manifest = Manifest(
+                    schema_version=2,
+                    media_type=mediatypes.OCI_MANIFEST,
+                    config=layout.put(encode(config), mediatypes.OCI_CONFIG),
+                    layers=layers,
+                )
+                manifests.append(layout.put(encode(manifest), mediatypes.OCI_MANIFEST, platform=platform))
+                if platform == AMD64:
+                    blobs = [f"blobs/sha256/{d.digest.hex}" for d in (manifest.config, *layers)]
+                    legacy.append(
+                        {"Config": blobs[0], "RepoTags": [f"many-{number}:latest"], "Layers": blobs[1:]}
                     )
-                ),
-                mediatypes.OCI_CONFIG,
-            )
-            manifest = layout.put(
-                encode(
-                    Manifest(
-                        schema_version=2, media_type=mediatypes.OCI_MANIFEST, config=config, layers=layers
-                    )
-                ),
-                mediatypes.OCI_MANIFEST,
-                annotations={
-                    "io.containerd.image.name": f"docker.io/library/many-{number}:latest",
-                    "org.opencontainers.image.ref.name": "latest",
-                },
-            )
-            manifests.append(manifest)
-            blobs = [f"blobs/sha256/{d.digest.hex}" for d in (config, *layers)]
-            legacy.append({"Config": blobs[0], "RepoTags": [f"many-{number}:latest"], "Layers": blobs[1:]})
-        index = Index(schema_version=2, media_type=mediatypes.OCI_INDEX, manifests=tuple(manifests))
-        (scratch / "index.json").write_bytes(encode(index))
-        (scratch / "manifest.json").write_text(json.dumps(legacy))
-        part = path.with_suffix(".tar.part")
-        subprocess.run(["tar", "-C", str(scratch), "-cf", str(part), "."], check=True)
-        part.rename(path)
-        subprocess.run(["rm", "-rf", str(scratch)], check=True)
-        return path
+            index = Index(schema_version=2, media_type=mediatypes.OCI_INDEX, manifests=tuple(manifests))
+            names = {
+                "io.containerd.image.name": f"docker.io/library/many-{number}:latest",
+                "org.opencontainers.image.ref.name": "latest",
+            }
+            entries.append(layout.put(encode(index), mediatypes.OCI_INDEX, annotations=names))
+        whole = Index(schema_version=2, media_type=mediatypes.OCI_INDEX, manifests=tuple(entries))
+        layout.add("index.json", encode(whole))
+        layout.add("manifest.json", json.dumps(legacy).encode())
+        layout.add("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
 
     def _with_shell(self, number: int, data: bytes) -> bytes:
         programs = [("true", _static_true()), ("busybox", _static_true())]

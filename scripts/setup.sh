@@ -6,6 +6,7 @@ packages=(
     python3-venv                    # the interpreter's own tool for environments
     containerd crun runc            # shims and runtimes; containerd itself is not started
     docker-registry skopeo umoci    # peers that the tests compare with
+    tini                            # the init program of docker run --init
     busybox-static debootstrap      # images for tests and the demo are made from Debian's packages
     git openssl xz-utils zstd           # what tests and scripts call by name
     chromium chromium-driver        # the page of `lading desktop` is tested in a browser
@@ -49,4 +50,33 @@ if [ "${client:-0}" -lt 28 ]; then
         echo "there is no docker client here: installing Debian's docker-cli as /usr/local/bin/docker"
     fi
     install -m 0755 .tools/sid/usr/bin/docker /usr/local/bin/docker
+fi
+
+# Networks are made by netavark 1.10 or newer. Where the distribution has an older one, that of Debian 13 comes in, into a directory
+# of Lading's own together with the C library that it was built for.
+place=/usr/local/lib/lading
+recent() { "$1" --version 2>/dev/null | grep -Eq '^netavark (1\.[1-9][0-9]|[2-9])'; }
+if ! recent "$place/netavark" && ! recent /usr/lib/podman/netavark; then
+    candidate=$(apt-cache policy netavark 2>/dev/null | sed -nE 's/^ *Candidate: ([0-9.]+).*/\1/p')
+    if [ -n "$candidate" ] && dpkg --compare-versions "$candidate" ge 1.10; then
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends netavark aardvark-dns
+    else
+        echo "installing Debian 13's netavark and aardvark-dns below $place"
+        unpacked=$(mktemp -d) architecture=$(dpkg --print-architecture)
+        for package in netavark aardvark-dns libc6 libgcc-s1; do
+            (cd "$unpacked" && SUITE=trixie "$root/scripts/foreign-package.sh" "$architecture" "$package" >/dev/null &&
+                dpkg-deb -x "$package"_*.deb tree)
+        done
+        libraries=$(dirname "$(find "$unpacked/tree" -name libc.so.6)") # usr/lib/x86_64-linux-gnu …
+        mkdir -p "$place/netavark.d"
+        install -m 0755 "$unpacked"/tree/usr/lib/podman/{netavark,aardvark-dns} "$place/netavark.d"
+        for library in "$libraries"/{ld-linux*.so.*,libc.so.6,libm.so.6,libgcc_s.so.1}; do
+            install -m 0755 "$library" "$place/netavark.d"
+        done
+        for program in netavark aardvark-dns; do
+            printf '#!/bin/sh\nd=%s\nexec "$d"/ld-linux*.so.* --library-path "$d" "$d/%s" "$@"\n' "$place/netavark.d" "$program" >"$place/$program"
+            chmod 0755 "$place/$program"
+        done
+        rm -rf "$unpacked"
+    fi
 fi

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support.filesystems import tmpfs
 
@@ -125,6 +125,8 @@ QUICK = settings(
 
 @QUICK
 @given(layers=LAYERS)
+@example(layers=[[directory("b", mode=0o600)], [directory("b/a", mode=0o700), whiteout("b")]])
+@example(layers=[[directory("b", mode=0o600)], [whiteout("b"), directory("b/a", mode=0o700)]])
 def test_snapshotters_agree(disk, layers):
     with tempfile.TemporaryDirectory(dir=disk) as place:
         anyio.run(compare, Path(place), layers)

@@ -9,6 +9,7 @@ from support.stores import describe, open_stores
 from lading.core.content import IngestRef
 from lading.errors import AlreadyExistsError, LadingError
 from lading.kit import aio
+from lading.oci.digest import Digest
 
 
 def say(*words: str) -> None:
@@ -38,6 +39,12 @@ async def main(root: Path) -> None:
             await images.put(f"image-{number}", describe(data))
             say("tagged", str(number))
             await stores.database.leases("moby").delete(lease)
+        lease = (await stores.database.leases("moby").create()).id
+        small = [b"small", b"smaller"]
+        await stores.content.put_many({Digest.of(data): data for data in small}, lease=lease)
+        await images.put("small", describe(b"small"))
+        say("many")
+        await stores.database.leases("moby").delete(lease)
         if "image-0" in [image.name for image in await images.list()]:
             await images.delete("image-0")
         say("untagged", "0")

@@ -28,6 +28,8 @@ POINTS = [
     "commit.after_rename",
     "commit.after_dirsync",
     "commit.after_row",
+    "many.written",
+    "many.renamed",
     "gc.marked",
     "gc.condemned",
     "delete.before_unlink",
@@ -55,6 +57,8 @@ async def check(root: Path, said: list[list[str]]) -> None:
     if ["untagged", "0"] in said:
         tagged.discard("0")
     async with open_stores(root) as stores:
+        if ["many"] in said:
+            await stores.content.verify(Digest.of(b"small"))
         for number in {words[1] for words in said if words[0] == "stored"} | tagged:
             if number != "0" or "0" in tagged:
                 await stores.content.verify(Digest.of(bytes([int(number)]) * 100_000))
@@ -72,12 +76,12 @@ async def check(root: Path, said: list[list[str]]) -> None:
     assert said[-1] == ["collected", "0"]
     async with open_stores(root) as stores:
         left = {info.digest async for info in stores.content.walk()}
-        assert left == {Digest.of(bytes([number]) * 100_000) for number in (1, 2)}
+        assert left == {Digest.of(bytes([number]) * 100_000) for number in (1, 2)} | {Digest.of(b"small")}
 
 
 @pytest.mark.parametrize("point", POINTS)
 async def test_kill(tmp_path, point):
-    nth = 1 if point.startswith(("gc", "delete")) else 2
+    nth = 1 if point.startswith(("gc", "delete", "many")) else 2
     said, code = run_child(tmp_path / "root", f"{point}:kill@{nth}")
     assert code == -9, said
     await check(tmp_path / "root", said)

@@ -12,61 +12,14 @@ from pathlib import Path
 
 import pytest
 from support.daemon import Daemon
-from support.images import File, busybox_layer, layer_tar
+from support.engine import Engine, boxed
 
 pytestmark = pytest.mark.e2e
-APPLETS = ("grep", "hostname", "mkdir", "mount", "pwd", "touch")
-
-
-class Engine:
-    """docker, talking in text to one daemon that has the image ``box``."""
-
-    def __init__(self, daemon: Daemon) -> None:
-        self.daemon = daemon
-        self.env = {**os.environ, "DOCKER_HOST": daemon.host, "HOME": str(daemon.directory)}
-
-    def restart(self) -> None:
-        """As after a crash."""
-        self.daemon.kill()
-        self.daemon.start()
-
-    def docker(self, *words: str, input: str | None = None, code: int = 0) -> str:
-        result = self.run(*words, input=input)
-        assert result.returncode == code, (words, result)
-        return result.stdout
-
-    def run(self, *words: str, input: str | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["docker", *words],
-            env=self.env,
-            text=True,
-            capture_output=True,
-            input=input,
-            timeout=40,
-            check=False,
-        )
-
-    def background(self, name: str, script: str, *options: str) -> str:
-        return self.docker(
-            "run", "-d", "--network", "none", "--name", name, *options, "box", "sh", "-c", script
-        )
 
 
 @pytest.fixture(scope="module")
 def engine(shared_daemon: Daemon) -> Engine:
-    shared_daemon.docker("import", "--change", "CMD /bin/sh", "-", "box", input=layer_tar(box()))
-    return Engine(shared_daemon)
-
-
-def box() -> dict[str, File]:
-    """A root file system of busybox, with some users and a file that cannot be executed."""
-    users = b"root:x:0:0:root:/root:/bin/sh\nalice:x:1000:1001::/home/alice:/bin/sh\n1234:x:7:7::/:/bin/sh\n"
-    return busybox_layer() | {
-        **{f"bin/{applet}": File(link="busybox") for applet in APPLETS},
-        "etc/passwd": File(users),
-        "etc/group": File(b"root:x:0:\nstaff:x:50:alice\nusers:x:1001:\n"),
-        "etc/not-executable": File(b"words\n"),
-    }
+    return boxed(shared_daemon)
 
 
 @pytest.fixture(autouse=True)
@@ -108,10 +61,10 @@ def test_commands_that_cannot_run(engine: Engine, command: str, code: int):
         (["--network", "other"], "NetworkMode"),
         (["-p", "80:80"], "PortBindings"),
         (["-v", "name:/x"], "Binds"),
-        (["--init"], "Init"),
-        (["--blkio-weight", "100"], "BlkioWeight"),
+        (["--cgroup-parent", "x.slice"], "CgroupParent"),
+        (["--gpus", "all"], "DeviceRequests"),
         (["--log-driver", "syslog"], "LogConfig"),
-        (["--pid", "container:x"], "PidMode"),
+        (["--cgroupns", "private", "--isolation", "hyperv"], "Isolation"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(engine: Engine, options: list[str], field: str):

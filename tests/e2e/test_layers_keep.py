@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.daemon import running_daemon
+
 from tests.e2e.test_images import raw_digest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]

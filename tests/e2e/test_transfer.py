@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio
 import pytest
 from support.registry import docker_registry
-from support.world import World
+from support.world import NAMESPACE, World
 
 from lading.oci import mediatypes, reference
 from lading.remotes.registries import HttpRegistries
@@ -43,6 +43,7 @@ def served(world: World, registries: HttpRegistries) -> TransferService:
     return TransferService(
         store=world.content,
         image_store=world.images,
+        fact_rows=world.database.facts(NAMESPACE),
         lease_manager=world.leases,
         snapshotter=world.snapshotter,
         registries=registries,

@@ -49,6 +49,7 @@ async def test_layers_become_snapshots_however_they_arrive(kind: type[DirectoryS
             service = TransferService(
                 store=LocalContentStore(tmp_path / "content", database.blobs(NAMESPACE)),
                 image_store=database.images(NAMESPACE),
+                fact_rows=database.facts(NAMESPACE),
                 lease_manager=database.leases(NAMESPACE),
                 snapshotter=snapshotter,
                 registries=registries,

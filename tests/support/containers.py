@@ -4,7 +4,7 @@ import contextlib
 import datetime as dt
 import json
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from lading.containers.environment import ContainerImage, Environment, ImageSour
 from lading.containers.service import ContainerService, open_service
 from lading.core import containers, leases, snapshots
 from lading.core.containers import ContainerRecord
+from lading.core.diff import Change, Differ
 from lading.core.events import Bus
 from lading.core.leases import Lease, LeaseID
 from lading.core.mounts import Mount
@@ -26,6 +27,8 @@ from lading.oci import platform as platforms
 from lading.oci.config import ImageConfig, RootFS, RunConfig
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.digest import Digest
+from lading.oci.reference import Reference
+from lading.transfer.commit import Changes, CommitOptions
 
 APPLETS = [
     "sh",
@@ -201,6 +204,28 @@ class TreeImages(ImageSource):
     async def unpack(self, manifest: Descriptor, *, lease: LeaseID | None = None) -> SnapshotName | None:
         return None
 
+    async def commit(
+        self,
+        base: Descriptor,
+        changes: Changes,
+        options: CommitOptions,
+        *,
+        reference: Reference | None = None,
+    ) -> Descriptor:
+        self.committed = options, reference
+        return base
+
+
+class NoDiffer(Differ):
+    """Nothing was changed."""
+
+    async def changes(self, key: str) -> list[Change]:
+        return []
+
+    @contextlib.asynccontextmanager
+    async def open_diff(self, key: str) -> AsyncGenerator[Iterator[bytes]]:
+        yield iter([bytes(1024)])
+
 
 def environment(
     directory: Path, runtime: Runtime, *, images: ImageSource | None = None, bus: Bus | None = None
@@ -214,6 +239,7 @@ def environment(
         store=FileRecords(directory / "records.json"),
         images=images or TreeImages(),
         snapshotter=TreeSnapshots(tree, directory / "snapshots"),
+        differ=NoDiffer(),
         leases=NoLeases(),
         runtime=runtime,
         bus=bus or EventBus(),

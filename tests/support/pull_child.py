@@ -89,6 +89,7 @@ async def main(root: Path, pause: float) -> None:
         service = TransferService(
             store=LocalContentStore(root / "content", database.blobs(NAMESPACE)),
             image_store=database.images(NAMESPACE),
+            fact_rows=database.facts(NAMESPACE),
             lease_manager=database.leases(NAMESPACE),
             snapshotter=NativeSnapshotter(
                 root / "snapshots", database.snapshots(NAMESPACE, "native"), boot_id=linux.boot_id()

@@ -94,6 +94,7 @@ class World:
         return TransferService(
             store=self.content,
             image_store=self.images,
+            fact_rows=self.database.facts(NAMESPACE),
             lease_manager=self.leases,
             snapshotter=self.snapshotter,
             registries=self.registries,

@@ -39,3 +39,14 @@ class VertexError(FailedPreconditionError):
         self.exit_code = exit_code
         self.source = source
         self.ranges = tuple(ranges)
+
+
+class ClientError(FailedPreconditionError):
+    """The client's own frontend gave the build up, with a gRPC status that goes back to it as it is."""
+
+    code = "client-gave-up"
+
+    def __init__(self, message: str, *, status: bytes) -> None:
+        super().__init__(message)
+        self.status = status
+        """A marshalled ``google.rpc.Status``."""

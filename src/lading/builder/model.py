@@ -23,6 +23,7 @@ from lading.core.leases import LeaseID
 from lading.core.session import Session
 from lading.core.snapshots import SnapshotName
 from lading.formats.llb.definition import Definition
+from lading.formats.llb.metadata import SourceFile, SourceRange
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.digest import DiffID, Digest
 from lading.oci.reference import Reference
@@ -67,23 +68,6 @@ class LogEvent:
     stream: int
     data: bytes
     timestamp: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceRange:
-    """Lines of a file, first is 1."""
-
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceFile:
-    """A file that errors and warnings point into."""
-
-    filename: str
-    data: bytes
-    language: str = "Dockerfile"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

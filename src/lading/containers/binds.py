@@ -28,6 +28,8 @@ class Bind:
     propagation: str = "rprivate"
     recursive: bool = True
     create: bool = False
+    shallow: bool = False
+    """Read-only on top alone: what is mounted below keeps its own mode."""
 
     @property
     def mode(self) -> str:
@@ -36,7 +38,8 @@ class Bind:
 
     def spec(self) -> dict[str, Any]:
         """The runtime-spec mount."""
-        options = ["rbind" if self.recursive else "bind", "ro" if self.read_only else "rw", self.propagation]
+        mode = ("ro" if self.shallow or not self.recursive else "rro") if self.read_only else "rw"
+        options = ["rbind" if self.recursive else "bind", mode, self.propagation]
         return {"destination": self.target, "type": "bind", "source": self.source, "options": options}
 
 
@@ -64,6 +67,8 @@ def parse(host: HostConfig) -> tuple[list[Bind], list[Tmpfs]]:
     binds = [_parse_bind(text) for text in host.binds or ()]
     tmpfs = [_parse_tmpfs(target, options) for target, options in (host.tmpfs or {}).items()]
     for request in host.mounts or ():
+        if request.type == "image":
+            continue  # see `imagemounts`
         made = _parse_mount(request)
         if isinstance(made, Bind):
             binds.append(made)
@@ -77,7 +82,8 @@ def parse(host: HostConfig) -> tuple[list[Bind], list[Tmpfs]]:
     return binds, tmpfs
 
 
-def _target(path: str, shown: str) -> str:
+def clean_target(path: str, shown: str) -> str:
+    """An absolute path in a container without dots and double slashes; not the root. Raises `InvalidArgumentError`."""
     if not path.startswith("/") or "\0" in path:
         raise InvalidArgumentError(f"invalid mount path: '{path}' mount path must be absolute", subject=shown)
     clean = os.path.normpath(path)
@@ -108,7 +114,7 @@ def _parse_bind(text: str) -> Bind:
             raise InvalidArgumentError(f"invalid mode: {mode}", subject=text)
     return Bind(
         source=os.path.normpath(source),
-        target=_target(target, text),
+        target=clean_target(target, text),
         read_only=read_only,
         propagation=propagation,
         recursive=recursive,
@@ -122,11 +128,11 @@ def _parse_tmpfs(target: str, options: str) -> Tmpfs:
         key, equals, _ = part.partition("=")
         if part not in _TMPFS_OPTIONS and not (equals and key in _TMPFS_KEYS) and part not in _PROPAGATION:
             raise InvalidArgumentError(f"invalid tmpfs option {part!r}", subject=target)
-    return Tmpfs(target=_target(target, target), options=tuple(parts))
+    return Tmpfs(target=clean_target(target, target), options=tuple(parts))
 
 
 def _parse_mount(request: MountRequest) -> Bind | Tmpfs:
-    target = _target(request.target, request.target)
+    target = clean_target(request.target, request.target)
     if request.type == "bind":
         options = request.bind_options
         if not request.source.startswith("/"):
@@ -136,8 +142,7 @@ def _parse_mount(request: MountRequest) -> Bind | Tmpfs:
             )
         if options and options.propagation and options.propagation not in _PROPAGATION:
             raise InvalidArgumentError(f"invalid propagation mode: {options.propagation}")
-        if options and options.read_only_force_recursive:
-            raise UnsupportedError("BindOptions.ReadOnlyForceRecursive is not supported")
+        _check_bind_options(request)
         return Bind(
             source=os.path.normpath(request.source),
             target=target,
@@ -145,6 +150,7 @@ def _parse_mount(request: MountRequest) -> Bind | Tmpfs:
             propagation=(options and options.propagation) or "rprivate",
             recursive=not (options and options.non_recursive),
             create=bool(options and options.create_mountpoint),
+            shallow=bool(options and options.read_only_non_recursive),
         )
     if request.type == "tmpfs":
         if request.source:
@@ -160,8 +166,24 @@ def _parse_mount(request: MountRequest) -> Bind | Tmpfs:
         parts += ["=".join(pair) for pair in (wanted and wanted.options) or ()]
         return _parse_tmpfs(target, ",".join(parts))
     raise UnsupportedError(
-        f"HostConfig.Mounts: mount type {request.type!r} is not supported", hint="use type=bind or type=tmpfs"
+        f"HostConfig.Mounts: mount type {request.type!r} is not supported",
+        hint="use type=bind, tmpfs or image",
     )
+
+
+def _check_bind_options(request: MountRequest) -> None:
+    options = request.bind_options
+    if options is None:
+        return
+    if options.read_only_non_recursive and not request.read_only:
+        raise InvalidArgumentError("BindOptions.ReadOnlyNonRecursive needs ReadOnly")
+    if options.read_only_force_recursive:
+        if not request.read_only or options.read_only_non_recursive or options.non_recursive:
+            raise InvalidArgumentError(
+                "BindOptions.ReadOnlyForceRecursive needs ReadOnly and excludes both kinds of NonRecursive"
+            )
+        if options.propagation and options.propagation != "rprivate":
+            raise InvalidArgumentError("BindOptions.ReadOnlyForceRecursive needs propagation rprivate")
 
 
 def prepare(bind: Bind) -> None:
@@ -186,8 +208,8 @@ def prepare(bind: Bind) -> None:
         ) from exc
 
 
-def device(path: str) -> dict[str, Any]:
-    """Type, numbers and mode of a device file of the host, as a runtime-spec device; blocking.
+def device(path: str, *, shown: str = "") -> dict[str, Any]:
+    """Type, numbers and mode of a device file of the host, as a runtime-spec device; blocking. ``shown`` is for errors.
 
     Raises `InvalidArgumentError` if it is none.
     """
@@ -195,7 +217,7 @@ def device(path: str) -> dict[str, Any]:
         found = os.stat(path)
     except OSError as exc:
         raise InvalidArgumentError(
-            f'error gathering device information while adding custom device "{path}": {exc.strerror}'
+            f'error gathering device information while adding custom device "{shown or path}": {exc.strerror}'
         ) from exc
     if stat.S_ISCHR(found.st_mode):
         kind = "c"
@@ -203,7 +225,7 @@ def device(path: str) -> dict[str, Any]:
         kind = "b"
     else:
         raise InvalidArgumentError(
-            f'error gathering device information while adding custom device "{path}": not a device node'
+            f'error gathering device information while adding custom device "{shown or path}": not a device node'
         )
     return {
         "path": path,

@@ -7,7 +7,7 @@ Clients other than ``docker`` read these documents as maps and count on every ke
 from collections.abc import Mapping
 from typing import Any, Final
 
-from lading.containers import spec
+from lading.containers import namespaces, spec
 from lading.containers.request import HostConfig
 
 CONFIG: Final[Mapping[str, Any]] = {
@@ -101,7 +101,7 @@ def host_config(given: Mapping[str, Any], host: HostConfig, *, cgroup_v2: bool) 
         HOST, {key: value for key, value in given.items() if value or key not in _ONLY_WHEN_GIVEN}
     )
     shown["IpcMode"] = host.ipc_mode or "private"
-    shown["CgroupnsMode"] = spec.cgroup_namespace(host, cgroup_v2=cgroup_v2)
+    shown["CgroupnsMode"] = namespaces.cgroup_namespace(host, cgroup_v2=cgroup_v2)
     shown["ShmSize"] = host.shm_size or spec.DEFAULT_SHM_SIZE
     masked, read_only = spec.hidden_paths(host)
     shown["MaskedPaths"], shown["ReadonlyPaths"] = masked or None, read_only or None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from lading.core import containers, content, images, leases
+from lading.core.diff import Differ
 from lading.core.events import Bus
 from lading.core.leases import LeaseID
 from lading.core.runtime import Runtime
@@ -18,6 +19,8 @@ from lading.oci.config import ImageConfig
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.document import CONFIG_LIMIT, MANIFEST_LIMIT
 from lading.oci.manifest import Index, Manifest
+from lading.oci.reference import Reference
+from lading.transfer.commit import Changes, CommitOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,17 @@ class ImageSource(Protocol):
         """See to it that the image's snapshots are there; the top one's name, ``None`` for an image without layers."""
         ...
 
+    async def commit(
+        self,
+        base: Descriptor,
+        changes: Changes,
+        options: CommitOptions,
+        *,
+        reference: Reference | None = None,
+    ) -> Descriptor:
+        """Make an image of an image manifest and what was changed on top of it; see `TransferService.commit`."""
+        ...
+
 
 class StoredImages(ImageSource):
     """`ImageSource` on the content store.
@@ -51,6 +65,7 @@ class StoredImages(ImageSource):
         store: Where the blobs are.
         find: The image record of a name or ID; raises `NotFoundError`.
         unpack: ``TransferService.ensure_unpacked``.
+        commit: ``TransferService.commit``.
 
     """
 
@@ -60,10 +75,12 @@ class StoredImages(ImageSource):
         *,
         find: Callable[[str], Awaitable[images.Image]],
         unpack: "Unpack",
+        commit: "Commit",
     ) -> None:
         self._content = store
         self._find = find
         self._unpack = unpack
+        self._commit = commit
 
     async def open(self, name: str, platform: Platform | None) -> ContainerImage:
         """See `ImageSource.open`."""
@@ -86,6 +103,17 @@ class StoredImages(ImageSource):
     async def unpack(self, manifest: Descriptor, *, lease: LeaseID | None = None) -> SnapshotName | None:
         """See `ImageSource.unpack`."""
         return await self._unpack(manifest, lease=lease)
+
+    async def commit(
+        self,
+        base: Descriptor,
+        changes: Changes,
+        options: CommitOptions,
+        *,
+        reference: Reference | None = None,
+    ) -> Descriptor:
+        """See `ImageSource.commit`."""
+        return await self._commit(base, changes, options, reference=reference)
 
     async def _manifests(self, target: Descriptor, depth: int = 0) -> "AsyncIterator[ContainerImage]":
         """Image manifests below a target that are stored together with their config."""
@@ -123,6 +151,21 @@ class Unpack(Protocol):
         ...
 
 
+class Commit(Protocol):
+    """Signature of ``TransferService.commit``."""
+
+    async def __call__(
+        self,
+        base: Descriptor,
+        changes: Changes,
+        options: CommitOptions,
+        *,
+        reference: Reference | None = None,
+    ) -> Descriptor:
+        """See `ImageSource.commit`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
     """Ports and places. ``root`` (in the data-root) holds logs and files of containers; ``state`` (in the exec-root) FIFOs
@@ -132,6 +175,7 @@ class Environment:
     store: containers.Store
     images: ImageSource
     snapshotter: Snapshotter
+    differ: Differ
     leases: leases.Manager
     runtime: Runtime
     bus: Bus
@@ -139,5 +183,7 @@ class Environment:
     state: Path
     runtimes: "dict[str, str]"
     """Names that ``--runtime`` may say, to names that the runtime port knows; ``""`` is the default."""
+    init_path: str = ""
+    """The host's program that ``--init`` makes process 1; empty if there is none."""
     cgroup_v2: bool = True
     stop_seconds: int = 10

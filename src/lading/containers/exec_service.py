@@ -13,7 +13,8 @@ from lading.containers.environment import Environment
 from lading.containers.execs import Exec, ExecRequest
 from lading.containers.lifecycle import Lifecycle, StartError
 from lading.containers.model import Container
-from lading.containers.streams import Peer
+from lading.containers.streams import Peer, frames
+from lading.core.runtime import Task
 from lading.errors import ConflictError, LadingError, NotFoundError
 from lading.kit import aio
 
@@ -120,10 +121,53 @@ class ExecService:
         attributes = container.attributes(execID=exec_.id, exitCode=str(exec_.exit_code or 0))
         self._env.bus.publish("container", "exec_die", container.id, attributes)
 
+    async def collect(
+        self, container: Container, body: Mapping[str, Any], *, seconds: float, limit: int
+    ) -> tuple[int, bytes]:
+        """Run a command to its end; its exit code and the first ``limit`` bytes of both outputs.
+
+        Raises ``TimeoutError`` with the output so far when it takes longer, after it was killed; else as `start`.
+        """
+        exec_ = self.find(await self.create(container, body))
+        exec_.started = True
+        gathered = _Gathered(limit)
+        try:
+            with anyio.move_on_after(seconds) as scope:
+                await self._run(container, exec_, gathered)
+            if scope.cancelled_caught:
+                raise TimeoutError(bytes(gathered.data))
+        finally:
+            with anyio.CancelScope(shield=True), contextlib.suppress(LadingError):
+                if not exec_.ended.is_set() and exec_.up.is_set():
+                    task = self._life.running_task(container)
+                    await task.kill(signals.parse("KILL"), exec_.id)
+                    await task.wait(exec_.id)
+                    await task.delete(exec_.id)
+            self._drop(exec_)
+        return exec_.exit_code or 0, bytes(gathered.data)
+
+    def _drop(self, exec_: Exec) -> None:
+        container = self._containers.pop(exec_.id, None)
+        self._execs.pop(exec_.id, None)
+        if container is not None:
+            container.execs.pop(exec_.id, None)
+
     async def _begin(
         self, container: Container, exec_: Exec, process: Mapping[str, Any], streams: execs.ExecStreams
     ) -> None:
-        task = self._life.running_task(container)
+        async with container.starting.shared():
+            task = self._life.running_task(container)
+            if container.state.paused:
+                raise ConflictError(f"container {container.id} is paused, unpause the container before exec")
+            await self._start_process(task, exec_, process, streams)
+        exec_.running = True
+        exec_.up.set()
+        action = f"exec_start: {' '.join(exec_.request.cmd or ())}"
+        self._env.bus.publish("container", action, container.id, container.attributes(execID=exec_.id))
+
+    async def _start_process(
+        self, task: Task, exec_: Exec, process: Mapping[str, Any], streams: execs.ExecStreams
+    ) -> None:
         await task.exec(exec_.id, process, streams.stdio)
         try:
             exec_.pid = await task.start(exec_.id)
@@ -135,10 +179,6 @@ class ExecService:
                 with contextlib.suppress(LadingError):
                     await task.delete(exec_.id)
             raise
-        exec_.running = True
-        exec_.up.set()
-        action = f"exec_start: {' '.join(exec_.request.cmd or ())}"
-        self._env.bus.publish("container", action, container.id, container.attributes(execID=exec_.id))
 
     async def resize(self, exec_: Exec, *, width: int, height: int) -> None:
         """Set the size of an exec's terminal, as soon as it runs."""
@@ -146,3 +186,18 @@ class ExecService:
         with anyio.move_on_after(10):
             await exec_.up.wait()
         await self._life.running_task(container).resize(width, height, exec_.id)
+
+
+class _Gathered(Peer):
+    """Keeps the first bytes that are written, without stream headers."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.data = bytearray()
+
+    async def read(self) -> bytes:
+        return b""
+
+    async def write(self, data: bytes) -> None:
+        for _, payload in frames(data):
+            self.data += payload[: self._limit - len(self.data)]

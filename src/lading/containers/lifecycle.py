@@ -17,17 +17,31 @@ import shutil
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import anyio
 import anyio.abc
 import msgspec
 import structlog
 
-from lading.containers import binds, hostfiles, jsonlog, rootfs, runs, signals, spec, users
+from lading.containers import (
+    binds,
+    hostfiles,
+    imagemounts,
+    joining,
+    jsonlog,
+    rootfs,
+    runs,
+    signals,
+    spec,
+    users,
+)
+from lading.containers.binds import Bind
 from lading.containers.environment import Environment
+from lading.containers.hostmounts import HostMounts
 from lading.containers.keeper import Keeper
 from lading.containers.model import Container, State
+from lading.containers.namespaces import Joined
 from lading.containers.runs import Run
 from lading.core.mounts import Mount
 from lading.core.runtime import Exit, Task
@@ -51,6 +65,8 @@ PROCESS_FILE: Final = "process.json"
 """In the state directory: the runtime-spec process of the run, for execs of a later daemon."""
 _BACKOFF_SECONDS: Final = 0.1
 _BACKOFF_MAXIMUM: Final = 60.0
+_BACKOFF_RESET_SECONDS: Final = 10.0
+"""A run of this length makes the next pause short again."""
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("lading.containers")
 
 
@@ -66,13 +82,38 @@ class CommandError(InvalidArgumentError):
     code = "command-not-runnable"
 
 
+class Observer(Protocol):
+    """Who is told when a container begins or goes on to run, is about to be paused, and has ended."""
+
+    def running(self, container: Container) -> None:
+        """It runs."""
+        ...
+
+    async def rest(self, container: Container) -> None:
+        """It is about to be paused; returns when nothing of the observer runs in it any more."""
+        ...
+
+    def ended(self, container: Container) -> None:
+        """Its run is over."""
+        ...
+
+
 class Lifecycle:
-    """Starts, watches and removes. ``group`` outlives every call; ``forget`` is told of a removed container."""
+    """Starts, watches and removes. ``group`` outlives every call; ``forget`` is told of a removed container; ``find`` gives
+    the container of a name or ID.
+    """
 
     def __init__(
-        self, environment: Environment, group: anyio.abc.TaskGroup, forget: Callable[[Container], None]
+        self,
+        environment: Environment,
+        group: anyio.abc.TaskGroup,
+        forget: Callable[[Container], None],
+        find: Callable[[str], Container],
     ) -> None:
         self.env = environment
+        self._find = find
+        self.observer: Observer | None = None
+        self.host_mounts = HostMounts(environment.state.with_name("mounts"))
         self._group = group
         self._forget = forget
         self.keeper = Keeper(environment.state / "keeper.sock")
@@ -144,6 +185,7 @@ class Lifecycle:
             self.cancel_restart(container)
             container.document.manually_stopped = False
             container.document.restart_count = 0
+            container.backoff = 0
             await self._start(container)
 
     async def _start(self, container: Container) -> None:
@@ -166,12 +208,23 @@ class Lifecycle:
             await self.save(container)
             container.started.set()
             self.env.bus.publish("container", "start", container.id, container.attributes())
+            self.tell_running(container)
             self.spawn(self.watch, container, task)
+
+    def tell_running(self, container: Container) -> None:
+        """Tell the observer."""
+        if self.observer is not None:
+            self.observer.running(container)
 
     async def _create_task(self, container: Container) -> tuple[Task, Run]:
         env = self.env
-        mounts = await self._mounts(container)
-        made = await aio.run(aio.DISK, self._prepare, container, mounts)
+        mounts = await self.mounts(container)
+        await aio.run(aio.DISK, self.host_mounts.drop, container.id)
+        joined = await joining.join(container, self._find, self.host_mounts)
+        images = await imagemounts.mount(
+            env, self.host_mounts, container.id, container.images, container.document.images
+        )
+        made = await aio.run(aio.DISK, self._prepare, container, mounts, joined, images)
         log, limits = self.log_plan(container)
         run = await aio.run(
             aio.DISK,
@@ -194,12 +247,14 @@ class Lifecycle:
         )
         return task, run
 
-    async def _mounts(self, container: Container) -> list[Mount]:
+    async def mounts(self, container: Container) -> list[Mount]:
         """The root file system's mounts; layers lost to an unclean boot are unpacked again first."""
         await self.env.images.unpack(container.document.manifest)
         return await self.env.snapshotter.mounts(SnapshotKey(container.record.snapshot_key))
 
-    def _prepare(self, container: Container, mounts: list[Mount]) -> dict[str, Any]:
+    def _prepare(
+        self, container: Container, mounts: list[Mount], joined: Joined, images: list[Bind]
+    ) -> dict[str, Any]:
         """Everything about the spec that needs files; blocking."""
         document, host = container.document, container.host
         directory = self.directory(container)
@@ -227,8 +282,10 @@ class Lifecycle:
                 cwd=cwd,
                 user=user,
                 hostname=document.hostname,
-                binds=container.binds,
+                binds=[*container.binds, *images],
                 tmpfs=container.tmpfs,
+                joined=joined,
+                init=self.env.init_path if host.init and host.pid_mode in ("", "private") else "",
                 files=hostfiles.write(directory, host, document.hostname, container.config.domainname),
                 cgroup_v2=self.env.cgroup_v2,
             )
@@ -301,6 +358,8 @@ class Lifecycle:
                 if exec_.running:
                     exec_.running, exec_.exit_code = False, 137
                     exec_.ended.set()
+        if self.observer is not None:
+            self.observer.ended(container)
         duration = (container.state.finished_at - container.state.started_at) // 10**9
         self.env.bus.publish(
             "container",
@@ -325,6 +384,7 @@ class Lifecycle:
         run = self.runs.pop(container.id, None)
         if run is not None:
             await run.end(self.keeper)
+        await aio.run(aio.DISK, self.host_mounts.drop, container.id)
 
     def _restarts(self, container: Container, status: int) -> bool:
         policy, document = container.restart_policy, container.document
@@ -337,7 +397,9 @@ class Lifecycle:
 
     async def restart_later(self, container: Container) -> None:
         """Start it again after a pause that grows with every restart."""
-        delay = min(_BACKOFF_MAXIMUM, _BACKOFF_SECONDS * 2 ** min(container.document.restart_count, 16))
+        ran = (container.state.finished_at - container.state.started_at) / 10**9
+        container.backoff = 0 if ran >= _BACKOFF_RESET_SECONDS else container.backoff + 1
+        delay = min(_BACKOFF_MAXIMUM, _BACKOFF_SECONDS * 2 ** min(max(container.backoff - 1, 0), 16))
         with anyio.CancelScope() as scope:
             container.restart_scope = scope
             await anyio.sleep(delay)
@@ -418,8 +480,15 @@ class Lifecycle:
             task = self.running_task(container)
             if container.state.paused:
                 raise ConflictError(f"container {container.id} is already paused")
-            await task.pause()
-            container.state.paused = True
+            if self.observer is not None:
+                await self.observer.rest(container)
+            try:
+                async with container.starting.alone():
+                    await task.pause()
+                    container.state.paused = True
+            except BaseException:
+                self.tell_running(container)
+                raise
             await self.save(container)
         self.env.bus.publish("container", "pause", container.id, container.attributes())
 
@@ -432,6 +501,7 @@ class Lifecycle:
             await task.resume()
             container.state.paused = False
             await self.save(container)
+            self.tell_running(container)
         self.env.bus.publish("container", "unpause", container.id, container.attributes())
 
     # Removal.
@@ -473,6 +543,7 @@ class Lifecycle:
             await self._end_run(container)
             with contextlib.suppress(NotFoundError):
                 await self.env.snapshotter.remove(container.record.snapshot_key)
+            await imagemounts.release(self.env, container.id, container.images)
             for directory in (self.state_directory(container), self.directory(container)):
                 await aio.run(aio.DISK, shutil.rmtree, directory, ignore_errors=True)
             await self.env.store.delete(container.id)

@@ -77,7 +77,8 @@ def matches(
                 held = {part for bind in container.binds for part in (bind.source, bind.target)}
                 return any(value in held for value in values)
             case "health":
-                return "none" in values
+                status = container.health.status if container.health and state.running else "none"
+                return status in values
             case "is-task":
                 return any(value.lower() in ("false", "0") for value in values)
             case "before" | "since":

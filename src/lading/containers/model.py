@@ -7,13 +7,17 @@ from typing import Any, TypeVar, cast
 import anyio
 import msgspec
 
+from lading.containers import imagemounts
 from lading.containers.binds import Bind, Tmpfs
 from lading.containers.binds import parse as parse_binds
 from lading.containers.execs import Exec
+from lading.containers.health import Health
+from lading.containers.imagemounts import ImageMount
 from lading.containers.request import Config, HostConfig, RestartPolicy
 from lading.containers.streams import Broadcast
 from lading.core.containers import ContainerRecord
 from lading.core.runtime import ContainerID, Task
+from lading.kit.tasks import SharedLock
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 
@@ -62,6 +66,8 @@ class Document(msgspec.Struct, kw_only=True, rename="pascal"):
     state: State = msgspec.field(default_factory=State)
     restart_count: int = 0
     manually_stopped: bool = False
+    images: dict[str, Descriptor] = {}
+    """Manifests of mounted images, by target."""
 
 
 @dataclass(slots=True)
@@ -74,7 +80,13 @@ class Container:
     host: HostConfig
     binds: list[Bind]
     tmpfs: list[Tmpfs]
+    images: list[ImageMount]
+    health: Health | None = None
+    backoff: int = 0
+    """Restarts in a row of which none lasted."""
     lock: anyio.Lock = field(default_factory=anyio.Lock)
+    starting: SharedLock = field(default_factory=SharedLock)
+    """Held while an exec starts, and alone while the container is frozen: a process that starts in a frozen cgroup hangs."""
     output: Broadcast = field(default_factory=Broadcast)
     task: Task | None = None
     execs: dict[str, Exec] = field(default_factory=dict[str, Exec])
@@ -131,7 +143,15 @@ def make(record: ContainerRecord, document: Document) -> Container:
     config = convert(document.config, Config)
     host = convert(document.host_config, HostConfig)
     binds, tmpfs = parse_binds(host)
-    return Container(record=record, document=document, config=config, host=host, binds=binds, tmpfs=tmpfs)
+    return Container(
+        record=record,
+        document=document,
+        config=config,
+        host=host,
+        binds=binds,
+        tmpfs=tmpfs,
+        images=imagemounts.parse(host),
+    )
 
 
 def convert(raw: dict[str, Any], kind: type[T]) -> T:

@@ -12,17 +12,13 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from lading.containers import health, modes
+from lading.containers.health import Healthcheck
 from lading.errors import InvalidArgumentError, UnsupportedError
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 Strings = list[str] | None
-
-
-class Health(msgspec.Struct, rename="pascal"):
-    """``Config.Healthcheck``."""
-
-    test: Strings = None
 
 
 class Config(msgspec.Struct, rename="pascal"):
@@ -49,7 +45,8 @@ class Config(msgspec.Struct, rename="pascal"):
     volumes: dict[str, Any] | None = None
     network_disabled: bool | None = None
     mac_address: str | None = None
-    healthcheck: Health | None = None
+    healthcheck: Healthcheck | None = None
+    shell: Strings = None
 
 
 class LogConfig(msgspec.Struct, rename="pascal"):
@@ -72,6 +69,20 @@ class DeviceMapping(msgspec.Struct, rename="pascal"):
     path_on_host: str
     path_in_container: str = ""
     cgroup_permissions: str = "rwm"
+
+
+class WeightDevice(msgspec.Struct, rename="pascal"):
+    """``--blkio-weight-device``."""
+
+    path: str
+    weight: int = 0
+
+
+class ThrottleDevice(msgspec.Struct, rename="pascal"):
+    """``--device-read-bps`` and its like: bytes or operations per second."""
+
+    path: str
+    rate: int = 0
 
 
 class Ulimit(msgspec.Struct, rename="pascal"):
@@ -100,6 +111,12 @@ class TmpfsOptions(msgspec.Struct, rename="pascal"):
     options: list[list[str]] | None = None
 
 
+class ImageOptions(msgspec.Struct, rename="pascal"):
+    """``--mount type=image,…``."""
+
+    subpath: str = ""
+
+
 class MountRequest(msgspec.Struct, rename="pascal"):
     """``--mount``."""
 
@@ -110,6 +127,7 @@ class MountRequest(msgspec.Struct, rename="pascal"):
     consistency: str = ""
     bind_options: BindOptions | None = None
     tmpfs_options: TmpfsOptions | None = None
+    image_options: ImageOptions | None = None
 
 
 class HostConfig(msgspec.Struct, rename="pascal"):
@@ -163,6 +181,19 @@ class HostConfig(msgspec.Struct, rename="pascal"):
     pids_limit: int | None = None
     ulimits: list[Ulimit] | None = None
     mounts: list[MountRequest] | None = None
+    init: bool | None = None
+    blkio_weight: int | None = None
+    blkio_weight_device: list[WeightDevice] | None = None
+    blkio_device_read_bps: list[ThrottleDevice] | None = None
+    blkio_device_write_bps: list[ThrottleDevice] | None = None
+    blkio_device_read_iops: list[ThrottleDevice] | None = msgspec.field(
+        name="BlkioDeviceReadIOps", default=None
+    )
+    blkio_device_write_iops: list[ThrottleDevice] | None = msgspec.field(
+        name="BlkioDeviceWriteIOps", default=None
+    )
+    cpu_realtime_period: int | None = None
+    cpu_realtime_runtime: int | None = None
     masked_paths: Strings = None
     readonly_paths: Strings = None
 
@@ -173,14 +204,6 @@ UNSUPPORTED: Final = {
     "Links": "use --network host, or --add-host",
     "Cgroup": "",
     "StorageOpt": "",
-    "BlkioWeight": "",
-    "BlkioWeightDevice": "",
-    "BlkioDeviceReadBps": "",
-    "BlkioDeviceWriteBps": "",
-    "BlkioDeviceReadIOps": "",
-    "BlkioDeviceWriteIOps": "",
-    "CpuRealtimePeriod": "",
-    "CpuRealtimeRuntime": "",
     "DeviceRequests": "name the device files with --device",
     "KernelMemory": "",
     "KernelMemoryTCP": "",
@@ -188,7 +211,6 @@ UNSUPPORTED: Final = {
     "CpuPercent": "it is for Windows",
     "IOMaximumIOps": "it is for Windows",
     "IOMaximumBandwidth": "it is for Windows",
-    "Init": "start an init program as the entry point",
 }
 """Fields of ``HostConfig`` that are refused unless zero, and what to do instead."""
 
@@ -241,10 +263,19 @@ def parse(body: Mapping[str, Any]) -> CreateRequest:
             raise UnsupportedError(f"HostConfig.{name} is not supported", hint=hint, subject=name)
     warnings: list[str] = []
     _check_config(config)
-    _check_modes(host)
+    modes.check(
+        {
+            "PidMode": host.pid_mode,
+            "IpcMode": host.ipc_mode,
+            "UTSMode": host.uts_mode,
+            "UsernsMode": host.userns_mode,
+            "CgroupnsMode": host.cgroupns_mode,
+            "Isolation": host.isolation,
+        }
+    )
     _check_network(config, host, network, warnings)
     _check_logging(host)
-    _check_limits(host)
+    check_host(host)
     _check_names(host)
     return CreateRequest(config, host, raw_config, raw_host, warnings)
 
@@ -258,9 +289,7 @@ def _check_config(config: Config) -> None:
         )
     if config.mac_address:
         raise UnsupportedError("Config.MacAddress is not supported")
-    test = (config.healthcheck and config.healthcheck.test) or []
-    if test and test[0] != "NONE":
-        raise UnsupportedError("Config.Healthcheck is not supported", hint="use --no-healthcheck")
+    health.check(config.healthcheck)
     for entry in config.env or ():
         if not entry or entry.startswith("="):
             raise InvalidArgumentError(f"invalid environment variable: {entry!r}")
@@ -270,29 +299,13 @@ def _check_config(config: Config) -> None:
         )
 
 
-_MODES: Final = {
-    "PidMode": ("", "private", "host"),
-    "IpcMode": ("", "private", "shareable", "host", "none"),
-    "UTSMode": ("", "host"),
-    "UsernsMode": ("", "host"),
-    "CgroupnsMode": ("", "private", "host"),
-    "Isolation": ("", "default"),
-}
+def check_host(host: HostConfig) -> None:
+    """Judge what may also be changed later: limits and restart policy. Raises `InvalidArgumentError`."""
+    _check_restart(host)
+    _check_limits(host)
 
 
-def _check_modes(host: HostConfig) -> None:
-    values = {
-        "PidMode": host.pid_mode,
-        "IpcMode": host.ipc_mode,
-        "UTSMode": host.uts_mode,
-        "UsernsMode": host.userns_mode,
-        "CgroupnsMode": host.cgroupns_mode,
-        "Isolation": host.isolation,
-    }
-    for name, value in values.items():
-        if value not in _MODES[name]:
-            offered = ", ".join(repr(mode) for mode in _MODES[name] if mode)
-            raise UnsupportedError(f"HostConfig.{name} {value!r} is not supported", hint=f"use {offered}")
+def _check_restart(host: HostConfig) -> None:
     policy = (host.restart_policy and host.restart_policy.name) or "no"
     if policy not in ("no", "always", "on-failure", "unless-stopped"):
         raise InvalidArgumentError(
@@ -370,6 +383,7 @@ def _check_limits(host: HostConfig) -> None:
             "Conflicting options: Nano CPUs cannot be combined with CPU Period or Quota"
         )
     _check_cpus(host)
+    _check_block_io(host)
     if (host.shm_size or 0) < 0:
         raise InvalidArgumentError("SHM size can not be less than 0")
     if not -1000 <= (host.oom_score_adj or 0) <= 1000:
@@ -398,6 +412,21 @@ def _check_cpus(host: HostConfig) -> None:
         )
     if 0 < (host.cpu_quota or 0) < 1000:
         raise InvalidArgumentError("CPU cfs quota can not be less than 1ms (i.e. 1000)")
+    period, runtime = host.cpu_realtime_period or 0, host.cpu_realtime_runtime or 0
+    if period and runtime > period:
+        raise InvalidArgumentError("cpu real-time runtime cannot be higher than cpu real-time period")
+    if (period or runtime) and not os.path.exists("/sys/fs/cgroup/cpu/cpu.rt_runtime_us"):
+        raise UnsupportedError(
+            "HostConfig.CpuRealtimePeriod, CpuRealtimeRuntime: this kernel schedules no groups in real time"
+        )
+
+
+def _check_block_io(host: HostConfig) -> None:
+    if host.blkio_weight and not 10 <= host.blkio_weight <= 1000:
+        raise InvalidArgumentError("Range of blkio weight is from 10 to 1000")
+    for each in host.blkio_weight_device or ():
+        if each.weight and not 10 <= each.weight <= 1000:
+            raise InvalidArgumentError(f"Range of blkio weight is from 10 to 1000: {each.path}")
 
 
 def _check_names(host: HostConfig) -> None:

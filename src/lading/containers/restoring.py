@@ -37,6 +37,8 @@ class Restorer:
                 await self._restore_one(container, task)
             except (LadingError, OSError) as exc:
                 _log.error("container_not_restored", container=container.id, reason=str(exc))
+        running = {container.id for container in containers if container.state.running}
+        await aio.run(aio.DISK, self._life.host_mounts.sweep, running)
         for stray, task in tasks.items():
             _log.warning("stray_task_ended", container=stray)
             await self._destroy(task)
@@ -74,6 +76,8 @@ class Restorer:
         for fd in await aio.run(aio.DISK, execs.drop_leftovers, self._life.state_directory(container)):
             self._life.spawn(execs.discard, fd)
         await self._life.save(container)
+        if not state.paused:
+            self._life.tell_running(container)
         self._life.spawn(self._life.watch, container, task)
 
     async def _finish_lost(self, container: Container) -> None:

@@ -61,6 +61,11 @@ class Root:
         finally:
             os.close(fd)
 
+    @property
+    def fd(self) -> int:
+        """The directory's descriptor."""
+        return self._fd
+
     def open(self, path: str, flags: int) -> int:
         """A file descriptor for ``path``, resolved as if this tree were ``/``. Raises `OSError`."""
         if "\0" in path:
@@ -141,9 +146,9 @@ def inside(mounts: Sequence[Mount], at: Path, function: Callable[[Root], T]) -> 
 
     def work() -> None:
         try:
-            _leave_namespace()
+            leave_namespace()
             for mount in mounts:
-                _mount(mount, at)
+                mount_at(mount, at)
             with Root.at(at) as root:
                 results.append(function(root))
         except BaseException as exc:  # noqa: BLE001 (carried to the caller's thread)
@@ -164,14 +169,16 @@ def inside(mounts: Sequence[Mount], at: Path, function: Callable[[Root], T]) -> 
     return results[0]
 
 
-def _leave_namespace() -> None:
+def leave_namespace() -> None:
+    """Give the calling thread a mount namespace of its own, from which nothing spreads."""
     if _libc.unshare(_CLONE_NEWNS) != 0:
         raise _os_error("unshare")
     if _libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_PRIVATE_RECURSIVE), None) != 0:
         raise _os_error("making / private")
 
 
-def _mount(mount: Mount, at: Path) -> None:
+def mount_at(mount: Mount, at: Path) -> None:
+    """Mount in the calling thread's namespace. Raises `OSError`."""
     target = at / mount.target.lstrip("/") if mount.target else at
     flags, data = 0, list[str]()
     for option in mount.options:

@@ -8,7 +8,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import anyio
 import anyio.abc
@@ -16,6 +16,9 @@ import msgspec
 
 from lading.containers import (
     attaching,
+    committing,
+    health,
+    imagemounts,
     jsonlog,
     listing,
     model,
@@ -23,12 +26,16 @@ from lading.containers import (
     request,
     signals,
     spec,
+    updating,
     users,
     views,
 )
 from lading.containers.attaching import Attachment, AttachOptions, LogOptions
+from lading.containers.checkups import Checkups
+from lading.containers.committing import CommitRequest
 from lading.containers.environment import ContainerImage, Environment
 from lading.containers.exec_service import ExecService
+from lading.containers.files import FileService
 from lading.containers.journal import Chunk
 from lading.containers.lifecycle import Lifecycle
 from lading.containers.model import Container, Document
@@ -45,6 +52,7 @@ from lading.errors import (
     InvalidArgumentError,
     LadingError,
     NotFoundError,
+    UnsupportedError,
 )
 from lading.kit import aio, times
 from lading.oci.descriptor import Platform
@@ -79,8 +87,10 @@ class ContainerService:
         self._containers: dict[str, Container] = {}
         self._creating = anyio.Lock()
         self._pruning = anyio.Lock()
-        self._life = Lifecycle(environment, group, self._forget)
+        self._life = Lifecycle(environment, group, self._forget, self.find)
         self.execs = ExecService(environment, self._life, group)
+        self._life.observer = Checkups(self._life, self.execs)
+        self.files = FileService(environment, self._life)
 
     async def _open(self) -> None:
         for place in (self._env.root, self._env.state):
@@ -162,7 +172,13 @@ class ContainerService:
             )
             container = model.make(record, document)
             await self._dry_run(container)
-            await self._store(container, image)
+            document.images = await imagemounts.hold(self._env, id_, container.images)
+            try:
+                await self._store(container, image)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await imagemounts.release(self._env, id_, container.images)
+                raise
             self._containers[container.id] = container
         self._env.bus.publish("container", "create", container.id, container.attributes())
         return Created(id=id_, warnings=[*asked.warnings, *_image_warnings(asked, image)])
@@ -181,6 +197,11 @@ class ContainerService:
             hostname=container.document.hostname,
         )
         await aio.run(aio.DISK, spec.build, plan)
+        if container.host.init and not self._env.init_path:
+            raise UnsupportedError(
+                "HostConfig.Init: there is no init program on this machine",
+                hint="install tini, or leave --init out",
+            )
         signals.parse(container.document.stop_signal)
         log = container.host.log_config
         jsonlog.Limits.parse((log and log.config) or {})
@@ -272,6 +293,10 @@ class ContainerService:
         attributes = container.attributes(oldName=f"/{old.name}")
         self._env.bus.publish("container", "rename", container.id, attributes)
 
+    async def update(self, name: str, body: Mapping[str, Any]) -> "list[str]":
+        """Change limits or restart policy; warnings. Raises as `updating.update`."""
+        return await updating.update(self._env, self._life, self.find(name), body)
+
     async def resize(self, name: str, *, width: int, height: int) -> None:
         """Set the size of its terminal."""
         container = self.find(name)
@@ -320,6 +345,7 @@ class ContainerService:
                     continue
                 removed.append(container.id)
                 reclaimed += size
+        self._env.bus.publish("container", "prune", "", {"reclaimed": str(reclaimed)})
         return Pruned(ids=removed, reclaimed=reclaimed)
 
     # Showing.
@@ -387,6 +413,10 @@ class ContainerService:
         pids = frozenset(await self._life.running_task(container).pids())
         self._env.bus.publish("container", "top", container.id, container.attributes())
         return await top(pids, arguments)
+
+    async def commit(self, container: Container, asked: CommitRequest) -> str:
+        """Make an image of it; raises as `committing.commit`."""
+        return await committing.commit(self._env, self._life, container, asked)
 
     # Streams.
 
@@ -487,6 +517,11 @@ def _document(asked: CreateRequest, image: ContainerImage, id_: str) -> Document
     merged.pop("ExposedPorts", None)
     if ports := {**(run.exposed_ports or {}), **(config.exposed_ports or {})}:
         merged["ExposedPorts"] = ports
+    image_health = cast("dict[str, Any] | None", msgspec.to_builtins(run.healthcheck))
+    if check := health.merged(asked.raw_config.get("Healthcheck"), image_health):
+        merged["Healthcheck"] = check
+    if run.shell and not config.shell:
+        merged["Shell"] = list(run.shell)
     if config.stop_signal or run.stop_signal:
         merged["StopSignal"] = stop_signal
     platform = image.manifest.platform or image.config.platform
@@ -500,18 +535,23 @@ def _document(asked: CreateRequest, image: ContainerImage, id_: str) -> Document
         hostname=hostname,
         stop_signal=stop_signal,
         config=merged,
-        host_config=asked.raw_host,
+        host_config=_with_swap(asked),
         manifest=msgspec.structs.replace(image.manifest, platform=platform),
         platform=platform.os or "linux",
     )
 
 
+def _with_swap(asked: CreateRequest) -> dict[str, Any]:
+    """A memory limit allows as much swap again unless told otherwise; stored, so that later updates are judged by it."""
+    memory = asked.host.memory
+    if not memory or asked.host.memory_swap:
+        return asked.raw_host
+    return {**asked.raw_host, "MemorySwap": memory * 2}
+
+
 def _image_warnings(asked: CreateRequest, image: ContainerImage) -> "list[str]":
     run = image.config.run
     warnings: list[str] = []
-    test = (run.healthcheck and run.healthcheck.test) or ()
-    if test and test[0] != "NONE" and not asked.config.healthcheck:
-        warnings.append("the image's HEALTHCHECK is not run: health checks are not available yet")
     bound = {bind.target for bind in model.parse_binds(asked.host)[0]}
     kept = sorted(path for path in run.volumes or {} if path not in bound)
     if kept:

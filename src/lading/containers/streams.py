@@ -7,7 +7,7 @@ for a while, and then the client is dropped (hostile-input.md A4).
 import re
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
 import anyio
@@ -48,6 +48,16 @@ def encode(chunk: Chunk, *, multiplexed: bool) -> bytes:
         return chunk.data
     parts = (chunk.data[start : start + _FRAME] for start in range(0, len(chunk.data), _FRAME))
     return b"".join(frame(chunk.stream, part) for part in parts)
+
+
+def frames(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Stream numbers and payloads of whole frames, as `encode` makes them."""
+    at = 0
+    while at < len(data):
+        number, length = _HEADER.unpack_from(data, at)
+        at += _HEADER.size
+        yield number, data[at : at + length]
+        at += length
 
 
 class Subscription:

@@ -15,7 +15,12 @@ def status_text(container: Container, now: int) -> str:
     state = container.state
     if state.running:
         up = f"Up {times.ago(state.started_at, now=now)}"
-        return f"{up} (Paused)" if state.paused else up
+        if state.paused:
+            return f"{up} (Paused)"
+        if container.health is None:
+            return up
+        status = container.health.status
+        return f"{up} (health: starting)" if status == "starting" else f"{up} ({status})"
     if state.restarting:
         return f"Restarting ({state.exit_code}) {times.ago(state.finished_at, now=now)} ago"
     if state.removing:
@@ -27,7 +32,7 @@ def status_text(container: Container, now: int) -> str:
 
 def _state(container: Container) -> dict[str, Any]:
     state = container.state
-    return {
+    made: dict[str, Any] = {
         "Status": state.status,
         "Running": state.running,
         "Paused": state.paused,
@@ -40,6 +45,9 @@ def _state(container: Container) -> dict[str, Any]:
         "StartedAt": times.format_nano(state.started_at),
         "FinishedAt": times.format_nano(state.finished_at),
     }
+    if container.health is not None:
+        made["Health"] = container.health.shown()
+    return made
 
 
 def _mounts(container: Container) -> list[dict[str, Any]]:
@@ -64,6 +72,17 @@ def _mounts(container: Container) -> list[dict[str, Any]]:
             "Propagation": "",
         }
         for t in container.tmpfs
+    ]
+    asked += [
+        {
+            "Type": "image",
+            "Source": each.image,
+            "Destination": each.target,
+            "Mode": "",
+            "RW": False,
+            "Propagation": "",
+        }
+        for each in container.images
     ]
     return asked
 

@@ -70,6 +70,23 @@ class LocalFiles:
         (directory / "ref").write_text(ref, "utf-8")
         return True
 
+    def place(self, data: Path, digest: Digest, size: int) -> None:
+        """Rename to the blob's path; a file that is there already stays only if its bytes are the blob's."""
+        blob = self.blob(digest)
+        try:
+            fs.rename_new(data, blob)
+        except FileExistsError:
+            if self.size(digest) == size and self.rehash(blob, digest):
+                # Written by somebody who may not have lived to sync it.
+                fd = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+                os.unlink(data)
+            else:
+                os.rename(data, blob)
+
     async def discard_ingest(self, directory: Path) -> None:
         """Delete an ingest directory; idempotent."""
         await aio.run(aio.DISK, shutil.rmtree, directory, ignore_errors=True)

@@ -1,8 +1,9 @@
 """`LocalContentStore`: blobs in files, what they are in rows."""
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -11,6 +12,7 @@ import anyio
 from typing_extensions import override
 
 from lading.content.files import LocalFiles, translate
+from lading.content.many import check_digests, place_many
 from lading.content.reader import LocalReader
 from lading.content.writer import LocalWriter
 from lading.core import content, metadata
@@ -123,15 +125,37 @@ class LocalContentStore(content.Store):
 
     @override
     async def read(self, digest: Digest, *, limit: int) -> bytes:
-        async with self.open_reader(digest) as reader:
-            if reader.size > limit:
-                raise ResourceExhaustedError(
-                    f"blob {digest} has {reader.size} bytes, more than {limit}", subject=digest
-                )
-            data = await aio.run(aio.DISK, reader.pread, reader.size, 0)
+        return await aio.run(aio.DISK, self._read, digest, (await self._blobs.get(digest)).size, limit)
+
+    def _read(self, digest: Digest, size: int, limit: int) -> bytes:
+        try:
+            with LocalReader(self.files.blob(digest)) as reader:
+                if reader.size != size:
+                    raise self._lost(digest, f"has {reader.size} bytes instead of {size}")
+                if size > limit:
+                    raise ResourceExhaustedError(
+                        f"blob {digest} has {size} bytes, more than {limit}", subject=digest
+                    )
+                data = reader.pread(size, 0)
+        except FileNotFoundError as exc:
+            raise self._lost(digest, "is missing") from exc
         if not digest.matches(data):
             raise self._lost(digest, "has other bytes")
         return data
+
+    @override
+    async def read_many(self, digests: Collection[Digest], *, limit: int) -> Mapping[Digest, bytes]:
+        sizes = await self._blobs.sizes(digests)
+        return await aio.run(
+            aio.DISK,
+            lambda: {
+                digest: self._read(digest, sizes[digest], limit) for digest in digests if digest in sizes
+            },
+        )
+
+    @override
+    async def sizes(self, digests: Collection[Digest]) -> Mapping[str, int]:
+        return await self._blobs.sizes(digests)
 
     async def verify(self, digest: Digest) -> None:
         """Hash a whole blob. Raises `NotFoundError`; `DataLossError` if it is damaged."""
@@ -203,6 +227,24 @@ class LocalContentStore(content.Store):
         if await aio.run(aio.DISK, self.files.size, expected.digest) != expected.size:
             return False
         return lease is None or await self._blobs.hold(expected.digest, lease)
+
+    @override
+    async def put_many(self, blobs: Mapping[Digest, bytes], *, lease: LeaseID | None = None) -> None:
+        await aio.run(aio.DATA, check_digests, blobs)
+        directory = self.files.ingest(self._namespace, IngestRef(f"many-{uuid.uuid4()}"))
+        with anyio.CancelScope(shield=True):
+            async with self.files.ingests.hold(directory), AsyncExitStack() as stack:
+                for digest in sorted(blobs):  # in order, so that two calls never wait for each other
+                    await stack.enter_async_context(self.files.blobs.hold(digest))
+                try:
+                    await aio.run(aio.DISK, place_many, self.files, directory, blobs)
+                    await self._blobs.add_many({d: len(data) for d, data in blobs.items()}, lease=lease)
+                finally:
+                    await self.files.discard_ingest(directory)
+
+    @override
+    async def label(self, labels: Mapping[Digest, Labels], *, lease: LeaseID | None = None) -> None:
+        await self._blobs.label(labels, lease=lease)
 
     @override
     async def status(self, ref: IngestRef) -> IngestStatus:

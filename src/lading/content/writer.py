@@ -258,29 +258,12 @@ class LocalWriter(content.Writer):
                 os.fsync(self._fd)
                 self._poisoned = False
                 failpoint("commit.after_fsync")
-                self._place(digest)
+                self._files.place(self._directory / "data", digest, self._offset)
                 failpoint("commit.after_rename")
                 fs.fsync_directory(self._files.blob(digest).parent)
                 failpoint("commit.after_dirsync")
             except OSError as exc:
                 raise translate(exc, digest, self._files.root) from exc
-
-    def _place(self, digest: Digest) -> None:
-        """Rename to the blob's path; a file that is there already stays only if its bytes are the blob's."""
-        data, blob = self._directory / "data", self._files.blob(digest)
-        try:
-            fs.rename_new(data, blob)
-        except FileExistsError:
-            if self._files.size(digest) == self._offset and self._files.rehash(blob, digest):
-                # Written by somebody who may not have lived to sync it.
-                fd = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    os.fsync(fd)
-                finally:
-                    os.close(fd)
-                os.unlink(data)
-            else:
-                os.rename(data, blob)
 
 
 def read_exactly(fd: int, length: int, offset: int) -> bytes:

@@ -17,7 +17,7 @@ labels are per namespace.
 and belong on a data thread (`lading.kit.aio`): no byte of a layer passes through the event loop.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -184,6 +184,14 @@ class Store(Protocol):
         """
         ...
 
+    async def read_many(self, digests: Collection[Digest], *, limit: int) -> Mapping[Digest, bytes]:
+        """`read` for several small blobs; those that are not here are left out."""
+        ...
+
+    async def sizes(self, digests: Collection[Digest]) -> Mapping[str, int]:
+        """Length in bytes of those of the blobs that are here."""
+        ...
+
     def open_writer(
         self, ref: IngestRef, *, expected: Descriptor | None = None, lease: LeaseID | None = None
     ) -> AbstractAsyncContextManager[Writer]:
@@ -197,6 +205,23 @@ class Store(Protocol):
             UnavailableError: Another process has the ingest open.
 
         """
+        ...
+
+    async def put_many(self, blobs: Mapping[Digest, bytes], *, lease: LeaseID | None = None) -> None:
+        """Store small blobs by their digests, durable together: far quicker than one writer for each.
+
+        All are verified before any is written, and published in one transaction, in which they join ``lease``. One that is there
+        already keeps its labels. Cancel-safe: all are published, or none is.
+
+        Raises:
+            DigestMismatchError: One is not what its digest says.
+            ResourceExhaustedError: The disk or the quota is full.
+
+        """
+        ...
+
+    async def label(self, labels: Mapping[Digest, Labels], *, lease: LeaseID | None = None) -> None:
+        """Add labels to many blobs in one transaction, in which they join ``lease``. Blobs that are not here are passed over."""
         ...
 
     async def status(self, ref: IngestRef) -> IngestStatus:

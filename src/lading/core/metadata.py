@@ -5,13 +5,13 @@ durable when it returns unless it says otherwise. Adapters for content and snaps
 here. A row that promises a file is written after the file is durable; a file is deleted after its row is gone.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, NewType, Protocol
 
-from lading.core import containers, content, images, leases, snapshots
+from lading.core import containers, content, facts, images, leases, networks, snapshots, volumes
 from lading.core.content import IngestRef
 from lading.core.leases import LeaseID
 from lading.oci.digest import Digest
@@ -41,8 +41,8 @@ class Blobs(Protocol):
         """In order of digest."""
         ...
 
-    async def sizes(self) -> Mapping[str, int]:
-        """Length in bytes of every blob, by digest: what `list` says, but quick for very many."""
+    async def sizes(self, digests: Collection[Digest]) -> Mapping[str, int]:
+        """Length in bytes of those of the blobs that are here, in one read."""
         ...
 
     async def add(
@@ -58,6 +58,14 @@ class Blobs(Protocol):
 
         ``size`` is the blob's length in bytes. Resurrects a blob that the collector has condemned but not yet deleted.
         """
+        ...
+
+    async def add_many(self, sizes: Mapping[Digest, int], *, lease: LeaseID | None = None) -> None:
+        """`add` for many blobs in one transaction."""
+        ...
+
+    async def label(self, labels: Mapping[Digest, content.Labels], *, lease: LeaseID | None = None) -> None:
+        """Add labels to those of the blobs that are here, which join ``lease``, in one transaction."""
         ...
 
     async def hold(self, digest: Digest, lease: LeaseID) -> bool:
@@ -237,12 +245,24 @@ class Database(Protocol):
         """A namespace's image records."""
         ...
 
+    def facts(self, namespace: Namespace) -> facts.Store:
+        """What a namespace's images say and take."""
+        ...
+
     def leases(self, namespace: Namespace) -> leases.Manager:
         """A namespace's leases."""
         ...
 
     def containers(self, namespace: Namespace) -> containers.Store:
         """A namespace's container records."""
+        ...
+
+    def networks(self, namespace: Namespace) -> networks.Store:
+        """A namespace's network records."""
+        ...
+
+    def volumes(self, namespace: Namespace) -> volumes.Store:
+        """A namespace's volume records."""
         ...
 
     async def namespaces(self) -> list[Namespace]:

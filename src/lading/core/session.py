@@ -8,15 +8,16 @@ raises `UnavailableError`.
 they contain; secrets and credentials are never stored, logged, or part of a key.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from typing_extensions import Buffer
 
-from lading.core import content
 from lading.core.remotes import Credentials
+from lading.oci.descriptor import Descriptor
+from lading.oci.digest import Digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,36 @@ class Synced:
     bytes: int
     transferred_files: int
     transferred_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreePart:
+    """A part of a tree that is given to a client: what lies below the directory ``root``, and some files by name.
+
+    Both appear below ``prefix`` (one name, or empty). Parts do not overlap.
+    """
+
+    prefix: str = ""
+    root: str | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+
+
+class ClientContent(Protocol):
+    """A content store of the client, such as an OCI layout in a directory. Blobs are verified by whoever keeps them."""
+
+    async def size(self, digest: Digest) -> int:
+        """Bytes of a blob. Raises `NotFoundError`."""
+        ...
+
+    def read(self, digest: Digest, *, offset: int = 0) -> AsyncIterator[bytes]:
+        """A blob from ``offset``, in parts. Raises `NotFoundError`."""
+        ...
+
+    async def write(
+        self, descriptor: Descriptor, source: AsyncIterable[bytes], *, labels: Mapping[str, str] | None = None
+    ) -> None:
+        """Store a blob; nothing happens if it is there. Durable by the client's rules when the call returns."""
+        ...
 
 
 class Stream(Protocol):
@@ -78,8 +109,11 @@ class Session(Protocol):
         """
         ...
 
-    async def send_tree(self, index: int, root: str) -> None:
-        """Give the tree below ``root`` to the client's output ``index`` (``FileSend/DiffCopy``)."""
+    async def send_tree(self, index: int, parts: Sequence[TreePart], *, epoch: int | None = None) -> None:
+        """Give a tree to the client's output ``index`` (``FileSend/DiffCopy``).
+
+        With ``epoch`` (seconds since the epoch) every file has that time.
+        """
         ...
 
     def open_output(self, index: int, metadata: Mapping[str, str]) -> AbstractAsyncContextManager[Stream]:
@@ -106,7 +140,7 @@ class Session(Protocol):
         """A stream that the client holds ready, such as a context from standard input (``Upload/Pull``)."""
         ...
 
-    def content(self, store: str) -> content.Store:
+    def content(self, store: str) -> ClientContent:
         """One of the client's content stores: ``local:DIR``, ``oci:ID``, ``export``."""
         ...
 

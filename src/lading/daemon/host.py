@@ -56,6 +56,12 @@ def default_runtime(config: Config) -> str:
     )
 
 
+def init_program() -> str:
+    """The program that ``--init`` makes process 1: Docker's name for it, or Debian's; empty if there is none."""
+    found = (shutil.which(name) for name in ("docker-init", "tini-static"))
+    return next((path for path in found if path), "")
+
+
 def publish_binary(data_root: Path) -> Path:
     """An executable that shims run as ``publish``: the installed command, else a script in the data root that runs us."""
     installed = Path(sys.executable).with_name("lading")

@@ -37,13 +37,10 @@ async def count_containers(service: ContainerService) -> ContainerCounts:
 
 async def image_usage(service: ImageService, version: ApiVersion) -> DiskUsage:
     """Images for ``system/df``: every blob and every snapshot counts once."""
-    rows = await service.list({}, shared_size=True)
-    inventory = await service.inventory()
-    size = sum(inventory.blobs.values()) + sum(inventory.snapshots.values())
-    # Unlike the list, usage tells older clients too how many containers use an image: RECLAIMABLE comes from it.
-    items = [
-        image_shapes.list_row(row, version, manifests=False) | {"Containers": row.containers} for row in rows
-    ]
+    rows = await service.list({}, shared_size=True, manifests=False)
+    size = await service.total()
+    # What usage tells of containers makes RECLAIMABLE.
+    items = [image_shapes.list_row(row, version, usage=True) for row in rows]
     return DiskUsage(items=items, size=size)
 
 

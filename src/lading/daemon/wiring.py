@@ -23,6 +23,7 @@ from lading.api.engine import absent, system
 from lading.api.engine import containers as container_routes
 from lading.api.engine import events as event_routes
 from lading.api.engine import exec as exec_routes
+from lading.api.engine import files as file_routes
 from lading.api.engine import images as image_routes
 from lading.api.engine import lading as lading_routes
 from lading.api.engine.routing import Router
@@ -30,7 +31,7 @@ from lading.containers.environment import Environment, StoredImages
 from lading.containers.service import ContainerService
 from lading.containers.service import open_service as open_containers
 from lading.content.local import LocalContentStore, utc_now
-from lading.core import content, images, leases, metadata
+from lading.core import content, facts, images, leases, metadata
 from lading.core.events import Bus
 from lading.core.metadata import Namespace
 from lading.core.remotes import Credentials, Registries, Resolver
@@ -47,6 +48,7 @@ from lading.images.service import ImageService
 from lading.kit import aio, linux
 from lading.metadata.database import SqliteDatabase
 from lading.oci import platform as platforms
+from lading.oci.descriptor import Platform
 from lading.oci.digest import Digest
 from lading.remotes.config import Config as RemotesConfig
 from lading.remotes.config import Limits
@@ -64,6 +66,7 @@ from lading.transfer.service import TransferService
 _log: Final = structlog.get_logger(__name__)
 DATABASE: Final = "lading.db"
 _RESTART_SECONDS: Final = 10.0
+_FACTS_HOST: Final = "facts-host"
 
 
 class ReloadableRegistries(Registries):
@@ -118,15 +121,18 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
     blobs = database.blobs(namespace)
     lease_manager = database.leases(namespace)
     records = database.images(namespace)
+    fact_rows = database.facts(namespace)
     store = LocalContentStore(config.data_root / "content", blobs, namespace=namespace)
     snapshotter = await open_snapshotter(config, database, store.open_file)
     stack.push_async_callback(snapshotter.close)
     registries = ReloadableRegistries(config)
     stack.push_async_callback(registries.close)
     machine = platforms.host()
+    await keep_facts_of(fact_rows, database, machine)
     transfer = TransferService(
         store=store,
         image_store=records,
+        fact_rows=fact_rows,
         lease_manager=lease_manager,
         snapshotter=snapshotter,
         registries=registries,
@@ -162,8 +168,7 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         store=store,
         records=records,
         transfer=transfer,
-        blobs=blobs,
-        snapshots=database.snapshots(namespace, snapshotter.name),
+        fact_rows=fact_rows,
         uses=used,
         bus=bus,
         host=machine,
@@ -183,6 +188,14 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         maintenance=maintenance,
         bus=bus,
     )
+
+
+async def keep_facts_of(facts: facts.Store, database: metadata.Database, machine: Platform) -> None:
+    """Facts say which manifest stands for an image on this host; on another kind of host they are read again."""
+    now = platforms.formatted(machine)
+    if await database.setting(_FACTS_HOST) != now:
+        await facts.forget_all()
+        await database.set_setting(_FACTS_HOST, now)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -348,6 +361,7 @@ def make_router(store: Store, service: ContainerService, sources: system.Sources
     image_routes.add_routes(router, store.images, store.exchange, driver=store.snapshotter.name)
     container_routes.add_routes(router, service)
     exec_routes.add_routes(router, service)
+    file_routes.add_routes(router, service)
     lading_routes.add_routes(router, store.maintenance)
     absent.add_networks(router)
     absent.add_volumes(router)
@@ -380,8 +394,14 @@ async def open_container_service(stack: AsyncExitStack, config: Config, store: S
 
     environment = Environment(
         store=store.database.containers(Namespace(config.containerd_namespace)),
-        images=StoredImages(store.content, find=find, unpack=store.transfer.ensure_unpacked),
+        images=StoredImages(
+            store.content,
+            find=find,
+            unpack=store.transfer.ensure_unpacked,
+            commit=store.transfer.commit,
+        ),
         snapshotter=store.snapshotter,
+        differ=store.snapshotter,
         leases=store.leases,
         runtime=runtime,
         bus=store.bus,
@@ -389,6 +409,7 @@ async def open_container_service(stack: AsyncExitStack, config: Config, store: S
         state=config.exec_root / "containers",
         runtimes={"": default} | {name: name for name in available},
         cgroup_v2=host.cgroup_version() == "2",
+        init_path=host.init_program(),
     )
     return await stack.enter_async_context(open_containers(environment))
 

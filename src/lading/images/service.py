@@ -2,26 +2,26 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import Final
 
 import anyio.lowlevel
+import msgspec
 
-from lading.core import content, events, images, metadata
+from lading.core import content, events, facts, images
+from lading.core.facts import Kind, ManifestFacts, Summary, TargetFacts
 from lading.errors import (
     ConflictError,
     FailedPreconditionError,
     InvalidArgumentError,
-    LadingError,
     NotFoundError,
 )
-from lading.images import lookup, removal, sizes
-from lading.images.facts import FactReader, Kind, ManifestFacts, TargetFacts
+from lading.images import lookup, removal
 from lading.images.listing import (
     ImageRow,
     ManifestRow,
-    best_manifest,
     check_filters,
     manifest_rows,
     matches_labels,
@@ -30,11 +30,10 @@ from lading.images.listing import (
     parse_flag,
 )
 from lading.images.removal import Removed, Use, Uses
-from lading.images.sizes import Inventory
 from lading.kit import times
 from lading.oci import platform as oci_platform
 from lading.oci import reference
-from lading.oci.config import History
+from lading.oci.config import History, ImageConfig
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.reference import Reference
 from lading.transfer.service import TransferService
@@ -51,6 +50,7 @@ class ImageDetail:
     tags: Sequence[str]
     digests: Sequence[str]
     manifest: ManifestFacts | None
+    config: ImageConfig | None
     rows: Sequence[ManifestRow]
     size: int
     tagged_at: datetime
@@ -87,8 +87,7 @@ class ImageService:
         store: The namespace's blobs.
         records: The namespace's image records.
         transfer: Points names by the same rules as a pull.
-        blobs: Rows of the same blobs, for sizes.
-        snapshots: Rows of the active snapshotter, for sizes.
+        fact_rows: What images say and take.
         uses: Asks which containers use images.
         bus: Where events go.
         host: What this machine runs.
@@ -102,20 +101,18 @@ class ImageService:
         store: content.Store,
         records: images.Store,
         transfer: TransferService,
-        blobs: metadata.Blobs,
-        snapshots: metadata.Snapshots,
+        fact_rows: facts.Store,
         uses: Uses,
         bus: events.Bus,
         host: Platform,
         collect: Callable[[], None],
     ) -> None:
-        self.facts = FactReader(store)
+        self.facts = transfer.facts
         self.host = host
         self._store = store
         self._records = records
         self._transfer = transfer
-        self._blobs = blobs
-        self._snapshots = snapshots
+        self._fact_rows = fact_rows
         self._uses = uses
         self._bus = bus
         self._collect = collect
@@ -125,9 +122,9 @@ class ImageService:
         """The records that a name or ID means; raises as `lading.images.lookup.find`."""
         return await lookup.find(self._records, name)
 
-    async def inventory(self) -> Inventory:
-        """What is here now."""
-        return await sizes.take(self._blobs, self._snapshots)
+    async def total(self) -> int:
+        """Bytes that all images take together: every blob and every snapshot of theirs once."""
+        return await self._fact_rows.total()
 
     async def list(
         self,
@@ -136,7 +133,7 @@ class ImageService:
         shared_size: bool = False,
         manifests: bool = True,
     ) -> Sequence[ImageRow]:
-        """One row per target, newest first. Three reads of rows, and each image's documents once in its life.
+        """One row per target, newest first, out of rows alone.
 
         Without ``manifests`` the rows have none. Other calls go on in between, however many images there are.
 
@@ -147,59 +144,54 @@ class ImageService:
         by_target: dict[str, list[images.Image]] = {}
         for record in await self._records.list():
             by_target.setdefault(record.target.digest, []).append(record)
-        inventory = await self.inventory()
+        summaries = await self._summaries(by_target)
         uses = await self._uses()
+        containers = Counter(use.target for use in uses)
+        shown: Mapping[str, Sequence[ManifestRow]] = await self._manifest_rows(uses) if manifests else {}
         rows: list[ImageRow] = []
-        parts: list[Mapping[str, int]] = []
-        used, containers = _by_manifest(uses), Counter(use.target for use in uses)
-        for number, group in enumerate(by_target.values()):
+        for number, (digest, group) in enumerate(by_target.items()):
             if number % _ROWS_AT_ONCE == 0:
                 await anyio.lowlevel.checkpoint()
-            facts = await self._facts(group[0].target)
-            shown = manifest_rows(facts, inventory, used) if manifests else ()
-            rows.append(self._row(group, facts, inventory, containers, shown))
-            if shared_size:
-                parts.append(inventory.parts(facts))
-        if shared_size:
-            common = sizes.shared_parts(parts)
-            rows = [
-                replace(row, shared=sum(n for p, n in held.items() if p in common))
-                for row, held in zip(rows, parts, strict=True)
-            ]
-        kept = await self._filtered(rows, by_target, filters)
-        return sorted(kept, key=lambda row: times.parse_nano(row.created), reverse=True)
+            summary = summaries.get(digest) or Summary(
+                digest, readable=False, created=0, labels={}, size=0, shared=0
+            )
+            tags, digests = names(group)
+            rows.append(
+                ImageRow(
+                    target=group[0].target,
+                    tags=tags,
+                    digests=digests if summary.readable else [digest],
+                    created=summary.created,
+                    size=summary.size,
+                    shared=summary.shared if shared_size else -1,
+                    labels=summary.labels,
+                    containers=containers[digest],
+                    manifests=shown.get(digest, ()),
+                )
+            )
+        kept = await self._filtered(rows, by_target, filters) if filters else rows
+        return sorted(kept, key=attrgetter("created"), reverse=True)
 
-    async def _facts(self, target: Descriptor) -> TargetFacts:
-        """Facts for a list: a damaged document must not hide the other images."""
-        try:
-            return await self.facts.target(target)
-        except LadingError:
-            return TargetFacts(target=target, indexes=(), manifests=())
+    async def _summaries(self, by_target: Mapping[str, Sequence[images.Image]]) -> Mapping[str, Summary]:
+        """What rows say of each target. Only of an image that came or changed behind our back the documents are read first."""
+        found = {row.digest: row for row in await self._fact_rows.summaries()}
+        unknown = [group[0].target for digest, group in by_target.items() if digest not in found]
+        if unknown:
+            for target in unknown:
+                await self.facts.remember(target)
+            found = {row.digest: row for row in await self._fact_rows.summaries()}
+        return found
 
-    def _row(
-        self,
-        records: Sequence[images.Image],
-        facts: TargetFacts,
-        inventory: Inventory,
-        containers: Mapping[str, int],
-        manifests: Sequence[ManifestRow],
-    ) -> ImageRow:
-        best = best_manifest(facts, self.host)
-        tags, digests = names(records)
-        if best is None:
-            digests = [str(facts.target.digest)]
-        config = best.config if best else None
-        return ImageRow(
-            target=facts.target,
-            tags=tags,
-            digests=digests,
-            created=(config.created or "") if config else "",
-            size=inventory.size(facts),
-            shared=-1,
-            labels=(config.run.labels or {}) if config else {},
-            containers=containers.get(facts.target.digest, 0),
-            manifests=manifests,
-        )
+    async def _manifest_rows(self, uses: Sequence[Use]) -> Mapping[str, Sequence[ManifestRow]]:
+        """The manifests of every image, by target."""
+        inventory = await self._fact_rows.inventory()
+        used = _by_manifest(uses)
+        found: dict[str, Sequence[ManifestRow]] = {}
+        for number, known in enumerate(await self._fact_rows.list()):
+            if number % _ROWS_AT_ONCE == 0:
+                await anyio.lowlevel.checkpoint()
+            found[known.target.digest] = manifest_rows(known, inventory, used)
+        return found
 
     async def _filtered(
         self,
@@ -214,10 +206,9 @@ class ImageService:
         oldest = min(older, default=None)
         kept: list[ImageRow] = []
         for row in rows:
-            made = times.parse_nano(row.created)
-            if newer is not None and made <= newer:
+            if newer is not None and row.created <= newer:
                 continue
-            if oldest is not None and made >= oldest:
+            if oldest is not None and row.created >= oldest:
                 continue
             if dangling is not None and dangling == bool(row.tags):
                 continue
@@ -234,23 +225,21 @@ class ImageService:
         return kept
 
     async def _created_of(self, name: str) -> int:
-        best = best_manifest(await self.facts.target((await self.find(name)).image.target), self.host)
-        return times.parse_nano((best.config.created or "") if best and best.config else "")
+        return (await self.facts.target((await self.find(name)).image.target)).created
 
     async def inspect(self, name: str, *, platform: Platform | None = None) -> ImageDetail:
         """One image in full. Raises `NotFoundError`; `PlatformMissingError` if ``platform`` is not here."""
         found = await self.find(name)
         facts = await self.facts.target(found.image.target)
-        inventory = await self.inventory()
-        manifest = (
-            self.choose(facts, platform, name) if platform is not None else best_manifest(facts, self.host)
-        )
+        manifest = self.choose(facts, platform, name) if platform is not None else facts.shown
+        inventory = await self._fact_rows.inventory(facts.target.digest)
         tags, digests = names(found.records)
         return ImageDetail(
             target=facts.target,
             tags=tags,
             digests=digests if manifest is not None else [str(facts.target.digest)],
             manifest=manifest,
+            config=await self.facts.config(manifest) if manifest is not None else None,
             rows=manifest_rows(facts, inventory, _by_manifest(await self._uses())),
             size=inventory.content(manifest) + inventory.unpacked(manifest) if manifest else 0,
             tagged_at=max(r.updated_at for r in found.records),
@@ -264,9 +253,8 @@ class ImageService:
         Raises `PlatformMissingError` with Docker's words.
         """
         if platform is None:
-            best = best_manifest(facts, self.host)
-            if best is not None:
-                return best
+            if facts.shown is not None:
+                return facts.shown
             platform = self.host
         present = [m for m in facts.manifests if m.kind is Kind.IMAGE and m.config is not None]
         chosen = oci_platform.best(platform, present, key=lambda m: m.platform, strict=strict)
@@ -283,8 +271,9 @@ class ImageService:
         found = await self.find(name)
         facts = await self.facts.target(found.image.target)
         manifest = self.choose(facts, platform, name, strict=False)
-        inventory = await self.inventory()
-        steps = (manifest.config.history if manifest.config else None) or ()
+        config = await self.facts.config(manifest)
+        inventory = await self._fact_rows.inventory(facts.target.digest)
+        steps = (config.history if config else None) or ()
         chain = iter(manifest.chain)
         rows: list[HistoryRow] = []
         for step in steps:
@@ -384,7 +373,6 @@ class ImageService:
             }
             if dropped:
                 await self._store.update(index.digest, dropped)
-        self.facts.forget(facts)
 
     async def prune(self, filters: Mapping[str, Sequence[str]] | None = None) -> Pruned:
         """Remove dangling images, or with ``dangling=false`` all that no container uses.
@@ -403,27 +391,19 @@ class ImageService:
 
     async def _prune(self, filters: Mapping[str, Sequence[str]]) -> Pruned:
         dangling_only = parse_flag(filters, "dangling") is not False
-        rows = await self.list({k: v for k, v in filters.items() if k != "dangling"})
+        rows = await self.list({k: v for k, v in filters.items() if k != "dangling"}, manifests=False)
         used = {u.target for u in await self._uses()}
         going = [r for r in rows if r.target.digest not in used and not (dangling_only and r.tags)]
         if dangling_only:
             going = [r for r in going if not await self._has_name(r.target)]
-        gone = {r.target.digest for r in going}
-        inventory = await self.inventory()
-        staying: set[str] = set()
-        for record in await self._records.list():
-            if record.target.digest not in gone:
-                staying |= inventory.parts(await self._facts(record.target)).keys()
-        freed: dict[str, int] = {}
+        reclaimed = await self._fact_rows.freed_by([row.target.digest for row in going])
         removed: list[Removed] = []
         for row in going:
-            freed.update(inventory.parts(await self._facts(row.target)))
             records = await self._records.by_target(row.target.digest)
             for record in records:
                 await self._delete_record(record)
             removed += removal.lines(records, target=row.target.digest, gone=True)
             self._publish("delete", row.target.digest, row.target.digest)
-        reclaimed = sum(n for part, n in freed.items() if part not in staying)
         self._bus.publish("image", "prune", "", {"reclaimed": str(reclaimed)})
         self._collect()
         return Pruned(removed=removed, reclaimed=reclaimed)
@@ -444,4 +424,4 @@ def _by_manifest(uses: Sequence[Use]) -> dict[str, list[str]]:
 
 def _with_names(row: ImageRow, records: Sequence[images.Image]) -> ImageRow:
     tags, digests = names(records)
-    return replace(row, tags=tags, digests=digests)
+    return msgspec.structs.replace(row, tags=tags, digests=digests)

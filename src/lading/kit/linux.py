@@ -7,7 +7,10 @@ on every architecture since Linux 5.2.
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
+import socket
+import struct
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +28,7 @@ MS_REC: Final = 16384
 MS_PRIVATE: Final = 1 << 18
 MNT_DETACH: Final = 2
 UMOUNT_NOFOLLOW: Final = 8
+RESOLVE_NO_XDEV: Final = 0x01
 RESOLVE_NO_MAGICLINKS: Final = 0x02
 RESOLVE_NO_SYMLINKS: Final = 0x04
 RESOLVE_IN_ROOT: Final = 0x10
@@ -34,6 +38,10 @@ FICLONE: Final = 0x40049409
 _SYS_OPENAT2: Final = 437
 _CLONE_FS: Final = 0x200
 _CLONE_NEWNS: Final = 0x20000
+_CLONE_NEWNET: Final = 0x40000000
+_SIOCSIFFLAGS: Final = 0x8914
+_IFF_UP: Final = 1
+_NSFS_MAGIC: Final = 0x6E736673
 _OPTIONS_MAX: Final = 4096 - 512
 """mount(2) takes one page of options; some room is left for what others may add."""
 _FLAGS: Final = {
@@ -143,6 +151,57 @@ def in_private_namespace(function: Callable[[], T]) -> T:
         return function()
 
     return _on_thread(enter)
+
+
+def make_network_namespace(path: str) -> None:
+    """Make a network namespace whose loopback is up, held by a mount on the new file ``path``. Man page: ip-netns, section 8.
+
+    Raises:
+        FileExistsError: The file is there.
+
+    """
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
+
+    def enter() -> None:
+        _check(_libc.unshare(_CLONE_NEWNET))
+        _bring_up("lo")
+        mount(f"/proc/self/task/{threading.get_native_id()}/ns/net", path, "", MS_BIND)
+
+    try:
+        _on_thread(enter)
+    except BaseException:
+        os.unlink(path)
+        raise
+
+
+def remove_network_namespace(path: str) -> None:
+    """Take away what `make_network_namespace` made; processes in it keep it alive. None is fine."""
+    with contextlib.suppress(FileNotFoundError):
+        try:
+            unmount(path)
+        except OSError as exc:
+            if exc.errno != errno.EINVAL:  # nothing is mounted there
+                raise
+        os.unlink(path)
+
+
+def enter_network_namespace(fd: int) -> None:
+    """Move the calling thread, and no other, to another network namespace. Man page: setns, section 2."""
+    _check(_libc.setns(fd, _CLONE_NEWNET))
+
+
+def is_namespace(path: str) -> bool:
+    """Whether a namespace can be entered by this path. nsfs; statfs(2)."""
+    buffer = ctypes.create_string_buffer(256)  # struct statfs begins with f_type, a long
+    if _libc.statfs(os.fsencode(path), buffer):
+        return False
+    return ctypes.c_long.from_buffer(buffer).value == _NSFS_MAGIC
+
+
+def _bring_up(interface: str) -> None:
+    """netdevice(7)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh22x", interface.encode(), _IFF_UP))
 
 
 def _from_directory(cwd: str, function: Callable[[], T]) -> T:

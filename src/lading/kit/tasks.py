@@ -1,7 +1,7 @@
 """Task groups that fail with the error that caused the failure, and locks by key."""
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Hashable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -11,6 +11,7 @@ import anyio.lowlevel
 
 from lading.kit import aio
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -42,6 +43,21 @@ def _root_cause(error: BaseException) -> BaseException:
         else:
             leaves.append(one)
     return next((leaf for leaf in leaves if not isinstance(leaf, StoppedError)), leaves[0])
+
+
+async def map_tasks(function: Callable[[S], Awaitable[T]], items: Sequence[S], *, limit: int) -> list[T]:
+    """The results of ``function`` for every item, in order, at most ``limit`` at a time; the first failure ends the others."""
+    results: dict[int, T] = {}
+    waiting = iter(enumerate(items))
+
+    async def worker() -> None:
+        for number, item in waiting:
+            results[number] = await function(item)
+
+    async with task_group() as group:
+        for _ in range(min(limit, len(items))):
+            group.start_soon(worker)
+    return [results[number] for number in range(len(items))]
 
 
 async def run_stage(function: Callable[..., T], *args: object) -> T:
@@ -87,3 +103,33 @@ class KeyedLock:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+class SharedLock:
+    """Many holders at once, or one alone. Whoever wants it alone goes before those who come later."""
+
+    def __init__(self) -> None:
+        self._holders = 0
+        self._turn = anyio.Lock()
+        self._empty = anyio.Event()
+
+    @contextlib.asynccontextmanager
+    async def shared(self) -> AsyncGenerator[None]:
+        """Hold it with others."""
+        async with self._turn:
+            self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            if not self._holders:
+                self._empty.set()
+
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncGenerator[None]:
+        """Hold it alone."""
+        async with self._turn:
+            while self._holders:
+                self._empty = anyio.Event()
+                await self._empty.wait()
+            yield

@@ -1,8 +1,9 @@
 """Rows of blobs and ingests."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
 from typing_extensions import override
 
 from lading.core import labels as label_rules
@@ -62,10 +63,14 @@ class SqliteBlobs(metadata.Blobs):
         )
 
     @override
-    async def sizes(self) -> Mapping[str, int]:
+    async def sizes(self, digests: Collection[Digest]) -> Mapping[str, int]:
+        wanted = msgspec.json.encode([str(digest) for digest in digests]).decode()
         return await self._session.read(
             lambda connection: dict(
-                connection.execute("SELECT digest, size FROM blob WHERE namespace = ?", (self._namespace,))
+                connection.execute(
+                    "SELECT digest, size FROM blob WHERE namespace = ? AND digest IN (SELECT value FROM json_each(?))",
+                    (self._namespace, wanted),
+                )
             )
         )
 
@@ -82,21 +87,57 @@ class SqliteBlobs(metadata.Blobs):
         label_rules.check(labels)
 
         def job(connection: Connection) -> Info:
-            now = self._session.now()
-            old = self._find(connection, digest)
-            connection.execute(
-                "INSERT INTO blob (namespace, digest, size, created, updated, labels) VALUES (?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT DO UPDATE SET labels = excluded.labels, updated = excluded.updated",
-                (self._namespace, digest, size, now, now, dump({**(old.labels if old else {}), **labels})),
-            )
-            if lease is not None:
-                hold(self._session, connection, self._namespace, lease, Resource(kind="content", id=digest))
+            self._add(connection, digest, size, labels, lease)
             if ref is not None:
                 self._close_ingest(connection, ref)
-            self._touch(digest, labels)
             return self._get(connection, digest)
 
         return await self._session.write(self._namespace, job)
+
+    def _add(
+        self, connection: Connection, digest: Digest, size: int, labels: Labels, lease: LeaseID | None
+    ) -> None:
+        now = self._session.now()
+        old = self._find(connection, digest)
+        connection.execute(
+            "INSERT INTO blob (namespace, digest, size, created, updated, labels) VALUES (?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET labels = excluded.labels, updated = excluded.updated",
+            (self._namespace, digest, size, now, now, dump({**(old.labels if old else {}), **labels})),
+        )
+        self._hold(connection, digest, lease)
+        self._touch(digest, labels)
+
+    def _hold(self, connection: Connection, digest: Digest, lease: LeaseID | None) -> None:
+        if lease is not None:
+            hold(self._session, connection, self._namespace, lease, Resource(kind="content", id=digest))
+
+    @override
+    async def add_many(self, sizes: Mapping[Digest, int], *, lease: LeaseID | None = None) -> None:
+        def job(connection: Connection) -> None:
+            for digest, size in sizes.items():
+                self._add(connection, digest, size, {}, lease)
+
+        await self._session.write(self._namespace, job)
+
+    @override
+    async def label(self, labels: Mapping[Digest, Labels], *, lease: LeaseID | None = None) -> None:
+        for each in labels.values():
+            label_rules.check(each)
+
+        def job(connection: Connection) -> None:
+            for digest, added in labels.items():
+                if (old := self._find(connection, digest)) is not None:
+                    self._hold(connection, digest, lease)
+                    self._relabel(connection, digest, {**old.labels, **added})
+
+        await self._session.write(self._namespace, job)
+
+    def _relabel(self, connection: Connection, digest: Digest, labels: Labels) -> None:
+        connection.execute(
+            "UPDATE blob SET labels = ?, updated = ? WHERE namespace = ? AND digest = ?",
+            (dump(labels), self._session.now(), self._namespace, digest),
+        )
+        self._touch(digest, labels)
 
     def _touch(self, digest: Digest, labels: Mapping[str, str]) -> None:
         self._session.touch(self._namespace, [Node("content", digest), *references.forward(labels)])
@@ -106,7 +147,7 @@ class SqliteBlobs(metadata.Blobs):
         def job(connection: Connection) -> bool:
             if self._find(connection, digest) is None:
                 return False
-            hold(self._session, connection, self._namespace, lease, Resource(kind="content", id=digest))
+            self._hold(connection, digest, lease)
             return True
 
         return await self._session.write(self._namespace, job)
@@ -116,12 +157,7 @@ class SqliteBlobs(metadata.Blobs):
         label_rules.check(labels)
 
         def job(connection: Connection) -> Info:
-            merged = label_rules.merge(self._get(connection, digest).labels, labels)
-            connection.execute(
-                "UPDATE blob SET labels = ?, updated = ? WHERE namespace = ? AND digest = ?",
-                (dump(merged), self._session.now(), self._namespace, digest),
-            )
-            self._touch(digest, merged)
+            self._relabel(connection, digest, label_rules.merge(self._get(connection, digest).labels, labels))
             return self._get(connection, digest)
 
         return await self._session.write(self._namespace, job)

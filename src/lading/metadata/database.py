@@ -19,9 +19,11 @@ from lading.kit.sqlite import Connection, Readers, connect
 from lading.metadata import graph as graphs
 from lading.metadata.blobs import SqliteBlobs
 from lading.metadata.containers import SqliteContainers
+from lading.metadata.facts import SqliteFacts
 from lading.metadata.images import SqliteImages
 from lading.metadata.leases import SqliteLeases
 from lading.metadata.migrate import migrate, released
+from lading.metadata.networks import SqliteNetworks, SqliteVolumes
 from lading.metadata.session import Session
 from lading.metadata.snapshots import SqliteSnapshots
 
@@ -33,7 +35,7 @@ _FILE_SPACE: Final = 1024 * 1024
 """Bytes reserved behind the end of the database file, for pages that a checkpoint adds."""
 _NAMESPACES: Final = " UNION ".join(
     f"SELECT namespace FROM {table}"  # noqa: S608 -- constants
-    for table in ("blob", "ingest", "image", "lease", "snapshot", "container")
+    for table in ("blob", "ingest", "image", "lease", "snapshot", "container", "network", "volume")
 )
 
 
@@ -121,12 +123,24 @@ class SqliteDatabase(metadata.Database):
         return SqliteImages(self._session, namespace)
 
     @override
+    def facts(self, namespace: Namespace) -> SqliteFacts:
+        return SqliteFacts(self._session, namespace)
+
+    @override
     def leases(self, namespace: Namespace) -> SqliteLeases:
         return SqliteLeases(self._session, namespace)
 
     @override
     def containers(self, namespace: Namespace) -> SqliteContainers:
         return SqliteContainers(self._session, namespace)
+
+    @override
+    def networks(self, namespace: Namespace) -> SqliteNetworks:
+        return SqliteNetworks(self._session, namespace)
+
+    @override
+    def volumes(self, namespace: Namespace) -> SqliteVolumes:
+        return SqliteVolumes(self._session, namespace)
 
     @override
     async def namespaces(self) -> list[Namespace]:

@@ -22,6 +22,7 @@ CONFIG_LIMIT: Final = 8 * 1024 * 1024
 """Bytes of an image config."""
 DEPTH_LIMIT: Final = 64
 _DIGITS: Final = 20
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _STRUCTURE: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
 
@@ -39,6 +40,11 @@ def decode(data: Buffer, kind: type[T], *, what: str, limit: int) -> T:
         InvalidArgumentError: It is not strict JSON, is ambiguous, or lacks or misstates a field.
 
     """
+    return convert(read(data, what=what, limit=limit), kind, what=what)
+
+
+def read(data: Buffer, *, what: str, limit: int) -> object:
+    """The plain JSON value of a document, strictly read; raises as `decode`."""
     raw = bytes(data)
     if len(raw) > limit:
         raise ResourceExhaustedError(f"{what} is over {limit} bytes")
@@ -59,10 +65,18 @@ def decode(data: Buffer, kind: type[T], *, what: str, limit: int) -> T:
         raise InvalidArgumentError(f"{what} has the number {name}")
 
     try:
-        tree = json.loads(
-            raw.decode("utf-8"), object_pairs_hook=pairs, parse_int=integer, parse_constant=constant
-        )
+        text = raw.decode("utf-8")
+        tree = json.loads(text, object_pairs_hook=pairs, parse_int=integer, parse_constant=constant)
+    except ValueError as exc:
+        raise InvalidArgumentError(f"{what} is malformed: {exc}") from exc
+    if "\\u" in text:  # a surrogate has no UTF-8 form, so only an escape can bring one
         _check_text(tree, what)
+    return tree
+
+
+def convert(tree: object, kind: type[T], *, what: str) -> T:
+    """What `read` gave, as ``kind``. Raises `InvalidArgumentError`: it lacks or misstates a field."""
+    try:
         return msgspec.convert(tree, kind, dec_hook=_decode_hook)
     except (ValueError, msgspec.ValidationError) as exc:
         raise InvalidArgumentError(f"{what} is malformed: {exc}") from exc
@@ -82,6 +96,8 @@ def _decode_hook(kind: type[object], value: object) -> object:
 
 def _check_depth(raw: bytes, what: str) -> None:
     """Bound the nesting before the recursive parser sees it."""
+    if raw.count(b"{") + raw.count(b"[") <= DEPTH_LIMIT:
+        return
     depth = 0
     for match in _STRUCTURE.finditer(raw):
         token = match[0]
@@ -99,7 +115,7 @@ def _check_text(tree: object, what: str) -> None:
     while stack:
         node = stack.pop()
         if isinstance(node, str):
-            if any("\ud800" <= c <= "\udfff" for c in node):
+            if _SURROGATE.search(node):
                 raise InvalidArgumentError(f"{what} has a lone surrogate")
         elif isinstance(node, dict):
             stack.extend(node.keys())  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]

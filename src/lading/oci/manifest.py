@@ -12,7 +12,7 @@ from lading.errors import InvalidArgumentError, UnsupportedError
 from lading.oci import mediatypes
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.digest import Digest
-from lading.oci.document import MANIFEST_LIMIT, decode
+from lading.oci.document import MANIFEST_LIMIT, convert, read
 
 INDEX_ENTRIES_LIMIT: Final = 10_000
 ATTESTATION_TYPE: Final = "attestation-manifest"
@@ -69,7 +69,8 @@ def parse(data: Buffer, media_type: str, *, what: str = "manifest") -> Manifest 
         ResourceExhaustedError: It is over 4 MiB or has over 10,000 entries.
 
     """
-    envelope = decode(data, _Envelope, what=what, limit=MANIFEST_LIMIT)
+    tree = read(data, what=what, limit=MANIFEST_LIMIT)
+    envelope = convert(tree, _Envelope, what=what)
     if (
         media_type in mediatypes.SCHEMA1
         or envelope.schema_version == 1
@@ -90,16 +91,16 @@ def parse(data: Buffer, media_type: str, *, what: str = "manifest") -> Manifest 
     if has_index and has_image:
         raise InvalidArgumentError(f"{what} is ambiguous: it has both manifests and layers")
     if mediatypes.is_index(media_type):
-        return _parse_index(data, what)
+        return _index(tree, what)
     if mediatypes.is_manifest(media_type):
-        return decode(data, Manifest, what=what, limit=MANIFEST_LIMIT)
+        return convert(tree, Manifest, what=what)
     raise UnsupportedError(
         f"{what} has media type {media_type!r}, which is neither a manifest nor an index", subject=media_type
     )
 
 
-def _parse_index(data: Buffer, what: str) -> Index:
-    index = decode(data, Index, what=what, limit=MANIFEST_LIMIT)
+def _index(tree: object, what: str) -> Index:
+    index = convert(tree, Index, what=what)
     if len(index.manifests) > INDEX_ENTRIES_LIMIT:
         raise InvalidArgumentError(
             f"{what} has {len(index.manifests)} entries, more than {INDEX_ENTRIES_LIMIT}"

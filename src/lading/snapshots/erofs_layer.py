@@ -471,6 +471,7 @@ class LayerBuilder:
             directory.marked = True
         elif isinstance(prior, Directory):
             prior.opaque = True
+            prior.implied = False  # what it would take after is gone
         elif not _is_whiteout(prior):
             self._remember_hidden(directory, base)
 

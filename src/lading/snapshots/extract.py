@@ -467,6 +467,7 @@ class Extractor:
             if stat.S_ISDIR(status.st_mode):
                 made = self._enter(os.open(base, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory.fd))
                 self._set_opaque(made)
+                self._implied.pop(made.ino, None)  # what it would take after is gone
             elif not trees.is_whiteout(status):
                 self._remember_hidden(directory, base)
             return

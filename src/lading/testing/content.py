@@ -299,6 +299,30 @@ class ContentStoreSuite:
             async with store.open_writer(REF, lease=LeaseID("missing")):
                 raise AssertionError
 
+    async def test_many_at_once(self, store: Store, database: Database) -> None:
+        lease = (await database.leases(HERE).create()).id
+        await store_blob(store, b"one", k="v")
+        blobs = {Digest.of(data): data for data in (b"one", b"two", b"")} | {Digest.of(b"x", "sha512"): b"x"}
+        await store.put_many(blobs, lease=lease)
+        for each, data in blobs.items():
+            assert await store.read(each, limit=10) == data
+        assert (await store.info(Digest.of(b"one"))).labels == {"k": "v"}
+        assert {r.id for r in await database.leases(HERE).resources(lease)} == set(blobs)
+        assert await store.statuses() == []
+
+    async def test_of_many_none_is_stored_if_one_is_wrong(self, store: Store) -> None:
+        with pytest.raises(DigestMismatchError):
+            await store.put_many({Digest.of(b"good"): b"good", Digest.of(b"bad"): b"BAD"})
+        with pytest.raises(NotFoundError):
+            await store.info(Digest.of(b"good"))
+
+    async def test_labels_for_many(self, store: Store, database: Database) -> None:
+        lease = (await database.leases(HERE).create()).id
+        one = (await store_blob(store, b"one", k="v")).digest
+        await store.label({one: {"l": "w"}, Digest.of(b"absent"): {"l": "w"}}, lease=lease)
+        assert (await store.info(one)).labels == {"k": "v", "l": "w"}
+        assert [r.id for r in await database.leases(HERE).resources(lease)] == [one]
+
     async def test_update_and_walk(self, store: Store, other: Store) -> None:
         blobs = sorted(
             [await store_blob(store, bytes([number])) for number in range(5)], key=lambda i: i.digest
@@ -339,6 +363,16 @@ class ContentStoreSuite:
         with pytest.raises(NotFoundError):
             async with store.open_reader(Digest.of(b"missing")):
                 raise AssertionError
+
+    async def test_reading_many(self, store: Store) -> None:
+        one, two, absent = Digest.of(b"one"), Digest.of(b"two!"), Digest.of(b"absent")
+        await store_blob(store, b"one")
+        await store_blob(store, b"two!")
+        assert await store.read_many([two, absent, one], limit=4) == {one: b"one", two: b"two!"}
+        assert await store.sizes([two, absent, one]) == {one: 3, two: 4}
+        assert await store.read_many([], limit=4) == await store.sizes([]) == {}
+        with pytest.raises(ResourceExhaustedError):
+            await store.read_many([one, two], limit=3)
 
     async def test_an_open_blob_stays_readable(self, store: Store) -> None:
         digest = (await store_blob(store, b"data")).digest

@@ -1,6 +1,7 @@
 """What every `lading.core.metadata.Database` must do. Subclass `DatabaseSuite` and provide ``database``."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import anyio
@@ -8,10 +9,14 @@ import pytest
 
 from lading.core.containers import ContainerRecord
 from lading.core.content import IngestRef
+from lading.core.facts import Kind as ManifestKind
+from lading.core.facts import ManifestFacts, TargetFacts
 from lading.core.labels import GC_EXPIRE, GC_REF_CONTENT, GC_REF_SNAPSHOT, GC_ROOT
 from lading.core.leases import LeaseID, Resource
 from lading.core.metadata import Database, IngestRow, Namespace, Node, SnapshotRow
+from lading.core.networks import Network, NetworkID, Subnet
 from lading.core.snapshots import Kind, Usage
+from lading.core.volumes import Volume
 from lading.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -19,7 +24,7 @@ from lading.errors import (
     NotFoundError,
 )
 from lading.oci.descriptor import Descriptor, Platform
-from lading.oci.digest import Digest
+from lading.oci.digest import ChainID, Digest
 
 HERE = Namespace("here")
 THERE = Namespace("there")
@@ -51,6 +56,40 @@ def record(name: str, **fields: str) -> ContainerRecord:
     """A container."""
     defaults = {"id": f"id-{name}", "snapshotter": "", "snapshot_key": "", "image": "", "target": ""}
     return ContainerRecord(name=name, document={"n": 1, "deep": [None, True, "ü"]}, **{**defaults, **fields})
+
+
+def known(
+    name: str,
+    *,
+    blobs: Iterable[str],
+    chain: Iterable[str] = (),
+    here: Iterable[str] = (),
+    absent: Iterable[str] = (),
+) -> TargetFacts:
+    """Facts of `target` ``name``: one manifest of these blobs, each as long as its name."""
+    manifest = ManifestFacts(
+        descriptor=target(name),
+        kind=ManifestKind.IMAGE,
+        platform=Platform(architecture="arm64", os="linux"),
+        blobs={digest(blob): len(blob) for blob in blobs},
+        chain=tuple(ChainID(digest(one)) for one in chain),
+        document=True,
+    )
+    documents = {digest(one): True for one in here} | {digest(one): False for one in absent}
+    return TargetFacts(
+        target=target(name),
+        manifests=(manifest,),
+        documents=documents,
+        best=0,
+        created=17,
+        labels={"tier": "web"},
+    )
+
+
+async def add(database: Database, *names: str) -> None:
+    """Blobs, each as long as its name."""
+    for name in names:
+        await database.blobs(HERE).add(digest(name), len(name), labels={})
 
 
 class DatabaseSuite:
@@ -100,8 +139,8 @@ class DatabaseSuite:
             await database.blobs(HERE).add(one, 1, labels={})
         assert [info.digest for info in await database.blobs(HERE).list()] == wanted
         sizes = {info.digest: info.size for info in await database.blobs(HERE).list()}
-        assert await database.blobs(HERE).sizes() == sizes
-        assert await database.blobs(THERE).sizes() == {}
+        assert await database.blobs(HERE).sizes([*wanted, digest("absent")]) == sizes
+        assert await database.blobs(THERE).sizes(wanted) == {}
 
     async def test_labels_are_set_and_removed(self, database: Database) -> None:
         blobs = database.blobs(HERE)
@@ -290,6 +329,49 @@ class DatabaseSuite:
         ):
             with pytest.raises(NotFoundError):
                 await call
+
+    # Networks and volumes
+
+    async def test_networks(self, database: Database) -> None:
+        networks = database.networks(HERE)
+        nets = [
+            Network(
+                id=NetworkID(f"id-{name}"),
+                name=name,
+                driver="bridge",
+                created=7,
+                subnets=(Subnet(subnet="10.1.0.0/24", gateway="10.1.0.1", reserved={"router": "10.1.0.9"}),),
+                labels={"a": "b"},
+            )
+            for name in ("b", "a")
+        ]
+        for network in nets:
+            await networks.create(network)
+        assert await networks.list() == nets
+        with pytest.raises(AlreadyExistsError):
+            await networks.create(replace(nets[0], id=NetworkID("other")))
+        with pytest.raises(AlreadyExistsError):
+            await networks.create(replace(nets[0], name="other"))
+        await database.networks(THERE).create(nets[0])
+        await networks.delete(nets[0].id)
+        assert await networks.list() == nets[1:]
+        assert await database.networks(THERE).list() == nets[:1]
+        with pytest.raises(NotFoundError):
+            await networks.delete(nets[0].id)
+
+    async def test_volumes(self, database: Database) -> None:
+        volumes = database.volumes(HERE)
+        vols = [Volume(name=name, created=7, labels={"a": "b"}, options={"type": "tmpfs"}) for name in "ba"]
+        for volume in vols:
+            await volumes.create(volume)
+        assert await volumes.list() == vols[::-1]
+        with pytest.raises(AlreadyExistsError):
+            await volumes.create(vols[0])
+        assert await database.volumes(THERE).list() == []
+        await volumes.delete("b")
+        assert await volumes.list() == vols[1:]
+        with pytest.raises(NotFoundError):
+            await volumes.delete("b")
 
     # Snapshots
 
@@ -528,6 +610,101 @@ class DatabaseSuite:
         )
         await database.blobs(HERE).add(digest("a"), 1, labels={})
         assert await database.blobs(HERE).present(digest("a")) == 1
+
+    # Facts and sizes
+
+    async def test_facts_live_with_the_image(self, database: Database) -> None:
+        store = database.facts(HERE)
+        assert await store.put(known("a", blobs="ab")) is False
+        assert await store.get(digest("a")) is None
+        await add(database, "a", "b")
+        await database.images(HERE).put("one", target("a"))
+        await database.images(HERE).put("two", target("a"))
+        facts = known("a", blobs="ab", here="ab")
+        assert await store.put(facts) is True
+        assert await store.get(digest("a")) == facts
+        assert list(await store.list()) == [facts]
+        (row,) = await store.summaries()
+        assert row == (digest("a"), True, 17, {"tier": "web"}, 2, 0)
+        await database.images(HERE).delete("one")
+        assert len(await store.summaries()) == 1
+        await database.images(HERE).put("two", target("b"))
+        assert (await store.get(digest("a")), list(await store.summaries())) == (None, [])
+        assert await store.total() == 0
+        assert list(await database.facts(THERE).summaries()) == []
+
+    async def test_facts_are_stale_when_a_document_comes_or_goes(self, database: Database) -> None:
+        store = database.facts(HERE)
+        await add(database, "a")
+        await database.images(HERE).put("one", target("a"))
+        assert await store.put(known("a", blobs="ab", here="a", absent="b"))
+        await add(database, "c")
+        assert await store.get(digest("a")) is not None
+        await add(database, "b")
+        assert await store.get(digest("a")) is None
+        assert list(await store.summaries()) == []
+        assert not await store.put(known("a", blobs="ab", here="a", absent="b"))
+        assert await store.put(known("a", blobs="ab", here="ab"))
+        await database.blobs(HERE).delete(digest("b"))
+        assert await store.get(digest("a")) is None
+        assert await store.put(known("a", blobs="ab", here="a", absent="b"))
+        await store.forget_all()
+        assert await store.get(digest("a")) is None
+
+    async def test_sizes_follow_blobs_and_snapshots(self, database: Database) -> None:
+        store = database.facts(HERE)
+        await add(database, "a", "bb")
+        await database.images(HERE).put("one", target("a"))
+        await store.put(known("a", blobs=["a", "bb", "ccc"], chain=["s"], here="a"))
+
+        async def size() -> int:
+            found = await store.inventory(digest("a"))
+            total = sum(found.blobs.values()) + sum(found.snapshots.values())
+            assert total == await store.total() == (await store.summaries())[0].size
+            return total
+
+        assert await size() == 3
+        await add(database, "ccc")
+        assert await size() == 6
+        await database.blobs(HERE).delete(digest("bb"))
+        assert await size() == 4
+        for number, snapshotter in enumerate(("erofs", "native")):
+            rows = database.snapshots(HERE, snapshotter)
+            await rows.create("key", id=number + 1, kind=Kind.ACTIVE, parent=None, labels={}, usage=NOTHING)
+            assert await size() == 4 + 100 * number
+            await rows.commit(digest("s"), "key", labels={}, usage=Usage(size=100, inodes=1))
+            assert await size() == 104 + 100 * number
+        await database.snapshots(HERE, "erofs").delete(digest("s"))
+        assert await size() == 104
+        graph = await database.graph(HERE, now=now())
+        await database.condemn(HERE, [Node("content", digest("ccc"))], graph=graph, now=now())
+        assert await size() == 101
+
+    async def test_shared_sizes_and_what_a_removal_frees(self, database: Database) -> None:
+        store = database.facts(HERE)
+        await add(database, "a", "bb", "base", "common")
+        images = {"a": ["a", "base"], "bb": ["bb", "base", "common"], "ccc": ["ccc", "common", "base"]}
+
+        async def shared() -> dict[str, int]:
+            return {row.digest: row.shared for row in await store.summaries()}
+
+        expected = [{"a": 0}, {"a": 4, "bb": 4}, {"a": 4, "bb": 10, "ccc": 10}]
+        for (name, blobs), sizes in zip(images.items(), expected, strict=True):
+            await database.images(HERE).put(name, target(name))
+            await store.put(known(name, blobs=blobs))
+            assert await shared() == {digest(n): size for n, size in sizes.items()}
+        assert await store.total() == 13
+        assert await store.freed_by([digest("a")]) == 1
+        assert await store.freed_by([digest("bb"), digest("ccc")]) == 8
+        assert await store.freed_by([digest(name) for name in images]) == 13
+        await store.put(known("bb", blobs=["bb", "base"]))
+        assert await shared() == {digest("a"): 4, digest("bb"): 4, digest("ccc"): 4}
+        await database.images(HERE).delete("a")
+        await database.images(HERE).delete("ccc")
+        assert await shared() == {digest("bb"): 0}
+        await database.blobs(HERE).delete(digest("base"))
+        assert await shared() == {digest("bb"): 0}
+        assert await store.total() == 2
 
     # The rest
 

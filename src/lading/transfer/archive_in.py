@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from lading.core import content
-from lading.core.content import IngestRef, Writer
+from lading.core.content import DigestMismatchError, IngestRef, Writer
 from lading.core.leases import LeaseID
 from lading.core.progress import Phase, Progress
 from lading.core.remotes import Document
@@ -28,6 +28,7 @@ from lading.errors import (
 from lading.formats import compression
 from lading.formats.compression import Compression
 from lading.kit import aio
+from lading.kit.tasks import map_tasks
 from lading.oci import config as oci_config
 from lading.oci import manifest as oci_manifest
 from lading.oci import mediatypes, platform
@@ -45,6 +46,9 @@ from lading.transfer.documents import Documents, ManifestNode, is_document
 _BLOB: Final = re.compile(r"blobs/(sha256|sha384|sha512)/([0-9a-f]+)")
 _DOCUMENTS: Final = frozenset({"index.json", "manifest.json", "oci-layout", "repositories"})
 _LINK_HOPS: Final = 8
+_SMALL: Final = 64 * 1024
+"""Bytes of a member that is stored together with others: documents, and layers of a file or two."""
+_BATCH: Final = 256
 _LAYER_TYPES: Final = {
     Compression.NONE: mediatypes.DOCKER_LAYER,
     Compression.GZIP: mediatypes.DOCKER_LAYER_GZIP,
@@ -141,10 +145,13 @@ class Loader:
                 "the archive holds no image",
                 hint="it has neither index.json nor manifest.json; a root file system is for `docker import`",
             )
-        return [await self._checked(reference, target, platforms) for reference, target in found]
+        return await map_tasks(
+            lambda image: self._checked(*image, platforms), found, limit=limits.IMAGES_AT_ONCE
+        )
 
     async def _take_in(self, source: AsyncIterable[bytes], lease: LeaseID, progress: Progress) -> Intake:
         intake = Intake()
+        small = _Batch(self._content, lease, progress)
         async with ArchiveStream(source) as stream:
             count = 0
             while (member := await stream.next()) is not None:
@@ -153,7 +160,8 @@ class Loader:
                     raise ResourceExhaustedError(
                         f"the archive has more than {limits.ARCHIVE_ENTRIES} members"
                     )
-                await self._member(intake, stream, member, lease, count, progress)
+                await self._member(intake, stream, member, lease, count, progress, small)
+        await small.flush()
         return intake
 
     async def _member(
@@ -164,6 +172,7 @@ class Loader:
         lease: LeaseID,
         count: int,
         progress: Progress,
+        small: "_Batch",
     ) -> None:
         path = normal_path(member.path)
         if member.link is not None:
@@ -178,6 +187,10 @@ class Loader:
                     f"{path} in the archive is over {limits.ARCHIVE_JSON} bytes", subject=path
                 )
             intake.documents[path] = b"".join([bytes(chunk) async for chunk in stream.data(member)])
+        elif member.size <= _SMALL:
+            intake.links.pop(path, None)
+            data = b"".join([bytes(chunk) async for chunk in stream.data(member)])
+            intake.blobs[path] = await small.add(data, _digest_in(path)), len(data)
         else:
             intake.links.pop(path, None)
             ref = IngestRef(f"load-{lease}-{count}")
@@ -193,10 +206,9 @@ class Loader:
         progress: Progress,
     ) -> tuple[Digest, int]:
         """Put one member into the content store; its digest and size."""
-        named = _BLOB.fullmatch(path)
+        digest = _digest_in(path)
         expected = None
-        if named:
-            digest = Digest(f"{named[1]}:{named[2]}")
+        if digest is not None:
             expected = Descriptor(media_type="application/octet-stream", digest=digest, size=member.size)
         item = progress.item(expected.digest.short if expected else path[:64], member.size)
         item.phase = Phase.DOWNLOADING
@@ -224,22 +236,15 @@ class Loader:
         """The images of an OCI layout's ``index.json``, with the indexes that reduced ones stand for put back."""
         index = oci_manifest.parse(intake.documents["index.json"], mediatypes.OCI_INDEX, what="index.json")
         assert isinstance(index, Index)
-        found: list[tuple[Reference | None, Descriptor]] = []
-        for entry in index.manifests:
-            if not is_document(entry):
-                continue
-            target = _bare(entry)
-            await self._keep_below(target, lease)
-            original = await self._original(entry, intake, lease)
-            found.append((_named(entry), original or target))
-        return found
 
-    async def _keep_below(self, target: Descriptor, lease: LeaseID) -> None:
-        """Label every document below ``target`` with what it keeps."""
-        tree = await self._documents.tree(target)
-        for descriptor in (*(d for d, _ in tree.indexes), *(n.descriptor for n in tree.manifests)):
-            document = Document(descriptor=descriptor, body=await self._documents.body(descriptor))
-            await self._documents.keep(document, lease=lease)
+        async def image(entry: Descriptor) -> tuple[Reference | None, Descriptor]:
+            target = _bare(entry)
+            await self._documents.keep_below(target, lease=lease)
+            original = await self._original(entry, intake, lease)
+            return _named(entry), original or target
+
+        entries = [entry for entry in index.manifests if is_document(entry)]
+        return await map_tasks(image, entries, limit=limits.IMAGES_AT_ONCE)
 
     async def _original(self, entry: Descriptor, intake: Intake, lease: LeaseID) -> Descriptor | None:
         """The full index that a reduced one stands for, if its bytes are in the archive and it covers the reduced one."""
@@ -259,7 +264,7 @@ class Loader:
             child.digest not in covered and ORIGINAL not in child.annotations for child in reduced.manifests
         ):
             raise ArchiveError(f"the archive's reduced index is no part of {digest}")
-        await self._keep_below(original, lease)
+        await self._documents.keep_below(original, lease=lease)
         return original
 
     async def _from_legacy(self, intake: Intake, lease: LeaseID) -> list[tuple[Reference | None, Descriptor]]:
@@ -304,15 +309,15 @@ class Loader:
     ) -> LoadedImage:
         """Make sure that something of the image is whole, and what was asked for is; find what this host runs."""
         shown = reference.familiar if reference else target.digest
-        tree = await self._documents.tree(target)
+        survey = await self._documents.survey(target)
         offers: list[tuple[ManifestNode, Platform | None]] = []
-        for node in tree.manifests:
-            if not await self._documents.complete(node):
+        for node in survey.tree.manifests:
+            if not survey.complete(node):
                 continue
             if node.unpackable:
-                await self._documents.config(node)
+                survey.config(node)
             if not is_attestation(node.descriptor):
-                offers.append((node, await self._documents.platform(node)))
+                offers.append((node, survey.platform(node)))
         if not offers:
             raise ArchiveError(f"image {shown} in the archive is not complete for any platform")
         for wanted in platforms or ():
@@ -325,6 +330,41 @@ class Loader:
         runnable = [offer for offer in offers if offer[0].unpackable]
         best = platform.best(self._host, runnable, key=lambda offer: offer[1])
         return LoadedImage(reference=reference, target=target, unpack=best[0] if best else None)
+
+
+class _Batch:
+    """Small members on their way into the store, many at a time."""
+
+    def __init__(self, store: content.Store, lease: LeaseID, progress: Progress) -> None:
+        self._content = store
+        self._lease = lease
+        self._progress = progress
+        self._held: dict[Digest, bytes] = {}
+
+    async def add(self, data: bytes, named: Digest | None) -> Digest:
+        """Take one; its digest, which must be the one that its path names, if any."""
+        digest = named or Digest.of(data)
+        if named is not None and not named.matches(data):
+            raise DigestMismatchError(f"{named} in the archive has other bytes", subject=named)
+        self._held[digest] = data
+        if len(self._held) >= _BATCH:
+            await self.flush()
+        return digest
+
+    async def flush(self) -> None:
+        """Store what is held."""
+        held, self._held = self._held, {}
+        if held:
+            await self._content.put_many(held, lease=self._lease)
+        for digest, data in held.items():
+            item = self._progress.item(digest.short, len(data))
+            item.current, item.phase = len(data), Phase.COMPLETE
+
+
+def _digest_in(path: str) -> Digest | None:
+    """The digest that a blob's path names."""
+    named = _BLOB.fullmatch(path)
+    return Digest(f"{named[1]}:{named[2]}") if named else None
 
 
 def normal_path(path: str) -> str:

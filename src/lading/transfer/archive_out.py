@@ -23,7 +23,7 @@ from lading.oci.digest import Digest
 from lading.oci.document import encode
 from lading.oci.manifest import Index, descriptor_of, is_attestation
 from lading.oci.reference import Reference
-from lading.transfer.documents import Documents, ManifestNode, Tree
+from lading.transfer.documents import Documents, ManifestNode, Survey, Tree
 from lading.transfer.push import ContentMissingError
 
 ORIGINAL: Final = "lading.index.original"
@@ -85,10 +85,11 @@ class Saver:
             await sink(chunk)
 
     async def _add(self, layout: _Layout, image: SavedImage, platforms: Sequence[Platform] | None) -> None:
-        tree = await self._documents.tree(image.target)
-        complete = [node for node in tree.manifests if await self._documents.complete(node)]
+        survey = await self._documents.survey(image.target)
+        tree = survey.tree
+        complete = [node for node in tree.manifests if survey.complete(node)]
         if platforms is not None:
-            complete = await self._of_platforms(image, complete, platforms)
+            complete = _of_platforms(image, survey, complete, platforms)
         if not complete:
             raise ContentMissingError(
                 f"image {_shown(image)} has no platform whose content is complete here",
@@ -103,27 +104,7 @@ class Saver:
         else:
             top = self._reduce(layout, tree, image.target, {node.descriptor.digest for node in complete})
         layout.entries.append(_entry(top, image.reference))
-        await self._add_legacy(layout, image, complete)
-
-    async def _of_platforms(
-        self, image: SavedImage, nodes: Sequence[ManifestNode], platforms: Sequence[Platform]
-    ) -> list[ManifestNode]:
-        offers = [
-            (node, await self._documents.platform(node))
-            for node in nodes
-            if not is_attestation(node.descriptor)
-        ]
-        chosen: list[ManifestNode] = []
-        for wanted in platforms:
-            found = platform.best(wanted, offers, key=lambda offer: offer[1], strict=True)
-            if found is None:
-                raise NotFoundError(
-                    f"image with reference {_shown(image)} was found but does not provide the specified "
-                    f"platform ({platform.formatted(wanted)})",
-                    subject=image.target.digest,
-                )
-            chosen.append(found[0])
-        return chosen
+        self._add_legacy(layout, image, survey, complete)
 
     def _reduce(self, layout: _Layout, tree: Tree, descriptor: Descriptor, kept: set[Digest]) -> Descriptor:
         """``descriptor`` itself if everything below it is kept, else a new index of what is; its blobs join the layout."""
@@ -147,10 +128,12 @@ class Saver:
             reduced, annotations={**descriptor.annotations, ORIGINAL: descriptor.digest}
         )
 
-    async def _add_legacy(self, layout: _Layout, image: SavedImage, nodes: Sequence[ManifestNode]) -> None:
+    def _add_legacy(
+        self, layout: _Layout, image: SavedImage, survey: Survey, nodes: Sequence[ManifestNode]
+    ) -> None:
         """Name the host's manifest, or else the first, in ``manifest.json``, which readers without OCI use."""
         offers = [
-            (node, await self._documents.platform(node))
+            (node, survey.platform(node))
             for node in nodes
             if node.manifest.is_image and not is_attestation(node.descriptor)
         ]
@@ -200,6 +183,23 @@ class Saver:
                 for offset in range(0, size, CHUNK):
                     yield await aio.run(aio.DATA, reader.pread, min(CHUNK, size - offset), offset)
         yield padding(size)
+
+
+def _of_platforms(
+    image: SavedImage, survey: Survey, nodes: Sequence[ManifestNode], platforms: Sequence[Platform]
+) -> list[ManifestNode]:
+    offers = [(node, survey.platform(node)) for node in nodes if not is_attestation(node.descriptor)]
+    chosen: list[ManifestNode] = []
+    for wanted in platforms:
+        found = platform.best(wanted, offers, key=lambda offer: offer[1], strict=True)
+        if found is None:
+            raise NotFoundError(
+                f"image with reference {_shown(image)} was found but does not provide the specified "
+                f"platform ({platform.formatted(wanted)})",
+                subject=image.target.digest,
+            )
+        chosen.append(found[0])
+    return chosen
 
 
 def _directory(path: str) -> bytes:

@@ -1,7 +1,8 @@
 """Manifests, indexes and configs: fetched, checked, and kept byte for byte with labels for what they keep."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final, TypeVar
 
 from lading.core import content
 from lading.core.content import IngestRef
@@ -28,6 +29,10 @@ from lading.oci.reference import Reference
 from lading.transfer import limits
 from lading.transfer.downloads import check_length, ingest_ref
 from lading.transfer.labels import Sources, child_labels, source_key
+
+T = TypeVar("T")
+_AT_ONCE: Final = 64
+"""Documents that are read at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,21 +98,10 @@ class Documents:
             body, layers=len(node.manifest.layers), what=f"config {config.digest} of {node.descriptor.digest}"
         )
 
-    async def present(self, descriptor: Descriptor) -> bool:
-        """Whether the blob is in the store. Raises `DataLossError` if it has another size than the descriptor says."""
-        try:
-            info = await self._content.info(descriptor.digest)
-        except NotFoundError:
-            return False
-        check_length(descriptor, info.size)
-        return True
-
-    async def complete(self, node: ManifestNode) -> bool:
-        """Whether everything that a manifest names is in the store."""
-        for descriptor in node.blobs():
-            if not await self.present(descriptor):
-                return False
-        return True
+    async def config_at(self, digest: Digest) -> ImageConfig:
+        """A stored config. Raises `NotFoundError` and what parsing raises."""
+        body = await self._content.read(digest, limit=CONFIG_LIMIT)
+        return oci_config.parse(body, what=f"config {digest}")
 
     async def known(self, digest: Digest, media_type: str) -> Document | None:
         """A manifest or index that is stored, whole and undamaged; `lading.core.remotes.Known`."""
@@ -136,6 +130,13 @@ class Documents:
             present = (await self._content.info(descriptor.digest)).labels
             if not labels.items() <= dict(present).items():
                 await self._content.update(descriptor.digest, labels)
+
+    async def keep_below(self, target: Descriptor, *, lease: LeaseID) -> None:
+        """Label every stored document below ``target`` with what it keeps, in one transaction; ``lease`` holds them."""
+        tree = await self.tree(target)
+        labels = {descriptor.digest: child_labels(index) for descriptor, index in tree.indexes}
+        labels |= {node.descriptor.digest: child_labels(node.manifest) for node in tree.manifests}
+        await self._content.label(labels, lease=lease)
 
     async def put(
         self, descriptor: Descriptor, body: bytes, *, lease: LeaseID, labels: dict[str, str] | None = None
@@ -179,55 +180,147 @@ class Documents:
             InvalidArgumentError: Its indexes nest too deep or it names too much.
 
         """
-        tree = Tree(target=target)
-        async for descriptor, document in self._walk(target):
-            if document is None:
-                if descriptor.digest == target.digest:
-                    raise NotFoundError(
-                        f"content {target.digest} is not in the local store", subject=target.digest
-                    )
-                tree.absent.append(descriptor)
-            elif isinstance(document, Manifest):
-                tree.manifests.append(ManifestNode(descriptor=descriptor, manifest=document))
-            else:
-                tree.indexes.append((descriptor, document))
+        tree = Tree(target=target, entries=_in_order(target, await self._below(target)))
+        if tree.entries[0][1] is None:
+            raise NotFoundError(f"content {target.digest} is not in the local store", subject=target.digest)
         return tree
 
-    async def _walk(self, target: Descriptor) -> AsyncIterator[tuple[Descriptor, Manifest | Index | None]]:
-        walk = Walk()
-        pending = [(target, 0)]
-        while pending:
-            descriptor, depth = pending.pop(0)
-            if not walk.enter(descriptor, depth):
-                continue
-            try:
-                document = await self.read(descriptor) if is_document(descriptor) else None
-            except NotFoundError:
-                document = None
-            yield descriptor, document
-            if isinstance(document, Index):
-                pending[:0] = [(child, depth + 1) for child in document.manifests]
+    async def survey(self, target: Descriptor) -> "Survey":
+        """The tree of a target with its configs, and which blobs are here. Raises as `tree`."""
+        tree = await self.tree(target)
+        configs: dict[Digest, ImageConfig | LadingError] = {}
+        images = [node for node in tree.manifests if node.manifest.is_image]
+        for few in _few(images):
+            bodies = await self._content.read_many(
+                [node.manifest.config.digest for node in few], limit=CONFIG_LIMIT
+            )
+            for node in few:
+                if (body := bodies.get(node.manifest.config.digest)) is not None:
+                    configs[node.descriptor.digest] = _config(node, body)
+        blobs = {blob.digest for node in tree.manifests for blob in node.blobs()}
+        return Survey(tree=tree, configs=configs, sizes=await self._content.sizes(blobs))
 
-    async def platform(self, node: ManifestNode) -> Platform | None:
+    async def _below(self, target: Descriptor) -> dict[Digest, Manifest | Index]:
+        """The documents that are stored below a target, read level by level."""
+        walk = Walk()
+        found: dict[Digest, Manifest | Index] = {}
+        level = [target]
+        depth = 0
+        while level:
+            entered = [each for each in level if walk.enter(each, depth)]
+            level = list[Descriptor]()
+            depth += 1
+            for few in _few([each for each in entered if is_document(each)]):
+                bodies = await self._content.read_many([each.digest for each in few], limit=MANIFEST_LIMIT)
+                for each in few:
+                    if (body := bodies.get(each.digest)) is None:
+                        continue
+                    check_length(each, len(body))
+                    document = found[each.digest] = parse(body, each)
+                    level += document.manifests if isinstance(document, Index) else ()
+        return found
+
+
+def _few(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Some at a time, so that documents of the largest size do not fill the memory."""
+    for start in range(0, len(items), _AT_ONCE):
+        yield items[start : start + _AT_ONCE]
+
+
+def _in_order(target: Descriptor, found: Mapping[Digest, Manifest | Index]) -> "list[Entry]":
+    """What `Documents._below` found, in the order of the documents, each digest once."""
+    entries: list[Entry] = []
+    seen: set[Digest] = set()
+    pending = [target]
+    while pending:
+        descriptor = pending.pop()
+        if descriptor.digest in seen:
+            continue
+        seen.add(descriptor.digest)
+        document = found.get(descriptor.digest)
+        entries.append((descriptor, document))
+        if isinstance(document, Index):
+            pending.extend(reversed(document.manifests))
+    return entries
+
+
+def _config(node: ManifestNode, body: bytes) -> ImageConfig | LadingError:
+    try:
+        return oci_config.parse(
+            body,
+            layers=len(node.manifest.layers),
+            what=f"config {node.manifest.config.digest} of {node.descriptor.digest}",
+        )
+    except LadingError as exc:
+        return exc
+
+
+Entry = tuple[Descriptor, Manifest | Index | None]
+"""A descriptor below a target, and its document if it is one and is stored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tree:
+    """What is stored below a target, in the order of the documents, each digest once."""
+
+    target: Descriptor
+    entries: list[Entry]
+
+    @property
+    def indexes(self) -> list[tuple[Descriptor, Index]]:
+        """The indexes that are here, the outermost first."""
+        return [(entry, document) for entry, document in self.entries if isinstance(document, Index)]
+
+    @property
+    def manifests(self) -> list[ManifestNode]:
+        """The manifests that are here."""
+        return [
+            ManifestNode(descriptor=entry, manifest=document)
+            for entry, document in self.entries
+            if isinstance(document, Manifest)
+        ]
+
+    @property
+    def absent(self) -> list[Descriptor]:
+        """What is named and is not here, or is no document."""
+        return [entry for entry, document in self.entries if document is None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """A tree, the configs of its manifests (or what is wrong with them) by the manifest's digest, and the sizes of blobs here."""
+
+    tree: Tree
+    configs: Mapping[Digest, ImageConfig | LadingError]
+    sizes: Mapping[str, int]
+
+    def config(self, node: ManifestNode) -> ImageConfig:
+        """The config of an image manifest. Raises `NotFoundError`; what parsing raised (hostile-input.md D8)."""
+        found = self.configs.get(node.descriptor.digest)
+        if found is None:
+            digest = node.manifest.config.digest
+            raise NotFoundError(f"config {digest} is not in the local store", subject=digest)
+        if isinstance(found, LadingError):
+            raise found
+        return found
+
+    def platform(self, node: ManifestNode) -> Platform | None:
         """The platform of a manifest: what its index says, else its config; ``None`` for what is no image."""
         if node.descriptor.platform is not None:
             return node.descriptor.platform
-        if not node.manifest.is_image:
-            return None
-        try:
-            return (await self.config(node)).platform
-        except (NotFoundError, InvalidArgumentError):
-            return None
+        found = self.configs.get(node.descriptor.digest)
+        return found.platform if isinstance(found, ImageConfig) else None
 
+    def present(self, blob: Descriptor) -> bool:
+        """Whether the blob is here. Raises `DataLossError` if it has another size than the descriptor says."""
+        size = self.sizes.get(blob.digest)
+        if size is not None:
+            check_length(blob, size)
+        return size is not None
 
-@dataclass(slots=True, kw_only=True)
-class Tree:
-    """What is stored below a target, in the order of the documents."""
-
-    target: Descriptor
-    indexes: list[tuple[Descriptor, Index]] = field(default_factory=list[tuple[Descriptor, Index]])
-    manifests: list[ManifestNode] = field(default_factory=list[ManifestNode])
-    absent: list[Descriptor] = field(default_factory=list[Descriptor])
+    def complete(self, node: ManifestNode) -> bool:
+        """Whether everything that a manifest names is here."""
+        return all(self.present(blob) for blob in node.blobs())
 
 
 @dataclass(slots=True)

@@ -16,3 +16,5 @@ MAX_DOWNLOADS: Final = 3
 """Layers of one image that are downloaded at a time (dockerd's ``max-concurrent-downloads``)."""
 MAX_UPLOADS: Final = 5
 """Blobs of one image that are uploaded at a time (dockerd's ``max-concurrent-uploads``)."""
+IMAGES_AT_ONCE: Final = 32
+"""Images of one archive that are looked through and named at a time: they share the waits for the disk."""

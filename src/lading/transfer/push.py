@@ -22,7 +22,7 @@ from lading.oci.digest import Digest
 from lading.oci.manifest import is_attestation
 from lading.oci.reference import Reference
 from lading.transfer import limits
-from lading.transfer.documents import Documents, ManifestNode, Tree
+from lading.transfer.documents import Documents, ManifestNode, Survey, Tree
 from lading.transfer.holding import Holder
 from lading.transfer.labels import Sources
 
@@ -124,37 +124,23 @@ class Pusher:
             return await self._push(run, target, wanted)
 
     async def _push(self, run: _Push, target: Descriptor, wanted: Platform | None) -> PushResult:
-        tree = await self._documents.tree(target)
+        survey = await self._documents.survey(target)
+        tree = survey.tree
         run.via = [target.digest, *(node.descriptor.digest for node in tree.manifests)]
         missing: list[Descriptor] = []
         if wanted is not None:
-            tree = _only(await self._of_platform(tree, wanted, run.reference))
-        missing = await self._missing(run, tree)
+            tree = _only(_of_platform(survey, wanted, run.reference))
+        missing = await self._missing(run, survey, tree)
         if missing:
             if wanted is not None or not tree.indexes:
                 raise _lacks(missing)
-            tree = _only(await self._best_complete(tree, missing))
+            tree = _only(self._best_complete(survey, missing))
         await self._upload(run, tree)
         return PushResult(reference=run.reference, target=target, pushed=tree.target, missing=tuple(missing))
 
-    async def _of_platform(self, tree: Tree, wanted: Platform, reference: Reference) -> ManifestNode:
-        offers = [(node, await self._documents.platform(node)) for node in _images(tree)]
-        found = platform.best(wanted, offers, key=lambda offer: offer[1], strict=True)
-        if found is None:
-            raise NotFoundError(
-                f"image with reference {reference.familiar} was found but does not provide the specified "
-                f"platform ({platform.formatted(wanted)})",
-                subject=str(reference),
-            )
-        return found[0]
-
-    async def _best_complete(self, tree: Tree, missing: Sequence[Descriptor]) -> ManifestNode:
+    def _best_complete(self, survey: Survey, missing: Sequence[Descriptor]) -> ManifestNode:
         """What to push instead of an incomplete index: the host's manifest, else the only one there is."""
-        offers = [
-            (node, await self._documents.platform(node))
-            for node in _images(tree)
-            if await self._documents.complete(node)
-        ]
+        offers = [(node, survey.platform(node)) for node in _images(survey.tree) if survey.complete(node)]
         found = platform.best(self._host, offers, key=lambda offer: offer[1])
         if found is not None:
             return found[0]
@@ -163,17 +149,17 @@ class Pusher:
             raise AmbiguousPlatformError(
                 f"the image is incomplete, and several of its platforms could be pushed instead: {names}",
                 hint="name one with --platform, or pull the image for all platforms",
-                subject=tree.target.digest,
+                subject=survey.tree.target.digest,
             )
         if not offers:
             raise _lacks(missing)
         return offers[0][0]
 
-    async def _missing(self, run: _Push, tree: Tree) -> list[Descriptor]:
+    async def _missing(self, run: _Push, survey: Survey, tree: Tree) -> list[Descriptor]:
         """What is neither here, nor in the repository, nor mountable into it. Mounts what can be."""
         absent = list(tree.absent)
         for node in tree.manifests:
-            absent += [blob for blob in node.blobs() if not await self._documents.present(blob)]
+            absent += [blob for blob in node.blobs() if not survey.present(blob)]
         missing: list[Descriptor] = []
         for descriptor in absent:
             item = run.progress.item(descriptor.digest.short, descriptor.size)
@@ -235,8 +221,20 @@ class Pusher:
         await self._sources.add(descriptor.digest, run.reference)
 
 
+def _of_platform(survey: Survey, wanted: Platform, reference: Reference) -> ManifestNode:
+    offers = [(node, survey.platform(node)) for node in _images(survey.tree)]
+    found = platform.best(wanted, offers, key=lambda offer: offer[1], strict=True)
+    if found is None:
+        raise NotFoundError(
+            f"image with reference {reference.familiar} was found but does not provide the specified "
+            f"platform ({platform.formatted(wanted)})",
+            subject=str(reference),
+        )
+    return found[0]
+
+
 def _only(node: ManifestNode) -> Tree:
-    return Tree(target=node.descriptor, manifests=[node])
+    return Tree(target=node.descriptor, entries=[(node.descriptor, node.manifest)])
 
 
 def _images(tree: Tree) -> list[ManifestNode]:

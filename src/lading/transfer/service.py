@@ -2,13 +2,13 @@
 
 from collections.abc import AsyncIterable, Sequence
 
-from lading.core import content, events, images, leases
+from lading.core import content, events, facts, images, leases
 from lading.core.leases import LeaseID
 from lading.core.progress import Progress
 from lading.core.remotes import Credentials, Registries
 from lading.core.snapshots import SnapshotName, Snapshotter
 from lading.errors import InvalidArgumentError, UnsupportedError
-from lading.kit.tasks import KeyedLock
+from lading.kit.tasks import KeyedLock, map_tasks
 from lading.oci import mediatypes
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.manifest import Manifest
@@ -16,8 +16,10 @@ from lading.oci.reference import Reference, dangling_name
 from lading.transfer import limits
 from lading.transfer.archive_in import LoadedImage, Loader
 from lading.transfer.archive_out import SavedImage, Saver, Sink
+from lading.transfer.commit import Changes, CommitOptions, Committer
 from lading.transfer.documents import Documents, ManifestNode
 from lading.transfer.downloads import Downloads
+from lading.transfer.facts import FactReader
 from lading.transfer.holding import Holder
 from lading.transfer.import_ import Importer, ImportOptions
 from lading.transfer.labels import Sources
@@ -35,7 +37,7 @@ class NotAnImageError(UnsupportedError):
 
 
 class TransferService:
-    """Pull, push, save, load and import for one namespace and one snapshotter. One per daemon.
+    """Pull, push, save, load, import and commit for one namespace and one snapshotter. One per daemon.
 
     Publishes the image events ``pull``, ``push``, ``save``, ``load`` and ``import`` when the thing is done.
     """
@@ -45,6 +47,7 @@ class TransferService:
         *,
         store: content.Store,
         image_store: images.Store,
+        fact_rows: facts.Store,
         lease_manager: leases.Manager,
         snapshotter: Snapshotter,
         registries: Registries,
@@ -60,6 +63,7 @@ class TransferService:
         self._unpacker = Unpacker(store, lease_manager, snapshotter)
         sources = Sources(store)
         self._documents = Documents(store, sources)
+        self.facts = FactReader(self._documents, fact_rows, host)
         self._puller = Puller(
             documents=self._documents,
             downloads=Downloads(store, sources),
@@ -90,6 +94,7 @@ class TransferService:
         self._saver = Saver(store=store, documents=self._documents, host=host)
         self._loader = Loader(store=store, documents=self._documents, host=host)
         self._importer = Importer(store=store, documents=self._documents)
+        self._committer = Committer(store=store, documents=self._documents)
 
     async def recover(self) -> None:
         """Let go of what a crashed process's pushes, saves and loads held. Called once, before any transfer."""
@@ -119,6 +124,7 @@ class TransferService:
             progress=progress,
             labels=labels,
         )
+        await self.facts.remember(result.target)
         self._publish("pull", result.reference.familiar, result.reference.familiar_name)
         return result
 
@@ -172,12 +178,17 @@ class TransferService:
         """
         async with self._holder.hold("load", resumable=False) as lease:
             loaded = await self._loader.load(source, lease=lease, platforms=platforms, progress=progress)
-            for image in loaded:
+
+            async def unpack(image: LoadedImage) -> None:
                 if image.unpack is not None:
                     await self._unpack(image.unpack, lease, progress)
-            for image in loaded:
+
+            async def point(image: LoadedImage) -> None:
                 name = str(image.reference) if image.reference else dangling_name(image.target.digest)
-                await point_name(self._images, self._names, name, image.target)
+                await self.point(name, image.target)
+
+            await map_tasks(unpack, loaded, limit=limits.IMAGES_AT_ONCE)
+            await map_tasks(point, loaded, limit=limits.IMAGES_AT_ONCE)
         for image in loaded:
             shown = image.reference.familiar if image.reference else image.target.digest
             self._publish("load", image.target.digest, shown)
@@ -202,13 +213,36 @@ class TransferService:
             await self._unpack(node, lease, progress)
             digest = node.descriptor.digest
             name = str(reference.with_default_tag()) if reference else dangling_name(digest)
-            await point_name(self._images, self._names, name, node.descriptor)
+            await self.point(name, node.descriptor)
         self._publish("import", digest, reference.familiar if reference else digest)
+        return node.descriptor
+
+    async def commit(
+        self,
+        base: Descriptor,
+        changes: Changes,
+        options: CommitOptions,
+        *,
+        reference: Reference | None = None,
+    ) -> Descriptor:
+        """Make an image of a stored image manifest and what was changed on top of it; its target.
+
+        Publishes nothing: that an image was made from it is news of the container. Raises as
+        `lading.transfer.commit.Committer.commit`.
+        """
+        async with self._holder.hold("commit", resumable=False) as lease:
+            await self._holder.add(lease, base.digest)
+            node = await self._committer.commit(base, changes, options, lease=lease)
+            await self._unpack(node, lease, None)
+            name = str(reference.with_default_tag()) if reference else dangling_name(node.descriptor.digest)
+            await point_name(self._images, self._names, name, node.descriptor)
         return node.descriptor
 
     async def point(self, name: str, target: Descriptor) -> images.Image | None:
         """Make ``name`` mean ``target``, by the same rules as a pull; see `lading.transfer.pull.point_name`."""
-        return await point_name(self._images, self._names, name, target)
+        replaced = await point_name(self._images, self._names, name, target)
+        await self.facts.remember(target)
+        return replaced
 
     async def ensure_unpacked(
         self,

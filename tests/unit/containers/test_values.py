@@ -65,7 +65,10 @@ def test_each_unsupported_field_is_refused_by_name_and_zero_is_fine(field: str):
     [
         ({"NetworkMode": "bridge"}, "NetworkMode"),
         ({"NetworkMode": "container:x"}, "NetworkMode"),
-        ({"PidMode": "container:x"}, "PidMode"),
+        ({"PidMode": "container:"}, "PidMode"),
+        ({"PidMode": "theirs"}, "PidMode"),
+        ({"BlkioWeight": 5}, "blkio weight"),
+        ({"CpuRealtimeRuntime": 2, "CpuRealtimePeriod": 1}, "real-time"),
         ({"UsernsMode": "keep"}, "UsernsMode"),
         ({"PortBindings": {"80/tcp": []}}, "PortBindings"),
         ({"Memory": 1000}, "6MB"),

@@ -7,11 +7,12 @@ import pytest
 from support.world import NAMESPACE, World
 
 from lading.core.content import Info
+from lading.core.facts import Kind
 from lading.errors import ConflictError, InvalidArgumentError, NotFoundError
-from lading.images.facts import Kind
 from lading.images.lookup import NoSuchImageError
 from lading.images.removal import Change, Use
 from lading.images.service import ImageService, PlatformMissingError
+from lading.kit import times
 from lading.oci import reference
 from lading.oci.config import RunConfig
 from lading.oci.digest import Digest
@@ -34,8 +35,7 @@ class Images:
             store=self.world.content,
             records=self.world.images,
             transfer=self.world.service,
-            blobs=self.world.database.blobs(NAMESPACE),
-            snapshots=self.world.database.snapshots(NAMESPACE, "memory"),
+            fact_rows=self.world.database.facts(NAMESPACE),
             uses=self._uses,
             bus=self.world.bus,
             host=make.AMD64,
@@ -78,7 +78,7 @@ async def test_a_list_has_one_row_per_target_with_all_its_names(images: Images) 
     assert sorted(row.digests) == [f"other@{digest}", f"registry.test/app@{digest}"]
     blobs = {target.descriptor, *target.blobs}
     assert row.size == sum(d.size for d in blobs) + 2 * LAYER_BYTES
-    assert row.created == "2024-01-02T03:04:05Z"
+    assert row.created == times.parse_rfc3339("2024-01-02T03:04:05Z")
     assert images.actions() == ["pull", "tag"]
 
 
@@ -188,12 +188,10 @@ async def test_a_damaged_image_hides_no_other(images: Images) -> None:
     target = image("b")
     bad = await images.pull(target, "b:1")
     images.world.bytes.blobs[Digest(bad)] = b"{"
-    images.service.facts.forget(
-        await images.service.facts.target((await images.service.find(good)).image.target)
-    )
+    await images.world.database.facts(NAMESPACE).forget_all()
     rows = {r.target.digest: r for r in await images.service.list()}
     assert set(rows) == {good, bad}
-    assert rows[Digest(bad)].manifests == []
+    assert list(rows[Digest(bad)].manifests) == []
 
 
 async def test_untagging_leaves_the_image_and_the_last_name_takes_it_along(images: Images) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import anyio
 import pytest
-from support.world import World
+from support.world import NAMESPACE, World
 from typing_extensions import override
 
 from lading.core import remotes
@@ -91,6 +91,7 @@ def held(world: World) -> HeldRegistries:
     world.service = TransferService(
         store=world.content,
         image_store=world.images,
+        fact_rows=world.database.facts(NAMESPACE),
         lease_manager=world.leases,
         snapshotter=world.snapshotter,
         registries=registries,

@@ -183,17 +183,9 @@ def add_plugins(router: Router) -> None:
 
 def add_container_extras(router: Router) -> None:
     """Refuse what this engine cannot do with containers yet, by its name and with another way where there is one."""
-    copy = ("copy files", "use docker exec, e.g. docker exec NAME tar -c /path | tar -x")
     for method, pattern, (what, hint) in (
-        ("POST", "/containers/{name}/update", ("change the limits of a container", "create it anew")),
         ("GET", "/containers/{name}/stats", ("measure containers", "read the files below /sys/fs/cgroup")),
-        ("GET", "/containers/{name}/changes", ("list the changes of a container", "")),
-        ("GET", "/containers/{name}/export", ("export containers", copy[1])),
-        ("HEAD", "/containers/{name}/archive", copy),
-        ("GET", "/containers/{name}/archive", copy),
-        ("PUT", "/containers/{name}/archive", copy),
         ("GET", "/containers/{name}/attach/ws", ("attach WebSockets", "use docker attach")),
-        ("POST", "/commit", ("make images from containers", "")),
     ):
         router.add(method, pattern, _refuse(UnsupportedError(f"this engine cannot {what} yet", hint=hint)))
 

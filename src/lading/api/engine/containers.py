@@ -101,6 +101,11 @@ class ContainerRoutes:
         await self._service.rename(request.param("name"), request.text("name"))
         return empty(204)
 
+    async def update(self, request: Request) -> web.StreamResponse:
+        """``POST /containers/{name}/update``."""
+        warnings = await self._service.update(request.param("name"), await request.json())
+        return json_response({"Warnings": warnings or None})
+
     async def resize(self, request: Request) -> web.StreamResponse:
         """``POST /containers/{name}/resize``."""
         height, width = size_of(request)
@@ -240,6 +245,7 @@ def add_routes(router: Router, service: ContainerService) -> None:
         ("unpause", routes.unpause),
         ("rename", routes.rename),
         ("resize", routes.resize),
+        ("update", routes.update),
     ):
         router.add("POST", f"/containers/{{name}}/{action}", handler)
     router.add("POST", "/containers/{name}/wait", routes.wait, endless=True)

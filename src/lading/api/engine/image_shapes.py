@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lading.images.facts import Kind
+from lading.core.facts import Kind
 from lading.images.listing import ImageRow, ManifestRow
 from lading.images.removal import Removed
 from lading.images.service import HistoryRow, ImageDetail
@@ -46,22 +46,22 @@ def unix_seconds(created: str) -> int:
     return times.parse_nano(created) // times.SECOND
 
 
-def list_row(row: ImageRow, version: Version, *, manifests: bool) -> Json:
-    """An item of ``GET /images/json``."""
-    tags, digests = list(row.tags), list(row.digests)
+def list_row(row: ImageRow, version: Version, *, manifests: bool = False, usage: bool = False) -> Json:
+    """An item of ``GET /images/json``, or of ``usage``: that tells older clients too how many containers use an image."""
+    tags, digests = row.tags, row.digests
     if version < (1, 43):
-        tags = tags or ["<none>:<none>"]
-        digests = digests or ["<none>@<none>"]
+        tags = tags or ("<none>:<none>",)
+        digests = digests or ("<none>@<none>",)
     shape: Json = {
         "Id": str(row.target.digest),
         "ParentId": "",
         "RepoTags": tags,
         "RepoDigests": digests,
-        "Created": unix_seconds(row.created),
+        "Created": row.created // times.SECOND,
         "Size": row.size,
         "SharedSize": row.shared,
-        "Labels": dict(row.labels) if row.labels else None,
-        "Containers": row.containers if version >= (1, 51) else -1,
+        "Labels": row.labels or None,
+        "Containers": row.containers if usage or version >= (1, 51) else -1,
     }
     if version < (1, 44):
         shape["VirtualSize"] = row.size
@@ -96,7 +96,7 @@ def manifest_row(row: ManifestRow) -> Json:
 def inspect(detail: ImageDetail, version: Version, *, manifests: bool, chosen: bool, driver: str) -> Json:
     """``GET /images/{name}/json``. ``chosen`` tells that a platform was asked for, whose digest is then the ID."""
     manifest = detail.manifest
-    config = manifest.config if manifest else None
+    config = detail.config
     subject = manifest.descriptor if chosen and manifest else detail.target
     shape: Json = {
         "Id": str(subject.digest),

@@ -1,6 +1,6 @@
 """`MemoryContentStore`: the content port over byte arrays. Stores that share a `Bytes` share blobs across namespaces."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -211,6 +211,18 @@ class MemoryContentStore(content.Store):
         return data
 
     @override
+    async def read_many(self, digests: Collection[Digest], *, limit: int) -> Mapping[Digest, bytes]:
+        return {digest: await self.read(digest, limit=limit) for digest in await self._here(digests)}
+
+    @override
+    async def sizes(self, digests: Collection[Digest]) -> Mapping[str, int]:
+        return await self.rows.sizes(digests)
+
+    async def _here(self, digests: Collection[Digest]) -> list[Digest]:
+        sizes = await self.rows.sizes(digests)
+        return [digest for digest in digests if digest in sizes]
+
+    @override
     @asynccontextmanager
     async def open_writer(
         self, ref: IngestRef, *, expected: Descriptor | None = None, lease: LeaseID | None = None
@@ -250,6 +262,18 @@ class MemoryContentStore(content.Store):
         if len(self.bytes.blobs.get(expected.digest, b"")) != expected.size:
             return False
         return lease is None or await self.rows.hold(expected.digest, lease)
+
+    @override
+    async def put_many(self, blobs: Mapping[Digest, bytes], *, lease: LeaseID | None = None) -> None:
+        for digest, data in blobs.items():
+            if not digest.matches(data):
+                raise DigestMismatchError(f"the bytes for {digest} have another digest", subject=digest)
+        self.bytes.blobs.update(blobs)
+        await self.rows.add_many({digest: len(data) for digest, data in blobs.items()}, lease=lease)
+
+    @override
+    async def label(self, labels: Mapping[Digest, Labels], *, lease: LeaseID | None = None) -> None:
+        await self.rows.label(labels, lease=lease)
 
     @override
     async def status(self, ref: IngestRef) -> IngestStatus:

@@ -6,7 +6,7 @@ which makes it the oracle of the real one.
 
 import copy
 import itertools
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -17,14 +17,16 @@ import anyio
 import anyio.lowlevel
 from typing_extensions import override
 
-from lading.core import containers, content, images, leases, metadata
+from lading.core import containers, content, images, leases, metadata, networks, volumes
 from lading.core import labels as label_rules
 from lading.core.containers import ContainerRecord
 from lading.core.content import Info, IngestRef
 from lading.core.images import Image
 from lading.core.leases import Lease, LeaseID, Resource
 from lading.core.metadata import Graph, IngestRow, Namespace, Node, SnapshotRow
+from lading.core.networks import Network, NetworkID
 from lading.core.snapshots import Kind, Labels, SnapshotInfo, SnapshotName, Usage
+from lading.core.volumes import Volume
 from lading.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -33,6 +35,7 @@ from lading.errors import (
 )
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
+from lading.testing.memory.facts import MemoryFacts
 from lading.testing.memory.rows import Space, children_first, erase, graph_of
 
 _holder: ContextVar[object] = ContextVar("lading.testing.memory.holder", default=None)
@@ -77,12 +80,24 @@ class MemoryDatabase(metadata.Database):
         return MemoryImages(self, namespace)
 
     @override
+    def facts(self, namespace: Namespace) -> MemoryFacts:
+        return MemoryFacts(lambda: self.space(namespace))
+
+    @override
     def leases(self, namespace: Namespace) -> "MemoryLeases":
         return MemoryLeases(self, namespace)
 
     @override
     def containers(self, namespace: Namespace) -> "MemoryContainers":
         return MemoryContainers(self, namespace)
+
+    @override
+    def networks(self, namespace: Namespace) -> "MemoryNetworks":
+        return MemoryNetworks(self, namespace)
+
+    @override
+    def volumes(self, namespace: Namespace) -> "MemoryVolumes":
+        return MemoryVolumes(self, namespace)
 
     @override
     async def namespaces(self) -> list[Namespace]:
@@ -95,6 +110,8 @@ class MemoryDatabase(metadata.Database):
             or space.leases
             or space.snapshots
             or space.containers
+            or space.networks
+            or space.volumes
         )
 
     @override
@@ -156,8 +173,9 @@ class MemoryBlobs(metadata.Blobs):
         return [blobs[digest] for digest in sorted(blobs)]
 
     @override
-    async def sizes(self) -> Mapping[str, int]:
-        return {info.digest: info.size for info in await self.list()}
+    async def sizes(self, digests: Collection[Digest]) -> Mapping[str, int]:
+        here = self._database.space(self._namespace).blobs
+        return {digest: here[digest].size for digest in digests if digest in here}
 
     @override
     async def add(
@@ -185,6 +203,18 @@ class MemoryBlobs(metadata.Blobs):
         if ref is not None:
             _close_ingest(space, ref)
         return space.blobs[digest]
+
+    @override
+    async def add_many(self, sizes: Mapping[Digest, int], *, lease: LeaseID | None = None) -> None:
+        for digest, size in sizes.items():
+            await self.add(digest, size, labels={}, lease=lease)
+
+    @override
+    async def label(self, labels: Mapping[Digest, content.Labels], *, lease: LeaseID | None = None) -> None:
+        for digest in labels.keys() & self._database.space(self._namespace).blobs.keys():
+            await self.update(digest, dict(labels[digest]))
+            if lease is not None:
+                await self.hold(digest, lease)
 
     @override
     async def hold(self, digest: Digest, lease: LeaseID) -> bool:
@@ -594,3 +624,54 @@ def _close_ingest(space: Space, ref: IngestRef) -> None:
     space.ingests.pop(ref, None)
     for resources in space.held.values():
         resources.discard(Resource(kind="ingest", id=ref))
+
+
+class MemoryNetworks(networks.Store):
+    """Networks of a namespace, in order of creation."""
+
+    def __init__(self, database: MemoryDatabase, namespace: Namespace) -> None:
+        self._database = database
+        self._namespace = namespace
+
+    @override
+    async def list(self) -> "list[Network]":
+        return list(self._database.space(self._namespace).networks.values())
+
+    @override
+    async def create(self, network: Network) -> None:
+        space = await self._database.change(self._namespace)
+        if network.id in space.networks or any(e.name == network.name for e in space.networks.values()):
+            raise AlreadyExistsError(f"network {network.name} exists", subject=network.name)
+        space.networks[network.id] = network
+
+    @override
+    async def delete(self, id: NetworkID) -> None:
+        space = await self._database.change(self._namespace)
+        if space.networks.pop(id, None) is None:
+            raise NotFoundError(f"no network {id}", subject=id)
+
+
+class MemoryVolumes(volumes.Store):
+    """Volumes of a namespace."""
+
+    def __init__(self, database: MemoryDatabase, namespace: Namespace) -> None:
+        self._database = database
+        self._namespace = namespace
+
+    @override
+    async def list(self) -> "list[Volume]":
+        found = self._database.space(self._namespace).volumes
+        return [found[name] for name in sorted(found)]
+
+    @override
+    async def create(self, volume: Volume) -> None:
+        space = await self._database.change(self._namespace)
+        if volume.name in space.volumes:
+            raise AlreadyExistsError(f"volume {volume.name} exists", subject=volume.name)
+        space.volumes[volume.name] = volume
+
+    @override
+    async def delete(self, name: str) -> None:
+        space = await self._database.change(self._namespace)
+        if space.volumes.pop(name, None) is None:
+            raise NotFoundError(f"no volume {name}", subject=name)

@@ -7,10 +7,13 @@ from datetime import datetime
 from lading.core import references
 from lading.core.containers import ContainerRecord
 from lading.core.content import Info, IngestRef
+from lading.core.facts import TargetFacts
 from lading.core.images import Image
 from lading.core.labels import GC_EXPIRE, GC_ROOT
 from lading.core.leases import FLAT, Lease, LeaseID, Resource
 from lading.core.metadata import Graph, IngestRow, Node, SnapshotRow
+from lading.core.networks import Network
+from lading.core.volumes import Volume
 from lading.errors import NotFoundError
 from lading.oci.digest import Digest
 
@@ -26,6 +29,9 @@ class Space:
     held: dict[LeaseID, set[Resource]] = field(default_factory=dict[LeaseID, set[Resource]])
     snapshots: dict[tuple[str, str], SnapshotRow] = field(default_factory=dict[tuple[str, str], SnapshotRow])
     containers: dict[str, ContainerRecord] = field(default_factory=dict[str, ContainerRecord])
+    facts: dict[Digest, TargetFacts] = field(default_factory=dict[Digest, TargetFacts])
+    networks: dict[str, Network] = field(default_factory=dict[str, Network])
+    volumes: dict[str, Volume] = field(default_factory=dict[str, Volume])
     version: int = 0
     renewed: dict[Node, int] = field(default_factory=dict[Node, int])
 

@@ -1,0 +1,85 @@
+"""Mounts that a container needs on the host while it runs: shared memory that others may join, and mounted images.
+
+They lie in one directory per container, below the exec-root. What a killed daemon left there is taken away when its container is
+found not to run. All blocking.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+from lading.containers.rootfs import Root
+from lading.core.mounts import Mount
+from lading.errors import FailedPreconditionError, InvalidArgumentError
+from lading.kit import linux
+
+
+class HostMounts:
+    """The directory of all containers' mounts."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def shm_path(self, container: str) -> Path:
+        """Where its shared memory is while it runs."""
+        return self._root / container / "shm"
+
+    def make_shm(self, container: str, size: int) -> str:
+        """A tmpfs of ``size`` bytes; its path."""
+        place = self.shm_path(container)
+        flags = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
+        self._mount(place, lambda: linux.mount("shm", str(place), "tmpfs", flags, f"mode=1777,size={size}"))
+        return str(place)
+
+    def make_tree(self, container: str, name: str, mounts: Sequence[Mount], subpath: str) -> str:
+        """What ``mounts`` show, or a path in it; the path on the host.
+
+        Raises `InvalidArgumentError` if there is no such path.
+        """
+        place = self._root / container / name
+
+        def mount() -> None:
+            for each in mounts:
+                linux.mount_with(each.source, str(place / each.target.lstrip("/")), each.type, each.options)
+
+        self._mount(place, mount)
+        if not subpath:
+            return str(place)
+        try:
+            with Root.at(place) as root:
+                fd = root.open(subpath, os.O_PATH)
+                try:
+                    return os.readlink(f"/proc/self/fd/{fd}")
+                finally:
+                    os.close(fd)
+        except OSError as exc:
+            raise InvalidArgumentError(
+                f"cannot mount the image's path {subpath!r}: {exc.strerror}", subject=subpath
+            ) from exc
+
+    def _mount(self, place: Path, mount: Callable[[], None]) -> None:
+        place.mkdir(parents=True, exist_ok=True, mode=0o711)
+        try:
+            mount()
+        except OSError as exc:
+            raise FailedPreconditionError(f"cannot mount at {place}: {exc.strerror}") from exc
+
+    def drop(self, container: str) -> None:
+        """Take all of a container's away; processes that still use one keep it. Idempotent."""
+        place = self._root / container
+        if not place.exists():
+            return
+        for point in linux.mount_points(str(place)):
+            with contextlib.suppress(OSError):  # went with the one that it was on
+                linux.unmount(point)
+        if not linux.mount_points(str(place)):
+            shutil.rmtree(place, ignore_errors=True)
+
+    def sweep(self, keep: Collection[str]) -> None:
+        """Take away what belongs to none of these containers."""
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(self._root):
+                if name not in keep:
+                    self.drop(name)

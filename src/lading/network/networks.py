@@ -1,0 +1,390 @@
+"""`NetavarkNetworks`: the port of networks, on netavark.
+
+Order makes it safe against ``kill -9``: an endpoint is written down before the program makes it and until it has taken it away.
+`recover` therefore finds in the files everything that can be there.
+"""
+
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import anyio
+import structlog
+from typing_extensions import override
+
+from lading.core import addresses, networks
+from lading.core.addresses import Pools
+from lading.core.networks import (
+    BRIDGE,
+    HOST,
+    NONE,
+    Endpoint,
+    EndpointRequest,
+    Network,
+    NetworkID,
+    NetworkRequest,
+    Sandbox,
+    SandboxID,
+    Subnet,
+)
+from lading.errors import (
+    AlreadyExistsError,
+    InvalidArgumentError,
+    LadingError,
+    NotFoundError,
+    PermissionDeniedError,
+)
+from lading.kit import aio
+from lading.network import definitions, places
+from lading.network.netavark import Netavark
+from lading.network.ports import Reservations
+from lading.network.state import Place, Record, State, check_id
+
+_RUNS: Final = 4
+"""Runs of the program at once."""
+_log: Final = structlog.get_logger("lading.network")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the administrator may say. ``bridge`` is the default bridge's interface; empty: there is no such network.
+
+    ``bip`` is its gateway in CIDR form; ``host_ip`` the address on which ports are published that name none.
+    """
+
+    bridge: str = "lading0"
+    bip: str = ""
+    mtu: int = 0
+    pools: Pools = addresses.DEFAULT_POOLS
+    host_ip: str = ""
+    program: str = ""
+    resolver: str = ""
+
+
+@dataclass(slots=True)
+class _Live:
+    """A sandbox in memory. ``lock`` orders what changes it."""
+
+    record: Record
+    lock: anyio.Lock = field(default_factory=anyio.Lock)
+
+
+class NetavarkNetworks(networks.Networks):
+    """See `lading.core.networks`. Make it with `open_networks`."""
+
+    def __init__(self, store: networks.Store, root: Path, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+        self._state = State(root)
+        self._program = Netavark(self._state.programs, program=settings.program, resolver=settings.resolver)
+        self._ports = Reservations()
+        self._networks: dict[NetworkID, Network] = {}
+        self._locks: dict[NetworkID, anyio.Lock] = {}
+        self._live: dict[SandboxID, _Live] = {}
+        self._defining = anyio.Lock()
+        self._runs = anyio.CapacityLimiter(_RUNS)
+
+    async def _open(self) -> None:
+        await aio.run(aio.DISK, self._state.prepare)
+        for record in await aio.run(aio.DISK, self._state.load):
+            self._live[record.id] = _Live(record)
+        stored = await self._store.list()
+        self._networks = {each.id: each for each in (*definitions.PREDEFINED, *stored)}
+        await self._define_bridge()
+
+    async def _define_bridge(self) -> None:
+        """The predefined bridge as the settings have it; its ID stays as long as they do."""
+        old = next(
+            (each for each in self._networks.values() if each.predefined and each.name == BRIDGE), None
+        )
+        settings = self._settings
+        if old is not None and definitions.is_bridge_of(old, settings.bridge, settings.bip, settings.mtu):
+            return
+        if old is not None:
+            await self._store.delete(old.id)
+            del self._networks[old.id]
+        if settings.bridge:
+            request = definitions.bridge_request(settings.bridge, settings.bip, settings.mtu)
+            await self._define(request, predefined=True)
+
+    def _close(self) -> None:
+        self._ports.close()
+
+    # Networks.
+
+    @override
+    async def create(self, request: NetworkRequest) -> Network:
+        definitions.check(request)
+        async with self._defining:
+            if any(each.name == request.name for each in self._networks.values()):
+                raise AlreadyExistsError(
+                    f"network with name {request.name} already exists", subject=request.name
+                )
+            return await self._define(request)
+
+    async def _define(self, request: NetworkRequest, *, predefined: bool = False) -> Network:
+        busy = await aio.run(aio.DISK, definitions.machine_subnets)
+        others = [subnet for each in self._networks.values() for subnet in each.subnets]
+        subnets = addresses.subnets_for(
+            request,
+            taken=[addresses.network(each.subnet) for each in others],
+            busy=busy,
+            pools=self._settings.pools,
+        )
+        id_ = NetworkID(secrets.token_hex(32))
+        interface = definitions.interface_of(request, id_)
+        if interface and any(each.interface == interface for each in self._networks.values()):
+            raise PermissionDeniedError(
+                f"the interface {interface} belongs to another network", subject=interface
+            )
+        network = Network(
+            id=id_,
+            name=request.name,
+            driver=request.driver,
+            created=time.time_ns(),
+            subnets=subnets,
+            ipv4=request.ipv4,
+            ipv6=request.ipv6,
+            internal=request.internal,
+            attachable=request.attachable,
+            labels=dict(request.labels),
+            options=dict(request.options),
+            ipam_options=dict(request.ipam_options),
+            interface=interface,
+            predefined=predefined,
+        )
+        await self._store.create(network)
+        self._networks[id_] = network
+        return network
+
+    @override
+    def find(self, name: str) -> Network:
+        exact = self._networks.get(NetworkID(name))
+        named = next((each for each in self._networks.values() if each.name == name), None)
+        found = exact or named
+        if found is not None:
+            return found
+        matches = [each for id_, each in self._networks.items() if name and id_.startswith(name)]
+        if len(matches) > 1:
+            raise InvalidArgumentError(f"network {name} is ambiguous ({len(matches)} matches found on name)")
+        if not matches:
+            raise NotFoundError(f"network {name} not found", subject=name)
+        return matches[0]
+
+    @override
+    def list(self) -> Sequence[Network]:
+        return sorted(self._networks.values(), key=lambda each: each.created)
+
+    @override
+    async def remove(self, id: NetworkID) -> None:
+        network = self._known(id)
+        if network.predefined:
+            raise PermissionDeniedError(f"{network.name} is a pre-defined network and cannot be removed")
+        async with self._lock(id):
+            self._known(id)
+            connected = [sandbox for sandbox, _ in self.endpoints(id)]
+            if connected:
+                raise PermissionDeniedError(
+                    f"error while removing network: network {network.name} id {id} has active endpoints "
+                    f"({', '.join(each[:12] for each in connected)})"
+                )
+            await self._store.delete(id)
+            del self._networks[id]
+        self._locks.pop(id, None)
+
+    @override
+    def endpoints(self, id: NetworkID) -> Sequence[tuple[SandboxID, Endpoint]]:
+        return [
+            (sandbox, place.endpoint)
+            for sandbox, live in self._live.items()
+            for place in live.record.places
+            if place.network.id == id
+        ]
+
+    def _known(self, id: NetworkID) -> Network:
+        try:
+            return self._networks[id]
+        except KeyError:
+            raise NotFoundError(f"network {id} not found", subject=id) from None
+
+    def _lock(self, id: NetworkID) -> anyio.Lock:
+        return self._locks.setdefault(id, anyio.Lock())
+
+    # Sandboxes.
+
+    @override
+    async def open_sandbox(self, id: SandboxID) -> Sandbox:
+        check_id(id)
+        live = self._live.get(id)
+        if live is None:
+            live = self._live[id] = _Live(Record(id=id))
+            async with live.lock:
+                with anyio.CancelScope(shield=True):
+                    try:
+                        await aio.run(aio.DISK, self._state.make, live.record)
+                    except OSError as exc:
+                        del self._live[id]
+                        await aio.run(aio.DISK, self._state.drop, id)
+                        raise places.refused("make a network namespace", exc) from exc
+        async with live.lock:  # another call may be making it
+            return self.sandbox(id)
+
+    @override
+    def sandbox(self, id: SandboxID) -> Sandbox:
+        return self._state.view(self._at(id).record)
+
+    def _at(self, id: SandboxID) -> _Live:
+        try:
+            return self._live[id]
+        except KeyError:
+            raise NotFoundError(f"no sandbox {id}", subject=id) from None
+
+    @override
+    async def connect(self, id: SandboxID, network: NetworkID, request: EndpointRequest) -> Endpoint:
+        places.check(request)
+        live = self._at(id)
+        async with live.lock, self._lock(network):
+            known, record = self._known(network), self._at(id).record
+            places.check_joinable(known, record)
+            endpoint = places.choose(known, record, request, self.endpoints(network))
+            endpoint = self._publish(known, id, endpoint, request)
+            place = Place(endpoint=endpoint, network=known)
+            with anyio.CancelScope(shield=True):
+                await self._make(record, place)
+            return endpoint
+
+    def _publish(
+        self, network: Network, id: SandboxID, endpoint: Endpoint, request: EndpointRequest
+    ) -> Endpoint:
+        if not request.ports:
+            return endpoint
+        wanted = places.ports_of(network, request, default=self._settings.host_ip)
+        ports = self._ports.reserve(_holder(id, network.id), wanted, ipv6=bool(endpoint.ipv6))
+        return places.with_ports(endpoint, ports)
+
+    async def _make(self, record: Record, place: Place) -> None:
+        record.places.append(place)
+        try:
+            await aio.run(aio.DISK, self._state.save, record)
+            async with self._runs:
+                await self._program.setup(
+                    self._state.path(record.id), record.id, place.network, place.endpoint
+                )
+            place.settled = True
+            await aio.run(aio.DISK, self._state.save, record)
+        except (LadingError, OSError) as exc:
+            await self._take_away(record, place)
+            if isinstance(exc, OSError):
+                raise places.refused("write down an endpoint", exc) from exc
+            raise
+
+    @override
+    async def disconnect(self, id: SandboxID, network: NetworkID) -> None:
+        live = self._live.get(id)
+        if live is None:
+            return
+        async with live.lock, self._lock(network):
+            place = live.record.place(network)
+            if place is not None:
+                with anyio.CancelScope(shield=True):
+                    await self._take_away(live.record, place)
+
+    @override
+    async def close_sandbox(self, id: SandboxID) -> None:
+        live = self._live.get(id)
+        if live is None:
+            return
+        with anyio.CancelScope(shield=True):
+            for place in list(live.record.places):
+                await self.disconnect(id, place.network.id)
+            async with live.lock:
+                if self._live.get(id) is live:
+                    await aio.run(aio.DISK, self._state.drop, id)
+                    del self._live[id]
+
+    async def _take_away(self, record: Record, place: Place) -> None:
+        """Goes on as far as it can; nothing of the endpoint counts as taken afterwards."""
+        network = place.network
+        if place.settled:
+            place.settled = False
+            with contextlib.suppress(OSError):  # a full disk: it is taken away all the same
+                await aio.run(aio.DISK, self._state.save, record)
+        path = self._state.path(record.id)
+        try:
+            async with self._runs:
+                await self._program.teardown(path, record.id, network, place.endpoint)
+        except LadingError as exc:
+            _log.info("endpoint_was_incomplete", sandbox=record.id, network=network.name, reason=exc.message)
+            await self._sweep(record, place)
+        record.places.remove(place)
+        self._ports.release(_holder(record.id, network.id))
+        with contextlib.suppress(OSError):
+            await aio.run(aio.DISK, self._state.save, record)
+
+    async def _sweep(self, record: Record, place: Place) -> None:
+        """Something was missing, so the program stopped half-way: make the endpoint whole elsewhere, and take it away there."""
+        id_ = SandboxID(f"sweep-{secrets.token_hex(8)}")
+        path = self._state.path(id_)
+        await aio.run(aio.DISK, self._state.make, Record(id=id_))
+        try:
+            for run in (self._program.setup, self._program.teardown):
+                async with self._runs:
+                    await run(path, record.id, place.network, place.endpoint)
+        except LadingError as exc:
+            _log.warning(
+                "endpoint_not_swept", sandbox=record.id, network=place.network.name, reason=exc.message
+            )
+        finally:
+            await aio.run(aio.DISK, self._state.drop, id_)
+
+    @override
+    async def recover(self, keep: Collection[SandboxID]) -> Sequence[SandboxID]:
+        if not self._live:
+            return []
+        await self._program.wait_for_others()
+        gone: list[SandboxID] = []
+        for id_, live in list(self._live.items()):
+            alive = await aio.run(aio.DISK, self._state.alive, id_)
+            if id_ not in keep or not alive:
+                gone.append(id_)
+                await self.close_sandbox(id_)
+                continue
+            for place in list(live.record.places):
+                if place.settled:
+                    self._reserve_again(id_, place)
+                else:
+                    await self.disconnect(id_, place.network.id)
+        return gone
+
+    def _reserve_again(self, id: SandboxID, place: Place) -> None:
+        """Ports of a kept endpoint work without this daemon; it only sees to it that nobody else takes them."""
+        endpoint = place.endpoint
+        try:
+            self._ports.reserve(_holder(id, place.network.id), endpoint.ports, ipv6=bool(endpoint.ipv6))
+        except LadingError as exc:
+            _log.warning("port_not_reserved_again", sandbox=id, reason=exc.message)
+
+
+def _holder(id: SandboxID, network: NetworkID) -> str:
+    return f"{id}/{network}"
+
+
+@asynccontextmanager
+async def open_networks(
+    store: networks.Store, root: Path, settings: Settings | None = None
+) -> AsyncGenerator[NetavarkNetworks]:
+    """Networks with their records in ``store`` and what goes with the boot below ``root``. Leaving leaves everything as it is."""
+    made = NetavarkNetworks(store, root, settings or Settings())
+    await made._open()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    try:
+        yield made
+    finally:
+        made._close()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+
+__all__ = ["HOST", "NONE", "NetavarkNetworks", "Settings", "Subnet", "open_networks"]
