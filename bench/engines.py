@@ -109,8 +109,9 @@ class Engine:
         self.docker("pull", "-q", f"{self.registry}/{image}:latest")
 
     def push(self, image: str, to: str) -> None:
-        self.docker("tag", f"{self.registry}/{image}:latest", f"{self.registry}/{to}:latest")
-        self.docker("push", "-q", f"{self.registry}/{to}:latest")
+        """Push an image under another name, registry and all."""
+        self.docker("tag", f"{self.registry}/{image}:latest", to)
+        self.docker("push", "-q", to)
 
     def save(self, image: str, path: pathlib.Path) -> None:
         self.docker("save", "-o", str(path), f"{self.registry}/{image}:latest")
@@ -141,6 +142,9 @@ class Engine:
         """Remove a container."""
         self.docker("rm", "-f", container)
 
+    empty = ""
+    """Host of a registry that has nothing."""
+
     def collect(self) -> None:
         """Free what the removed images held, where removal has not done so before it returned."""
 
@@ -158,7 +162,7 @@ class Engine:
         return data
 
     def remove(self, image: str) -> None:
-        self.docker("rmi", "-f", f"{self.registry}/{image}:latest")
+        self.docker("rmi", "-f", image if "/" in image else f"{self.registry}/{image}:latest")
 
     def images(self) -> None:
         self.docker("image", "ls", "-q")
@@ -228,6 +232,18 @@ class Lading(Engine):
         """This tree's sources, with compiled modules kept as an installed package has them."""
         kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         return kept | {"PYTHONPATH": str(_ROOT / "src")}
+
+
+class LadingCompressed(Lading):
+    """This project's daemon, keeping layers compressed."""
+
+    name = "lading-compressed"
+
+    def start(self) -> None:
+        config = self.volume.path / "daemon.json"
+        config.write_text('{"lading": {"layers-keep": "compressed"}}')
+        self.options = ("--config-file", str(config))
+        super().start()
 
 
 class Peer(Engine):
@@ -333,7 +349,7 @@ class Containerd(Peer):
             "images",
             "push",
             "--plain-http",
-            f"{self.registry}/{to}:latest",
+            to,
             f"{self.registry}/{image}:latest",
         )
 
@@ -411,8 +427,8 @@ class Podman(Peer):
         self.docker("pull", "-q", "--tls-verify=false", f"{self.registry}/{image}:latest")
 
     def push(self, image: str, to: str) -> None:
-        self.docker("tag", f"{self.registry}/{image}:latest", f"{self.registry}/{to}:latest")
-        self.docker("push", "-q", "--tls-verify=false", f"{self.registry}/{to}:latest")
+        self.docker("tag", f"{self.registry}/{image}:latest", to)
+        self.docker("push", "-q", "--tls-verify=false", to)
 
     def save(self, image: str, path: pathlib.Path) -> None:
         self.docker(

@@ -11,6 +11,7 @@ from samples import Samples
 OURS = "lading"
 COLUMNS = (
     "lading",
+    "lading-compressed",
     "docker-containerd-store",
     "docker-classic",
     "containerd-overlayfs",

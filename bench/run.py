@@ -5,7 +5,7 @@
 Peers are Docker Engine 28 (both stores), containerd 2.1 (overlayfs and its own erofs snapshotter) and podman 5 in a chroot
 (PEERS_ROOT, default /var/lib/lading-peers); without it only Lading is measured. Times are wall seconds of the client's command.
 
-Phases: ``pull`` (N pairs), ``everything`` (push, save, load, commit, diff, rmi), ``reads`` (in containers, warm and cold: drops the
+Phases: ``pull`` (N pairs), ``everything`` (push, save, load, commit, diff, rmi), ``compressed`` (layers-keep), ``reads`` (in containers, warm and cold: drops the
 machine's page cache), ``fleet`` (eight images at once), ``link`` (400 Mbit/s), ``many`` (300 images), ``memory`` (16 layers of
 500 MB, only if named), ``gc`` (100,000 nodes). The page docs/benchmark-results.md is made of the samples.
 """
@@ -32,7 +32,7 @@ from samples import Samples
 
 HERE = pathlib.Path(__file__).parent
 IMAGES = ("one-file", "small-files", "torch-like", "eight-layers")
-PHASES = ("pull", "everything", "reads", "fleet", "link", "many", "gc")
+PHASES = ("pull", "everything", "compressed", "reads", "fleet", "link", "many", "gc")
 PEERS = ("docker-containerd-store", "docker-classic", "containerd-overlayfs", "containerd-erofs", "podman")
 QUICK_PEERS = ("docker-containerd-store", "containerd-erofs")
 
@@ -55,6 +55,7 @@ class Run:
         self.chroot = pathlib.Path(os.environ.get("PEERS_ROOT", "/var/lib/lading-peers"))
         self.corpus = Corpus(HERE / "work" / "corpus")
         self._filled: set[str] = set()
+        self.empty: Registry | None = None
         wanted = options.peers.split(",")
         self.peers = [p for p in engines.available(self.chroot) if p.name in wanted]
 
@@ -89,6 +90,7 @@ class Run:
             self.calibration.append(calibrate())
             for kind in kinds if number % 2 == 0 else kinds[::-1]:
                 engine = self.fresh(kind, host)
+                engine.empty = self.empty.host if self.empty else ""
                 with engine.volume, engines.running(engine), operations.attempted(engine, work.__name__):
                     work(
                         engine,
@@ -109,7 +111,18 @@ class Run:
 
     def _everything(self) -> None:
         self.fill("small-files")
-        self.pair(operations.everything, "small-files", pairs=1 if self.options.quick else 2)
+        with (
+            tempfile.TemporaryDirectory(dir=self.scratch) as place,
+            Registry(pathlib.Path(place)) as self.empty,
+        ):
+            self.pair(operations.everything, "small-files", pairs=1 if self.options.quick else 2)
+        self.empty = None
+
+    def _compressed(self) -> None:
+        images = ("small-files",) if self.options.quick else ("small-files", "torch-like", "eight-layers")
+        self.fill(*images)
+        for image in images:
+            self.pair(operations.compressed, image, pairs=1, kinds=[engines.LadingCompressed])
 
     def _reads(self) -> None:
         images = ("small-files",) if self.options.quick else ("small-files", "torch-like")
