@@ -7,4 +7,4 @@ target=${1:-.}
 python=${PYTHON:-../.venv/bin/python}
 # The path below src becomes the file's name in the descriptor pool, which must be unique in a process.
 "$python" -m grpc_tools.protoc -I . --python_out="$target" --pyi_out="$target" \
-  lading/runtime/_pb/*.proto lading/formats/llb/_pb/*.proto
+  lading/runtime/_pb/*.proto lading/formats/llb/_pb/*.proto lading/formats/buildkit/_pb/*.proto

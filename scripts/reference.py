@@ -163,7 +163,7 @@ def answer_of(handler: Handler) -> str:
 
 
 def routes() -> list[Route]:
-    router = wiring.make_router(MagicMock(), MagicMock(), MagicMock(), MagicMock())
+    router = wiring.make_router(*(MagicMock() for _ in range(6)))
     return sorted(router.routes(), key=lambda route: (route.pattern.replace(":.*", ""), route.method))
 
 

@@ -9,20 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from lading.containers import jsonlog
 from lading.containers.journal import Journal
+from lading.containers.jsonlog import JsonCodec
 from lading.containers.keeper import Keeper
+from lading.containers.locallog import LocalCodec
+from lading.containers.logfile import Codec, LogFiles
 
 pytestmark = pytest.mark.crash
 
 PUMP = """
 import select, sys
 from pathlib import Path
-from lading.containers import jsonlog
 from lading.containers.journal import Journal
+from lading.containers.jsonlog import JsonCodec
+from lading.containers.locallog import LocalCodec
+from lading.containers.logfile import Limits, LogFiles
 base = Path(sys.argv[1])
-journal = Journal(base, {"stdout": base / "out", "stderr": base / "err"}, log=base / "log",
-                  limits=jsonlog.Limits(max_size=int(sys.argv[2]), max_file=1000))
+journal = Journal(base, {"stdout": base / "out", "stderr": base / "err"},
+                  log=LogFiles(base / "log", {"json": JsonCodec, "local": LocalCodec}[sys.argv[3]](),
+                               Limits(max_size=int(sys.argv[2]), max_file=1000, compress=sys.argv[3] == "local")))
 print("ready", flush=True)
 while not journal.ended:
     select.select(journal.fds, [], [], 1)
@@ -47,16 +52,18 @@ def expected(count: int) -> tuple[bytes, bytes]:
     return out, err
 
 
-def logged(path: Path) -> tuple[bytes, bytes]:
+def logged(path: Path, codec: Codec) -> tuple[bytes, bytes]:
     streams = {"stdout": b"", "stderr": b""}
-    for file in jsonlog.files(path):
-        for message in jsonlog.decode_lines(file.read_bytes()):
+    reader = LogFiles(path, codec).reader()
+    while messages := reader.poll():
+        for message in messages:
             streams[message.stream] += message.log.encode()
+    reader.close()
     return streams["stdout"], streams["stderr"]
 
 
-@pytest.mark.parametrize("max_size", [0, 20_000])
-def test_kill_9_loses_and_repeats_nothing(tmp_path: Path, max_size: int):
+@pytest.mark.parametrize(("max_size", "format"), [(0, "json"), (20_000, "json"), (20_000, "local")])
+def test_kill_9_loses_and_repeats_nothing(tmp_path: Path, max_size: int, format: str):
     count = 4000
     for name in ("out", "err"):
         os.mkfifo(tmp_path / name)
@@ -71,7 +78,7 @@ def test_kill_9_loses_and_repeats_nothing(tmp_path: Path, max_size: int):
     try:
         while True:
             pump = subprocess.Popen(
-                [sys.executable, "-c", PUMP, tmp_path, str(max_size)], stdout=subprocess.PIPE, env=env
+                [sys.executable, "-c", PUMP, tmp_path, str(max_size), format], stdout=subprocess.PIPE, env=env
             )
             assert pump.stdout is not None
             with pump.stdout as output:
@@ -92,7 +99,8 @@ def test_kill_9_loses_and_repeats_nothing(tmp_path: Path, max_size: int):
             keeper.release(name)
         keeper.close()
     assert kills >= 5
-    assert logged(tmp_path / "log") == expected(count)
+    codec = JsonCodec() if format == "json" else LocalCodec()
+    assert logged(tmp_path / "log", codec) == expected(count)
 
 
 def test_last_words_of_a_container_that_ended_while_no_daemon_ran(tmp_path: Path):
@@ -104,13 +112,13 @@ def test_last_words_of_a_container_that_ended_while_no_daemon_ran(tmp_path: Path
     keeper.close()  # the daemon dies
     subprocess.run(["sh", "-c", f"printf 'last words' > {tmp_path}/out"], check=True)
     again = Keeper(tmp_path / "keeper.sock")
-    journal = Journal(tmp_path, {"stdout": tmp_path / "out"}, log=tmp_path / "log", limits=jsonlog.Limits())
+    journal = Journal(tmp_path, {"stdout": tmp_path / "out"}, log=LogFiles(tmp_path / "log", JsonCodec()))
     while not journal.ended:
         journal.step()
     journal.close()
     again.release(str(tmp_path / "out"))
     again.close()
-    assert logged(tmp_path / "log")[0] == b"last words"
+    assert logged(tmp_path / "log", JsonCodec())[0] == b"last words"
 
 
 def test_a_keeper_ends_although_a_killed_daemon_forgot_a_fifo(tmp_path: Path):

@@ -37,12 +37,6 @@ def test_run_keeps_streams_apart_and_gives_the_exit_code(engine: Engine):
     assert engine.docker("ps", "-aq") == ""
 
 
-def test_default_network_warns_that_it_is_isolated(engine: Engine):
-    result = engine.run("run", "--rm", "box", "true")
-    assert result.returncode == 0
-    assert "bridge networking is not available" in result.stderr
-
-
 def test_input_is_passed_byte_for_byte(engine: Engine):
     text = "".join(chr(33 + n % 90) for n in range(300_000))
     assert engine.docker("run", "-i", "--rm", "--network", "none", "box", "cat", input=text) == text
@@ -58,8 +52,6 @@ def test_commands_that_cannot_run(engine: Engine, command: str, code: int):
 @pytest.mark.parametrize(
     ("options", "field"),
     [
-        (["--network", "other"], "NetworkMode"),
-        (["-p", "80:80"], "PortBindings"),
         (["-v", "name:/x"], "Binds"),
         (["--cgroup-parent", "x.slice"], "CgroupParent"),
         (["--gpus", "all"], "DeviceRequests"),

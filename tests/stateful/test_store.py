@@ -168,7 +168,7 @@ class StoreMachine(RuleBasedStateMachine):
 
         async def run():
             now = self.stores.content._clock()
-            gone = await self.stores.database.condemn(MOBY, nodes, graph=graph, now=now)
+            gone = await self.stores.database.condemn(MOBY, nodes, version=graph.version, now=now)
             for node in gone:
                 await self.stores.content.delete_file(Digest(node.id))
             return {Digest(node.id) for node in gone}

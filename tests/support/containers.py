@@ -28,6 +28,7 @@ from lading.oci.config import ImageConfig, RootFS, RunConfig
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.digest import Digest
 from lading.oci.reference import Reference
+from lading.testing.memory.networks import MemoryNetworks
 from lading.transfer.commit import Changes, CommitOptions
 
 APPLETS = [
@@ -243,6 +244,7 @@ def environment(
         leases=NoLeases(),
         runtime=runtime,
         bus=bus or EventBus(),
+        networks=MemoryNetworks(bridge=False),
         root=directory / "root/containers",
         state=directory / "state/containers",
         runtimes={"": "io.containerd.runc.v2", "runc": "io.containerd.runc.v2"},

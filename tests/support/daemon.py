@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from support.netns import Netns, new_netns
+
 SOURCE = str(Path(__file__).parents[2] / "src")
 _START_SECONDS = 20
 _STOP_SECONDS = 15
@@ -22,6 +24,9 @@ _STOP_SECONDS = 15
 
 class Daemon:
     """A daemon with a data root of its own. Stopped, killed and started again by its process ID."""
+
+    networks = False
+    """Whether it has a default network, as only one in a network namespace of its own should."""
 
     def __init__(self, directory: Path, arguments: Sequence[str] = ()) -> None:
         self.directory = directory
@@ -42,7 +47,7 @@ class Daemon:
         begun = time.monotonic()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "lading", "daemon", "--debug", *self._places(), *self.arguments],
+                self.command(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -52,6 +57,10 @@ class Daemon:
             self.wait_ready()
         return time.monotonic() - begun
 
+    def command(self) -> list[str]:
+        """The command line."""
+        return [sys.executable, "-m", "lading", "daemon", "--debug", *self._places(), *self.arguments]
+
     def _places(self) -> list[str]:
         return [
             f"--data-root={self.data_root}",
@@ -59,6 +68,7 @@ class Daemon:
             f"--pidfile={self.directory / 'pid'}",
             f"--host={self.host}",
             "--oom-score-adjust=0",
+            *(() if self.networks else ("--bridge=none",)),
         ]
 
     def wait_ready(self) -> None:
@@ -200,5 +210,36 @@ def running_daemon(*arguments: str) -> Generator[Daemon]:
         finally:
             daemon.end()
             left = left_mounts(daemon.directory), left_processes(daemon.directory)
+        if any(left):
+            pytest.fail(f"left behind: {left}")
+
+
+class NetnsDaemon(Daemon):
+    """A daemon whose network is a namespace of its own: bridges, rules and ports are not the machine's."""
+
+    networks = True
+
+    def __init__(self, directory: Path, machine: Netns, arguments: Sequence[str] = ()) -> None:
+        super().__init__(directory, arguments)
+        self.machine = machine
+
+    def command(self) -> list[str]:
+        return ["nsenter", f"--net={self.machine.path}", *super().command()]
+
+
+@contextlib.contextmanager
+def daemon_in_netns(*arguments: str) -> Generator[NetnsDaemon]:
+    """As `running_daemon`, in a network namespace in which nothing stays either."""
+    with (
+        new_netns() as machine,
+        tempfile.TemporaryDirectory(prefix="lading-", ignore_cleanup_errors=True) as name,
+    ):
+        daemon = NetnsDaemon(Path(name), machine, arguments)
+        try:
+            daemon.start()
+            yield daemon
+        finally:
+            daemon.end()
+            left = left_mounts(daemon.directory), left_processes(daemon.directory), machine.links()
         if any(left):
             pytest.fail(f"left behind: {left}")

@@ -333,9 +333,18 @@ class Solver(Protocol):
     """Solves graphs for many builds at once; the same work is done once."""
 
     def open_job(
-        self, ref: str, *, session: Session | None, progress: Progress, no_cache: bool = False
+        self,
+        ref: str,
+        *,
+        session: Session | None,
+        progress: Progress,
+        no_cache: bool = False,
+        entitlements: frozenset[str] = frozenset(),
     ) -> AbstractAsyncContextManager["Job"]:
-        """A build's place in the solver. Leaving it cancels what only this build wanted and releases its refs."""
+        """A build's place in the solver. Leaving it cancels what only this build wanted and releases its refs.
+
+        ``entitlements`` are what the client grants: ``network.host``, ``security.insecure``.
+        """
         ...
 
     async def disk_usage(self) -> "Sequence[UsageRecord]":

@@ -9,13 +9,14 @@ import click
 
 from lading.cli.client import Client
 from lading.cli.show import Progress, finding, path, size
-from lading.errors import LadingError
+from lading.errors import LadingError, UnavailableError
 
 _HOST: Final = click.option(
     "-H", "--host", default="", metavar="HOST", help="Daemon to talk to (default: DOCKER_HOST)."
 )
 _JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
+_SWITCH_SECONDS: Final = 60
 FOUND_DAMAGE: Final = 2
 """Exit status of ``fsck`` when damage is left."""
 
@@ -45,7 +46,7 @@ def version() -> None:
 
 @group.group()
 def store() -> None:
-    """Look at the store."""
+    """Look at the store, and choose between the two image stores."""
 
 
 @store.command()
@@ -61,6 +62,39 @@ def status(context: click.Context, host: str, *, as_json: bool) -> None:
     width = max(len(key) for key in found)
     for key, value in found.items():
         click.echo(f"{key + ':':{width + 2}}{size(value) if key.endswith('Bytes') else value}")
+
+
+@store.command()
+@_HOST
+@click.option("--stop", is_flag=True, help="Stop the running containers, which are hidden with their store.")
+@click.argument("kind", metavar="containerd|classic", type=click.Choice(["containerd", "classic"]))
+@click.pass_context
+def use(context: click.Context, host: str, kind: str, *, stop: bool) -> None:
+    """Use the containerd or the classic image store from now on. The other one's images and containers are hidden, not lost."""
+    client = _client(context, host)
+    (answer,) = client.stream(f"/lading/store/use?store={kind}&stop={int(stop)}")
+    if answer["Restarting"]:
+        found = _wait_for(client, kind)
+        images, containers = found["HiddenImages"], found["HiddenContainers"]
+        if images or containers:
+            click.echo(f"hidden now: {_counted(images, 'image')} and {_counted(containers, 'container')}")
+    click.echo(f"the {kind} image store is in use")
+
+
+def _wait_for(client: Client, kind: str) -> dict[str, Any]:
+    """The state of the store once the daemon has opened it; it is away for a moment."""
+    import time
+
+    deadline = time.monotonic() + _SWITCH_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            found: dict[str, Any] = client.get("/lading/store")
+            if found["Store"] == kind:
+                return found
+        except LadingError:
+            pass  # it is away for this moment
+        time.sleep(0.1)
+    raise UnavailableError(f"the daemon did not come back with the {kind} store", hint="see its log")
 
 
 @group.command()

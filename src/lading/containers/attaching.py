@@ -1,18 +1,19 @@
 """Attach a client to a container's streams, and read its log."""
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
+from urllib.parse import quote_plus
 
 import anyio
 
-from lading.containers import jsonlog
 from lading.containers.journal import Chunk
+from lading.containers.logfile import LogFiles, Message
 from lading.containers.model import Container
 from lading.containers.runs import Run
 from lading.containers.streams import DetachFilter, Peer, Subscription, encode
+from lading.core.events import Bus
 from lading.errors import CancelledError, LadingError, UnsupportedError
 from lading.kit import aio, times
 
@@ -53,21 +54,23 @@ class LogOptions:
 class Attachment:
     """One client of one container. It gets everything from the moment this object is made."""
 
-    def __init__(self, container: Container, options: AttachOptions) -> None:
+    def __init__(
+        self, container: Container, options: AttachOptions, bus: Bus, *, multiplexed: bool = True
+    ) -> None:
+        """``multiplexed`` outputs of a container without a terminal are told apart by frames."""
         self._container = container
+        self._bus = bus
         self._options = options
-        self._multiplexed = not container.config.tty
+        self._multiplexed = multiplexed and not container.config.tty
         self._subscription: Subscription | None = None
         if options.stream:
             self._subscription = container.output.subscribe(options.outputs)
 
-    async def serve(self, peer: Peer, log: Path, run: Callable[[], Run | None]) -> None:
+    async def serve(self, peer: Peer, log: LogFiles | None, run: Callable[[], Run | None]) -> None:
         """Connect ``peer`` until the container ends, the client leaves, detaches, or does not read for too long."""
         try:
             if self._options.logs:
-                for message in (await aio.run(aio.DISK, jsonlog.tail, log, -1))[0]:
-                    if message.stream in self._options.outputs:
-                        await self._send(peer, Chunk(stream=message.stream, data=message.log.encode()))
+                await self._replay(peer, log)
             if self._subscription is None:
                 return
             async with anyio.create_task_group() as group:
@@ -80,6 +83,19 @@ class Attachment:
             pass  # the client left; the container does not mind
         finally:
             self.close()
+
+    async def _replay(self, peer: Peer, log: LogFiles | None) -> None:
+        """What the container wrote before."""
+        if log is None:
+            return
+        reader = await aio.run(aio.DISK, log.reader)
+        try:
+            while messages := await aio.run(aio.DISK, reader.poll):
+                for message in messages:
+                    if message.stream in self._options.outputs:
+                        await self._send(peer, Chunk(stream=message.stream, data=message.log.encode()))
+        finally:
+            reader.close()
 
     def close(self) -> None:
         """Stop listening. Idempotent."""
@@ -101,6 +117,7 @@ class Attachment:
                 if data and now is not None:
                     await now.write_stdin(data)
                 if detached:
+                    self._bus.publish("container", "detach", container.id, container.attributes())
                     scope.cancel()
                     return
         if container.config.stdin_once and not container.config.tty:
@@ -112,42 +129,33 @@ class Attachment:
 
 
 async def read_log(
-    container: Container, options: LogOptions, log: Path, run: Callable[[], Run | None]
+    container: Container, options: LogOptions, log: LogFiles | None, run: Callable[[], Run | None]
 ) -> AsyncGenerator[Chunk]:
     """The messages of a container's log, then with ``follow`` those to come until the container ends.
 
     Raises `UnsupportedError` if the container keeps no log.
     """
-    if container.host.log_config and container.host.log_config.type == "none":
+    if log is None:
         raise UnsupportedError("configured logging driver does not support reading")
     wanted = {name for name, has in zip(_STREAMS, (options.stdout, options.stderr), strict=True) if has}
-    filtered = options.since or options.until
-    messages, offset = await aio.run(aio.DISK, jsonlog.tail, log, -1 if filtered else options.tail)
-    chosen = [m for m in messages if _in_time(m, options)]
-    if options.tail >= 0:
-        chosen = chosen[len(chosen) - min(options.tail, len(chosen)) :]
-    for message in chosen:
-        if message.stream in wanted:
-            yield _chunk(message, options)
-    if not options.follow or not container.state.running:
-        return
-    follower = jsonlog.Follower(log, offset)
+    reader = await aio.run(aio.DISK, log.reader, options.tail)
     try:
         while True:
             now = run()
             changed = now.changed if now is not None else None
-            for message in await aio.run(aio.DISK, follower.poll):
-                if options.until and message.time_nano > options.until:
-                    return
-                if message.stream in wanted and _in_time(message, options):
-                    yield _chunk(message, options)
-            if changed is None:
+            while messages := await aio.run(aio.DISK, reader.poll):
+                for message in messages:
+                    if options.until and message.time_nano > options.until:
+                        return
+                    if message.stream in wanted and message.time_nano >= options.since:
+                        yield _chunk(message, options)
+            if not options.follow or changed is None:
                 return
             await _wait(changed, container, options.until)
             if options.until and times.now_nano() > options.until:
                 return
     finally:
-        follower.close()
+        reader.close()
 
 
 async def _wait(changed: anyio.Event, container: Container, until: int) -> None:
@@ -165,18 +173,18 @@ async def _wait(changed: anyio.Event, container: Container, until: int) -> None:
             group.start_soon(either, stopped, group.cancel_scope)
 
 
-def _in_time(message: jsonlog.Message, options: LogOptions) -> bool:
-    if not (options.since or options.until):
-        return True
-    moment = message.time_nano
-    return moment >= options.since and (not options.until or moment <= options.until)
-
-
-def _chunk(message: jsonlog.Message, options: LogOptions) -> Chunk:
+def _chunk(message: Message, options: LogOptions) -> Chunk:
     text = message.log
+    if options.details:
+        text = f"{_details(message.attrs or {})} {text}"
     if options.timestamps:
         text = f"{_padded(message.time)} {text}"
     return Chunk(stream=message.stream, data=text.encode())
+
+
+def _details(attributes: Mapping[str, str]) -> str:
+    """As Docker shows them: in order of name, with what could be mistaken for a separator escaped."""
+    return ",".join(f"{quote_plus(name)}={quote_plus(value)}" for name, value in sorted(attributes.items()))
 
 
 def _padded(moment: str) -> str:

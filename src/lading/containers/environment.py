@@ -1,7 +1,7 @@
 """What the container service is built from; the composition root fills it in."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -9,11 +9,13 @@ from lading.core import containers, content, images, leases
 from lading.core.diff import Differ
 from lading.core.events import Bus
 from lading.core.leases import LeaseID
+from lading.core.networks import Networks
 from lading.core.runtime import Runtime
 from lading.core.snapshots import SnapshotName, Snapshotter
 from lading.errors import InvalidArgumentError, NotFoundError
 from lading.oci import config as oci_config
 from lading.oci import manifest as oci_manifest
+from lading.oci import mediatypes
 from lading.oci import platform as platforms
 from lading.oci.config import ImageConfig
 from lading.oci.descriptor import Descriptor, Platform
@@ -85,6 +87,8 @@ class StoredImages(ImageSource):
     async def open(self, name: str, platform: Platform | None) -> ContainerImage:
         """See `ImageSource.open`."""
         target = (await self._find(name)).target
+        if mediatypes.is_config(target.media_type):
+            return await self._classic(name, target, platform)
         wanted = platform or platforms.host()
         offers = [offer async for offer in self._manifests(target)]
         found = platforms.best(
@@ -103,6 +107,18 @@ class StoredImages(ImageSource):
     async def unpack(self, manifest: Descriptor, *, lease: LeaseID | None = None) -> SnapshotName | None:
         """See `ImageSource.unpack`."""
         return await self._unpack(manifest, lease=lease)
+
+    async def _classic(self, name: str, target: Descriptor, platform: Platform | None) -> ContainerImage:
+        """An image of the classic store is its config, for one platform."""
+        body = await self._content.read(target.digest, limit=CONFIG_LIMIT)
+        config = oci_config.parse(body, what=f"config {target.digest}")
+        if platform is not None and platforms.rank(platform, config.platform) is None:
+            raise NotFoundError(
+                f"image with reference {name} was found but its platform ({platforms.formatted(config.platform)}) "
+                f"does not match the specified platform ({platforms.formatted(platform)})",
+                subject=name,
+            )
+        return ContainerImage(target=target, manifest=target, config=config)
 
     async def commit(
         self,
@@ -167,6 +183,17 @@ class Commit(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Resolving:
+    """Name servers, search domains and options of the daemon, for containers that name none."""
+
+    servers: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    host_gateway: str = ""
+    """What ``host-gateway`` means; empty for the gateway of a container's first network."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
     """Ports and places. ``root`` (in the data-root) holds logs and files of containers; ``state`` (in the exec-root) FIFOs
     and journals, which mean nothing after a reboot.
@@ -179,11 +206,13 @@ class Environment:
     leases: leases.Manager
     runtime: Runtime
     bus: Bus
+    networks: Networks
     root: Path
     state: Path
     runtimes: "dict[str, str]"
     """Names that ``--runtime`` may say, to names that the runtime port knows; ``""`` is the default."""
     init_path: str = ""
     """The host's program that ``--init`` makes process 1; empty if there is none."""
+    resolving: Resolving = field(default_factory=Resolving)
     cgroup_v2: bool = True
     stop_seconds: int = 10

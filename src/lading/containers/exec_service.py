@@ -6,28 +6,28 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import anyio
-import anyio.abc
 
 from lading.containers import execs, signals
 from lading.containers.environment import Environment
 from lading.containers.execs import Exec, ExecRequest
 from lading.containers.lifecycle import Lifecycle, StartError
 from lading.containers.model import Container
-from lading.containers.streams import Peer, frames
+from lading.containers.streams import Line, Peer, frames
 from lading.core.runtime import Task
 from lading.errors import ConflictError, LadingError, NotFoundError
 from lading.kit import aio
 
+_REMEMBERED: Final = 128
+"""Ended execs of a container that can still be inspected."""
 _EXEC_FAILED: Final = "OCI runtime exec failed: "
 
 
 class ExecService:
     """Further processes in running containers. They are known until their container is removed."""
 
-    def __init__(self, environment: Environment, life: Lifecycle, group: anyio.abc.TaskGroup) -> None:
+    def __init__(self, environment: Environment, life: Lifecycle) -> None:
         self._env = environment
         self._life = life
-        self._group = group
         self._execs: dict[str, Exec] = {}
         self._containers: dict[str, Container] = {}
 
@@ -71,23 +71,27 @@ class ExecService:
         exec_.started = True
         if console_size:
             exec_.request.console_size = console_size
-        if peer is not None:
-            await self._run(container, exec_, peer)
-            return
-        # Detached: it outlives this call, but errors of its start belong to it.
+        # The process outlives this call if the client leaves; errors of its start belong to the call.
         outcome: list[LadingError] = []
         done = anyio.Event()
+        line = Line(peer) if peer is not None else None
 
         async def background() -> None:
             try:
-                await self._run(container, exec_, None, up=done)
+                await self._run(container, exec_, line, up=None if line else done)
             except LadingError as exc:
                 outcome.append(exc)
             finally:
                 done.set()
+                if line is not None:
+                    line.leave()
 
-        self._group.start_soon(background)
-        await done.wait()
+        self._life.spawn(background)
+        try:
+            await (line.left if line else done).wait()
+        finally:
+            if line is not None:
+                line.leave()
         if outcome and not exec_.up.is_set():
             raise outcome[0]
 
@@ -106,8 +110,13 @@ class ExecService:
                 if up is not None:
                     up.set()
                 try:
-                    await execs.converse(exec_, task, streams, peer)
+                    await execs.converse(
+                        exec_, task, streams, peer, lambda: self._detached(container, exec_, peer)
+                    )
+                    self._told_end(container, exec_)
                 finally:
+                    if isinstance(peer, Line):
+                        peer.leave()  # the client need not wait for what follows
                     with anyio.CancelScope(shield=True), contextlib.suppress(LadingError):
                         await task.delete(exec_.id)
         except LadingError as exc:
@@ -118,8 +127,22 @@ class ExecService:
             raise
         finally:
             exec_.running = False
+            self._forget_oldest(container)
+
+    def _told_end(self, container: Container, exec_: Exec) -> None:
         attributes = container.attributes(execID=exec_.id, exitCode=str(exec_.exit_code or 0))
         self._env.bus.publish("container", "exec_die", container.id, attributes)
+
+    def _detached(self, container: Container, exec_: Exec, peer: Peer | None) -> None:
+        self._env.bus.publish("container", "exec_detach", container.id, container.attributes(execID=exec_.id))
+        if isinstance(peer, Line):
+            peer.leave()
+
+    def _forget_oldest(self, container: Container) -> None:
+        """Execs that ended can be asked about for a while, not for ever."""
+        ended = [each for each in container.execs.values() if each.exit_code is not None]
+        for each in ended[:-_REMEMBERED]:
+            self._drop(each)
 
     async def collect(
         self, container: Container, body: Mapping[str, Any], *, seconds: float, limit: int

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -167,8 +167,10 @@ async def _read(name: str, fd: int, send: anyio.abc.ObjectSendStream[Chunk]) -> 
         await send.send(Chunk(stream=name, data=data))
 
 
-async def converse(exec_: Exec, task: Task, streams: ExecStreams, peer: Peer | None) -> None:
-    """Run a started exec to its end, with ``peer`` attached if there is one.
+async def converse(
+    exec_: Exec, task: Task, streams: ExecStreams, peer: Peer | None, detached: Callable[[], None]
+) -> None:
+    """Run a started exec to its end, with ``peer`` attached if there is one; ``detached`` is told when it detaches.
 
     A slow client holds back only its own exec. One that leaves is forgotten; what the exec writes then goes nowhere.
     """
@@ -176,7 +178,7 @@ async def converse(exec_: Exec, task: Task, streams: ExecStreams, peer: Peer | N
     async with anyio.create_task_group() as group, receive:
         group.start_soon(streams.output, send)
         if peer is not None and exec_.request.attach_stdin:
-            group.start_soon(_forward_input, exec_, task, streams, peer)
+            group.start_soon(_forward_input, exec_, task, streams, peer, detached)
         with anyio.CancelScope() as delivery:
             group.start_soon(_end_delivery, task, exec_, delivery)
             await _deliver(exec_, receive, peer)
@@ -209,7 +211,9 @@ async def _deliver(exec_: Exec, receive: AsyncIterator[Chunk], peer: Peer | None
                 present = False
 
 
-async def _forward_input(exec_: Exec, task: Task, streams: ExecStreams, peer: Peer) -> None:
+async def _forward_input(
+    exec_: Exec, task: Task, streams: ExecStreams, peer: Peer, told: Callable[[], None]
+) -> None:
     keys = DetachFilter(detach_keys(exec_.request.detach_keys) if exec_.request.tty else b"")
     with contextlib.suppress(LadingError):
         while data := await peer.read():
@@ -217,6 +221,7 @@ async def _forward_input(exec_: Exec, task: Task, streams: ExecStreams, peer: Pe
             if data:
                 await streams.write(data)
             if detached:
+                told()
                 return
         await task.close_stdin(exec_.id)
 

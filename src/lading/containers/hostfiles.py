@@ -1,8 +1,12 @@
 """``/etc/hosts``, ``/etc/hostname`` and ``/etc/resolv.conf`` of a container. Blocking."""
 
+import ipaddress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from lading.containers.environment import Resolving
+from lading.containers.networking import Joint
 from lading.containers.request import HostConfig
 from lading.errors import InvalidArgumentError
 
@@ -13,24 +17,58 @@ ff00::\tip6-mcastprefix
 ff02::1\tip6-allnodes
 ff02::2\tip6-allrouters
 """
+_NAMES: Final = ("hosts", "hostname", "resolv.conf")
+_PUBLIC: Final = ("8.8.8.8", "8.8.4.4")
+"""As Docker: for a container that cannot reach the machine's own resolver, and whose machine knows no other."""
+_HOST_GATEWAY: Final = "host-gateway"
 
 
-def write(directory: Path, host: HostConfig, hostname: str, domainname: str) -> dict[str, str]:
-    """Write the three files below ``directory``; path in the container to path on the host."""
-    on_host_network = host.network_mode == "host"
-    hosts = (_host_file("/etc/hosts") if on_host_network else "") or _LOCALHOST
-    if not on_host_network:
-        full = f"{hostname}.{domainname} {hostname}" if domainname else hostname
-        hosts += f"127.0.0.1\t{full}\n"
-    for entry in host.extra_hosts or ():
-        name, address = split_extra_host(entry)
-        hosts += f"{address}\t{name}\n"
-    files = {"hosts": hosts, "hostname": f"{hostname}\n", "resolv.conf": resolv_conf(host)}
-    for name, text in files.items():
+def write(
+    directory: Path,
+    host: HostConfig,
+    hostname: str,
+    domainname: str,
+    joint: Joint,
+    resolving: Resolving,
+) -> dict[str, str]:
+    """Write the three files below ``directory``; path in the container to path on the host.
+
+    A file that is there keeps its inode, so that a running container sees the change.
+    """
+    texts = {
+        "hosts": hosts(host, hostname, domainname, joint),
+        "hostname": f"{hostname}\n",
+        "resolv.conf": resolv_conf(host, joint, resolving),
+    }
+    for name, text in texts.items():
         path = directory / name
         path.write_text(text, encoding="utf-8")
         path.chmod(0o644)
-    return {f"/etc/{name}": str(directory / name) for name in files}
+    return paths(directory)
+
+
+def paths(directory: Path) -> dict[str, str]:
+    """Path in the container to path on the host."""
+    return {f"/etc/{name}": str(directory / name) for name in _NAMES}
+
+
+def hosts(host: HostConfig, hostname: str, domainname: str, joint: Joint) -> str:
+    """``/etc/hosts``."""
+    on_host_network = host.network_mode == "host"
+    text = (_host_file("/etc/hosts") if on_host_network else "") or _LOCALHOST
+    for entry in host.extra_hosts or ():
+        name, address = split_extra_host(entry)
+        if address == _HOST_GATEWAY:
+            if not joint.gateway:
+                raise InvalidArgumentError(
+                    f"unable to derive the IP value for {_HOST_GATEWAY}: the container has no network with a gateway"
+                )
+            address = joint.gateway
+        text += f"{address}\t{name}\n"
+    if not on_host_network:
+        full = f"{hostname}.{domainname} {hostname}" if domainname else hostname
+        text += "".join(f"{address}\t{full}\n" for address in joint.addresses or ("127.0.0.1",))
+    return text
 
 
 def split_extra_host(entry: str) -> tuple[str, str]:
@@ -38,28 +76,52 @@ def split_extra_host(entry: str) -> tuple[str, str]:
     name, _, address = entry.partition(":")
     if not name or not address or any(char.isspace() for char in entry):
         raise InvalidArgumentError(f"bad format for add-host: {entry!r}")
-    if address == "host-gateway":
-        raise InvalidArgumentError(
-            "HostConfig.ExtraHosts: host-gateway needs a bridge network, which is not available"
-        )
     return name, address.strip("[]")
 
 
-def resolv_conf(host: HostConfig) -> str:
-    """The host's resolver configuration with what ``--dns``, ``--dns-search`` and ``--dns-option`` replace."""
+def resolv_conf(host: HostConfig, joint: Joint, resolving: Resolving) -> str:
+    """The host's resolver configuration with what ``--dns``, ``--dns-search`` and ``--dns-option`` replace.
+
+    In a network that resolves names its servers stand in for all others, and ask those themselves.
+    """
+    servers = joint.servers if joint.embedded else (host.dns or resolving.servers)
+    search = host.dns_search or resolving.search
+    options = host.dns_options or resolving.options
+    if joint.embedded and not any(option.startswith("ndots:") for option in options):
+        options = (*options, "ndots:0")
     replaced = {
-        "nameserver": [f"nameserver {address}" for address in host.dns or ()],
-        "search": [f"search {' '.join(host.dns_search)}"] if host.dns_search else [],
-        "options": [f"options {' '.join(host.dns_options)}"] if host.dns_options else [],
+        "nameserver": [f"nameserver {address}" for address in servers],
+        "search": [f"search {' '.join(search)}"] if search else [],
+        "options": [f"options {' '.join(options)}"] if options else [],
     }
     kept: list[str] = []
     for line in _host_file("/etc/resolv.conf").splitlines():
         keyword = line.split(maxsplit=1)[0] if line.strip() else ""
         if not replaced.get("search" if keyword == "domain" else keyword):
             kept.append(line)
+    if joint.path and not servers:
+        kept = _reachable(kept)
     lines = [*kept, *(line for lines in replaced.values() for line in lines)]
     text = "\n".join(line for line in lines if line != "search .")
     return text + "\n" if text else ""
+
+
+def _reachable(lines: Sequence[str]) -> list[str]:
+    """Leave out name servers on the machine's loopback, which a network namespace of its own cannot reach."""
+    kept = [line for line in lines if not _on_loopback(line)]
+    if not any(line.startswith("nameserver") for line in kept):
+        kept += [f"nameserver {address}" for address in _PUBLIC]
+    return kept
+
+
+def _on_loopback(line: str) -> bool:
+    keyword, _, address = line.strip().partition(" ")
+    if keyword != "nameserver":
+        return False
+    try:
+        return ipaddress.ip_address(address.strip().partition("%")[0]).is_loopback
+    except ValueError:
+        return False
 
 
 def _host_file(path: str) -> str:

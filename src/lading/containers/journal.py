@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from lading.containers import jsonlog
+from lading.containers.logfile import LogFiles, Splitter
 from lading.kit import fs
 
 SPOOL_LIMIT: Final = 1 << 20
@@ -86,7 +86,7 @@ class _Stream:
         self._directory = directory
         self.fifo = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         self.ended = False
-        self.splitter = jsonlog.Splitter()
+        self.splitter = Splitter()
         self.generation, self.read_to = generation, offset
         self.logged_to = offset
         self._open()
@@ -138,8 +138,7 @@ class Journal:
     Args:
         directory: Where spool and checkpoint are; must not outlive a reboot.
         fifos: Stream name to FIFO, ``stdout`` first.
-        log: The log file; ``None`` for the log driver ``none``.
-        limits: When the log is rotated.
+        log: The log's files; ``None`` for the log driver ``none``.
         clock: Nanoseconds since the epoch.
 
     """
@@ -149,12 +148,10 @@ class Journal:
         directory: Path,
         fifos: dict[str, Path],
         *,
-        log: Path | None,
-        limits: jsonlog.Limits,
+        log: LogFiles | None,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
-        self._log_path = log
-        self._limits = limits
+        self._files = log
         self._clock = clock
         self._checkpoint = _Checkpoint(directory / "checkpoint")
         mark = self._checkpoint.mark
@@ -166,6 +163,7 @@ class Journal:
             _Stream(name, fifo, directory, *mark.positions[number])
             for number, (name, fifo) in enumerate(fifos.items())
         ]
+        self._batched = 0
         self.dropped = 0
         """Messages that could not be written to the log because the disk was full."""
         self._mark()
@@ -212,12 +210,14 @@ class Journal:
     def _append(self, lines: Sequence[tuple[_Stream, int, bytes]]) -> None:
         batch = bytearray()
         for stream, taken, message in lines:
-            if self._log >= 0:
-                line = jsonlog.encode(message, stream.name, self._clock())
-                if self._limits.max_size and self._length + len(batch) >= self._limits.max_size:
+            if self._files is not None and self._log >= 0:
+                line = self._files.codec.encode(message, stream.name, self._clock())
+                most = self._files.limits.max_size
+                if most and self._length + len(batch) >= most:
                     self._flush(batch)
-                    self._rotate()
+                    self._rotate(self._files)
                 batch += line
+                self._batched += 1
             stream.logged_to += taken
         if lines:
             self._flush(batch)
@@ -230,8 +230,9 @@ class Journal:
                 self._length += len(batch)
             except OSError:
                 os.ftruncate(self._log, self._length)
-                self.dropped += batch.count(b"\n")
+                self.dropped += self._batched
             batch.clear()
+        self._batched = 0
         self._mark()
 
     def _mark(self) -> None:
@@ -242,19 +243,20 @@ class Journal:
         )
 
     def _open_log(self, mark: _Mark) -> None:
-        if self._log_path is None:
+        if self._files is None:
             return
-        self._log = os.open(self._log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        self._log = self._files.open()
         found = os.fstat(self._log)
         self._inode, self._length = found.st_ino, found.st_size
         if mark.sequence:  # a rotation leaves an empty log, of which nothing was noted yet
             self._length = min(mark.length, found.st_size) if mark.inode == found.st_ino else 0
             os.ftruncate(self._log, self._length)
 
-    def _rotate(self) -> None:
-        assert self._log_path is not None
+    def _rotate(self, files: LogFiles) -> None:
         os.close(self._log)
         self._log = -1
-        jsonlog.rotate(self._log_path, self._limits.max_file)
-        self._open_log(_Mark())
+        self._log = files.rotate()
+        found = os.fstat(self._log)
+        self._inode, self._length = found.st_ino, found.st_size
         self._mark()
+        files.compress()

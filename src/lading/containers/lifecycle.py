@@ -29,7 +29,7 @@ from lading.containers import (
     hostfiles,
     imagemounts,
     joining,
-    jsonlog,
+    logdriver,
     rootfs,
     runs,
     signals,
@@ -40,8 +40,11 @@ from lading.containers.binds import Bind
 from lading.containers.environment import Environment
 from lading.containers.hostmounts import HostMounts
 from lading.containers.keeper import Keeper
+from lading.containers.logfile import LogFiles
 from lading.containers.model import Container, State
 from lading.containers.namespaces import Joined
+from lading.containers.networking import Joint, Networking
+from lading.containers.request import LogConfig
 from lading.containers.runs import Run
 from lading.core.mounts import Mount
 from lading.core.runtime import Exit, Task
@@ -109,8 +112,10 @@ class Lifecycle:
         group: anyio.abc.TaskGroup,
         forget: Callable[[Container], None],
         find: Callable[[str], Container],
+        networking: Networking,
     ) -> None:
         self.env = environment
+        self.networking = networking
         self._find = find
         self.observer: Observer | None = None
         self.host_mounts = HostMounts(environment.state.with_name("mounts"))
@@ -118,6 +123,7 @@ class Lifecycle:
         self._forget = forget
         self.keeper = Keeper(environment.state / "keeper.sock")
         self.runs: dict[str, Run] = {}
+        self._logs: dict[str, LogFiles | None] = {}
         self.processes: dict[str, dict[str, Any]] = {}
         """Runtime-spec process of running containers, for execs."""
 
@@ -131,20 +137,27 @@ class Lifecycle:
         """Files of a container's present run."""
         return self.env.state / container.id
 
-    def log_path(self, container: Container) -> Path:
-        """The log, where Docker has it."""
-        return self.directory(container) / f"{container.id}-json.log"
-
-    def log_plan(self, container: Container) -> tuple[Path | None, jsonlog.Limits]:
-        """Where its log is (``None`` for no log) and when it is rotated."""
-        config = container.host.log_config
-        if config and config.type == "none":
-            return None, jsonlog.Limits()
-        return self.log_path(container), jsonlog.Limits.parse((config and config.config) or {})
+    def log(self, container: Container) -> LogFiles | None:
+        """The files of its log, ``None`` if it keeps none; the same object for all who write and read."""
+        if container.id not in self._logs:
+            config = container.host.log_config or LogConfig()
+            self._logs[container.id] = logdriver.files(
+                config.type or logdriver.DEFAULT,
+                config.config or {},
+                self.directory(container),
+                container.log_subject(),
+            )
+        return self._logs[container.id]
 
     async def save(self, container: Container) -> None:
         """Store the present document."""
         await self.env.store.update(container.snapshot())
+
+    async def save_with_files(self, container: Container) -> None:
+        """Store it after its networks changed; a running one sees the change in its files."""
+        if container.state.running:
+            await aio.run(aio.DISK, self.write_files, container, self.networking.joint(container))
+        await self.save(container)
 
     def spawn(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
         """Run in the background. What goes wrong there is one container's misfortune, never the daemon's."""
@@ -224,8 +237,11 @@ class Lifecycle:
         images = await imagemounts.mount(
             env, self.host_mounts, container.id, container.images, container.document.images
         )
-        made = await aio.run(aio.DISK, self._prepare, container, mounts, joined, images)
-        log, limits = self.log_plan(container)
+        joint = await self.networking.join(container)
+        made = await aio.run(
+            aio.DISK, self._prepare, container, mounts, joined.with_network(joint.path), images, joint
+        )
+        log = self.log(container)
         run = await aio.run(
             aio.DISK,
             runs.begin,
@@ -235,7 +251,6 @@ class Lifecycle:
             stdin=container.config.open_stdin,
             terminal=container.config.tty,
             log=log,
-            limits=limits,
         )
         self.runs[container.id] = run
         self.processes[container.id] = made["process"]
@@ -253,7 +268,12 @@ class Lifecycle:
         return await self.env.snapshotter.mounts(SnapshotKey(container.record.snapshot_key))
 
     def _prepare(
-        self, container: Container, mounts: list[Mount], joined: Joined, images: list[Bind]
+        self,
+        container: Container,
+        mounts: list[Mount],
+        joined: Joined,
+        images: list[Bind],
+        joint: Joint,
     ) -> dict[str, Any]:
         """Everything about the spec that needs files; blocking."""
         document, host = container.document, container.host
@@ -281,14 +301,27 @@ class Lifecycle:
                 env=document.env,
                 cwd=cwd,
                 user=user,
-                hostname=document.hostname,
+                hostname=joint.files_of.document.hostname if joint.files_of else document.hostname,
                 binds=[*container.binds, *images],
                 tmpfs=container.tmpfs,
                 joined=joined,
                 init=self.env.init_path if host.init and host.pid_mode in ("", "private") else "",
-                files=hostfiles.write(directory, host, document.hostname, container.config.domainname),
+                files=self.write_files(container, joint),
                 cgroup_v2=self.env.cgroup_v2,
             )
+        )
+
+    def write_files(self, container: Container, joint: Joint) -> dict[str, str]:
+        """Its ``/etc/hosts`` and the like, as the network now is; path in the container to path on the host. Blocking."""
+        if joint.files_of is not None:
+            return hostfiles.paths(self.directory(joint.files_of))
+        return hostfiles.write(
+            self.directory(container),
+            container.host,
+            container.document.hostname,
+            container.config.domainname,
+            joint,
+            self.env.resolving,
         )
 
     async def _failed(self, container: Container, error: Exception) -> LadingError:
@@ -297,6 +330,7 @@ class Lifecycle:
         code = signals.start_exit_code(words)
         with anyio.CancelScope(shield=True):
             await self._end_run(container)
+            await self.networking.leave(container)
             container.task = None
             container.document.state = State(exit_code=code, error=words, finished_at=time.time_ns())
             await self.save(container)
@@ -358,8 +392,17 @@ class Lifecycle:
                 if exec_.running:
                     exec_.running, exec_.exit_code = False, 137
                     exec_.ended.set()
-        if self.observer is not None:
-            self.observer.ended(container)
+            if self.observer is not None:
+                self.observer.ended(container)
+            self._tell_died(container, end)
+            await self.networking.leave(container)
+        self._tell_stopped(container)
+        if restarts:
+            self.spawn(self.restart_later, container)
+        elif container.host.auto_remove:
+            self.spawn(self.remove_quietly, container)
+
+    def _tell_died(self, container: Container, end: Exit) -> None:
         duration = (container.state.finished_at - container.state.started_at) // 10**9
         self.env.bus.publish(
             "container",
@@ -367,11 +410,6 @@ class Lifecycle:
             container.id,
             container.attributes(exitCode=str(end.status), execDuration=str(max(0, duration))),
         )
-        self._tell_stopped(container)
-        if restarts:
-            self.spawn(self.restart_later, container)
-        elif container.host.auto_remove:
-            self.spawn(self.remove_quietly, container)
 
     def _tell_stopped(self, container: Container) -> None:
         container.started = anyio.Event()
@@ -541,6 +579,7 @@ class Lifecycle:
             container.state.removing = True
             await self.save(container)
             await self._end_run(container)
+            await self.networking.leave(container)
             with contextlib.suppress(NotFoundError):
                 await self.env.snapshotter.remove(container.record.snapshot_key)
             await imagemounts.release(self.env, container.id, container.images)
@@ -548,6 +587,7 @@ class Lifecycle:
                 await aio.run(aio.DISK, shutil.rmtree, directory, ignore_errors=True)
             await self.env.store.delete(container.id)
             self._forget(container)
+            self._logs.pop(container.id, None)
         self.env.bus.publish("container", "destroy", container.id, container.attributes())
         container.output.end()
         container.removed.set()

@@ -1,11 +1,11 @@
 """Which containers a list or prune request means. Sans-I/O; matching is linear in the text (hostile-input.md A7)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Final
 
+from lading.containers import netmodes
 from lading.containers.model import Container
-from lading.containers.views import network_name
 from lading.errors import InvalidArgumentError
 from lading.kit import times
 
@@ -44,15 +44,26 @@ def check(filters: Mapping[str, Sequence[str]]) -> None:
     for status in filters.get("status", ()):
         if status not in _STATUSES:
             raise InvalidArgumentError(f"invalid filter 'status={status[:80]}'")
+    for key in ("publish", "expose"):
+        for text in filters.get(key, ()):
+            port_range(text)
     for code in filters.get("exited", ()):
         if not code.lstrip("-").isdigit():
             raise InvalidArgumentError(f"invalid filter 'exited={code[:80]}'")
 
 
 def matches(
-    container: Container, filters: Mapping[str, Sequence[str]], ancestors: Callable[[str], frozenset[str]]
+    container: Container,
+    filters: Mapping[str, Sequence[str]],
+    ancestors: Callable[[str], frozenset[str]],
+    networks: Collection[str],
+    published: Collection[tuple[int, str]],
 ) -> bool:
-    """Whether a container passes every filter. ``ancestors`` gives the digests that an image name means."""
+    """Whether a container passes every filter.
+
+    ``ancestors`` gives the digests that an image name means; ``networks`` are names and IDs of its networks, ``published``
+    its ports that are.
+    """
     state = container.state
 
     def passes(key: str, values: Sequence[str]) -> bool:
@@ -72,7 +83,7 @@ def matches(
                 mine = {container.config.image, container.record.target, container.record.image}
                 return any(value in mine or not mine.isdisjoint(ancestors(value)) for value in values)
             case "network":
-                return network_name(container) in values
+                return any(value in networks for value in values)
             case "volume":
                 held = {part for bind in container.binds for part in (bind.source, bind.target)}
                 return any(value in held for value in values)
@@ -83,10 +94,22 @@ def matches(
                 return any(value.lower() in ("false", "0") for value in values)
             case "before" | "since":
                 return True  # resolved by the caller, which knows the other containers
-            case _:
-                return False  # expose, publish: no container here publishes a port
+            case "publish":
+                return any(port in published for value in values for port in port_range(value))
+            case _:  # expose
+                shown = {*published, *netmodes.exposed(container.config)}
+                return any(port in shown for value in values for port in port_range(value))
 
     return all(passes(key, values) for key, values in filters.items() if values)
+
+
+def port_range(text: str) -> list[tuple[int, str]]:
+    """Ports of a filter's value: ``80``, ``80/udp``, ``8000-8010/tcp``. Raises `InvalidArgumentError`."""
+    numbers, _, protocol = text.partition("/")
+    first, dash, last = numbers.partition("-")
+    low, kind = netmodes.split_port(f"{first}/{protocol or 'tcp'}")
+    high = netmodes.split_port(f"{last}/{kind}")[0] if dash else low
+    return [(number, kind) for number in range(low, high + 1)]
 
 
 def _name_matches(name: str, pattern: str) -> bool:

@@ -13,6 +13,8 @@ from lading.containers.binds import parse as parse_binds
 from lading.containers.execs import Exec
 from lading.containers.health import Health
 from lading.containers.imagemounts import ImageMount
+from lading.containers.logdriver import Subject
+from lading.containers.netmodes import Wish
 from lading.containers.request import Config, HostConfig, RestartPolicy
 from lading.containers.streams import Broadcast
 from lading.core.containers import ContainerRecord
@@ -68,6 +70,8 @@ class Document(msgspec.Struct, kw_only=True, rename="pascal"):
     manually_stopped: bool = False
     images: dict[str, Descriptor] = {}
     """Manifests of mounted images, by target."""
+    networks: dict[str, Wish] = msgspec.field(default_factory=dict[str, Wish])
+    """What it wants of each of its networks, by name; the first is that of ``NetworkMode``."""
 
 
 @dataclass(slots=True)
@@ -120,6 +124,19 @@ class Container:
     def restart_policy(self) -> RestartPolicy:
         """What happens after its end."""
         return self.host.restart_policy or RestartPolicy()
+
+    def log_subject(self) -> Subject:
+        """What its log may tell of it."""
+        document = self.document
+        return Subject(
+            id=self.id,
+            name=self.name,
+            image=self.config.image,
+            image_id=self.record.target,
+            command=" ".join([document.path, *document.args]),
+            labels=self.labels,
+            env=dict(entry.split("=", 1) for entry in document.env if "=" in entry),
+        )
 
     def attributes(self, **extra: str) -> dict[str, str]:
         """Attributes of its events: labels, image and name, and what the event adds."""

@@ -1,7 +1,7 @@
 """Namespaces of a container: its own, the host's, or those of another container."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lading.containers.modes import PREFIX
@@ -17,6 +17,10 @@ class Joined:
 
     paths: Mapping[str, str] = field(default_factory=dict[str, str])
     shm: str = ""
+
+    def with_network(self, path: str) -> "Joined":
+        """Joined to the network namespace at ``path`` too, unless that is empty."""
+        return replace(self, paths={**self.paths, "network": path}) if path else self
 
 
 def wanted(host: HostConfig) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from lading.containers import health, modes
+from lading.containers import health, logdriver, modes
 from lading.containers.health import Healthcheck
 from lading.errors import InvalidArgumentError, UnsupportedError
 
@@ -226,6 +226,7 @@ class CreateRequest(msgspec.Struct, frozen=True):
 
     config: Config
     host: HostConfig
+    networking: NetworkingConfig
     raw_config: dict[str, Any]
     raw_host: dict[str, Any]
     warnings: list[str]
@@ -261,7 +262,6 @@ def parse(body: Mapping[str, Any]) -> CreateRequest:
     for name, hint in UNSUPPORTED.items():
         if raw_host.get(name):
             raise UnsupportedError(f"HostConfig.{name} is not supported", hint=hint, subject=name)
-    warnings: list[str] = []
     _check_config(config)
     modes.check(
         {
@@ -273,11 +273,11 @@ def parse(body: Mapping[str, Any]) -> CreateRequest:
             "Isolation": host.isolation,
         }
     )
-    _check_network(config, host, network, warnings)
-    _check_logging(host)
+    log = host.log_config or LogConfig()
+    logdriver.check(log.type, log.config or {})
     check_host(host)
     _check_names(host)
-    return CreateRequest(config, host, raw_config, raw_host, warnings)
+    return CreateRequest(config, host, network, raw_config, raw_host, [])
 
 
 def _check_config(config: Config) -> None:
@@ -287,8 +287,6 @@ def _check_config(config: Config) -> None:
         raise UnsupportedError(
             "Config.Volumes: anonymous volumes are not supported", hint="use -v HOST_PATH:PATH or --tmpfs"
         )
-    if config.mac_address:
-        raise UnsupportedError("Config.MacAddress is not supported")
     health.check(config.healthcheck)
     for entry in config.env or ():
         if not entry or entry.startswith("="):
@@ -320,51 +318,6 @@ def _check_restart(host: HostConfig) -> None:
         raise InvalidArgumentError("invalid restart policy: maximum retry count cannot be negative")
     if host.auto_remove and policy != "no":
         raise InvalidArgumentError("can't create 'AutoRemove' container with restart policy")
-
-
-BRIDGE_WARNING: Final = (
-    "bridge networking is not available yet: the container has only a loopback interface; use --network host"
-)
-_ENDPOINT_FIELDS: Final = ("IPAMConfig", "Links", "Aliases", "DriverOpts", "MacAddress")
-
-
-def _check_network(config: Config, host: HostConfig, network: NetworkingConfig, warnings: list[str]) -> None:
-    mode = host.network_mode or "default"
-    if mode not in ("default", "none", "host"):
-        raise UnsupportedError(
-            f"HostConfig.NetworkMode {mode!r} is not supported yet",
-            hint="use --network host or --network none",
-        )
-    for name, endpoint in (network.endpoints_config or {}).items():
-        if name != mode:
-            raise UnsupportedError(f"NetworkingConfig: endpoint on network {name!r} is not supported yet")
-        for field in _ENDPOINT_FIELDS:
-            if endpoint and endpoint.get(field):
-                raise UnsupportedError(f"NetworkingConfig.EndpointsConfig.{field} is not supported yet")
-    if mode == "default" and not config.network_disabled:
-        warnings.append(BRIDGE_WARNING)
-    if host.port_bindings or host.publish_all_ports:
-        if mode != "host":
-            raise UnsupportedError(
-                "HostConfig.PortBindings: ports cannot be published yet", hint="use --network host"
-            )
-        warnings.append("Published ports are discarded when using host network mode")
-    if mode == "host" and host.uts_mode == "host" and config.hostname:
-        raise InvalidArgumentError("conflicting options: hostname and the UTS mode")
-
-
-_LOG_OPTIONS: Final = frozenset({"max-size", "max-file"})
-
-
-def _check_logging(host: HostConfig) -> None:
-    log = host.log_config or LogConfig()
-    if log.type not in ("", "json-file", "none"):
-        raise UnsupportedError(
-            f"HostConfig.LogConfig.Type {log.type!r} is not supported", hint="use json-file"
-        )
-    for name in log.config or {}:
-        if name not in _LOG_OPTIONS:
-            raise InvalidArgumentError(f"unknown log opt '{name}' for json-file log driver")
 
 
 _MEMORY_MINIMUM: Final = 6 * 1024 * 1024

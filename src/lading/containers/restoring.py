@@ -31,6 +31,7 @@ class Restorer:
     async def restore(self, containers: list[Container]) -> None:
         """Find the containers of earlier daemons: take up those that run, finish those that ended meanwhile."""
         tasks = {task.id: task for task in await self._life.env.runtime.load()}
+        await self._life.networking.recover([each.id for each in containers if each.id in tasks])
         for container in containers:
             task = tasks.pop(container.id, None)
             try:
@@ -55,6 +56,7 @@ class Restorer:
             found = await task.state()
             if found.status is Status.CREATED:  # the daemon died between create and start; nothing ran yet
                 await self._destroy(task)
+                await self._life.networking.leave(container)
                 task = None
         if task is None and not state.running:
             if state.restarting:
@@ -109,7 +111,7 @@ class Restorer:
         )
 
     async def _resume_run(self, container: Container) -> None:
-        log, limits = self._life.log_plan(container)
+        log = self._life.log(container)
         directory = self._life.state_directory(container)
         try:
             run = await aio.run(
@@ -120,7 +122,6 @@ class Restorer:
                 stdin=container.config.open_stdin,
                 terminal=container.config.tty,
                 log=log,
-                limits=limits,
             )
         except OSError:
             return  # after a reboot there is nothing to resume

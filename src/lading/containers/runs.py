@@ -10,9 +10,9 @@ from typing import Final
 import anyio
 import structlog
 
-from lading.containers import jsonlog
 from lading.containers.journal import Journal
 from lading.containers.keeper import Keeper
+from lading.containers.logfile import LogFiles
 from lading.containers.streams import Broadcast
 from lading.core.runtime import Stdio
 from lading.errors import UnavailableError
@@ -142,8 +142,7 @@ def begin(
     *,
     stdin: bool,
     terminal: bool,
-    log: Path | None,
-    limits: jsonlog.Limits,
+    log: LogFiles | None,
 ) -> Run:
     """Make the FIFOs of a new run, held by the keeper before anyone can write. Blocking. Raises `OSError`."""
     shutil.rmtree(directory, ignore_errors=True)
@@ -155,7 +154,7 @@ def begin(
                 keeper.hold(path, fd)
             finally:
                 os.close(fd)
-        return _open(directory, fifos, output, terminal=terminal, log=log, limits=limits)
+        return _open(directory, fifos, output, terminal=terminal, log=log)
     except BaseException:
         _forget(directory, fifos, keeper)
         raise
@@ -178,8 +177,7 @@ def resume(
     *,
     stdin: bool,
     terminal: bool,
-    log: Path | None,
-    limits: jsonlog.Limits,
+    log: LogFiles | None,
 ) -> Run:
     """The run that an earlier daemon began. Blocking. Raises `OSError` if its files are gone."""
     base = directory / "init"
@@ -188,7 +186,7 @@ def resume(
         stdout=f"{base}-stdout",
         stderr="" if terminal else f"{base}-stderr",
     )
-    return _open(directory, fifos, output, terminal=terminal, log=log, limits=limits)
+    return _open(directory, fifos, output, terminal=terminal, log=log)
 
 
 def _open(
@@ -197,9 +195,8 @@ def _open(
     output: Broadcast,
     *,
     terminal: bool,
-    log: Path | None,
-    limits: jsonlog.Limits,
+    log: LogFiles | None,
 ) -> Run:
     paths = {"stdout": Path(fifos.stdout)} | ({"stderr": Path(fifos.stderr)} if fifos.stderr else {})
-    journal = Journal(directory, paths, log=log, limits=limits)
+    journal = Journal(directory, paths, log=log)
     return Run(directory, fifos, journal, output, terminal=terminal)

@@ -19,10 +19,12 @@ from lading.containers import (
     committing,
     health,
     imagemounts,
-    jsonlog,
     listing,
+    logdriver,
     model,
     naming,
+    netmodes,
+    netviews,
     request,
     signals,
     spec,
@@ -39,6 +41,8 @@ from lading.containers.files import FileService
 from lading.containers.journal import Chunk
 from lading.containers.lifecycle import Lifecycle
 from lading.containers.model import Container, Document
+from lading.containers.netservice import NetworkService
+from lading.containers.networking import Networking
 from lading.containers.request import CreateRequest
 from lading.containers.restoring import Restorer
 from lading.containers.runs import Run
@@ -87,8 +91,10 @@ class ContainerService:
         self._containers: dict[str, Container] = {}
         self._creating = anyio.Lock()
         self._pruning = anyio.Lock()
-        self._life = Lifecycle(environment, group, self._forget, self.find)
-        self.execs = ExecService(environment, self._life, group)
+        networking = Networking(environment.networks, environment.bus, self.find, environment.resolving)
+        self._life = Lifecycle(environment, group, self._forget, self.find, networking)
+        self.networks = NetworkService(networking, environment.bus, self.all, self._life.save_with_files)
+        self.execs = ExecService(environment, self._life)
         self._life.observer = Checkups(self._life, self.execs)
         self.files = FileService(environment, self._life)
 
@@ -152,6 +158,7 @@ class ContainerService:
 
         """
         asked = request.parse(body)
+        wishes = self._life.networking.wishes(asked.config, asked.host, asked.networking)
         runtime = asked.host.runtime
         if runtime not in self._env.runtimes and not runtime.startswith(("io.containerd.", "/")):
             raise InvalidArgumentError(f"unknown or invalid runtime name: {runtime}", subject=runtime)
@@ -161,6 +168,7 @@ class ContainerService:
             image = await self._env.images.open(asked.config.image, platform)
             id_ = naming.new_id()
             document = _document(asked, image, id_)
+            document.networks = wishes
             record = ContainerRecord(
                 id=id_,
                 name=chosen,
@@ -181,7 +189,8 @@ class ContainerService:
                 raise
             self._containers[container.id] = container
         self._env.bus.publish("container", "create", container.id, container.attributes())
-        return Created(id=id_, warnings=[*asked.warnings, *_image_warnings(asked, image)])
+        warnings = [*asked.warnings, *_network_warnings(asked), *_image_warnings(asked, image)]
+        return Created(id=id_, warnings=warnings)
 
     async def _dry_run(self, container: Container) -> None:
         """Refuse now what would be refused at every start: build the spec with a stand-in for the user."""
@@ -203,8 +212,6 @@ class ContainerService:
                 hint="install tini, or leave --init out",
             )
         signals.parse(container.document.stop_signal)
-        log = container.host.log_config
-        jsonlog.Limits.parse((log and log.config) or {})
 
     async def _store(self, container: Container, image: ContainerImage) -> None:
         """Snapshot and record, held by a lease until the record holds them; nothing is left behind on failure."""
@@ -352,13 +359,14 @@ class ContainerService:
 
     async def inspect(self, name: str, *, size: bool = False) -> dict[str, Any]:
         """The inspect document."""
-        container = self.find(name)
+        container, networking = self.find(name), self._life.networking
         return views.inspect(
             container,
-            log_path=str(self._life.log_path(container)),
+            log_path=self._log_path(container),
             directory=str(self._life.directory(container)),
             driver=container.record.snapshotter,
             cgroup_v2=self._env.cgroup_v2,
+            network=netviews.settings(container, networking.placed(container), networking.sandbox(container)),
             sizes=await self._sizes(container) if size else None,
         )
 
@@ -377,12 +385,32 @@ class ContainerService:
                 pivot = self.find(value).document.created
                 chosen = [c for c in chosen if (c.document.created - pivot) * sign > 0]
         ancestors = await self._ancestors(filters.get("ancestor", ()))
-        rows = [
-            c for c in chosen if listing.matches(c, filters, lambda name: ancestors.get(name, frozenset()))
-        ]
+
+        def passes(c: Container) -> bool:
+            places = self._life.networking.placed(c)
+            names = {word for p in places for word in (p.name, p.network.id if p.network else "")}
+            return listing.matches(
+                c,
+                filters,
+                lambda name: ancestors.get(name, frozenset()),
+                names,
+                netviews.published_ports(places),
+            )
+
+        rows = [c for c in chosen if passes(c)]
         rows = rows[:limit] if limit > 0 else rows
         now = time.time_ns()
-        return [views.summary(c, now=now, sizes=await self._sizes(c) if size else None) for c in rows]
+        return [await self._row(c, now, size=size) for c in rows]
+
+    async def _row(self, container: Container, now: int, *, size: bool) -> dict[str, Any]:
+        places = self._life.networking.placed(container)
+        return views.summary(
+            container,
+            now=now,
+            networks=netviews.networks(container, places),
+            ports=netviews.port_rows(container, places),
+            sizes=await self._sizes(container) if size else None,
+        )
 
     async def _ancestors(self, names: Sequence[str]) -> dict[str, frozenset[str]]:
         found: dict[str, frozenset[str]] = {}
@@ -423,11 +451,16 @@ class ContainerService:
     def logs(self, name: str, options: LogOptions) -> AsyncGenerator[Chunk]:
         """Messages of its log; raises as `attaching.read_log`."""
         container = self.find(name)
-        return attaching.read_log(
-            container, options, self._life.log_path(container), lambda: self._run(container)
-        )
+        return attaching.read_log(container, options, self._life.log(container), lambda: self._run(container))
 
-    def attach(self, container: Container, options: AttachOptions) -> Attachment:
+    def _log_path(self, container: Container) -> str:
+        """As inspect shows it: only a json-file has one."""
+        config = container.host.log_config
+        driver = (config and config.type) or logdriver.DEFAULT
+        directory = self._life.directory(container)
+        return str(logdriver.json_path(directory, container.id)) if driver == logdriver.DEFAULT else ""
+
+    def attach(self, container: Container, options: AttachOptions, *, multiplexed: bool = True) -> Attachment:
         """Begin to attach a client; what the container writes from now on waits for `serve_attachment`."""
         if container.state.paused:
             raise ConflictError(f"container {container.id} is paused, unpause the container before attach")
@@ -436,11 +469,11 @@ class ContainerService:
                 f"container {container.id} is restarting, wait until the container is running"
             )
         self._env.bus.publish("container", "attach", container.id, container.attributes())
-        return Attachment(container, options)
+        return Attachment(container, options, self._env.bus, multiplexed=multiplexed)
 
     async def serve_attachment(self, container: Container, attachment: Attachment, peer: Peer) -> None:
         """Connect the client until either side ends."""
-        await attachment.serve(peer, self._life.log_path(container), lambda: self._run(container))
+        await attachment.serve(peer, self._life.log(container), lambda: self._run(container))
 
     def _run(self, container: Container) -> Run | None:
         return self._life.runs.get(container.id)
@@ -539,6 +572,11 @@ def _document(asked: CreateRequest, image: ContainerImage, id_: str) -> Document
         manifest=msgspec.structs.replace(image.manifest, platform=platform),
         platform=platform.os or "linux",
     )
+
+
+def _network_warnings(asked: CreateRequest) -> "list[str]":
+    published = asked.host.port_bindings or asked.host.publish_all_ports
+    return [netmodes.PORTS_DISCARDED] if published and asked.host.network_mode == "host" else []
 
 
 def _with_swap(asked: CreateRequest) -> dict[str, Any]:

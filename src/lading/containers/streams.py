@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
 import anyio
+from typing_extensions import override
 
 from lading.containers.journal import Chunk
-from lading.errors import InvalidArgumentError
+from lading.errors import CancelledError, InvalidArgumentError
 
 BUFFER: Final = 1 << 20
 """Bytes that wait for one client before the container waits for it."""
@@ -35,6 +36,29 @@ class Peer(Protocol):
     async def write(self, data: bytes) -> None:
         """Send; waits while the client is slow. Raises `CancelledError` if it is gone."""
         ...
+
+
+class Line(Peer):
+    """A client that may leave what goes on without it: what is then written finds nobody."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self.left = anyio.Event()
+        """Set when the client has left, or there is nothing more for it."""
+
+    def leave(self) -> None:
+        """The client is no longer there. Idempotent."""
+        self.left.set()
+
+    @override
+    async def read(self) -> bytes:
+        return b"" if self.left.is_set() else await self._peer.read()
+
+    @override
+    async def write(self, data: bytes) -> None:
+        if self.left.is_set():
+            raise CancelledError("the client left")
+        await self._peer.write(data)
 
 
 def frame(stream: str, data: bytes) -> bytes:

@@ -87,33 +87,6 @@ def _mounts(container: Container) -> list[dict[str, Any]]:
     return asked
 
 
-def network_name(container: Container) -> str:
-    """The network that a container is on: what ``default`` means is told by the service."""
-    mode = container.host.network_mode
-    return "host" if mode == "host" else "none"
-
-
-def _networks(container: Container) -> dict[str, Any]:
-    endpoint: dict[str, Any] = {
-        "IPAMConfig": None,
-        "Links": None,
-        "Aliases": None,
-        "MacAddress": "",
-        "DriverOpts": None,
-        "GwPriority": 0,
-        "NetworkID": "",
-        "EndpointID": "",
-        "Gateway": "",
-        "IPAddress": "",
-        "IPPrefixLen": 0,
-        "IPv6Gateway": "",
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
-        "DNSNames": None,
-    }
-    return {network_name(container): endpoint}
-
-
 def inspect(
     container: Container,
     *,
@@ -121,6 +94,7 @@ def inspect(
     directory: str,
     driver: str,
     cgroup_v2: bool,
+    network: dict[str, Any],
     sizes: tuple[int, int] | None,
 ) -> dict[str, Any]:
     """The inspect document of the newest API version; the edge shapes it for older ones."""
@@ -148,26 +122,7 @@ def inspect(
         "GraphDriver": {"Data": None, "Name": driver},
         "Mounts": _mounts(container),
         "Config": defaults.config(document.config),
-        "NetworkSettings": {
-            "Bridge": "",
-            "SandboxID": "",
-            "SandboxKey": "",
-            "Ports": {},
-            "HairpinMode": False,
-            "LinkLocalIPv6Address": "",
-            "LinkLocalIPv6PrefixLen": 0,
-            "SecondaryIPAddresses": None,
-            "SecondaryIPv6Addresses": None,
-            "EndpointID": "",
-            "Gateway": "",
-            "GlobalIPv6Address": "",
-            "GlobalIPv6PrefixLen": 0,
-            "IPAddress": "",
-            "IPPrefixLen": 0,
-            "IPv6Gateway": "",
-            "MacAddress": "",
-            "Networks": _networks(container),
-        },
+        "NetworkSettings": network,
         "ImageManifestDescriptor": manifest_descriptor(container),
     }
     if sizes is not None:
@@ -178,7 +133,7 @@ def inspect(
 def host_config(container: Container, *, cgroup_v2: bool) -> dict[str, Any]:
     """``HostConfig`` with the defaults that took effect."""
     shown = defaults.host_config(container.document.host_config, container.host, cgroup_v2=cgroup_v2)
-    shown["NetworkMode"] = container.host.network_mode or "default"
+    shown["NetworkMode"] = network_mode(container)
     log = container.host.log_config
     shown["LogConfig"] = {"Type": (log and log.type) or "json-file", "Config": (log and log.config) or {}}
     shown["RestartPolicy"] = {
@@ -187,6 +142,12 @@ def host_config(container: Container, *, cgroup_v2: bool) -> dict[str, Any]:
     }
     shown["Runtime"] = container.host.runtime or "runc"
     return shown
+
+
+def network_mode(container: Container) -> str:
+    """``NetworkMode`` as it took effect."""
+    asked = container.host.network_mode or "default"
+    return next(iter(container.document.networks), asked) if asked == "default" else asked
 
 
 def manifest_descriptor(container: Container) -> dict[str, Any]:
@@ -207,7 +168,14 @@ def manifest_descriptor(container: Container) -> dict[str, Any]:
     return made
 
 
-def summary(container: Container, *, now: int, sizes: tuple[int, int] | None) -> dict[str, Any]:
+def summary(
+    container: Container,
+    *,
+    now: int,
+    networks: dict[str, Any],
+    ports: list[dict[str, Any]],
+    sizes: tuple[int, int] | None,
+) -> dict[str, Any]:
     """A row of the container list."""
     document = container.document
     made: dict[str, Any] = {
@@ -218,12 +186,12 @@ def summary(container: Container, *, now: int, sizes: tuple[int, int] | None) ->
         "ImageManifestDescriptor": manifest_descriptor(container),
         "Command": command(container),
         "Created": document.created // 10**9,
-        "Ports": [],
+        "Ports": ports,
         "Labels": container.labels,
         "State": container.state.status,
         "Status": status_text(container, now),
-        "HostConfig": {"NetworkMode": container.host.network_mode or "default"},
-        "NetworkSettings": {"Networks": _networks(container)},
+        "HostConfig": {"NetworkMode": network_mode(container)},
+        "NetworkSettings": {"Networks": networks},
         "Mounts": _mounts(container),
     }
     if sizes is not None:

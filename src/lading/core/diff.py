@@ -36,8 +36,12 @@ class Differ(Protocol):
         """
         ...
 
-    def open_diff(self, key: str) -> AbstractAsyncContextManager[Iterator[bytes]]:
+    def open_diff(
+        self, key: str, *, epoch: int | None = None
+    ) -> AbstractAsyncContextManager[Iterator[bytes]]:
         """The changes as an uncompressed OCI layer (whiteouts, opaque directories, hard links, extended attributes).
+
+        With ``epoch`` (seconds since the epoch) later times are set to it.
 
         The iterator blocks and belongs on a data thread, which must have stopped when the context is left. The same
         tree gives the same bytes.

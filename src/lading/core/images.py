@@ -3,6 +3,11 @@
 An *image* record maps a name to the descriptor of an index or a manifest, its *target*. Names are free-form here;
 for the Engine API a name is a normalised reference (``docker.io/library/alpine:latest``), a ``name@digest``, or
 ``moby-dangling@<digest>`` for a target that lost its name. The target's blobs are kept as long as the record is.
+
+**Two stores.** Docker keeps images in one of two forms. In the *containerd* store the target is what was pulled, an index or a
+manifest, with every platform below it. In the *classic* store it is the config of one platform, whose layers are kept unpacked
+only. Whoever stores an image gives it a name through `Naming`, which turns what was stored into the store's own form;
+everything above asks records for targets and `lading.core.facts` for what a target is, and so serves either store.
 """
 
 from collections.abc import Mapping
@@ -12,6 +17,7 @@ from typing import Protocol
 
 from lading.core.leases import LeaseID
 from lading.oci.descriptor import Descriptor
+from lading.oci.reference import Reference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,4 +78,49 @@ class Store(Protocol):
 
     async def delete(self, name: str, *, target: Descriptor | None = None) -> Image:
         """Delete a record and return it. Raises `NotFoundError`, also if it no longer points to ``target``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pointed:
+    """A name that was pointed somewhere: the record, and the one that it replaced, if any."""
+
+    image: Image
+    replaced: Image | None
+
+    @property
+    def moved(self) -> bool:
+        """Whether the name is new or meant something else before."""
+        return self.replaced is None or self.replaced.target.digest != self.image.target.digest
+
+
+class Naming(Protocol):
+    """Gives names to images, in the form in which the store keeps them."""
+
+    async def point(
+        self,
+        name: str,
+        target: Descriptor,
+        *,
+        manifest: Descriptor | None = None,
+        source: Reference | None = None,
+        labels: Mapping[str, str] | None = None,
+        keep_displaced: bool = True,
+    ) -> Pointed:
+        """Make ``name`` mean an image that is stored and unpacked, or one that has a name already.
+
+        An old target without another name stays, dangling, if ``keep_displaced``; the new one is dangling no more. Idempotent.
+
+        Args:
+            name: The record's name.
+            target: An index or manifest that was stored, or the target of a record.
+            manifest: Of an index that was stored, the manifest that was unpacked; a store of single platforms keeps that.
+            source: The repository that it was pulled from, which then knows it by its digest as well.
+            labels: For the record.
+            keep_displaced: Whether an old target without another name stays as a dangling image.
+
+        Raises:
+            InvalidArgumentError: The store cannot keep such an image.
+
+        """
         ...

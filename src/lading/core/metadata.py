@@ -11,7 +11,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, NewType, Protocol
 
-from lading.core import containers, content, facts, images, leases, networks, snapshots, volumes
+from lading.core import (
+    buildcache,
+    builds,
+    containers,
+    content,
+    facts,
+    images,
+    leases,
+    networks,
+    snapshots,
+    volumes,
+)
 from lading.core.content import IngestRef
 from lading.core.leases import LeaseID
 from lading.oci.digest import Digest
@@ -205,7 +216,7 @@ class Node(NamedTuple):
 class Graph:
     """Everything of one namespace at one moment: all nodes, which of them are roots, and what each refers to.
 
-    An edge may name a node that does not exist; it then keeps nothing.
+    An edge may name a node that does not exist; it then keeps nothing, not even what says that it is kept by that node.
     """
 
     nodes: frozenset[Node]
@@ -216,6 +227,20 @@ class Graph:
     """Leases labelled ``gc.flat``: their resources' own edges do not count."""
     version: int
     """Rises with every mutation of the namespace."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marked:
+    """What no root of a namespace leads to at one moment."""
+
+    garbage: Mapping[Node, int]
+    """With the bytes of each blob and snapshot."""
+    edges: Mapping[Node, Sequence[Node]]
+    """What snapshots that are garbage refer to among each other."""
+    kept: int
+    """Number of nodes that are needed."""
+    version: int
+    """As `Graph.version`."""
 
 
 def reachable(starts: Iterable[Node], edges: Mapping[Node, Sequence[Node]]) -> set[Node]:
@@ -257,6 +282,14 @@ class Database(Protocol):
         """A namespace's container records."""
         ...
 
+    def builds(self, namespace: Namespace) -> builds.Store:
+        """A namespace's build records."""
+        ...
+
+    def build_cache(self, namespace: Namespace) -> buildcache.BuildCache:
+        """A namespace's build cache."""
+        ...
+
     def networks(self, namespace: Namespace) -> networks.Store:
         """A namespace's network records."""
         ...
@@ -270,15 +303,20 @@ class Database(Protocol):
         ...
 
     async def graph(self, namespace: Namespace, *, now: datetime) -> Graph:
-        """The collector's view (containerd's rules), read from one consistent snapshot; blocks no writer."""
+        """All that is there and what keeps it (containerd's rules), read from one consistent snapshot; blocks no writer."""
+        ...
+
+    async def mark(self, namespace: Namespace, *, now: datetime) -> Marked:
+        """What no root leads to in `graph`, by the same rules, without holding anyone up however large the graph is."""
         ...
 
     async def condemn(
-        self, namespace: Namespace, nodes: Sequence[Node], *, graph: Graph, now: datetime
+        self, namespace: Namespace, nodes: Sequence[Node], *, version: int, now: datetime
     ) -> list[Node]:
-        """Delete the rows of those ``nodes`` that nothing came to need since ``graph`` was read; returns the ones deleted.
+        """Delete the rows of those ``nodes`` that nothing came to need since ``version``; returns the ones deleted.
 
-        One short transaction. Snapshots are deleted children first. Files are the caller's to delete afterwards.
+        The nodes must have been garbage then. One short transaction. Snapshots are deleted children first. Files are the caller's
+        to delete afterwards.
         """
         ...
 

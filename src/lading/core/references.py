@@ -24,6 +24,14 @@ def backward(labels: Mapping[str, str]) -> list[Node]:
     return _named(labels, _BACKWARD) if labels else []
 
 
+def meaning(key: str) -> tuple[bool, str, str] | None:
+    """What a label with this key says: whether it is a back reference, and the kind and scope of what its value names."""
+    for prefix in (_FORWARD, _BACKWARD):
+        if key.startswith(prefix) and (node := _node(key[len(prefix) :], "")):
+            return prefix == _BACKWARD, node.kind, node.scope
+    return None
+
+
 def _named(labels: Mapping[str, str], prefix: str) -> list[Node]:
     nodes: list[Node] = []
     for key, value in labels.items():

@@ -93,6 +93,10 @@ class Pusher(Protocol):
         """Whether the repository has the blob or manifest."""
         ...
 
+    async def size(self, digest: Digest) -> int | None:
+        """Length in bytes of a blob that the repository has; ``None`` if it has none of that digest, or does not tell."""
+        ...
+
     async def mount(self, descriptor: Descriptor, source: str) -> bool:
         """Try to mount the blob from repository path ``source`` of the same registry; False if it must be uploaded."""
         ...

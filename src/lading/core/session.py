@@ -145,6 +145,15 @@ class Session(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a client says of itself when it opens a session. ``methods`` are ``/package.Service/Method``."""
+
+    id: str
+    shared_key: str = ""
+    methods: Sequence[str] = ()
+
+
 class Sessions(Protocol):
     """The sessions that are connected."""
 

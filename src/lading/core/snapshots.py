@@ -147,6 +147,13 @@ class Snapshotter(Protocol):
         """
         ...
 
+    def shown(self, name: SnapshotName) -> AbstractAsyncContextManager[list[Mount]]:
+        """Read-only mounts of a committed snapshot, good while the context lasts. Unlike a `view` it leaves no trace.
+
+        Raises `NotFoundError`; `FailedPreconditionError` if it is not committed.
+        """
+        ...
+
     async def prepare(
         self,
         key: SnapshotKey,
@@ -180,8 +187,11 @@ class Snapshotter(Protocol):
         *,
         labels: Labels = NO_LABELS,
         lease: LeaseID | None = None,
+        durable: bool = True,
     ) -> None:
         """Turn an active snapshot into a committed one; its key is gone. The caller has unmounted it.
+
+        Without ``durable`` it may be gone after an unclean boot, as a lazy-durable layer, for those who can make it again.
 
         Raises `AlreadyExistsError` if the name is taken; `NotFoundError` if the key is missing;
         `FailedPreconditionError` if it is not active.

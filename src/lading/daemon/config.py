@@ -5,6 +5,7 @@ both on the command line and in the file is refused in dockerd's words, because 
 """
 
 import difflib
+import ipaddress
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -27,9 +28,10 @@ _PROXIES: Final[tuple[Literal["http-proxy", "https-proxy", "no-proxy"], ...]] = 
     "https-proxy",
     "no-proxy",
 )
-_BUILT: Final = frozenset({"runtimes", "lading", *_PROXIES})
+_BUILT: Final = frozenset({"runtimes", "lading", "features", "default-address-pools", *_PROXIES})
 """Options that are more than their value."""
 Values = dict[str, Any]
+_SNAPSHOTTER: Final = "containerd-snapshotter"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,10 @@ class LadingSettings:
     """Longest time in seconds between two runs of the garbage collector; it also runs whenever something was let go."""
     registry_idle_timeout: int = 30
     """Seconds without a byte after which a registry's connection counts as stalled, and is made anew where it stood."""
+    netavark: str = ""
+    """Path of netavark; looked for where distributions put it if empty."""
+    aardvark_dns: str = ""
+    """Path of aardvark-dns; likewise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +75,8 @@ class Config:
     tlskey: str = ""
     containerd_namespace: str = "moby"
     storage_driver: str = ""
+    containerd_snapshotter: bool | None = None
+    """The feature of that name: whether the containerd store is used; ``None`` leaves it to the rules (daemon/selection.py)."""
     insecure_registries: tuple[str, ...] = ()
     registry_mirrors: tuple[str, ...] = ()
     max_concurrent_downloads: int = 3
@@ -82,6 +90,15 @@ class Config:
     http_proxy: str = field(default="", repr=False)
     https_proxy: str = field(default="", repr=False)
     no_proxy: str = ""
+    bridge: str = ""
+    bip: str = ""
+    mtu: int = 0
+    ip: str = ""
+    default_address_pools: tuple[tuple[ipaddress.IPv4Network, int], ...] = ()
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_opts: tuple[str, ...] = ()
+    host_gateway_ips: tuple[str, ...] = ()
     lading: LadingSettings = LadingSettings()
     config_file: str = ""
     warnings: tuple[str, ...] = ()
@@ -267,10 +284,17 @@ def build(values: Values, *, config_file: str = "") -> Config:
     for name in ("data_root", "exec_root", "pidfile"):
         if name in chosen:
             chosen[name] = _absolute(name, chosen[name])
+    features = _features(values.get("features") or {})
+    warnings += [
+        f"feature {name} has no meaning here and is ignored" for name in features if name != _SNAPSHOTTER
+    ]
+    chosen["storage_driver"] = os.environ.get("DOCKER_DRIVER") or chosen.get("storage_driver", "")
     config = Config(
         **chosen,
         **_proxies(values),
+        containerd_snapshotter=features.pop(_SNAPSHOTTER, None),
         runtimes=_runtimes(values),
+        default_address_pools=_pools(values.get("default-address-pools") or []),
         lading=_settings(values.get("lading")),
         config_file=config_file,
         warnings=tuple(warning for warning in warnings if warning),
@@ -308,6 +332,42 @@ def _runtimes(values: Values) -> dict[str, Mapping[str, Any]]:
         return found | msgspec.convert(values.get("runtimes") or {}, dict[str, dict[str, Any]])
     except msgspec.ValidationError as exc:
         raise InvalidArgumentError(f"invalid runtimes: {exc}") from exc
+
+
+def _pools(listed: Any) -> tuple[tuple[ipaddress.IPv4Network, int], ...]:
+    """Objects of ``base`` and ``size``, or their text on the command line."""
+    found: list[tuple[ipaddress.IPv4Network, int]] = []
+    for each in listed:
+        try:
+            pairs = _pairs(each) if isinstance(each, str) else msgspec.convert(each, dict[str, str | int])
+            base, size = ipaddress.IPv4Network(pairs["base"]), int(pairs["size"])
+        except (KeyError, ValueError) as exc:  # a ValidationError is a ValueError
+            raise InvalidArgumentError(
+                f"invalid default-address-pools: {each!r}", hint='give {"base": "172.30.0.0/16", "size": 24}'
+            ) from exc
+        if not base.prefixlen <= size <= 30:
+            raise InvalidArgumentError(f"invalid default-address-pools: {base} cannot be cut into /{size}")
+        found.append((base, size))
+    return tuple(found)
+
+
+def _pairs(text: str) -> Mapping[str, str]:
+    made: dict[str, str] = {}
+    for part in text.split(","):
+        key, _, value = part.partition("=")
+        made[key] = value
+    return made
+
+
+def _features(values: Mapping[str, Any]) -> dict[str, bool]:
+    """Features by name. Raises `InvalidArgumentError` for a value that is no truth."""
+    found: dict[str, bool] = {}
+    for name, value in values.items():
+        truth = value if isinstance(value, bool) else _BOOLEANS.get(str(value).lower())
+        if truth is None:
+            raise InvalidArgumentError(f"invalid value for feature {name!r}", hint="give true or false")
+        found[name] = truth
+    return found
 
 
 def _proxies(values: Values) -> Values:
@@ -377,6 +437,7 @@ def _check(config: Config) -> None:
         raise InvalidArgumentError(
             f"invalid oom-score-adjust: {config.oom_score_adjust}", hint="-1000 to 1000"
         )
+    _check_networks(config)
     for label in config.labels:
         if "=" not in label:
             raise InvalidArgumentError(f"bad attribute format: {label}", hint="labels are key=value")
@@ -391,6 +452,26 @@ def _check(config: Config) -> None:
         raise InvalidArgumentError("TLS needs a certificate and a key", hint="give --tlscert and --tlskey")
     if config.tlsverify and not config.tlscacert:
         raise InvalidArgumentError("--tlsverify needs the CA of the clients", hint="give --tlscacert")
+
+
+def _check_networks(config: Config) -> None:
+    for name in ("ip", "dns", "host_gateway_ips"):
+        value: str | tuple[str, ...] = getattr(config, name)
+        for text in (value,) if isinstance(value, str) else value:
+            try:
+                if text:
+                    ipaddress.ip_address(text)
+            except ValueError as exc:
+                raise InvalidArgumentError(f"invalid {name.replace('_', '-')}: {exc}") from exc
+    try:
+        if config.bip:
+            ipaddress.IPv4Interface(config.bip)
+    except ValueError as exc:
+        raise InvalidArgumentError(f"invalid bip: {exc}", hint="e.g. 10.200.0.1/24") from exc
+    if config.mtu and not 68 <= config.mtu <= 65535:
+        raise InvalidArgumentError(f"invalid mtu: {config.mtu}", hint="68 to 65535")
+    if len(config.bridge) > 15 or "/" in config.bridge or any(char.isspace() for char in config.bridge):
+        raise InvalidArgumentError(f"invalid bridge: {config.bridge!r} cannot name an interface")
 
 
 def check_host(host: str, *, mutual_tls: bool) -> None:

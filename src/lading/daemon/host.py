@@ -6,7 +6,7 @@ import shlex
 import shutil
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,7 +74,7 @@ def publish_binary(data_root: Path) -> Path:
     return script
 
 
-def facts(config: Config, *, id: str, driver: str) -> Host:
+def facts(config: Config, *, id: str, driver: str, driver_status: Sequence[Sequence[str]]) -> Host:
     """The facts for one daemon."""
     uname = os.uname()
     release = _os_release()
@@ -93,6 +93,7 @@ def facts(config: Config, *, id: str, driver: str) -> Host:
         cgroup_version=cgroup_version(),
         data_root=str(config.data_root),
         driver=driver,
+        driver_status=driver_status,
         namespace=config.containerd_namespace,
         runtimes=runtimes(config),
         default_runtime=default_runtime(config),

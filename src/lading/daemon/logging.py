@@ -39,5 +39,5 @@ def configure(level: str, form: Literal["text", "json"] = "text") -> None:
     logging.basicConfig(
         level=_LEVELS[level], stream=sys.stderr, force=True, format="level=%(levelname)s %(message)s"
     )
-    for noisy in ("asyncio", "aiohttp"):
+    for noisy in ("asyncio", "aiohttp", "hpack", "hyperframe", "h2"):
         logging.getLogger(noisy).setLevel(logging.ERROR)

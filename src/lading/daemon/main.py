@@ -4,9 +4,9 @@ import faulthandler
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
-from typing import Final, cast
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, ExitStack
+from typing import TYPE_CHECKING, Final, cast
 
 import anyio
 import structlog
@@ -15,6 +15,10 @@ from lading.api.engine.server import EngineServer
 from lading.daemon import host, launch, lifecycle, logging
 from lading.daemon.config import Command, Config, load, reloaded
 from lading.errors import LadingError
+
+if TYPE_CHECKING:
+    from lading.daemon.selection import StoreKind
+    from lading.daemon.wiring import Engine
 
 _log: Final = structlog.get_logger(__name__)
 _USAGE_ERROR: Final = 125
@@ -82,22 +86,61 @@ async def _serve(config: Config, arguments: Sequence[str]) -> None:
     with launch.light_imports():
         from lading.daemon import wiring  # noqa: PLC0415 - loads every room; a bad option is told without it
 
+    server: EngineServer | None = None
+    earlier: StoreKind | None = None
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        async with wiring.open_engine(config) as engine, anyio.create_task_group() as tasks:
-            server = EngineServer(engine.router, allowed_hosts=wiring.host_names(config))
-            with lifecycle.listening(config) as listeners:
-                async with server.serving(listeners):
-                    launch.settle()
-                    engine.start(tasks)
-                    lifecycle.notify(f"READY=1\nMAINPID={os.getpid()}")
-                    _log.info("daemon_ready", hosts=list(config.hosts), data_root=str(config.data_root))
-                    async for received in signals:
-                        if received is not signal.SIGHUP:
-                            break
-                        config = _reload(config, arguments)
-                        engine.reload(config)
+        async with AsyncExitStack() as sockets:
+            while True:
+                async with AsyncExitStack() as life:
+                    try:
+                        engine = await life.enter_async_context(wiring.open_engine(config))
+                    except LadingError as exc:
+                        if earlier is None:
+                            raise
+                        _log.error("switch_failed", error=str(exc), back_to=earlier.value)
+                        await life.aclose()
+                        await wiring.choose(config, earlier)
+                        earlier = None
+                        continue
+                    if server is None:
+                        server = EngineServer(engine.router, allowed_hosts=wiring.host_names(config))
+                        listeners = sockets.enter_context(lifecycle.listening(config))
+                        await sockets.enter_async_context(server.serving(listeners))
+                    server.resume(engine.router)
+                    config = await _live(engine, config, arguments, signals)
+                    if not engine.restart.is_set():
+                        await sockets.aclose()
+                        return
+                    await server.pause()
+                    earlier = engine.store.selection.kind
+
+
+async def _live(
+    engine: "Engine", config: Config, arguments: Sequence[str], signals: AsyncIterator[signal.Signals]
+) -> Config:
+    """Serve until a signal ends it, or until the engine is to be opened again; the configuration by then."""
+    async with anyio.create_task_group() as tasks:
+        launch.settle()
+        engine.start(tasks)
+        lifecycle.notify(f"READY=1\nMAINPID={os.getpid()}")
+        _log.info("daemon_ready", hosts=list(config.hosts), data_root=str(config.data_root))
+
+        async def restart_when_asked() -> None:
+            await engine.restart.wait()
+            lifecycle.notify("RELOADING=1")
+            _log.info("engine_restarting")
+            watching.cancel()
+
+        with anyio.CancelScope() as watching:
+            tasks.start_soon(restart_when_asked)
+            async for received in signals:
+                if received is not signal.SIGHUP:
                     _stopping(config)
-            tasks.cancel_scope.cancel()
+                    break
+                config = _reload(config, arguments)
+                engine.reload(config)
+        tasks.cancel_scope.cancel()
+    return config
 
 
 def _reload(config: Config, arguments: Sequence[str]) -> Config:

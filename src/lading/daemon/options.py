@@ -84,8 +84,11 @@ USED: Final = (
     _used(
         "storage-driver",
         Kind.TEXT,
-        "Snapshotter: erofs, overlayfs or native (default: the first that works)",
+        "Snapshotter: erofs, overlayfs or native (default: the first that works); overlay2: the classic image store",
         short="s",
+    ),
+    _used(
+        "feature", Kind.MAP, "containerd-snapshotter=true or false: which image store to use", key="features"
     ),
     _used(
         "insecure-registry",
@@ -108,6 +111,25 @@ USED: Final = (
     _used("add-runtime", Kind.LIST, "Runtime name=path", key=""),
     _used("default-runtime", Kind.TEXT, "Runtime of containers that name none"),
     _used("", Kind.ANY, "Runtimes by name", key="runtimes"),
+    _used(
+        "bridge",
+        Kind.TEXT,
+        "Interface of the default network; none: no such network (default: lading0, or made from the data-root)",
+        short="b",
+    ),
+    _used("bip", Kind.TEXT, "Address of the default network's bridge, in CIDR form"),
+    _used("mtu", Kind.INT, "MTU of the default network"),
+    _used("ip", Kind.TEXT, "Address on which ports are published that name none"),
+    _used(
+        "default-address-pool",
+        Kind.ANY,
+        "Where networks take subnets from: base=172.30.0.0/16,size=24",
+        key="default-address-pools",
+    ),
+    _used("dns", Kind.LIST, "Name server of containers that name none"),
+    _used("dns-search", Kind.LIST, "Search domain of containers that name none"),
+    _used("dns-opt", Kind.LIST, "Resolver option of containers that name none", key="dns-opts"),
+    _used("host-gateway-ip", Kind.LIST, "What host-gateway means in --add-host", key="host-gateway-ips"),
     _used("", Kind.ANY, "Lading's own settings", key="lading"),
 )
 
@@ -127,12 +149,11 @@ IGNORED: Final = (
     ),
     *_ignored(
         Kind.INT,
-        *("cpu-rt-period", "cpu-rt-runtime", "mtu", "network-control-plane-mtu"),
+        *("cpu-rt-period", "cpu-rt-runtime", "network-control-plane-mtu"),
     ),
     *_ignored(
         Kind.TEXT,
         *(
-            "bip",
             "bip6",
             "cgroup-parent",
             "containerd",
@@ -146,7 +167,7 @@ IGNORED: Final = (
             "default-shm-size",
             "firewall-backend",
         ),
-        *("fixed-cidr", "fixed-cidr-v6", "host-gateway-ip|host-gateway-ips", "init-path", "ip", "log-driver"),
+        *("fixed-cidr", "fixed-cidr-v6", "init-path", "log-driver"),
         *("metrics-addr", "swarm-default-advertise-addr", "userland-proxy-path"),
     ),
     *_ignored(
@@ -154,16 +175,11 @@ IGNORED: Final = (
         *(
             "allow-nondistributable-artifacts",
             "cdi-spec-dir|cdi-spec-dirs",
-            "dns",
-            "dns-opt|dns-opts",
-            "dns-search",
         ),
         *("exec-opt|exec-opts", "node-generic-resource|node-generic-resources", "storage-opt|storage-opts"),
-        "default-address-pool|default-address-pools",
     ),
-    *_ignored(Kind.MAP, "default-ulimit|default-ulimits", "log-opt|log-opts", "feature|features"),
+    *_ignored(Kind.MAP, "default-ulimit|default-ulimits", "log-opt|log-opts"),
     *_ignored(Kind.ANY, "default-network-opt|default-network-opts"),
-    Option(flag="bridge", short="b", key="bridge", kind=Kind.TEXT),
     Option(flag="", key="builder", kind=Kind.ANY),
 )
 _REFUSED: Final = (

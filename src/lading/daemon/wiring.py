@@ -5,12 +5,14 @@ object is built once, from what stands above it. Nothing registers itself on imp
 the snapshotter, whose table is `SNAPSHOTTERS`.
 """
 
+import hashlib
 import os
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,34 +21,41 @@ import structlog
 from anyio.abc import TaskGroup
 from typing_extensions import override
 
-from lading.api.engine import absent, system
+from lading.api.engine import absent, build_cache, system, upgrades
 from lading.api.engine import containers as container_routes
 from lading.api.engine import events as event_routes
 from lading.api.engine import exec as exec_routes
 from lading.api.engine import files as file_routes
 from lading.api.engine import images as image_routes
 from lading.api.engine import lading as lading_routes
+from lading.api.engine import networks as network_routes
 from lading.api.engine.routing import Router
-from lading.containers.environment import Environment, StoredImages
+from lading.containers.environment import Environment, Resolving, StoredImages
 from lading.containers.service import ContainerService
 from lading.containers.service import open_service as open_containers
 from lading.content.local import LocalContentStore, utc_now
 from lading.core import content, facts, images, leases, metadata
+from lading.core.addresses import DEFAULT_POOLS
 from lading.core.events import Bus
 from lading.core.metadata import Namespace
 from lading.core.remotes import Credentials, Registries, Resolver
-from lading.daemon import host, usage
+from lading.daemon import host, stores, usage
+from lading.daemon.building import Builder, Parts, open_builder
 from lading.daemon.config import Config
 from lading.daemon.events import EventBus
 from lading.daemon.fsck import Checker
 from lading.daemon.maintenance import StoreMaintenance
+from lading.daemon.selection import SETTING, Selection, StoreKind, hidden_words, messages
 from lading.errors import FailedPreconditionError
 from lading.gc.collector import Collector
+from lading.images.classic import ClassicExchange, ClassicImageService
 from lading.images.exchange import ImageExchange
 from lading.images.removal import Use
 from lading.images.service import ImageService
 from lading.kit import aio, linux
 from lading.metadata.database import SqliteDatabase
+from lading.network.networks import Settings as NetworkSettings
+from lading.network.networks import open_networks
 from lading.oci import platform as platforms
 from lading.oci.descriptor import Platform
 from lading.oci.digest import Digest
@@ -95,6 +104,8 @@ class ReloadableRegistries(Registries):
 class Store:
     """The image store of one namespace: ports and services, without containers and without an edge."""
 
+    selection: Selection
+    namespace: Namespace
     database: metadata.Database
     content: content.Store
     snapshotter: DirectorySnapshotter
@@ -116,14 +127,34 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
 
     Raises `LockedError` if another process has it; `FailedPreconditionError` if no snapshotter works here.
     """
-    namespace = Namespace(config.containerd_namespace)
     database = await stack.enter_async_context(SqliteDatabase.open(config.data_root / DATABASE))
+    selection = await stores.selected(config, database)
+    namespace = stores.namespace_of(config, selection.kind)
+    _log.info("image_store_chosen", store=selection.kind.value, reason=selection.reason)
+    for message in messages(selection, config.containerd_snapshotter):
+        _log.info("image_store", detail=message)
     blobs = database.blobs(namespace)
     lease_manager = database.leases(namespace)
     records = database.images(namespace)
     fact_rows = database.facts(namespace)
     store = LocalContentStore(config.data_root / "content", blobs, namespace=namespace)
-    snapshotter = await open_snapshotter(config, database, store.open_file)
+    classic: stores.Classic | None = None
+    if selection.kind is StoreKind.CLASSIC:
+        rows = database.snapshots(namespace, selection.driver)
+        classic = await stores.open_classic(
+            config, snapshots=rows, records=records, blobs=store, leases=lease_manager
+        )
+        records = classic.records
+    if classic is not None and config.lading.layers_keep != "both":
+        raise FailedPreconditionError(
+            f"the classic store cannot keep layers {config.lading.layers_keep}",
+            hint="remove lading.layers-keep from the configuration, or use the containerd store",
+        )
+    snapshotter: DirectorySnapshotter = (
+        classic.snapshotter
+        if classic
+        else await open_snapshotter(config, database, selection.driver, store.open_file)
+    )
     stack.push_async_callback(snapshotter.close)
     registries = ReloadableRegistries(config)
     stack.push_async_callback(registries.close)
@@ -138,6 +169,8 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         registries=registries,
         bus=bus,
         host=machine,
+        naming=classic.store if classic else None,
+        packed=classic is None,
         max_downloads=config.max_concurrent_downloads,
         max_uploads=config.max_concurrent_uploads,
     )
@@ -164,7 +197,9 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
     async def used() -> Sequence[Use]:
         return uses()
 
-    service = ImageService(
+    make_service = partial(ClassicImageService, classic=classic.store) if classic else ImageService
+    make_exchange = partial(ClassicExchange, classic=classic.store) if classic else ImageExchange
+    service = make_service(
         store=store,
         records=records,
         transfer=transfer,
@@ -174,8 +209,10 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         host=machine,
         collect=collector.trigger,
     )
-    exchange = ImageExchange(service=service, records=records, transfer=transfer, registries=registries)
+    exchange = make_exchange(service=service, records=records, transfer=transfer, registries=registries)
     return Store(
+        selection=selection,
+        namespace=namespace,
         database=database,
         content=store,
         snapshotter=snapshotter,
@@ -188,6 +225,12 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         maintenance=maintenance,
         bus=bus,
     )
+
+
+async def choose(config: Config, kind: StoreKind) -> None:
+    """Remember which store a data-root uses, while nobody has it open."""
+    async with SqliteDatabase.open(config.data_root / DATABASE) as database:
+        await database.set_setting(SETTING, kind.value)
 
 
 async def keep_facts_of(facts: facts.Store, database: metadata.Database, machine: Platform) -> None:
@@ -217,15 +260,15 @@ SNAPSHOTTERS: Final[Mapping[str, SnapshotterKind]] = {
 
 
 async def open_snapshotter(
-    config: Config, database: metadata.Database, open_blob: Callable[[Digest], int]
+    config: Config, database: metadata.Database, driver: str, open_blob: Callable[[Digest], int]
 ) -> DirectorySnapshotter:
-    """The configured snapshotter, else the first that works on this machine, recovered from the last boot.
+    """The snapshotter ``driver``, else the first that works on this machine, recovered from the last boot.
 
     Raises `FailedPreconditionError`, with what was tried.
     """
     namespace = Namespace(config.containerd_namespace)
-    chosen = [config.storage_driver]
-    if not config.storage_driver:
+    chosen = [driver]
+    if not driver:
         # Containers stay with the snapshotter that made them, so one that is in use goes before a better one.
         used = [name for name in SNAPSHOTTERS if await database.snapshots(namespace, name).list()]
         chosen = [*used, *[name for name in SNAPSHOTTERS if name not in used]]
@@ -294,6 +337,8 @@ class Engine:
     config: Config
     sources: system.Sources
     warm: Callable[[], Coroutine[Any, Any, None]]
+    restart: anyio.Event
+    """Set when the engine is to be closed and opened again, with the store that was chosen meanwhile."""
 
     def start(self, tasks: TaskGroup) -> None:
         """Begin background work, once clients are served."""
@@ -336,24 +381,128 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
 
     async with AsyncExitStack() as stack:
         store = await open_store(stack, config, bus, uses)
-        service = await open_container_service(stack, config, store)
+        await stores.refuse_orphans(config, store.database, store.selection.kind)
+        runtime = await open_runtime(stack, config)
+        service = await open_container_service(stack, config, store, runtime)
         running.append(service)
-        facts = host.facts(config, id=await daemon_id(store.database), driver=store.snapshotter.name)
+        builder = await open_builder(
+            stack,
+            Parts(
+                database=store.database,
+                namespace=store.namespace,
+                content=store.content,
+                images=store.records,
+                leases=store.leases,
+                snapshotter=store.snapshotter,
+                containerd=store.selection.kind is StoreKind.CONTAINERD,
+                transfer=store.transfer,
+                registries=store.registries,
+                runtime=runtime,
+                runtime_name=host.default_runtime(config),
+                state=config.exec_root / "build",
+                bus=bus,
+                id=await daemon_id(store.database),
+            ),
+        )
+        facts = host.facts(
+            config,
+            id=await daemon_id(store.database),
+            driver=store.snapshotter.name,
+            driver_status=driver_status(store),
+        )
         sources = system.Sources(
             host=facts,
             images=lambda: usage.count_images(store.records),
             containers=lambda: usage.count_containers(service),
             image_usage=lambda version: usage.image_usage(store.images, version),
             container_usage=lambda version: usage.container_usage(service, version),
+            build_usage=lambda version: build_cache.disk_usage(builder.solver, version),
             listeners=lambda: bus.subscribers,
             open_files=lambda: len(os.listdir("/proc/self/fd")),
             registries=store.registries,
+            warnings=lambda: hidden_warnings(config, store),
         )
-        router = make_router(store, service, sources, bus)
-        yield Engine(router=router, store=store, config=config, sources=sources, warm=service.warm)
+        for warning in await hidden_warnings(config, store):
+            _log.warning("images_hidden", detail=warning)
+        engine = Engine(
+            router=Router(),
+            store=store,
+            config=config,
+            sources=sources,
+            warm=service.warm,
+            restart=anyio.Event(),
+        )
+        switch = stores.Switch(
+            database=store.database,
+            selection=store.selection,
+            running=lambda: [
+                stores.Running(id=each.id, name=each.name) for each in service.all() if each.state.running
+            ],
+            stop=service.stop,
+            restart=engine.restart.set,
+        )
+        engine.router = make_router(store, service, sources, bus, StoreRoutes(config, store, switch), builder)
+        yield engine
 
 
-def make_router(store: Store, service: ContainerService, sources: system.Sources, bus: Bus) -> Router:
+def driver_status(store: Store) -> list[list[str]]:
+    """What ``docker info`` shows below the storage driver; clients tell the stores apart by it."""
+    if store.selection.kind is StoreKind.CONTAINERD:
+        return [["driver-type", "io.containerd.snapshotter.v1"]]
+    return [
+        ["Backing Filesystem", linux.file_system(str(store.maintenance.data_root))],
+        ["Supports d_type", "true"],
+        ["Using metacopy", "false"],
+        ["Native Overlay Diff", "true"],
+        ["userxattr", "false"],
+    ]
+
+
+async def hidden_warnings(config: Config, store: Store) -> list[str]:
+    """What is here and not shown, in words."""
+    other = store.selection.kind.other
+    words = hidden_words(other, await stores.hidden(config, store.database, other))
+    found = [words] if words else []
+    if store.selection.kind is StoreKind.CLASSIC and (count := await stores.foreign(config)):
+        found.append(
+            f"{count} container{'' if count == 1 else 's'} of dockerd in this data-root can be seen by dockerd only"
+        )
+    return found
+
+
+class StoreRoutes(lading_routes.Stores):
+    """Which image store is in use, and the switch."""
+
+    def __init__(self, config: Config, store: Store, switch: stores.Switch) -> None:
+        self._config = config
+        self._store = store
+        self._switch = switch
+
+    @override
+    async def status(self) -> dict[str, Any]:
+        kind = self._store.selection.kind
+        hidden = await stores.hidden(self._config, self._store.database, kind.other)
+        return {
+            "Store": kind.value,
+            "Reason": self._store.selection.reason,
+            "HiddenImages": hidden["images"],
+            "HiddenContainers": hidden["containers"],
+        }
+
+    @override
+    async def use(self, store: str, *, stop: bool) -> dict[str, Any]:
+        changed = await self._switch.use(store, stop=stop)
+        return {"Store": store, "Restarting": changed}
+
+
+def make_router(
+    store: Store,
+    service: ContainerService,
+    sources: system.Sources,
+    bus: Bus,
+    stores: lading_routes.Stores,
+    builder: Builder,
+) -> Router:
     """Every route that is served."""
     router = Router()
     system.add_routes(router, sources)
@@ -362,22 +511,28 @@ def make_router(store: Store, service: ContainerService, sources: system.Sources
     container_routes.add_routes(router, service)
     exec_routes.add_routes(router, service)
     file_routes.add_routes(router, service)
-    lading_routes.add_routes(router, store.maintenance)
-    absent.add_networks(router)
+    network_routes.add_routes(router, service)
+    lading_routes.add_routes(router, store.maintenance, stores)
     absent.add_volumes(router)
     absent.add_swarm(router)
     absent.add_plugins(router)
     absent.add_builder(router)
+    build_cache.add_routes(router, builder.solver)
+    upgrades.add_routes(
+        router,
+        grpc=builder.server.serve_grpc,
+        session=builder.server.serve_session,
+        check_session=builder.server.check_session,
+    )
     absent.add_search(router)
     absent.add_container_extras(router)
     return router
 
 
-async def open_container_service(stack: AsyncExitStack, config: Config, store: Store) -> ContainerService:
-    """Containers in shims: the runtime, and the service over it, with the containers of earlier daemons taken up."""
+async def open_runtime(stack: AsyncExitStack, config: Config) -> ShimRuntime:
+    """Shims, for containers and for the processes of builds."""
     available = host.runtimes(config)
-    default = host.default_runtime(config)
-    runtime = await stack.enter_async_context(
+    return await stack.enter_async_context(
         ShimRuntime(
             config.exec_root / "tasks",
             config.data_root / "tasks",
@@ -389,22 +544,39 @@ async def open_container_service(stack: AsyncExitStack, config: Config, store: S
         )
     )
 
+
+async def open_container_service(
+    stack: AsyncExitStack, config: Config, store: Store, runtime: ShimRuntime
+) -> ContainerService:
+    """Containers in shims, with those of earlier daemons taken up."""
+    available = host.runtimes(config)
+    default = host.default_runtime(config)
+
     async def find(name: str) -> images.Image:
         return (await store.images.find(name)).image
 
+    networks = await stack.enter_async_context(
+        open_networks(
+            store.database.networks(Namespace(config.containerd_namespace)),
+            config.exec_root / "network",
+            network_settings(config),
+        )
+    )
     environment = Environment(
-        store=store.database.containers(Namespace(config.containerd_namespace)),
+        store=store.database.containers(store.namespace),
         images=StoredImages(
             store.content,
             find=find,
             unpack=store.transfer.ensure_unpacked,
-            commit=store.transfer.commit,
+            commit=store.exchange.commit,
         ),
         snapshotter=store.snapshotter,
         differ=store.snapshotter,
         leases=store.leases,
         runtime=runtime,
         bus=store.bus,
+        networks=networks,
+        resolving=resolving(config),
         root=config.data_root / "containers",
         state=config.exec_root / "containers",
         runtimes={"": default} | {name: name for name in available},
@@ -412,6 +584,38 @@ async def open_container_service(stack: AsyncExitStack, config: Config, store: S
         init_path=host.init_program(),
     )
     return await stack.enter_async_context(open_containers(environment))
+
+
+def network_settings(config: Config) -> NetworkSettings:
+    """What daemon.json says about networks. Two daemons on one machine need two default bridges, so the name is ours by
+    default, and that of a second data-root its own.
+    """
+    interface = config.bridge or (
+        "lading0" if config.data_root == Config().data_root else f"lading-{_short(config.data_root)}"
+    )
+    return NetworkSettings(
+        bridge="" if config.bridge == "none" else interface,
+        bip=config.bip,
+        mtu=config.mtu,
+        pools=config.default_address_pools or DEFAULT_POOLS,
+        host_ip=config.ip,
+        program=config.lading.netavark,
+        resolver=config.lading.aardvark_dns,
+    )
+
+
+def _short(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+
+
+def resolving(config: Config) -> Resolving:
+    """What daemon.json says about looking up names."""
+    return Resolving(
+        servers=config.dns,
+        search=config.dns_search,
+        options=config.dns_opts,
+        host_gateway=next(iter(config.host_gateway_ips), ""),
+    )
 
 
 def runtime_config(entry: Mapping[str, Any]) -> RuntimeConfig:

@@ -1,6 +1,6 @@
 """`Collector`: finds what nothing needs, deletes the rows, then the files, and never holds anyone up.
 
-1. *Mark*: the graph of a namespace is read from one consistent state; what no root leads to is garbage.
+1. *Mark*: the database says what no root of a namespace leads to at one moment: garbage.
 2. *Condemn*: in short transactions the database deletes the rows of garbage that is still garbage.
 3. *Sweep*: the files of those rows are deleted, outside of every lock. One failure is logged and never stops the rest.
 
@@ -15,17 +15,17 @@ import anyio
 import structlog
 
 from lading.core.content import IngestRef
-from lading.core.metadata import Database, Namespace, Node
+from lading.core.metadata import Database, Marked, Namespace, Node
 from lading.errors import LadingError
-from lading.gc.mark import Garbage, Step, condemned_order, mark, path_to
+from lading.gc.mark import Step, condemned_order, path_to
 from lading.gc.report import Collected, Planned
 from lading.kit import aio
 from lading.kit.failpoints import failpoint
 from lading.oci.digest import Digest
 
 _log: Final = structlog.get_logger(__name__)
-_BATCH: Final = 256
-"""Rows deleted in one transaction: a writer waits for a few milliseconds at most."""
+_BATCH: Final = 64
+"""Rows deleted in one transaction: a writer waits for a millisecond or two."""
 _CLEAN: Final = aio.Lane("gc", 1)
 
 
@@ -114,16 +114,15 @@ class Collector:
         async with self._one:
             started = anyio.current_time()
             now = self._clock()
-            graph = await self._database.graph(self._namespace, now=now)
-            garbage = await aio.run(_CLEAN, mark, graph)
-            marked = anyio.current_time()
+            marked = await self._database.mark(self._namespace, now=now)
+            nodes = await aio.run(_CLEAN, self._order, marked)
+            marked_at = anyio.current_time()
             failpoint("gc.marked")
-            nodes = [node for node in condemned_order(graph, garbage.nodes) if self._ours(node)]
             deleted: list[Node] = []
             freed = 0
             failed: list[tuple[Node, str]] = []
             for batch in _batches(nodes):
-                gone = await self._database.condemn(self._namespace, batch, graph=graph, now=now)
+                gone = await self._database.condemn(self._namespace, batch, version=marked.version, now=now)
                 failpoint("gc.condemned")
                 deleted += gone
                 freed += await self._sweep(gone, failed)
@@ -132,9 +131,13 @@ class Collector:
                 nodes=deleted,
                 freed=freed,
                 failed=failed,
-                mark_seconds=marked - started,
+                mark_seconds=marked_at - started,
                 seconds=anyio.current_time() - started,
             )
+
+    def _order(self, marked: Marked) -> list[Node]:
+        """Garbage that may be deleted here, in the order in which it may be."""
+        return [node for node in condemned_order(marked.edges, marked.garbage) if self._ours(node)]
 
     def _ours(self, node: Node) -> bool:
         return node.kind != "snapshot" or node.scope in self._snapshotters
@@ -164,16 +167,10 @@ class Collector:
 
     async def dry_run(self) -> Planned:
         """What `collect` would delete now, and the bytes of it."""
-        graph = await self._database.graph(self._namespace, now=self._clock())
-        garbage: Garbage = await aio.run(_CLEAN, mark, graph)
-        sizes: dict[Node, int] = {}
-        blobs = await self._database.blobs(self._namespace).list()
-        sizes.update({Node("content", info.digest): info.size for info in blobs})
-        for name in self._snapshotters:
-            rows = await self._database.snapshots(self._namespace, name).list()
-            sizes.update({Node("snapshot", row.info.key, name): row.usage.size for row in rows})
-        nodes = [node for node in condemned_order(graph, garbage.nodes) if self._ours(node)]
-        return Planned(nodes={node: sizes.get(node, 0) for node in nodes}, kept=len(graph.nodes) - len(nodes))
+        marked = await self._database.mark(self._namespace, now=self._clock())
+        nodes = await aio.run(_CLEAN, self._order, marked)
+        foreign = len(marked.garbage) - len(nodes)
+        return Planned(nodes={node: marked.garbage[node] for node in nodes}, kept=marked.kept + foreign)
 
     async def why(self, node: Node) -> list[Step]:
         """The chain of references that keeps ``node``, from a root to it; empty if nothing does or it does not exist."""

@@ -1,17 +1,10 @@
-"""The mark: pure functions over a `Graph`."""
+"""Order of deletion, and ways through a `Graph`: pure functions."""
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lading.core.metadata import Graph, Node, reachable
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Garbage:
-    """What no root leads to."""
-
-    nodes: frozenset[Node]
+from lading.core.metadata import Graph, Node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,36 +15,13 @@ class Step:
     reason: str = ""
 
 
-def mark(graph: Graph) -> Garbage:
-    """Nodes that are garbage. Time and memory are linear in nodes and edges."""
-    alive = reachable((root for root in graph.roots if root not in graph.flat), graph.edges)
-    flat = [root for root in graph.roots if root in graph.flat]
-    held = {node for root in flat for node in graph.edges.get(root, ())}
-    alive.update(held, flat, _parents(held, graph.edges))
-    # Node by node, because one operation on whole sets would keep every other thread waiting for its end.
-    return Garbage(nodes=frozenset(node for node in graph.nodes if node not in alive))
-
-
-def _parents(held: set[Node], edges: Mapping[Node, Sequence[Node]]) -> set[Node]:
-    """What snapshots of a flat lease stand on: without it they could not be used."""
-    seen = {node for node in held if node.kind == "snapshot"}
-    stack = list(seen)
-    while stack:
-        snapshot = stack.pop()
-        for node in edges.get(snapshot, ()):
-            if node.kind == "snapshot" and node.scope == snapshot.scope and node not in seen:
-                seen.add(node)
-                stack.append(node)
-    return seen
-
-
-def condemned_order(graph: Graph, garbage: Iterable[Node]) -> list[Node]:
+def condemned_order(edges: Mapping[Node, Sequence[Node]], garbage: Iterable[Node]) -> list[Node]:
     """Garbage in the order in which it may be deleted: what refers to a snapshot goes before it."""
     rest = set(garbage)
     snapshots = sorted(node for node in rest if node.kind == "snapshot")
     waiting = dict.fromkeys(snapshots, 0)
     for node in snapshots:
-        for parent in graph.edges.get(node, ()):
+        for parent in edges.get(node, ()):
             if parent in waiting:
                 waiting[parent] += 1
     ready = deque(node for node in snapshots if not waiting[node])
@@ -59,7 +29,7 @@ def condemned_order(graph: Graph, garbage: Iterable[Node]) -> list[Node]:
     while ready:
         node = ready.popleft()
         ordered.append(node)
-        for parent in graph.edges.get(node, ()):
+        for parent in edges.get(node, ()):
             if parent in waiting:
                 waiting[parent] -= 1
                 if not waiting[parent]:

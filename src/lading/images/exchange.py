@@ -23,6 +23,7 @@ from lading.oci.document import CONFIG_LIMIT
 from lading.oci.reference import Reference
 from lading.transfer.archive_in import LoadedImage
 from lading.transfer.archive_out import SavedImage, Sink
+from lading.transfer.commit import Changes, CommitOptions
 from lading.transfer.import_ import ImportOptions
 from lading.transfer.pull import PullResult
 from lading.transfer.push import PushResult
@@ -180,6 +181,17 @@ class ImageExchange:
     ) -> Sequence[LoadedImage]:
         """Take in an archive; see `lading.transfer.service.TransferService.load`."""
         return await self._transfer.load(source, platforms=list(platforms) or None, progress=progress)
+
+    async def commit(
+        self,
+        base: Descriptor,
+        changes: Changes,
+        options: CommitOptions,
+        *,
+        reference: Reference | None = None,
+    ) -> Descriptor:
+        """Make an image of another and of changes; see `lading.transfer.service.TransferService.commit`."""
+        return await self._transfer.commit(base, changes, options, reference=reference)
 
     async def import_(
         self, source: AsyncIterable[bytes], options: ImportOptions, *, name: Reference | None

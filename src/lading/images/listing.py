@@ -46,6 +46,8 @@ class ImageRow(msgspec.Struct, frozen=True, kw_only=True):
     labels: Mapping[str, str]
     containers: int
     manifests: Sequence[ManifestRow] = ()
+    parent: str = ""
+    """ID of the image that it was made from here; only the classic store has parents."""
 
 
 def names(records: Iterable[images.Image]) -> tuple[list[str], list[str]]:

@@ -61,7 +61,7 @@ def plan(found: Found, asked: str, uses: Sequence[Use], *, force: bool) -> Plan:
     """
     named = found.named
     if found.by_name is not None:
-        going = _with_digest_names(found.by_name, named)
+        going = with_digest_names(found.by_name, named)
     else:
         going = list(found.records)
         if len({reference.parse(r.name).name for r in named}) > 1 and not force:
@@ -92,7 +92,7 @@ def _in_use(found: Found, use: Use) -> str:
     return f"image is being used by {'running' if use.running else 'stopped'} container {container}"
 
 
-def _with_digest_names(record: images.Image, named: Sequence[images.Image]) -> list[images.Image]:
+def with_digest_names(record: images.Image, named: Sequence[images.Image]) -> list[images.Image]:
     """A tag takes the repository's ``name@digest`` records along if it is the repository's only tag of the target."""
     own = reference.parse(record.name)
     same = [r for r in named if reference.parse(r.name).name == own.name and r.name != record.name]

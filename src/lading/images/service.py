@@ -54,6 +54,9 @@ class ImageDetail:
     rows: Sequence[ManifestRow]
     size: int
     tagged_at: datetime
+    parent: str = ""
+    trees: Mapping[str, str] | None = None
+    """Where the classic store has the image's layers, as Docker's ``GraphDriver.Data``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,10 +135,12 @@ class ImageService:
         *,
         shared_size: bool = False,
         manifests: bool = True,
+        all: bool = True,  # noqa: ARG002 - every image of this store is one that a user made or pulled
     ) -> Sequence[ImageRow]:
         """One row per target, newest first, out of rows alone.
 
-        Without ``manifests`` the rows have none. Other calls go on in between, however many images there are.
+        ``all`` shows nameless images that others were made from, too. Without ``manifests`` the rows have none. Other calls go
+        on in between, however many images there are.
 
         Raises `InvalidArgumentError` for an unknown filter; `NotFoundError` if ``before`` or ``since`` names nothing.
         """

@@ -11,6 +11,7 @@ import fcntl
 import os
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -53,6 +54,16 @@ _FLAGS: Final = {
     "rbind": MS_BIND | MS_REC,
     "rw": 0,
 }
+_FILE_SYSTEMS: Final = {
+    0xEF53: "extfs",
+    0x58465342: "xfs",
+    0x9123683E: "btrfs",
+    0x01021994: "tmpfs",
+    0x2FC12FC1: "zfs",
+    0xF2F52010: "f2fs",
+    0x794C7630: "overlayfs",
+    0x6969: "nfs",
+}
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _syscall: Final = _libc.syscall
 _syscall.restype = ctypes.c_long
@@ -86,6 +97,13 @@ def syncfs(fd: int) -> None:
     Reports write errors since ``fd`` was opened, so it should be as old as the writes. Man page: syncfs, section 2.
     """
     _check(_libc.syncfs(fd))
+
+
+def file_system(path: str) -> str:
+    """What Docker calls the file system of ``path``: ``extfs``, ``xfs``, ``btrfs``, …, or ``<unknown>``. See statfs(2)."""
+    buffer = ctypes.create_string_buffer(256)
+    _check(_libc.statfs(os.fsencode(path), buffer), path)
+    return _FILE_SYSTEMS.get(int.from_bytes(buffer.raw[:4], sys.byteorder), "<unknown>")
 
 
 def boot_id() -> str:

@@ -8,7 +8,7 @@ import asyncio
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar, cast
@@ -53,8 +53,10 @@ class Connection(Protocol):
         """Whether a transaction is open."""
         ...
 
-    def execute(self, statements: str, bindings: Sequence[Value] | None = None, /) -> Cursor:
-        """Run statements; rows come as they are asked for."""
+    def execute(
+        self, statements: str, bindings: Sequence[Value] | Mapping[str, Value] | None = None, /
+    ) -> Cursor:
+        """Run statements; rows come as they are asked for. Several statements share bindings by name."""
         ...
 
     def executemany(self, statements: str, sequenceofbindings: Iterable[Sequence[Value]], /) -> Cursor:

@@ -72,6 +72,22 @@ async def run_stage(function: Callable[..., T], *args: object) -> T:
         raise
 
 
+class Signal:
+    """Tells everyone who waits now that something changed. Look first, then wait, without a wait in between."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def wake(self) -> None:
+        """Wake those who wait."""
+        event, self._event = self._event, anyio.Event()
+        event.set()
+
+    async def wait(self) -> None:
+        """Wait for the next `wake`."""
+        await self._event.wait()
+
+
 @dataclass(slots=True)
 class _Entry:
     lock: anyio.Lock = field(default_factory=anyio.Lock)

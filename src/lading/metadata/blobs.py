@@ -3,7 +3,6 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
-import msgspec
 from typing_extensions import override
 
 from lading.core import labels as label_rules
@@ -13,7 +12,7 @@ from lading.core.leases import LeaseID, Resource
 from lading.core.metadata import IngestRow, Namespace, Node
 from lading.errors import NotFoundError
 from lading.kit.sqlite import Connection
-from lading.metadata.codec import dump, load_text_map, to_microseconds, to_time
+from lading.metadata.codec import dump, encode_list, load_text_map, to_microseconds, to_time
 from lading.metadata.holding import hold
 from lading.metadata.session import Session
 from lading.oci.digest import Digest
@@ -64,7 +63,7 @@ class SqliteBlobs(metadata.Blobs):
 
     @override
     async def sizes(self, digests: Collection[Digest]) -> Mapping[str, int]:
-        wanted = msgspec.json.encode([str(digest) for digest in digests]).decode()
+        wanted = encode_list(digests)
         return await self._session.read(
             lambda connection: dict(
                 connection.execute(

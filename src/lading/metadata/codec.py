@@ -1,11 +1,12 @@
 """How values stand in columns: times as microseconds, labels and descriptors as JSON."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import msgspec
 
+from lading.core.builds import BuildRecord
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 
@@ -22,6 +23,7 @@ def _digest(kind: type[object], value: object) -> object:
 _encoder: Final = msgspec.json.Encoder(enc_hook=str)
 _text_map: Final = msgspec.json.Decoder(dict[str, str])
 _document: Final = msgspec.json.Decoder(dict[str, Any])
+_build: Final = msgspec.json.Decoder(BuildRecord, dec_hook=_digest)
 _descriptor: Final = msgspec.json.Decoder(Descriptor, dec_hook=_digest)
 
 
@@ -35,8 +37,8 @@ def to_time(microseconds: int) -> datetime:
     return _EPOCH + timedelta(microseconds=microseconds)
 
 
-def dump(value: Mapping[str, Any] | Descriptor) -> str:
-    """Column value of labels, a JSON object or a descriptor."""
+def dump(value: Mapping[str, Any] | Descriptor | BuildRecord) -> str:
+    """Column value of labels, a JSON object, a descriptor or a build."""
     return "{}" if not value else _encoder.encode(value).decode()
 
 
@@ -53,3 +55,13 @@ def load_document(column: str) -> dict[str, Any]:
 def load_descriptor(column: str) -> Descriptor:
     """Descriptor of a column value."""
     return _descriptor.decode(column)
+
+
+def encode_list(values: Iterable[str]) -> str:
+    """Texts as one bound value, for ``json_each``."""
+    return _encoder.encode([str(value) for value in values]).decode()
+
+
+def load_build(column: str) -> BuildRecord:
+    """Build of a column value."""
+    return _build.decode(column)

@@ -12,12 +12,15 @@ import anyio
 from typing_extensions import override
 
 from lading.core import metadata
-from lading.core.metadata import Graph, Namespace, Node
+from lading.core.metadata import Graph, Marked, Namespace, Node
 from lading.errors import LadingError, PermissionDeniedError
 from lading.kit import aio, fs
 from lading.kit.sqlite import Connection, Readers, connect
 from lading.metadata import graph as graphs
+from lading.metadata import marking
 from lading.metadata.blobs import SqliteBlobs
+from lading.metadata.buildcache import SqliteBuildCache
+from lading.metadata.builds import SqliteBuilds
 from lading.metadata.containers import SqliteContainers
 from lading.metadata.facts import SqliteFacts
 from lading.metadata.images import SqliteImages
@@ -135,6 +138,14 @@ class SqliteDatabase(metadata.Database):
         return SqliteContainers(self._session, namespace)
 
     @override
+    def builds(self, namespace: Namespace) -> SqliteBuilds:
+        return SqliteBuilds(self._session, namespace)
+
+    @override
+    def build_cache(self, namespace: Namespace) -> SqliteBuildCache:
+        return SqliteBuildCache(self._session, namespace)
+
+    @override
     def networks(self, namespace: Namespace) -> SqliteNetworks:
         return SqliteNetworks(self._session, namespace)
 
@@ -157,19 +168,23 @@ class SqliteDatabase(metadata.Database):
         )
 
     @override
+    async def mark(self, namespace: Namespace, *, now: datetime) -> Marked:
+        version = self._session.version(namespace)
+        return await self._session.read(
+            lambda connection: marking.mark(connection, namespace, now=now, version=version)
+        )
+
+    @override
     async def condemn(
-        self, namespace: Namespace, nodes: Sequence[Node], *, graph: Graph, now: datetime
+        self, namespace: Namespace, nodes: Sequence[Node], *, version: int, now: datetime
     ) -> list[Node]:
         def job(connection: Connection) -> list[Node]:
             self._session.images_changed(namespace)
-            return graphs.condemn(
-                connection,
-                namespace,
-                nodes,
-                graph=graph,
-                touched=self._session.touched(namespace, graph.version),
-                reread=partial(graphs.read, connection, namespace, now=now, version=graph.version),
-            )
+            touched = self._session.touched(namespace, version)
+            if touched is None:
+                garbage = marking.mark(connection, namespace, now=now, version=version).garbage
+                return graphs.delete(connection, namespace, [node for node in nodes if node in garbage])
+            return graphs.condemn(connection, namespace, nodes, touched=touched)
 
         return await self._session.write(namespace, job, frees=True)
 

@@ -10,7 +10,7 @@ from lading.core import facts
 from lading.core.facts import Inventory, Summary, TargetFacts
 from lading.core.metadata import Namespace
 from lading.kit.sqlite import Connection
-from lading.metadata.codec import dump, load_text_map
+from lading.metadata.codec import dump, encode_list, load_text_map
 from lading.metadata.session import Session
 from lading.oci.digest import Digest
 
@@ -175,7 +175,7 @@ class SqliteFacts(facts.Store):
 
     @override
     async def freed_by(self, targets: Collection[Digest]) -> int:
-        chosen = msgspec.json.encode([str(target) for target in targets]).decode()
+        chosen = encode_list(targets)
         return await self._session.read(
             lambda connection: int(connection.execute(_FREED, (self._namespace, chosen)).fetchall()[0][0])
         )

@@ -1,16 +1,16 @@
 """The collector's view of a namespace, and the deletion of what it found to be garbage."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
 from lading.core import references
 from lading.core.labels import GC_EXPIRE, GC_ROOT
 from lading.core.leases import FLAT
-from lading.core.metadata import Graph, Namespace, Node, reachable
+from lading.core.metadata import Graph, Namespace, Node
 from lading.kit.sqlite import Connection, Cursor
-from lading.metadata.codec import load_text_map, to_microseconds, to_time
+from lading.metadata.codec import encode_list, load_text_map, to_microseconds, to_time
 
 _COLLECTOR: Final = "containerd.io/gc."
 """What every label that matters here begins with: most rows need not be decoded."""
@@ -115,7 +115,7 @@ def read(connection: Connection, namespace: Namespace, *, now: datetime, version
     return Graph(
         nodes=frozenset(builder.nodes),
         roots=builder.roots,
-        edges=dict(builder.edges),
+        edges={node: kept for node, kept in builder.edges.items() if node in builder.nodes},
         flat=frozenset(builder.flat),
         version=version,
     )
@@ -136,7 +136,10 @@ def expired(labels: Mapping[str, str], now: datetime) -> bool:
 def delete(connection: Connection, namespace: Namespace, nodes: Iterable[Node]) -> list[Node]:
     """Delete the rows of ``nodes`` that exist, snapshots children first; a snapshot with children stays."""
     wanted = list(nodes)
-    deleted: list[Node] = []
+    blobs = {node.id: node for node in wanted if node.kind == "content"}
+    deleted = [
+        blobs[digest] for (digest,) in connection.execute(_ERASE_BLOBS, (namespace, encode_list(blobs)))
+    ]
     for node in wanted:
         if (erase := _ERASE.get(node.kind)) is not None:
             connection.execute(erase, (namespace, node.id))
@@ -151,11 +154,13 @@ def delete(connection: Connection, namespace: Namespace, nodes: Iterable[Node]) 
 
 
 _ERASE: Final = {
-    "content": "DELETE FROM blob WHERE namespace = ? AND digest = ?",
     "image": "DELETE FROM image WHERE namespace = ? AND name = ?",
     "lease": "DELETE FROM lease WHERE namespace = ? AND id = ?",
     "ingest": "DELETE FROM ingest WHERE namespace = ? AND ref = ?",
 }
+_ERASE_BLOBS: Final = (
+    "DELETE FROM blob WHERE namespace = ? AND digest IN (SELECT value FROM json_each(?)) RETURNING digest"
+)
 _ERASE_SNAPSHOT: Final = """
 DELETE FROM snapshot AS one WHERE namespace = ?1 AND snapshotter = ?2 AND key = ?3
 AND NOT EXISTS (SELECT 1 FROM snapshot WHERE namespace = ?1 AND snapshotter = ?2 AND parent = ?3)
@@ -181,23 +186,71 @@ def _children_first(connection: Connection, namespace: Namespace, snapshots: set
 
 
 def condemn(
-    connection: Connection,
-    namespace: Namespace,
-    nodes: Sequence[Node],
-    *,
-    graph: Graph,
-    touched: set[Node] | None,
-    reread: Callable[[], Graph],
+    connection: Connection, namespace: Namespace, nodes: Sequence[Node], *, touched: set[Node]
 ) -> list[Node]:
     """Delete those of ``nodes`` that nothing came to need.
 
-    ``touched`` is what new roots and references lead to since ``graph``; what those nodes lead to by the edges of ``graph``
-    is needed too. A longer way would have to pass another new reference, whose end is touched itself. Without
-    ``touched`` the graph is read again.
+    ``touched`` is what new roots and references lead to since the mark; what those nodes lead to now is needed too. A longer way
+    would have to pass another new reference, whose end is touched itself.
     """
-    if touched is None:
-        now = reread()
-        needed = reachable(now.roots, now.edges)
-    else:
-        needed = reachable(touched, graph.edges) if touched else set[Node]()
+    needed = _closure(connection, namespace, touched) if touched else set[Node]()
     return delete(connection, namespace, [node for node in nodes if node not in needed])
+
+
+def _closure(connection: Connection, namespace: Namespace, starts: set[Node]) -> set[Node]:
+    """Everything that ``starts`` lead to, themselves included, by the rows as they are now."""
+    back = _back_references(connection, namespace)
+    seen = set(starts)
+    stack = list(seen)
+    while stack:
+        node = stack.pop()
+        for following in (*_leads_to(connection, namespace, node), *back.get(node, ())):
+            if following not in seen:
+                seen.add(following)
+                stack.append(following)
+    return seen
+
+
+def _back_references(connection: Connection, namespace: Namespace) -> Mapping[Node, Sequence[Node]]:
+    """Keepers and what they keep by labels on the kept; an index knows these few rows."""
+    found: defaultdict[Node, list[Node]] = defaultdict(list)
+    for kind, table, key, scope in _LABELLED:
+        for name, snapshotter, column in connection.execute(
+            f"SELECT {key}, {scope}, labels FROM {table} "  # noqa: S608 -- constants
+            "WHERE namespace = ? AND instr(labels, 'containerd.io/gc.bref.') > 0",
+            (namespace,),
+        ):
+            for keeper in references.backward(load_text_map(column)):
+                found[keeper].append(Node(kind, name, snapshotter))
+    return found
+
+
+_LABELLED: Final = (
+    ("content", "blob", "digest", "''"),
+    ("snapshot", "snapshot", "key", "snapshotter"),
+    ("image", "image", "name", "''"),
+    ("lease", "lease", "id", "''"),
+)
+_STEPS: Final = {
+    "content": "SELECT NULL, '', '', labels FROM blob WHERE namespace = ?1 AND digest = ?2 AND ?3 = ''",
+    "snapshot": "SELECT 'snapshot', parent, snapshotter, labels FROM snapshot "
+    "WHERE namespace = ?1 AND key = ?2 AND snapshotter = ?3",
+    "image": "SELECT 'content', digest, '', labels FROM image WHERE namespace = ?1 AND name = ?2 AND ?3 = ''",
+    "container": "SELECT 'content', image, '', '{}' FROM container WHERE namespace = ?1 AND id = ?2 AND ?3 = '' "
+    "UNION ALL SELECT 'content', target, '', '{}' FROM container WHERE namespace = ?1 AND id = ?2 "
+    "UNION ALL SELECT 'snapshot', snapshot_key, snapshotter, '{}' FROM container WHERE namespace = ?1 AND id = ?2",
+    "ingest": "SELECT 'content', expected, '', '{}' FROM ingest WHERE namespace = ?1 AND ref = ?2 AND ?3 = ''",
+    "lease": "SELECT NULL, '', '', labels FROM lease WHERE namespace = ?1 AND id = ?2 AND ?3 = '' "
+    "UNION ALL SELECT kind, id, snapshotter, '{}' FROM lease_resource WHERE namespace = ?1 AND lease = ?2",
+}
+
+
+def _leads_to(connection: Connection, namespace: Namespace, node: Node) -> list[Node]:
+    """What a node's row refers to."""
+    found: list[Node] = []
+    for kind, name, scope, labels in connection.execute(_STEPS[node.kind], (namespace, node.id, node.scope)):
+        if kind and name:
+            found.append(Node(kind, name, scope))
+        if _COLLECTOR in labels:
+            found += references.forward(load_text_map(labels))
+    return found

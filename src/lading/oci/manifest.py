@@ -108,6 +108,17 @@ def _index(tree: object, what: str) -> Index:
     return index
 
 
+def media_type_of(data: Buffer) -> str:
+    """The media type of a document that came without one: what it says, else what its fields make it (OCI).
+
+    Raises `InvalidArgumentError` for what is no document.
+    """
+    envelope = convert(read(data, what="manifest", limit=MANIFEST_LIMIT), _Envelope, what="manifest")
+    if envelope.media_type:
+        return envelope.media_type
+    return mediatypes.OCI_INDEX if envelope.manifests is not msgspec.UNSET else mediatypes.OCI_MANIFEST
+
+
 def children(document: Manifest | Index) -> tuple[Descriptor, ...]:
     """What a document refers to, in the order in which containerd labels it: manifests, or config and then layers."""
     return document.manifests if isinstance(document, Index) else (document.config, *document.layers)

@@ -70,3 +70,8 @@ def is_manifest(media_type: str) -> bool:
 def is_layer(media_type: str) -> bool:
     """Whether the type is a file-system layer that can be unpacked."""
     return media_type in LAYER_COMPRESSION
+
+
+def is_config(media_type: str) -> bool:
+    """Whether the type is an image config: what the classic store's images are."""
+    return media_type in CONFIGS

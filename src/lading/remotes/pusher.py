@@ -78,20 +78,29 @@ class HttpPusher(Pusher):
     @override
     async def exists(self, descriptor: Descriptor) -> bool:
         kind = "manifests" if descriptor.media_type in _MANIFEST_TYPES else "blobs"
+        length = await self._length(kind, descriptor.digest, f"{descriptor.media_type}, */*")
+        return length in {"", str(descriptor.size)}
+
+    @override
+    async def size(self, digest: Digest) -> int | None:
+        length = await self._length("blobs", digest, "*/*")
+        return int(length) if length and length.isdecimal() else None
+
+    async def _length(self, kind: str, digest: Digest, accept: str) -> str | None:
+        """What the registry says of a length, ``""`` if nothing; ``None`` if there is no such blob."""
         call = Call(
             method="HEAD",
-            path=f"/{self._session.path}/{kind}/{descriptor.digest}",
+            path=f"/{self._session.path}/{kind}/{digest}",
             consume=lambda response: response.head.get("content-length"),
-            fields=(("Accept", f"{descriptor.media_type}, */*"),),
+            fields=(("Accept", accept),),
             actions="pull,push",
         )
         try:
-            length = await self._session.call(await self._host(), call)
+            return await self._session.call(await self._host(), call) or ""
         except HostFailedError as exc:
             if exc.reply.status == 404:
-                return False
-            raise self._failed(f"ask for {descriptor.digest} in", exc) from exc
-        return length in {"", str(descriptor.size)}
+                return None
+            raise self._failed(f"ask for {digest} in", exc) from exc
 
     @override
     async def mount(self, descriptor: Descriptor, source: str) -> bool:

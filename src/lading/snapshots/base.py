@@ -6,8 +6,8 @@ never rows without files. `DirectorySnapshotter.sweep` deletes orphans. A root b
 
 **Durability**. *lazy*: an unpacked layer's row carries the boot ID until a syncfs(2) after it; a row of
 another boot is discarded by `DirectorySnapshotter.recover`, and the layer is unpacked again from its blob. *strict*: syncfs(2)
-before the row. `commit` of an active snapshot always flushes, with all that it stands on, because there is no blob to make it
-again from.
+before the row. `commit` of an active snapshot flushes, with all that it stands on, unless
+the caller can make it again.
 """
 
 import contextlib
@@ -67,7 +67,8 @@ MAX_LAYER_BYTES: Final = 1 << 40
 FLUSH_DELAY: Final = 2.0
 """Seconds between the first unflushed layer and its flush, so that a pull is flushed once."""
 _NO_USAGE: Final = Usage(size=0, inodes=0)
-_DOOMED: Final = "rm-"
+DOOMED: Final = "rm-"
+"""How the name of a directory begins that is to be deleted."""
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -89,6 +90,9 @@ class LayerExtractor(Protocol):
 
 class DirectorySnapshotter(Snapshotter, Differ):
     """The part of a snapshotter that does not depend on how layers are stacked."""
+
+    mode = 0o700
+    """Permissions of the directory that holds them all."""
 
     def __init__(
         self,
@@ -130,10 +134,10 @@ class DirectorySnapshotter(Snapshotter, Differ):
         self._work = anyio.Event()
         self._settling = anyio.Lock()
         self._flushing = anyio.Lock()
-        self._directory = Path(os.path.abspath(root)) / "snapshots"
+        self._directory = self._place(Path(os.path.abspath(root)))
         with translated(f"cannot use {root}"):
-            fs.make_directories(self._directory, mode=0o700)
-            self._directory.chmod(0o700)  # T22: set-ID programs of images are out of everybody's reach
+            fs.make_directories(self._directory, mode=self.mode)
+            self._directory.chmod(self.mode)  # T22: set-ID programs of images are out of everybody's reach
             self._fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     # What a kind of storage decides.
@@ -145,6 +149,10 @@ class DirectorySnapshotter(Snapshotter, Differ):
     @abstractmethod
     def _show(self, row: SnapshotRow, parents: Sequence[SnapshotRow]) -> list[Mount]:
         """The mounts of an active snapshot or view."""
+
+    @abstractmethod
+    def _show_committed(self, rows: Sequence[SnapshotRow]) -> list[Mount]:
+        """The mounts of a committed snapshot, given its own row and its parents'. Blocking."""
 
     @abstractmethod
     def _differences(self, row: SnapshotRow, parents: Sequence[SnapshotRow]) -> Generator[Difference]:
@@ -164,9 +172,17 @@ class DirectorySnapshotter(Snapshotter, Differ):
 
     # Where things are.
 
+    def _place(self, root: Path) -> Path:
+        """The directory that holds those of all snapshots."""
+        return root / "snapshots"
+
+    def directory_name(self, id: int) -> str:
+        """The name of a snapshot's directory."""
+        return str(id)
+
     def path(self, id: int) -> Path:
         """The directory of a snapshot."""
-        return self._directory / str(id)
+        return self._directory / self.directory_name(id)
 
     def tree(self, row: SnapshotRow) -> Path:
         """What a snapshot itself holds."""
@@ -213,6 +229,19 @@ class DirectorySnapshotter(Snapshotter, Differ):
         return self._show(row, parents)
 
     @override
+    def shown(self, name: SnapshotName) -> AbstractAsyncContextManager[list[Mount]]:
+        return self._shown(name)
+
+    @asynccontextmanager
+    async def _shown(self, name: SnapshotName) -> AsyncGenerator[list[Mount]]:
+        rows = await self._rows.chain(name)
+        if rows[0].info.kind is not Kind.COMMITTED:
+            raise FailedPreconditionError(
+                f"snapshot {name} is {rows[0].info.kind.value}, not committed", subject=name
+            )
+        yield await run(DISK, self._show_committed, rows)
+
+    @override
     async def prepare(
         self,
         key: SnapshotKey,
@@ -242,11 +271,17 @@ class DirectorySnapshotter(Snapshotter, Differ):
         *,
         labels: Labels = NO_LABELS,
         lease: LeaseID | None = None,
+        durable: bool = True,
     ) -> None:
         row = await self._rows.get(key)
         if row.info.kind is not Kind.ACTIVE:
             raise FailedPreconditionError(f"snapshot {key} is {row.info.kind.value}, not active", subject=key)
         usage = await run(DISK, self._measure, self.tree(row))
+        if not durable and not self._strict:
+            await self._rows.commit(name, key, labels=labels, usage=usage, boot_id=self._boot_id, lease=lease)
+            self._unflushed.add(row.id)
+            self._work.set()
+            return
         await self._flush_all(row.id)
         _, *parents = await self._rows.chain(key)
         if any(parent.boot_id for parent in parents):
@@ -299,13 +334,15 @@ class DirectorySnapshotter(Snapshotter, Differ):
         return await run(DISK, collect)
 
     @override
-    def open_diff(self, key: str) -> AbstractAsyncContextManager[Iterator[bytes]]:
-        return self._open_diff(key)
+    def open_diff(
+        self, key: str, *, epoch: int | None = None
+    ) -> AbstractAsyncContextManager[Iterator[bytes]]:
+        return self._open_diff(key, epoch)
 
     @asynccontextmanager
-    async def _open_diff(self, key: str) -> AsyncGenerator[Iterator[bytes]]:
+    async def _open_diff(self, key: str, epoch: int | None) -> AsyncGenerator[Iterator[bytes]]:
         row, *parents = await self._rows.chain(key)
-        stream = diff.archive(self._differences(row, parents), f"cannot read snapshot {key}")
+        stream = diff.archive(self._differences(row, parents), f"cannot read snapshot {key}", epoch=epoch)
         try:
             yield stream
         finally:
@@ -384,7 +421,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
         kept = {str(number) for number in self._making}
         kept |= {str(row.id) for row in await self._rows.list()}
         for name in names:
-            if name.startswith(_DOOMED):
+            if name.startswith(DOOMED):
                 self._doomed.add(name)
             elif name.isdecimal() and name not in kept:
                 await run(DISK, self._doom, int(name))
@@ -468,7 +505,9 @@ class DirectorySnapshotter(Snapshotter, Differ):
     ) -> AsyncGenerator[LayerWriter]:
         await self._refuse_committed(name, lease)
         async with self._new(name) as number:
-            extractor = await run(DISK, self._extractor, number, compressed_size, lowest=parent is None)
+            extractor = await run(
+                DISK, self._extractor, number, diff_id, compressed_size, lowest=parent is None
+            )
             layer = PendingLayer(self, number, name, parent, diff_id, extractor, lease)
             try:
                 yield layer
@@ -487,7 +526,14 @@ class DirectorySnapshotter(Snapshotter, Differ):
             await self._rows.hold(name, lease)
         raise AlreadyExistsError(f"snapshot {name} exists", subject=name)
 
-    def _extractor(self, id: int, compressed_size: int, *, lowest: bool) -> LayerExtractor:
+    def _extractor(
+        self,
+        id: int,
+        diff_id: DiffID,  # noqa: ARG002 - for those who note it
+        compressed_size: int,
+        *,
+        lowest: bool,
+    ) -> LayerExtractor:
         with translated("cannot begin a layer"):
             target = self._layer_directory(self.path(id))
             target.mkdir(mode=0o700)
@@ -552,7 +598,8 @@ class DirectorySnapshotter(Snapshotter, Differ):
         """
         with os.scandir(self.path(id)) as entries:
             for entry in entries:
-                fs.fsync_directory(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    fs.fsync_directory(entry.path)
         fs.fsync_directory(self.path(id))
         os.fsync(self._fd)
 
@@ -566,13 +613,17 @@ class DirectorySnapshotter(Snapshotter, Differ):
 
     def _doom(self, id: int) -> None:
         """Take a directory out of the way. That it is gone is fine."""
-        name = f"{_DOOMED}{id}"
+        self.doom_directory(self.directory_name(id))
+
+    def doom_directory(self, directory: str) -> None:
+        """Take a directory out of the way by its name; it is deleted later. That it is gone is fine. Blocking."""
+        name = f"{DOOMED}{directory}"
         try:
-            os.rename(str(id), name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+            os.rename(directory, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         except FileNotFoundError:
             return
         except OSError as exc:
-            raise translate(exc, f"cannot remove snapshot directory {id}") from exc
+            raise translate(exc, f"cannot remove snapshot directory {directory}") from exc
         self._doomed.add(name)
 
     def _delete(self, name: str) -> int:

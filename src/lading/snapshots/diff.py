@@ -145,22 +145,23 @@ def changes(differences: Iterable[Difference]) -> list[Change]:
     return sorted(found, key=lambda change: [os.fsencode(part) for part in change.path.split("/")])
 
 
-def archive(differences: Generator[Difference], doing: str) -> Generator[bytes]:
-    """The layer. Chunks are at most a mebibyte; ``doing`` says in errors what was being read."""
+def archive(differences: Generator[Difference], doing: str, *, epoch: int | None = None) -> Generator[bytes]:
+    """The layer. Chunks are at most a mebibyte; ``doing`` says in errors what was being read; times after ``epoch`` become it."""
     links: dict[int, str] = {}
+    latest = None if epoch is None else epoch * 10**9
     with translated(doing):
         try:
             for difference in differences:
                 if difference.kind is ChangeKind.DELETE:
                     yield writer.header(whiteouts.whiteout(difference.path))
                 else:
-                    yield from _member(difference, links)
+                    yield from _member(difference, links, latest)
         finally:
             differences.close()
     yield writer.END
 
 
-def _member(difference: Difference, links: dict[int, str]) -> Generator[bytes]:
+def _member(difference: Difference, links: dict[int, str], latest: int | None) -> Generator[bytes]:
     path, directory = difference.path, difference.directory
     name = path.rpartition("/")[2]
     if name.startswith(whiteouts.PREFIX):
@@ -176,11 +177,11 @@ def _member(difference: Difference, links: dict[int, str]) -> Generator[bytes]:
     if kind is None:
         return  # sockets mean nothing without their process
     if kind is EntryType.FILE:
-        yield from _file(directory, name, path, links)
+        yield from _file(directory, name, path, links, latest)
         return
     if kind is not EntryType.DIRECTORY and status.st_nlink > 1:
         if first := links.get(status.st_ino):
-            yield writer.header(_entry(path, EntryType.HARDLINK, status, linkname=first))
+            yield writer.header(_entry(path, EntryType.HARDLINK, status, latest, linkname=first))
             return
         links[status.st_ino] = path
     yield writer.header(
@@ -188,6 +189,7 @@ def _member(difference: Difference, links: dict[int, str]) -> Generator[bytes]:
             f"{path}/" if kind is EntryType.DIRECTORY else path,
             kind,
             status,
+            latest,
             linkname=os.readlink(name, dir_fd=directory) if kind is EntryType.SYMLINK else "",
             xattrs=trees.get_xattrs(trees.handle(directory, name)),
         )
@@ -196,7 +198,9 @@ def _member(difference: Difference, links: dict[int, str]) -> Generator[bytes]:
         yield writer.header(whiteouts.opaque(path))
 
 
-def _file(directory: int, name: str, path: str, links: dict[int, str]) -> Generator[bytes]:
+def _file(
+    directory: int, name: str, path: str, links: dict[int, str], latest: int | None
+) -> Generator[bytes]:
     try:
         fd = os.open(name, _READ, dir_fd=directory)
     except OSError as exc:
@@ -209,7 +213,7 @@ def _file(directory: int, name: str, path: str, links: dict[int, str]) -> Genera
             return
         if status.st_nlink > 1:
             if first := links.get(status.st_ino):
-                yield writer.header(_entry(path, EntryType.HARDLINK, status, linkname=first))
+                yield writer.header(_entry(path, EntryType.HARDLINK, status, latest, linkname=first))
                 return
             links[status.st_ino] = path
         yield writer.header(
@@ -217,6 +221,7 @@ def _file(directory: int, name: str, path: str, links: dict[int, str]) -> Genera
                 path,
                 EntryType.FILE,
                 status,
+                latest,
                 size=status.st_size,
                 xattrs=trees.get_xattrs(f"/proc/self/fd/{fd}", follow=True),
             )
@@ -237,6 +242,7 @@ def _entry(
     path: str,
     kind: EntryType,
     status: os.stat_result,
+    latest: int | None,
     *,
     linkname: str = "",
     size: int = 0,
@@ -250,7 +256,7 @@ def _entry(
         mode=stat.S_IMODE(status.st_mode),
         uid=status.st_uid,
         gid=status.st_gid,
-        mtime=status.st_mtime_ns,
+        mtime=status.st_mtime_ns if latest is None else min(status.st_mtime_ns, latest),
         size=size,
         devmajor=os.major(status.st_rdev) if device else 0,
         devminor=os.minor(status.st_rdev) if device else 0,

@@ -198,7 +198,7 @@ class ErofsSnapshotter(OverlaySnapshotter):
     # Layers.
 
     @override
-    def _extractor(self, id: int, compressed_size: int, *, lowest: bool) -> LayerExtractor:
+    def _extractor(self, id: int, diff_id: DiffID, compressed_size: int, *, lowest: bool) -> LayerExtractor:
         with translated("cannot begin a layer"):
             return LayerBuilder(
                 self.path(id), budget=budget(compressed_size, self._max_layer_bytes), lowest=lowest
@@ -277,6 +277,24 @@ class ErofsSnapshotter(OverlaySnapshotter):
             options = (*mount_options(), f"lowerdir={lowers[0]}:{self.tree(row)}")
             return [Mount(type="overlay", source="overlay", options=options)]
         return super()._show(row, parents)
+
+    @override
+    def _show_committed(self, rows: Sequence[SnapshotRow]) -> list[Mount]:
+        self._mount(rows)
+        lowers = self.stack(rows)
+        if len(lowers) == 1 and METADATA in rows[0].extra:
+            # As in `_show`: overlayfs takes two at least.
+            nothing = self._directory / "nothing"
+            nothing.mkdir(mode=0o755, exist_ok=True)
+            lowers.append(str(nothing))
+            return [
+                Mount(
+                    type="overlay",
+                    source="overlay",
+                    options=(*mount_options(), f"lowerdir={':'.join(lowers)}"),
+                )
+            ]
+        return super()._show_committed(rows)
 
     @override
     def _differences(self, row: SnapshotRow, parents: Sequence[SnapshotRow]) -> Generator[Difference]:

@@ -70,6 +70,10 @@ class NativeSnapshotter(DirectorySnapshotter):
         return bind(self.tree(row), read_only=False)
 
     @override
+    def _show_committed(self, rows: Sequence[SnapshotRow]) -> list[Mount]:
+        return bind(self.tree(rows[0]), read_only=True)
+
+    @override
     def _complete(self, directory: Path, extracted: Extracted, parents: Sequence[SnapshotRow]) -> Usage:
         layer, tree = directory / "layer", directory / "fs"
         if not parents:  # then there are no whiteouts either

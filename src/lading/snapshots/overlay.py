@@ -116,7 +116,7 @@ class OverlaySnapshotter(DirectorySnapshotter):
     @override
     def _show(self, row: SnapshotRow, parents: Sequence[SnapshotRow]) -> list[Mount]:
         read_only = row.info.kind is Kind.VIEW
-        lowers = self.stack(parents)
+        lowers = self._lowers(parents)
         if not lowers:
             return bind(self.tree(row), read_only=read_only)
         if read_only and len(lowers) == 1:
@@ -127,11 +127,23 @@ class OverlaySnapshotter(DirectorySnapshotter):
         options.append(f"lowerdir={':'.join(lowers)}")
         return [Mount(type="overlay", source="overlay", options=tuple(options))]
 
+    def _lowers(self, rows: Sequence[SnapshotRow]) -> list[str]:
+        """What `stack` says, as mount options are to have it."""
+        return self.stack(rows)
+
+    @override
+    def _show_committed(self, rows: Sequence[SnapshotRow]) -> list[Mount]:
+        lowers = self.stack(rows)
+        if len(lowers) == 1:
+            return bind(lowers[0], read_only=True)
+        options = (*mount_options(), f"lowerdir={':'.join(lowers)}")
+        return [Mount(type="overlay", source="overlay", options=options)]
+
     @override
     def _complete(self, directory: Path, extracted: Extracted, parents: Sequence[SnapshotRow]) -> Usage:
         if not parents:
             return extracted.usage
-        tree, pruned = str(directory / "fs"), 0
+        tree, pruned = str(self._layer_directory(directory)), 0
         with layers.Lowers(self.stack(parents)) as lowers:
             if extracted.whiteouts:
                 pruned = layers.prune(tree, lowers, opaque_root=extracted.opaque_root)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import anyio
 import pytest
 
+from lading.core.builds import BuildRecord
 from lading.core.containers import ContainerRecord
 from lading.core.content import IngestRef
 from lading.core.facts import Kind as ManifestKind
@@ -25,6 +26,7 @@ from lading.errors import (
 )
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.digest import ChainID, Digest
+from lading.testing.memory.rows import mark
 
 HERE = Namespace("here")
 THERE = Namespace("there")
@@ -330,6 +332,24 @@ class DatabaseSuite:
             with pytest.raises(NotFoundError):
                 await call
 
+    # Builds
+
+    async def test_builds(self, database: Database) -> None:
+        builds = database.builds(HERE)
+        old = BuildRecord(ref="old", created=1, options={"target": "x"}, error=b"\x08\x05")
+        new = BuildRecord(ref="new", created=2, response={"image.name": "x"})
+        for each in (old, new):
+            await builds.put(each)
+        assert list(await builds.list()) == [new, old]
+        pinned = BuildRecord(ref="old", created=1, pinned=True)
+        await builds.put(pinned)
+        assert await builds.get("old") == pinned
+        assert list(await database.builds(THERE).list()) == []
+        assert await builds.delete("old") == pinned
+        for call in (builds.get("old"), builds.delete("old")):
+            with pytest.raises(NotFoundError):
+                await call
+
     # Networks and volumes
 
     async def test_networks(self, database: Database) -> None:
@@ -515,6 +535,7 @@ class DatabaseSuite:
             },
         )
         await blobs.add(digest("b"), 1, labels={GC_ROOT: "", "containerd.io/gc.bref.content": d.id})
+        await blobs.add(digest("d"), 1, labels={})
         await self._snapshot(database, "p")
         await self._snapshot(database, "s", "p")
         await database.images(HERE).put("i", target("a"))
@@ -554,6 +575,9 @@ class DatabaseSuite:
             Node("container", "id-c"),
             Node("ingest", "live"),
         }
+        marked = await database.mark(HERE, now=moment)
+        assert set(marked.garbage) == mark(graph)
+        assert (marked.kept, marked.version) == (len(graph.nodes) - len(marked.garbage), graph.version)
         assert Node("image", "old") in graph.nodes
         assert Node("ingest", "stale") in graph.nodes
         assert (await database.graph(THERE, now=moment)).nodes == frozenset()
@@ -572,11 +596,11 @@ class DatabaseSuite:
         await self._snapshot(database, "c", "b")
         await database.blobs(HERE).add(digest("a"), 1, labels={})
         graph = await database.graph(HERE, now=now())
-        deleted = await database.condemn(HERE, sorted(graph.nodes), graph=graph, now=now())
+        deleted = await database.condemn(HERE, sorted(graph.nodes), version=graph.version, now=now())
         assert set(deleted) == graph.nodes
         assert [node.id for node in deleted if node.kind == "snapshot"] == ["c", "b", "a"]
         assert await database.namespaces() == []
-        assert await database.condemn(HERE, sorted(graph.nodes), graph=graph, now=now()) == []
+        assert await database.condemn(HERE, sorted(graph.nodes), version=graph.version, now=now()) == []
 
     async def test_condemn_spares_what_came_to_be_needed(self, database: Database) -> None:
         chain = [digest(name) for name in "abc"]
@@ -590,22 +614,22 @@ class DatabaseSuite:
         await database.images(HERE).put("i", target("b"))
         lease = (await database.leases(HERE).create()).id
         assert await database.snapshots(HERE, "snap").hold("s", lease)
-        deleted = await database.condemn(HERE, sorted(graph.nodes), graph=graph, now=now())
+        deleted = await database.condemn(HERE, sorted(graph.nodes), version=graph.version, now=now())
         assert {node.id for node in deleted} == {digest("a"), digest("z")}
 
     async def test_condemn_spares_a_parent_that_got_a_child(self, database: Database) -> None:
         await self._snapshot(database, "p")
         graph = await database.graph(HERE, now=now())
         await self._snapshot(database, "child", "p", kind=Kind.ACTIVE)
-        assert await database.condemn(HERE, sorted(graph.nodes), graph=graph, now=now()) == []
+        assert await database.condemn(HERE, sorted(graph.nodes), version=graph.version, now=now()) == []
 
     async def test_a_condemned_blob_can_come_back(self, database: Database) -> None:
         await database.blobs(HERE).add(digest("a"), 1, labels={})
         graph = await database.graph(HERE, now=now())
         await database.blobs(HERE).add(digest("a"), 1, labels={})
-        assert await database.condemn(HERE, sorted(graph.nodes), graph=graph, now=now()) == []
+        assert await database.condemn(HERE, sorted(graph.nodes), version=graph.version, now=now()) == []
         graph = await database.graph(HERE, now=now())
-        assert await database.condemn(HERE, sorted(graph.nodes), graph=graph, now=now()) == sorted(
+        assert await database.condemn(HERE, sorted(graph.nodes), version=graph.version, now=now()) == sorted(
             graph.nodes
         )
         await database.blobs(HERE).add(digest("a"), 1, labels={})
@@ -677,7 +701,7 @@ class DatabaseSuite:
         await database.snapshots(HERE, "erofs").delete(digest("s"))
         assert await size() == 104
         graph = await database.graph(HERE, now=now())
-        await database.condemn(HERE, [Node("content", digest("ccc"))], graph=graph, now=now())
+        await database.condemn(HERE, [Node("content", digest("ccc"))], version=graph.version, now=now())
         assert await size() == 101
 
     async def test_shared_sizes_and_what_a_removal_frees(self, database: Database) -> None:

@@ -114,10 +114,14 @@ class _LegacyList(msgspec.Struct):
 class Loader:
     """Reads archives into one store."""
 
-    def __init__(self, *, store: content.Store, documents: Documents, host: Platform) -> None:
+    def __init__(
+        self, *, store: content.Store, documents: Documents, host: Platform, packed: bool = True
+    ) -> None:
+        """Without ``packed`` every image is unpacked, for this host or not, because no blob of it is kept."""
         self._content = store
         self._documents = documents
         self._host = host
+        self._packed = packed
 
     async def load(
         self,
@@ -328,7 +332,10 @@ class Loader:
                     subject=shown,
                 )
         runnable = [offer for offer in offers if offer[0].unpackable]
-        best = platform.best(self._host, runnable, key=lambda offer: offer[1])
+        wanted = platforms[0] if platforms and not self._packed else self._host
+        best = platform.best(wanted, runnable, key=lambda offer: offer[1])
+        if best is None and not self._packed:
+            best = next(iter(runnable), None)
         return LoadedImage(reference=reference, target=target, unpack=best[0] if best else None)
 
 

@@ -19,7 +19,7 @@ from lading.kit import aio
 from lading.oci import mediatypes
 from lading.oci.config import History, ImageConfig, RunConfig
 from lading.oci.descriptor import Descriptor
-from lading.oci.digest import DiffID, new_hasher
+from lading.oci.digest import DiffID, Digest, new_hasher
 from lading.oci.document import encode
 from lading.oci.manifest import Manifest, descriptor_of
 from lading.transfer.documents import Documents, ManifestNode
@@ -56,10 +56,7 @@ class Committer:
             FailedPreconditionError: A changed path has no form in a layer.
 
         """
-        document = await self._documents.read(base)
-        if not isinstance(document, Manifest):
-            raise InvalidArgumentError(f"{base.digest} is an index: name one of its manifests")
-        old = await self._documents.config(ManifestNode(descriptor=base, manifest=document))
+        old, below = await self._base(base)
         layer, diff_id = await self._take_layer(changes, lease)
         config = encode(_config(old, options, diff_id))
         described = descriptor_of(config, mediatypes.OCI_CONFIG)
@@ -68,12 +65,28 @@ class Committer:
             schema_version=2,
             media_type=mediatypes.OCI_MANIFEST,
             config=described,
-            layers=(*document.layers, *([layer] if layer else [])),
+            layers=(*below, *([layer] if layer else [])),
         )
         body = encode(manifest)
         descriptor = descriptor_of(body, mediatypes.OCI_MANIFEST)
         await self._documents.keep(Document(descriptor=descriptor, body=body), lease=lease)
         return ManifestNode(descriptor=descriptor, manifest=manifest)
+
+    async def _base(self, base: Descriptor) -> tuple[ImageConfig, tuple[Descriptor, ...]]:
+        """The config and the layers of what the new image stands on.
+
+        The classic store has no packed layers: there a layer is named by its diff ID, and its snapshot is all that is asked for.
+        """
+        if mediatypes.is_config(base.media_type):
+            old = await self._documents.config_at(base.digest)
+            named = [Digest(each) for each in old.rootfs.diff_ids]
+            return old, tuple(
+                Descriptor(media_type=mediatypes.OCI_LAYER, digest=each, size=0) for each in named
+            )
+        document = await self._documents.read(base)
+        if not isinstance(document, Manifest):
+            raise InvalidArgumentError(f"{base.digest} is an index: name one of its manifests")
+        return await self._documents.config(ManifestNode(descriptor=base, manifest=document)), document.layers
 
     async def _take_layer(self, changes: Changes, lease: LeaseID) -> tuple[Descriptor | None, DiffID | None]:
         ref = IngestRef(f"commit-{lease}")

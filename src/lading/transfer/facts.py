@@ -50,6 +50,8 @@ class FactReader:
 
     async def read(self, target: Descriptor) -> TargetFacts:
         """Facts straight from the documents; raises as `target`."""
+        if mediatypes.is_config(target.media_type):
+            return classic_facts(target, await self._documents.config_at(target.digest))
         try:
             survey = await self._documents.survey(target)
         except NotFoundError:
@@ -90,6 +92,26 @@ def facts_of(survey: Survey, host: Platform) -> TargetFacts:
         best=best,
         created=times.parse_nano(config.created or "") if config else 0,
         labels=(config.run.labels or {}) if config else {},
+    )
+
+
+def classic_facts(target: Descriptor, config: ImageConfig) -> TargetFacts:
+    """An image of the classic store: its config stands for a manifest. It takes what its layers take, as Docker counts."""
+    manifest = ManifestFacts(
+        descriptor=target,
+        kind=Kind.IMAGE,
+        platform=config.platform,
+        blobs={},
+        chain=tuple(config.chain),
+        document=True,
+        config=target.digest,
+    )
+    return TargetFacts(
+        target=target,
+        manifests=(manifest,),
+        best=0,
+        created=times.parse_nano(config.created or ""),
+        labels=config.run.labels or {},
     )
 
 

@@ -13,14 +13,14 @@ from lading.core.leases import LeaseID
 from lading.core.progress import Phase, Progress
 from lading.core.remotes import Credentials, Document, Fetcher, Registries
 from lading.core.snapshots import SnapshotName
-from lading.errors import NotFoundError, ResourceExhaustedError
-from lading.kit.tasks import KeyedLock, task_group
+from lading.errors import ResourceExhaustedError
+from lading.kit.tasks import task_group
 from lading.oci import mediatypes, platform
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.digest import Digest
 from lading.oci.document import CONFIG_LIMIT
-from lading.oci.manifest import Index, Manifest
-from lading.oci.reference import Reference, dangling_name
+from lading.oci.manifest import Index, Manifest, is_attestation
+from lading.oci.reference import Reference
 from lading.transfer import limits
 from lading.transfer.documents import Documents, ManifestNode, Walk, check_size, parse
 from lading.transfer.downloads import Downloads, Wish
@@ -37,9 +37,22 @@ class PullResult:
     name: str
     reference: Reference
     target: Descriptor
+    """What the registry has under the reference."""
+    image: Descriptor
+    """The target of the record: the same in the containerd store, a config in the classic one."""
     manifests: tuple[Descriptor, ...]
     snapshot: SnapshotName | None
     updated: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Located:
+    """An image for one platform, and where its blobs come from. ``target`` is what its name points to."""
+
+    reference: Reference
+    target: Descriptor
+    node: ManifestNode
+    fetcher: Fetcher
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,24 +77,25 @@ class Puller:
         *,
         documents: Documents,
         downloads: Downloads,
-        image_store: images.Store,
-        names: KeyedLock,
+        naming: images.Naming,
         holder: Holder,
         registries: Registries,
         unpacker: Unpacker,
         standing: Standing,
         host: Platform,
+        packed: bool = True,
         max_downloads: int = limits.MAX_DOWNLOADS,
     ) -> None:
+        """Without ``packed`` one platform of an image is pulled, and what its layers were packed in is not kept."""
         self._documents = documents
         self._downloads = downloads
-        self._images = image_store
+        self._naming = naming
+        self._packed = packed
         self._holder = holder
         self._registries = registries
         self._unpacker = unpacker
         self._host = host
         self._max_downloads = max_downloads
-        self._names = names
         self._standing = standing
 
     async def pull(
@@ -122,29 +136,83 @@ class Puller:
                     name=name,
                     reference=reference,
                     target=document.descriptor,
+                    image=document.descriptor,
                     manifests=tuple(node.descriptor for node in nodes),
                     snapshot=snapshot,
                     updated=False,
                 )
         async with self._holder.hold(f"pull {reference}") as lease:
-            run = _Pull(
-                reference=reference,
-                fetcher=resolver.fetcher(reference),
-                lease=lease,
-                progress=progress,
-                limiter=anyio.CapacityLimiter(self._max_downloads),
-                small=anyio.CapacityLimiter(self._max_downloads),
-            )
+            run = self._run(reference, resolver.fetcher(reference), lease, progress)
             unpack = await self._choose(run, document, platforms)
             snapshot = await self._transfer(run, unpack)
-            old = await self._name(name, document.descriptor, labels, keep_displaced=keep_displaced)
+            pointed = await self._naming.point(
+                name,
+                document.descriptor,
+                manifest=unpack.descriptor if unpack else None,
+                source=reference,
+                labels=labels,
+                keep_displaced=keep_displaced,
+            )
         return PullResult(
             name=name,
             reference=reference,
             target=document.descriptor,
+            image=pointed.image.target,
             manifests=tuple(node.descriptor for node in run.nodes),
             snapshot=snapshot,
-            updated=old is None or old.target.digest != document.descriptor.digest,
+            updated=pointed.moved,
+        )
+
+    async def locate(
+        self,
+        reference: Reference,
+        wanted: Platform,
+        *,
+        lease: LeaseID,
+        credentials: Credentials | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> "Located":
+        """Find an image in its registry for one platform: manifest and config are fetched, its layers are not.
+
+        An image that is no index is taken for what it is. Raises as `pull`.
+        """
+        reference = reference.with_default_tag()
+        resolver = self._registries.resolver(credentials, headers=headers)
+        document = await resolver.resolve(reference, known=self._documents.known)
+        check_size(document.descriptor)
+        run = self._run(reference, resolver.fetcher(reference), lease, Progress())
+        single = not mediatypes.is_index(document.descriptor.media_type)
+        await self._choose(run, document, None if single else [wanted])
+        for node in run.nodes:
+            if node.manifest.is_image:
+                await self._fetch_config(run, node)
+                return Located(
+                    reference=reference, target=document.descriptor, node=node, fetcher=run.fetcher
+                )
+        raise NoMatchingPlatformError(f"{reference} is no image", subject=str(reference))
+
+    async def complete(
+        self, located: "Located", *, lease: LeaseID, progress: Progress
+    ) -> SnapshotName | None:
+        """Fetch what is missing of an image's blobs and unpack it; the top snapshot. Raises as `pull`."""
+        run = self._run(located.reference, located.fetcher, lease, progress)
+        run.nodes.append(located.node)
+        await self._fetch_config(run, located.node)
+        return await self._transfer(run, located.node)
+
+    async def fetch_blob(self, located: "Located", descriptor: Descriptor, *, lease: LeaseID) -> None:
+        """Fetch one blob of an image, if it is missing."""
+        run = self._run(located.reference, located.fetcher, lease, Progress())
+        await self._download(run, Wish(descriptor=descriptor))
+
+    def _run(self, reference: Reference, fetcher: Fetcher, lease: LeaseID, progress: Progress) -> _Pull:
+        return _Pull(
+            reference=reference,
+            fetcher=fetcher,
+            lease=lease,
+            progress=progress,
+            limiter=anyio.CapacityLimiter(self._max_downloads),
+            small=anyio.CapacityLimiter(self._max_downloads),
         )
 
     async def _choose(self, run: _Pull, document: Document, platforms: Platforms) -> ManifestNode | None:
@@ -157,10 +225,13 @@ class Puller:
             return await self._choose_single(run, node, platforms)
         offers = await self._offers(run, target, parsed)
         for descriptor in select(offers, platforms, self._host):
+            if is_attestation(descriptor) and not self._packed:
+                continue
             found = await self._fetch_document(run, descriptor)
             if isinstance(found, Manifest):
                 self._add(run, descriptor, found)
-        return best(self._host, run.nodes)
+        chosen = best(self._host, run.nodes)
+        return chosen if self._packed else chosen or run.nodes[0]
 
     def _add(self, run: _Pull, descriptor: Descriptor, manifest: Manifest) -> ManifestNode:
         """A manifest to pull, if it is not too large to be one."""
@@ -194,7 +265,7 @@ class Puller:
                         f"specified platform ({platform.formatted(wanted)})",
                         subject=str(run.reference),
                     )
-        return node if platform.rank(self._host, offered) is not None else None
+        return node if not self._packed or platform.rank(self._host, offered) is not None else None
 
     async def _offers(self, run: _Pull, target: Descriptor, index: Index) -> list[Descriptor]:
         """All manifests below an index, nested indexes fetched and opened (hostile-input.md D9)."""
@@ -237,6 +308,7 @@ class Puller:
     async def _transfer(self, run: _Pull, unpack: ManifestNode | None) -> SnapshotName | None:
         """Download every blob and unpack one manifest meanwhile."""
         snapshot: SnapshotName | None = None
+        unpacked = await self._unpacked(run)
         async with task_group() as group:
 
             async def unpack_one(node: ManifestNode) -> None:
@@ -250,6 +322,9 @@ class Puller:
                     wish = Wish(descriptor=descriptor)
                     if descriptor.digest != node.manifest.config.digest:
                         wish.item = run.progress.item(descriptor.digest.short, descriptor.size)
+                        if descriptor.digest in unpacked:
+                            wish.item.phase = Phase.EXISTS
+                            continue
                     run.wishes[descriptor.digest] = wish
                     group.start_soon(self._download, run, wish)
             if unpack is not None:
@@ -260,6 +335,18 @@ class Puller:
             if item.phase is Phase.DOWNLOADED:
                 item.phase = Phase.COMPLETE
         return snapshot
+
+    async def _unpacked(self, run: _Pull) -> frozenset[Digest]:
+        """Layers that need not be fetched, because only their trees are kept and those are here."""
+        if self._packed:
+            return frozenset()
+        found: set[Digest] = set()
+        for node in run.nodes:
+            if node.unpackable:
+                await self._fetch_config(run, node)
+                config = await self._documents.config(node)
+                found |= await self._unpacker.held(node.manifest, config, lease=run.lease)
+        return frozenset(found)
 
     async def _check(self, run: _Pull, node: ManifestNode) -> None:
         """Refuse an image whose config does not fit its layers, as soon as the config is there (hostile-input.md D8)."""
@@ -280,43 +367,6 @@ class Puller:
             source=lambda descriptor: run.wishes[descriptor.digest].source(),
             progress=run.progress,
         )
-
-    async def _name(
-        self, name: str, target: Descriptor, labels: dict[str, str] | None, *, keep_displaced: bool
-    ) -> images.Image | None:
-        """Point the name to its new target; the old one becomes dangling, the new one is dangling no more."""
-        return await point_name(
-            self._images, self._names, name, target, labels=labels, keep_displaced=keep_displaced
-        )
-
-
-async def point_name(
-    store: images.Store,
-    names: KeyedLock,
-    name: str,
-    target: Descriptor,
-    *,
-    labels: dict[str, str] | None = None,
-    keep_displaced: bool = True,
-) -> images.Image | None:
-    """Point ``name`` to ``target`` by the rules of Docker's containerd store; what it replaced.
-
-    An old target without another name stays as ``moby-dangling@<digest>``; a dangling record of the new target goes.
-    """
-    async with names.hold(name):
-        try:
-            old = (await store.get(name)).target
-        except NotFoundError:
-            old = None
-        displaced = dangling_name(old.digest) if old and keep_displaced else None
-        replaced = await store.put(name, target, labels=labels, displaced=displaced)
-        dangling = dangling_name(target.digest)
-        if dangling != name:
-            try:
-                await store.delete(dangling)
-            except NotFoundError:
-                return replaced
-        return replaced
 
 
 def _record_name(reference: Reference) -> str:

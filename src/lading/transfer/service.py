@@ -1,6 +1,8 @@
 """Transfer: the one door to everything that brings images in or takes them out."""
 
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from lading.core import content, events, facts, images, leases
 from lading.core.leases import LeaseID
@@ -8,7 +10,7 @@ from lading.core.progress import Progress
 from lading.core.remotes import Credentials, Registries
 from lading.core.snapshots import SnapshotName, Snapshotter
 from lading.errors import InvalidArgumentError, UnsupportedError
-from lading.kit.tasks import KeyedLock, map_tasks
+from lading.kit.tasks import map_tasks
 from lading.oci import mediatypes
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.manifest import Manifest
@@ -23,7 +25,8 @@ from lading.transfer.facts import FactReader
 from lading.transfer.holding import Holder
 from lading.transfer.import_ import Importer, ImportOptions
 from lading.transfer.labels import Sources
-from lading.transfer.pull import Puller, PullResult, point_name
+from lading.transfer.naming import TargetNaming
+from lading.transfer.pull import Puller, PullResult
 from lading.transfer.push import Pusher, PushResult
 from lading.transfer.selection import Platforms
 from lading.transfer.standing import Standing
@@ -53,12 +56,19 @@ class TransferService:
         registries: Registries,
         bus: events.Bus,
         host: Platform,
+        naming: images.Naming | None = None,
+        packed: bool = True,
         max_downloads: int = limits.MAX_DOWNLOADS,
         max_uploads: int = limits.MAX_UPLOADS,
     ) -> None:
+        """Build the services of a store.
+
+        ``naming`` gives names, by default as the containerd store does. Without ``packed`` the store keeps one platform of an
+        image, unpacked, and no blob of a layer for longer than a transfer takes.
+        """
         self._images = image_store
         self._bus = bus
-        self._names = KeyedLock()
+        self._naming = naming or TargetNaming(image_store)
         self._holder = Holder(lease_manager, store)
         self._unpacker = Unpacker(store, lease_manager, snapshotter)
         sources = Sources(store)
@@ -67,8 +77,7 @@ class TransferService:
         self._puller = Puller(
             documents=self._documents,
             downloads=Downloads(store, sources),
-            image_store=image_store,
-            names=self._names,
+            naming=self._naming,
             holder=self._holder,
             registries=registries,
             unpacker=self._unpacker,
@@ -80,6 +89,7 @@ class TransferService:
                 host=host,
             ),
             host=host,
+            packed=packed,
             max_downloads=max_downloads,
         )
         self._pusher = Pusher(
@@ -92,13 +102,18 @@ class TransferService:
             max_uploads=max_uploads,
         )
         self._saver = Saver(store=store, documents=self._documents, host=host)
-        self._loader = Loader(store=store, documents=self._documents, host=host)
+        self._loader = Loader(store=store, documents=self._documents, host=host, packed=packed)
         self._importer = Importer(store=store, documents=self._documents)
         self._committer = Committer(store=store, documents=self._documents)
 
     async def recover(self) -> None:
         """Let go of what a crashed process's pushes, saves and loads held. Called once, before any transfer."""
         await self._holder.recover()
+
+    @property
+    def puller(self) -> Puller:
+        """Finds and completes images of registries, without naming them."""
+        return self._puller
 
     @property
     def documents(self) -> Documents:
@@ -124,7 +139,7 @@ class TransferService:
             progress=progress,
             labels=labels,
         )
-        await self.facts.remember(result.target)
+        await self.facts.remember(result.image)
         self._publish("pull", result.reference.familiar, result.reference.familiar_name)
         return result
 
@@ -142,7 +157,26 @@ class TransferService:
 
         Raises `NotFoundError` if there is no such image.
         """
-        target = (await self._images.get(name)).target
+        return await self.push_target(
+            (await self._images.get(name)).target,
+            reference,
+            platform=platform,
+            credentials=credentials,
+            headers=headers,
+            progress=progress,
+        )
+
+    async def push_target(
+        self,
+        target: Descriptor,
+        reference: Reference,
+        *,
+        platform: Platform | None = None,
+        credentials: Credentials | None = None,
+        headers: dict[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> PushResult:
+        """Push what is stored under ``target``, whether or not it has a name; raises as `push`."""
         result = await self._pusher.push(
             target,
             reference,
@@ -183,16 +217,22 @@ class TransferService:
                 if image.unpack is not None:
                     await self._unpack(image.unpack, lease, progress)
 
-            async def point(image: LoadedImage) -> None:
+            named: dict[int, LoadedImage] = {}
+
+            async def point(numbered: tuple[int, LoadedImage]) -> None:
+                number, image = numbered
                 name = str(image.reference) if image.reference else dangling_name(image.target.digest)
-                await self.point(name, image.target)
+                manifest = image.unpack.descriptor if image.unpack else None
+                pointed = await self.point(name, image.target, manifest=manifest)
+                named[number] = replace(image, target=pointed.image.target)
 
             await map_tasks(unpack, loaded, limit=limits.IMAGES_AT_ONCE)
-            await map_tasks(point, loaded, limit=limits.IMAGES_AT_ONCE)
-        for image in loaded:
+            await map_tasks(point, list(enumerate(loaded)), limit=limits.IMAGES_AT_ONCE)
+        answer = [named[number] for number in range(len(loaded))]
+        for image in answer:
             shown = image.reference.familiar if image.reference else image.target.digest
             self._publish("load", image.target.digest, shown)
-        return loaded
+        return answer
 
     async def import_(
         self,
@@ -213,9 +253,23 @@ class TransferService:
             await self._unpack(node, lease, progress)
             digest = node.descriptor.digest
             name = str(reference.with_default_tag()) if reference else dangling_name(digest)
-            await self.point(name, node.descriptor)
-        self._publish("import", digest, reference.familiar if reference else digest)
-        return node.descriptor
+            image = (await self.point(name, node.descriptor)).image.target
+        self._publish("import", image.digest, reference.familiar if reference else image.digest)
+        return image
+
+    async def point(
+        self, name: str, target: Descriptor, *, manifest: Descriptor | None = None
+    ) -> images.Pointed:
+        """Make ``name`` mean what is stored under ``target``, by the same rules as a pull; see `lading.core.images.Naming`."""
+        pointed = await self._naming.point(name, target, manifest=manifest)
+        await self.facts.remember(pointed.image.target)
+        return pointed
+
+    @asynccontextmanager
+    async def holding(self, purpose: str) -> AsyncGenerator[LeaseID]:
+        """A lease for something that is stored for as long as it is needed here; what it held goes with it."""
+        async with self._holder.hold(purpose, resumable=False) as lease:
+            yield lease
 
     async def commit(
         self,
@@ -235,14 +289,7 @@ class TransferService:
             node = await self._committer.commit(base, changes, options, lease=lease)
             await self._unpack(node, lease, None)
             name = str(reference.with_default_tag()) if reference else dangling_name(node.descriptor.digest)
-            await point_name(self._images, self._names, name, node.descriptor)
-        return node.descriptor
-
-    async def point(self, name: str, target: Descriptor) -> images.Image | None:
-        """Make ``name`` mean ``target``, by the same rules as a pull; see `lading.transfer.pull.point_name`."""
-        replaced = await point_name(self._images, self._names, name, target)
-        await self.facts.remember(target)
-        return replaced
+            return (await self.point(name, node.descriptor)).image.target
 
     async def ensure_unpacked(
         self,
@@ -260,6 +307,8 @@ class TransferService:
             UnsupportedError: It is no image, or has a layer that cannot be unpacked.
 
         """
+        if mediatypes.is_config(manifest.media_type):
+            return await self._unpacker.kept(manifest, lease=lease)
         document = await self._documents.read(manifest)
         if not isinstance(document, Manifest):
             raise InvalidArgumentError(

@@ -18,10 +18,12 @@ from lading.core.progress import Item, Phase, Progress
 from lading.core.snapshots import Capability, LayerWriter, SnapshotName, Snapshotter
 from lading.errors import AlreadyExistsError, DataLossError, LadingError, NotFoundError, UnsupportedError
 from lading.kit.tasks import KeyedLock, task_group
+from lading.oci import config as oci_config
 from lading.oci import mediatypes
 from lading.oci.config import ImageConfig
 from lading.oci.descriptor import Descriptor
-from lading.oci.digest import ChainID, DiffID
+from lading.oci.digest import ChainID, DiffID, Digest
+from lading.oci.document import CONFIG_LIMIT
 from lading.oci.manifest import Manifest
 from lading.unpack.arriving import Arriving
 from lading.unpack.pipeline import unpack
@@ -141,6 +143,30 @@ class Unpacker:
         if (await self._content.info(config_digest)).labels.get(label) != name:
             await self._content.update(config_digest, {label: name})
         return name
+
+    async def kept(self, image: Descriptor, *, lease: LeaseID | None) -> SnapshotName | None:
+        """The top snapshot of an image that is kept unpacked: ``image`` is its config.
+
+        Raises `NotFoundError` if the snapshot is not there: it cannot be made again from here.
+        """
+        config = oci_config.parse(await self._content.read(image.digest, limit=CONFIG_LIMIT))
+        if not config.chain:
+            return None
+        top = config.chain[-1]
+        if lease is not None:
+            await self._leases.add(
+                lease, Resource(kind="snapshot", id=top, snapshotter=self._snapshotter.name)
+            )
+        await self._snapshotter.stat(top)
+        return SnapshotName(top)
+
+    async def held(self, manifest: Manifest, config: ImageConfig, *, lease: LeaseID) -> set[Digest]:
+        """The blobs of layers whose snapshots are here; ``lease`` holds those snapshots from now on."""
+        return {
+            layer.descriptor.digest
+            for layer in stack(manifest, config)
+            if await self._hold(layer.chain_id, lease)
+        }
 
     async def _unpack_all(
         self, layers: Sequence[Layer], lease: LeaseID, source: Source, progress: Progress

@@ -26,6 +26,7 @@ from lading.oci.digest import Digest
 
 pytestmark = pytest.mark.anyio
 HOST = Host(
+    driver_status=[["driver-type", "io.containerd.snapshotter.v1"]],
     id="id",
     name="host",
     version="1.2.3",
@@ -55,7 +56,6 @@ def body(answer: Answer) -> Any:
 def table(**sources: Any) -> Router:
     router = Router()
     system.add_routes(router, Sources(host=HOST, **sources))
-    absent.add_networks(router)
     absent.add_volumes(router)
     absent.add_swarm(router)
     absent.add_plugins(router)
@@ -167,9 +167,6 @@ async def test_auth_checks_with_the_registry_that_is_named() -> None:
         ("GET", "/nodes", 503, "not a swarm manager"),
         ("GET", "/services/x", 503, "not a swarm manager"),
         ("POST", "/swarm/init", 501, "no Swarm"),
-        ("GET", "/networks/nope", 404, "network nope not found"),
-        ("DELETE", "/networks/host", 403, "pre-defined"),
-        ("POST", "/networks/create", 501, "--network host"),
         ("GET", "/volumes/v", 404, "no such volume"),
         ("POST", "/volumes/create", 501, "bind mount"),
         ("GET", "/plugins/p/q/json", 404, 'plugin "p/q" not found'),
@@ -177,7 +174,6 @@ async def test_auth_checks_with_the_registry_that_is_named() -> None:
         ("POST", "/grpc", 501, "no builder"),
         ("POST", "/session", 501, "no builder"),
         ("GET", "/containers/c/stats", 501, "cannot measure containers yet"),
-        ("GET", "/networks?filters=%7B%22x%22%3A%5B%221%22%5D%7D", 400, "invalid filter 'x'"),
     ],
 )
 async def test_what_is_absent_says_so(method: str, target: str, status: int, words: str) -> None:
@@ -185,16 +181,6 @@ async def test_what_is_absent_says_so(method: str, target: str, status: int, wor
         answer = await get(path, target, method)
     assert answer.status == status
     assert words in body(answer)["message"]
-
-
-async def test_predefined_networks_are_found_by_name_id_and_prefix() -> None:
-    async with serving(table()) as path:
-        found = body(await get(path, "/networks"))
-        assert [each["Name"] for each in found] == ["host", "none"]
-        for key in ("host", found[0]["Id"], found[0]["Id"][:8]):
-            assert body(await get(path, f"/networks/{key}"))["Name"] == "host"
-        one = body(await get(path, "/networks?filters=%7B%22name%22%3A%7B%22non%22%3Atrue%7D%7D"))
-        assert [each["Name"] for each in one] == ["none"]
 
 
 def event(type: str = "container", action: str = "start", actor: str = "abc", **attributes: str) -> Event:
@@ -280,12 +266,34 @@ class Care:
         raise NotFoundError("broken half-way")
 
 
+class Two(lading.Stores):
+    """Two stores, one of them in use."""
+
+    async def status(self) -> dict[str, Any]:
+        return {"Store": "classic"}
+
+    async def use(self, store: str, *, stop: bool) -> dict[str, Any]:
+        return {"Store": store, "Restarting": stop}
+
+
+async def test_what_is_hidden_is_a_warning() -> None:
+    async def warnings() -> list[str]:
+        return ["3 images are hidden"]
+
+    async with serving(table(warnings=warnings)) as path:
+        assert body(await get(path, "/info"))["Warnings"] == ["WARNING: 3 images are hidden"]
+
+
 async def test_lading_s_own_routes() -> None:
     router = Router()
-    lading.add_routes(router, Care())
+    lading.add_routes(router, Care(), Two())
     digest = "sha256:" + "a" * 64
     async with serving(router) as path:
-        assert body(await get(path, "/lading/store")) == {"Images": 1}
+        assert body(await get(path, "/lading/store")) == {"Images": 1, "Store": "classic"}
+        assert body(await get(path, "/lading/store/use?store=containerd&stop=1", "POST")) == {
+            "Store": "containerd",
+            "Restarting": True,
+        }
         assert (await get(path, "/lading/why/nonsense")).status == 400
         assert (await get(path, f"/lading/why/{digest}")).status == 404
         assert b'"content":1' in (await get(path, "/lading/gc?dry-run=1", "POST")).body

@@ -201,7 +201,7 @@ def test_every_flag_and_key_of_dockerd_is_known() -> None:
 
 
 def test_every_option_that_is_used_is_a_field_and_has_help() -> None:
-    own = {"config-file", "validate", "version", "help", "add-runtime", ""}
+    own = {"config-file", "validate", "version", "help", "add-runtime", "feature", ""}
     for option in options.USED:
         assert option.help
         if option.flag not in own:

@@ -23,7 +23,7 @@ def no_blob(digest):
 async def chosen(root, driver="", use=False, keep="both"):
     config = Config(data_root=root, storage_driver=driver, lading=LadingSettings(layers_keep=keep))
     async with SqliteDatabase.open(root / "lading.db", reserve=0) as database:
-        snapshotter = await open_snapshotter(config, database, no_blob)
+        snapshotter = await open_snapshotter(config, database, driver, no_blob)
         if use:
             await snapshotter.prepare(SnapshotKey("container"), None)
         await snapshotter.close()

@@ -13,8 +13,9 @@ from lading.core.metadata import Graph, Node
 from lading.core.snapshots import Kind, Usage
 from lading.errors import DataLossError
 from lading.gc.collector import Collector
-from lading.gc.mark import condemned_order, mark, path_to
+from lading.gc.mark import condemned_order, path_to
 from lading.oci.digest import Digest
+from lading.testing.memory.rows import mark
 
 pytestmark = pytest.mark.anyio
 
@@ -160,7 +161,9 @@ async def test_a_blob_written_between_mark_and_sweep_stays(stores):
     """A pull that takes up a condemned blob wins, whether before or after its row goes."""
     digest = await stores.put(b"data")
     graph = await stores.database.graph(MOBY, now=stores.content._clock())
-    gone = await stores.database.condemn(MOBY, list(graph.nodes), graph=graph, now=stores.content._clock())
+    gone = await stores.database.condemn(
+        MOBY, list(graph.nodes), version=graph.version, now=stores.content._clock()
+    )
     assert [node.id for node in gone] == [digest]
     await stores.put(b"data", ref="again")
     assert await stores.content.delete_file(digest) == 0
@@ -245,14 +248,14 @@ async def test_a_flat_lease_keeps_its_resources_and_the_parents_of_snapshots(sto
 def test_mark_follows_circles_and_missing_nodes():
     a, b, c, d = ("content", "a"), ("content", "b"), ("content", "c"), ("content", "d")
     graph = graph_of({a: [b], b: [a], c: [d], d: [c]}, roots=[a, ("image", "missing")])
-    assert mark(graph).nodes == {Node(*c), Node(*d)}
-    assert len(condemned_order(graph, mark(graph).nodes)) == 2
+    assert mark(graph) == {Node(*c), Node(*d)}
+    assert len(condemned_order(graph.edges, mark(graph))) == 2
 
 
 def test_snapshots_in_a_circle_of_labels_are_still_ordered():
     s, t, u = (("snapshot", name, "native") for name in "stu")
     graph = graph_of({s: [t], t: [s], u: [s]}, roots=[])
-    order = condemned_order(graph, graph.nodes)
+    order = condemned_order(graph.edges, graph.nodes)
     assert order[0] == Node(*u)
     assert set(order) == graph.nodes
 

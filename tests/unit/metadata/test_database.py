@@ -189,5 +189,5 @@ async def test_condemn_reads_again_when_the_journal_is_too_short(path, monkeypat
         await database.images(MOBY).put("one", target("a"))
         for number in range(10):
             await database.images(MOBY).put("other", target(str(number)))
-        deleted = await database.condemn(MOBY, sorted(graph.nodes), graph=graph, now=now)
+        deleted = await database.condemn(MOBY, sorted(graph.nodes), version=graph.version, now=now)
         assert [node.id for node in deleted] == [target("b").digest]

@@ -3,8 +3,7 @@
 Clients must get an answer that they understand: an empty list, a JSON 404, or words that say what is missing.
 """
 
-import hashlib
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 
@@ -13,7 +12,6 @@ from lading.api.engine.streams import empty, json_response
 from lading.errors import (
     LadingError,
     NotFoundError,
-    PermissionDeniedError,
     UnavailableError,
     UnsupportedError,
 )
@@ -23,102 +21,11 @@ _NO_SWARM: Final = (
     "and try again."
 )
 _NO_BUILDER: Final = UnsupportedError(
-    "this engine has no builder",
-    hint="build with a BuildKit of its own, e.g. docker buildx create, and load the result",
-)
-_NO_NETWORKS: Final = UnsupportedError(
-    "this engine makes no networks", hint="run containers with --network host or --network none"
+    "this engine has no legacy builder",
+    hint="install docker's buildx plugin, which docker build then uses",
 )
 _NO_VOLUMES: Final = UnsupportedError("this engine keeps no volumes", hint="use a bind mount: -v /path:/path")
 _SWARM: Final = ("nodes", "services", "tasks", "secrets", "configs")
-
-
-def network_id(name: str) -> str:
-    """The ID of a predefined network: 64 hex digits, the same on every start."""
-    return hashlib.sha256(b"lading network " + name.encode()).hexdigest()
-
-
-def network(name: str, driver: str) -> dict[str, Any]:
-    """Docker's network object of a predefined network."""
-    return {
-        "Name": name,
-        "Id": network_id(name),
-        "Created": "0001-01-01T00:00:00Z",
-        "Scope": "local",
-        "Driver": driver,
-        "EnableIPv4": True,
-        "EnableIPv6": False,
-        "IPAM": {"Driver": "default", "Options": None, "Config": []},
-        "Internal": False,
-        "Attachable": False,
-        "Ingress": False,
-        "ConfigFrom": {"Network": ""},
-        "ConfigOnly": False,
-        "Containers": {},
-        "Options": {},
-        "Labels": {},
-    }
-
-
-NETWORKS: Final = (network("host", "host"), network("none", "null"))
-_NETWORK_FILTERS: Final = frozenset(["dangling", "driver", "id", "label", "name", "scope", "type"])
-
-
-def add_networks(router: Router) -> None:
-    """Serve ``/networks`` with the predefined ones."""
-
-    async def listing(request: Request) -> web.StreamResponse:
-        filters = request.filters(_NETWORK_FILTERS)
-        return json_response([each for each in NETWORKS if _listed(each, filters)])
-
-    async def inspect(request: Request) -> web.StreamResponse:
-        return json_response(_find(request.param("name")))
-
-    async def remove(request: Request) -> web.StreamResponse:
-        found = _find(request.param("name"))
-        raise PermissionDeniedError(f"{found['Name']} is a pre-defined network and cannot be removed")
-
-    async def prune(request: Request) -> web.StreamResponse:
-        request.filters(("label", "label!", "until"))
-        return json_response({"NetworksDeleted": None})
-
-    router.add("GET", "/networks", listing)
-    router.add("GET", "/networks/{name}", inspect)
-    router.add("DELETE", "/networks/{name}", remove)
-    router.add("POST", "/networks/prune", prune)
-    router.add("POST", "/networks/create", _refuse(_NO_NETWORKS))
-    router.add("POST", "/networks/{name}/connect", _refuse(_NO_NETWORKS))
-    router.add("POST", "/networks/{name}/disconnect", _refuse(_NO_NETWORKS))
-
-
-def _find(name: str) -> dict[str, Any]:
-    named = [each for each in NETWORKS if name in (each["Id"], each["Name"])]
-    matching = named or [each for each in NETWORKS if name and each["Id"].startswith(name)]
-    if len(matching) != 1:
-        raise NotFoundError(f"network {name} not found")
-    return matching[0]
-
-
-def _listed(each: dict[str, Any], filters: dict[str, list[str]]) -> bool:
-    return all(any(_fits(each, key, value) for value in values) for key, values in filters.items() if values)
-
-
-def _fits(each: dict[str, Any], key: str, value: str) -> bool:
-    match key:
-        case "name":
-            return value in each["Name"]
-        case "id":
-            return str(each["Id"]).startswith(value)
-        case "driver":
-            return each["Driver"] == value
-        case "scope":
-            return each["Scope"] == value
-        case "type":
-            return value == "builtin"
-        case "dangling":
-            return value.lower() not in ("true", "1")
-        case _:
-            return False
 
 
 def add_volumes(router: Router) -> None:
@@ -185,7 +92,6 @@ def add_container_extras(router: Router) -> None:
     """Refuse what this engine cannot do with containers yet, by its name and with another way where there is one."""
     for method, pattern, (what, hint) in (
         ("GET", "/containers/{name}/stats", ("measure containers", "read the files below /sys/fs/cgroup")),
-        ("GET", "/containers/{name}/attach/ws", ("attach WebSockets", "use docker attach")),
     ):
         router.add(method, pattern, _refuse(UnsupportedError(f"this engine cannot {what} yet", hint=hint)))
 
@@ -199,16 +105,9 @@ def add_search(router: Router) -> None:
 
 
 def add_builder(router: Router) -> None:
-    """Refuse to build."""
-    for path in ("/build", "/grpc", "/session"):
-        router.add("POST", path, _refuse(_NO_BUILDER))
+    """Refuse the legacy builder."""
+    router.add("POST", "/build", _refuse(_NO_BUILDER))
     router.add("POST", "/build/cancel", _refuse(_NO_BUILDER))
-
-    async def prune(request: Request) -> web.StreamResponse:
-        request.filters()
-        return json_response({"CachesDeleted": None, "SpaceReclaimed": 0})
-
-    router.add("POST", "/build/prune", prune)
 
 
 def _refuse(error: LadingError) -> Handler:

@@ -5,6 +5,7 @@ the older ``200`` and the same raw stream. Bytes that arrive together with the r
 side may close its direction alone: the client's end of input leaves the output open.
 """
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -16,7 +17,7 @@ from typing_extensions import override
 from lading.api.engine import limits
 from lading.api.engine.connection import PROBE_SECONDS, Connection, has_left
 from lading.api.engine.routing import Request
-from lading.errors import CancelledError, InternalError
+from lading.errors import CancelledError, InternalError, InvalidArgumentError
 
 RAW: Final = "application/vnd.docker.raw-stream"
 MULTIPLEXED: Final = "application/vnd.docker.multiplexed-stream"
@@ -31,7 +32,7 @@ class HijackedStream:
     that no unread input makes the kernel discard our output), and closes the connection.
     """
 
-    def __init__(self, request: Request, content_type: str, deadline: float) -> None:
+    def __init__(self, request: Request, answer: Sequence[str], deadline: float) -> None:
         connection = request.raw.protocol
         if not isinstance(connection, Connection) or request.raw.transport is None:
             raise InternalError("this connection cannot be hijacked")
@@ -39,7 +40,7 @@ class HijackedStream:
         self._connection = connection
         self._transport = request.raw.transport
         self._writer: AbstractStreamWriter = request.raw.writer
-        self._content_type = content_type
+        self._answer = answer
         self._deadline = deadline
         self._buffer = bytearray()
         self._arrived = anyio.Event()
@@ -51,15 +52,8 @@ class HijackedStream:
         """What the handler returns, after the context."""
 
     async def __aenter__(self) -> Self:
-        upgraded = bool(self._connection.upgrade)
-        lines = [
-            "HTTP/1.1 101 UPGRADED" if upgraded else "HTTP/1.1 200 OK",
-            f"Content-Type: {self._content_type}",
-        ]
-        if upgraded:
-            lines += ["Connection: Upgrade", "Upgrade: tcp"]
         self._request.started = self.response
-        self._transport.write("\r\n".join([*lines, "", ""]).encode("ascii"))
+        self._transport.write("\r\n".join([*self._answer, "", ""]).encode("ascii"))
         self._connection.take_over(self)
         return self
 
@@ -173,9 +167,15 @@ class HijackedStream:
 
 
 def hijack(
-    request: Request, *, multiplexed: bool = False, deadline: float = limits.WRITE_SECONDS
+    request: Request,
+    *,
+    multiplexed: bool = False,
+    deadline: float = limits.WRITE_SECONDS,
+    head: Sequence[str] = (),
 ) -> HijackedStream:
     """Take the connection of ``request`` over, on entering the context that is returned.
+
+    ``head`` are the lines of an answer other than Docker's upgrade.
 
     ::
 
@@ -186,7 +186,26 @@ def hijack(
     Read the request's body first. An error before the context gives a real status; inside it the error travels
     nowhere, so write it into the stream. The task is cancelled when the client closes the whole connection.
     """
-    return HijackedStream(request, MULTIPLEXED if multiplexed else RAW, deadline)
+    if head:
+        return HijackedStream(request, head, deadline)
+    content = f"Content-Type: {MULTIPLEXED if multiplexed else RAW}"
+    if isinstance(request.raw.protocol, Connection) and request.raw.protocol.upgrade:
+        lines = ["HTTP/1.1 101 UPGRADED", content, "Connection: Upgrade", "Upgrade: tcp"]
+    else:
+        lines = ["HTTP/1.1 200 OK", content]
+    return HijackedStream(request, lines, deadline)
+
+
+def upgrade_h2c(request: Request, *, deadline: float = limits.WRITE_SECONDS) -> HijackedStream:
+    """Take the connection of ``request`` over for HTTP/2 without TLS, as `hijack`.
+
+    Raises `InvalidArgumentError` for a request that asks for another protocol.
+    """
+    connection = request.raw.protocol
+    if not isinstance(connection, Connection) or connection.upgrade != "h2c":
+        raise InvalidArgumentError("no upgrade or an unsupported one", hint="send Upgrade: h2c")
+    lines = ["HTTP/1.1 101 Switching Protocols", "Connection: Upgrade", "Upgrade: h2c"]
+    return HijackedStream(request, lines, deadline)
 
 
 class _Taken(web.StreamResponse):

@@ -8,6 +8,7 @@ from lading.images.listing import ImageRow, ManifestRow
 from lading.images.removal import Removed
 from lading.images.service import HistoryRow, ImageDetail
 from lading.kit import times
+from lading.oci import mediatypes
 from lading.oci.config import RunConfig
 from lading.oci.descriptor import Descriptor, Platform
 
@@ -54,7 +55,7 @@ def list_row(row: ImageRow, version: Version, *, manifests: bool = False, usage:
         digests = digests or ("<none>@<none>",)
     shape: Json = {
         "Id": str(row.target.digest),
-        "ParentId": "",
+        "ParentId": row.parent,
         "RepoTags": tags,
         "RepoDigests": digests,
         "Created": row.created // times.SECOND,
@@ -65,6 +66,8 @@ def list_row(row: ImageRow, version: Version, *, manifests: bool = False, usage:
     }
     if version < (1, 44):
         shape["VirtualSize"] = row.size
+    if mediatypes.is_config(row.target.media_type):
+        return shape  # the classic store knows neither
     if version >= (1, 48):
         shape["Descriptor"] = descriptor(row.target)
     if manifests and version >= (1, 47):
@@ -102,7 +105,7 @@ def inspect(detail: ImageDetail, version: Version, *, manifests: bool, chosen: b
         "Id": str(subject.digest),
         "RepoTags": list(detail.tags),
         "RepoDigests": list(detail.digests),
-        "Parent": "",
+        "Parent": detail.parent,
         "Comment": (config.history[-1].comment if config and config.history else ""),
         "Created": (config.created if config else None) or times.ZERO,
         "Author": config.author if config else "",
@@ -124,6 +127,9 @@ def inspect(detail: ImageDetail, version: Version, *, manifests: bool, chosen: b
         shape["ContainerConfig"] = None
     if version < (1, 44):
         shape["VirtualSize"] = detail.size
+    if detail.trees is not None:
+        shape["GraphDriver"] = {"Data": dict(detail.trees) or None, "Name": driver}
+        return shape
     if version <= (1, 51):
         shape["GraphDriver"] = {"Data": None, "Name": driver}
         shape["DockerVersion"] = ""

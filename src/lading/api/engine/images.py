@@ -57,7 +57,10 @@ class ImageRoutes:
         """``GET /images/json``."""
         manifests = request.flag("manifests")
         rows = await self._service.list(
-            request.filters(FILTERS), shared_size=request.flag("shared-size"), manifests=manifests
+            request.filters(FILTERS),
+            shared_size=request.flag("shared-size"),
+            manifests=manifests,
+            all=request.flag("all"),
         )
         return json_response([shapes.list_row(row, request.version, manifests=manifests) for row in rows])
 

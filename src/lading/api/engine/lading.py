@@ -1,4 +1,4 @@
-"""Our own routes, for what Docker has no word for: ``/lading/{store,gc,why,fsck}``. The ``lading`` command uses them."""
+"""Our own routes, for what Docker has no word for: ``/lading/{store,store/use,gc,why,fsck}``, for `lading` and the page."""
 
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
@@ -30,11 +30,29 @@ class Maintenance(Protocol):
         ...
 
 
-def add_routes(router: Router, maintenance: Maintenance) -> None:
+class Stores(Protocol):
+    """The two image stores of the data-root. Answers are plain data, as they stand in the JSON."""
+
+    async def status(self) -> dict[str, Any]:
+        """``{"Store": "containerd" or "classic", "Reason", "HiddenImages", "HiddenContainers"}``."""
+        ...
+
+    async def use(self, store: str, *, stop: bool) -> dict[str, Any]:
+        """Use a store from now on: ``{"Store", "Restarting"}``; the daemon is away for a moment after the answer.
+
+        Raises `ConflictError` while containers run, unless ``stop``; `FailedPreconditionError` if the configuration decides.
+        """
+        ...
+
+
+def add_routes(router: Router, maintenance: Maintenance, stores: Stores) -> None:
     """Serve Lading's own routes."""
 
     async def status(request: Request) -> web.StreamResponse:  # noqa: ARG001 - the shape of a handler
-        return json_response(await maintenance.status())
+        return json_response(await stores.status() | await maintenance.status())
+
+    async def use(request: Request) -> web.StreamResponse:
+        return json_response(await stores.use(request.text("store"), stop=request.flag("stop")))
 
     async def why(request: Request) -> web.StreamResponse:
         return json_response(await maintenance.why(Digest(request.param("digest"))))
@@ -46,6 +64,7 @@ def add_routes(router: Router, maintenance: Maintenance) -> None:
         return await _stream(request, maintenance.check(repair=request.flag("repair")))
 
     router.add("GET", "/lading/store", status)
+    router.add("POST", "/lading/store/use", use)
     router.add("GET", "/lading/why/{digest}", why)
     router.add("POST", "/lading/gc", collect)
     router.add("POST", "/lading/fsck", check)

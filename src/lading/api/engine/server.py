@@ -49,6 +49,20 @@ class EngineServer:
         self._running: dict[anyio.CancelScope, Route] = {}
         self._idle = anyio.Event()
         self._stopping = False
+        self._resumed: anyio.Event | None = None
+
+    async def pause(self) -> None:
+        """End what is being served, as on leaving `serving`; requests that come now wait for `resume`."""
+        self._resumed = anyio.Event()
+        with anyio.CancelScope(shield=True):
+            await self._finish()
+
+    def resume(self, router: Router) -> None:
+        """Serve these routes from now on, first to those who waited."""
+        self._router = router
+        if self._resumed is not None:
+            self._resumed.set()
+            self._resumed = None
 
     @asynccontextmanager
     async def serving(self, listeners: Sequence[Listener]) -> AsyncGenerator[None]:
@@ -70,12 +84,12 @@ class EngineServer:
             with anyio.CancelScope(shield=True):
                 for each in accepting:
                     each.close()
+                self._stopping = True
                 await self._finish()
                 server.pre_shutdown()
                 await server.shutdown(1.0)
 
     async def _finish(self) -> None:
-        self._stopping = True
         for scope, route in list(self._running.items()):
             if route.endless:
                 scope.cancel()
@@ -108,6 +122,8 @@ class EngineServer:
         request: Request | None = None
         try:
             self._check_origin(raw)
+            while self._resumed is not None:
+                await self._resumed.wait()
             target = parse_target(raw.raw_path)
             route, params = self._router.find(raw.method, target.segments)
             request = Request(raw, target, params)

@@ -18,10 +18,8 @@ from lading.core.remotes import Credentials, Registries
 from lading.errors import InvalidArgumentError
 
 DEFAULT_REGISTRY: Final = "https://index.docker.io/v1/"
-DRIVER_STATUS: Final = [["driver-type", "io.containerd.snapshotter.v1"]]
-"""What buildx, compose and pack look at to know that this is a containerd store."""
-BUILDER_VERSION: Final = "1"
-"""No BuildKit: a ``docker`` without buildx then uses ``POST /build``, which says in plain words that there is no builder."""
+BUILDER_VERSION: Final = "2"
+"""BuildKit: what ``docker build`` uses when it has the buildx plugin."""
 _DF_TYPES: Final = frozenset({"container", "image", "volume", "build-cache"})
 _PING: Final = {
     **COMMON_HEADERS,
@@ -53,6 +51,8 @@ class Host:
     data_root: str
     driver: str
     namespace: str
+    driver_status: Sequence[Sequence[str]] = ()
+    """What buildx, compose and pack look at to know whether this is a containerd store."""
     components: Mapping[str, str] = field(default_factory=dict[str, str])
     """Program (``containerd-shim-runc-v2``, ``crun``) to its version."""
     runtimes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
@@ -88,6 +88,10 @@ async def _no_images() -> int:
     return 0
 
 
+async def _no_warnings() -> Sequence[str]:
+    return ()
+
+
 async def _no_containers() -> ContainerCounts:
     return ContainerCounts()
 
@@ -105,9 +109,11 @@ class Sources:
     containers: Callable[[], Awaitable[ContainerCounts]] = _no_containers
     image_usage: Callable[[ApiVersion], Awaitable[DiskUsage]] = _nothing
     container_usage: Callable[[ApiVersion], Awaitable[DiskUsage]] = _nothing
+    build_usage: Callable[[ApiVersion], Awaitable[DiskUsage]] = _nothing
     listeners: Callable[[], int] = int
     open_files: Callable[[], int] = int
     registries: Registries | None = None
+    warnings: Callable[[], Awaitable[Sequence[str]]] = _no_warnings
 
 
 def add_routes(router: Router, sources: Sources) -> None:
@@ -143,7 +149,10 @@ class _System:
             "NEventsListener": self._sources.listeners(),
             "SystemTime": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
         }
-        return json_response(info_document(self._sources.host, request.version) | changing)
+        document = info_document(self._sources.host, request.version)
+        warnings = [f"WARNING: {each}" for each in await self._sources.warnings()]
+        told = {"Warnings": [*(document["Warnings"] or ()), *warnings] or None}
+        return json_response(document | changing | told)
 
     async def df(self, request: Request) -> web.StreamResponse:
         kinds = set(request.query.getall("type", [])) or _DF_TYPES
@@ -159,7 +168,7 @@ class _System:
         if "volume" in kinds:
             document["Volumes"] = []
         if "build-cache" in kinds:
-            document["BuildCache"] = []
+            document["BuildCache"] = (await self._sources.build_usage(request.version)).items
         return json_response(
             {"LayersSize": 0, "Images": None, "Containers": None, "Volumes": None, "BuildCache": None}
             | document
@@ -232,7 +241,7 @@ def info_document(host: Host, version: ApiVersion) -> dict[str, Any]:
         "Name": host.name,
         "ServerVersion": host.version,
         "Driver": host.driver,
-        "DriverStatus": DRIVER_STATUS,
+        "DriverStatus": [list(row) for row in host.driver_status],
         "DockerRootDir": host.data_root,
         "Plugins": {
             "Volume": [],

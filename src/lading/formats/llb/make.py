@@ -6,10 +6,16 @@ Nodes refer to the nodes that they use; `definition` collects what a result need
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from lading.formats.llb import ops
+from lading.formats.llb import graph, ops
 from lading.formats.llb.definition import Definition
 from lading.formats.llb.encode import encode_op, encode_terminal
-from lading.formats.llb.metadata import Location, Metadata, encode_locations, encode_metadata
+from lading.formats.llb.metadata import (
+    Location,
+    Metadata,
+    decode_locations,
+    encode_locations,
+    encode_metadata,
+)
 from lading.oci.descriptor import Platform
 from lading.oci.digest import Digest
 
@@ -170,6 +176,27 @@ def definition(result: Edge | None) -> Definition:
         metadata={digest: encode_metadata(one) for digest, one in metadata.items()},
         source=encode_locations({digest: found for digest, found in locations.items() if found}),
     )
+
+
+def graft(definition: Definition) -> Edge | None:
+    """A definition that somebody made, as a tree to build on; its operations keep their bytes.
+
+    Raises what `graph.load` raises.
+    """
+    loaded = graph.load(definition)
+    if loaded.result is None:
+        return None
+    locations = decode_locations(definition.source)
+    nodes: dict[Digest, Node] = {}
+    for digest, vertex in loaded.vertices.items():
+        nodes[digest] = Node(
+            digest=digest,
+            raw=vertex.raw,
+            inputs=tuple(Edge(nodes[one.digest], one.index) for one in vertex.inputs),
+            metadata=vertex.metadata,
+            locations=locations.get(digest, ()),
+        )
+    return Edge(nodes[loaded.result.digest], loaded.result.index)
 
 
 def _needed(metadata: Iterable[Metadata]) -> frozenset[str]:

@@ -117,3 +117,9 @@ WHEN NEW.digest <> OLD.digest AND NOT EXISTS (SELECT 1 FROM image WHERE namespac
     DELETE FROM target_facts WHERE target = (SELECT id FROM target WHERE namespace = OLD.namespace AND digest = OLD.digest);
     DELETE FROM target WHERE namespace = OLD.namespace AND digest = OLD.digest;
 END;
+
+-- Back references are rare, and the collector must find them in every transaction that deletes.
+CREATE INDEX blob_with_back_reference ON blob (namespace) WHERE instr(labels, 'containerd.io/gc.bref.') > 0;
+CREATE INDEX snapshot_with_back_reference ON snapshot (namespace) WHERE instr(labels, 'containerd.io/gc.bref.') > 0;
+CREATE INDEX image_with_back_reference ON image (namespace) WHERE instr(labels, 'containerd.io/gc.bref.') > 0;
+CREATE INDEX lease_with_back_reference ON lease (namespace) WHERE instr(labels, 'containerd.io/gc.bref.') > 0;

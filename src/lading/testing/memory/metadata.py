@@ -17,13 +17,14 @@ import anyio
 import anyio.lowlevel
 from typing_extensions import override
 
-from lading.core import containers, content, images, leases, metadata, networks, volumes
+from lading.core import builds, containers, content, images, leases, metadata, networks, volumes
 from lading.core import labels as label_rules
+from lading.core.builds import BuildRecord
 from lading.core.containers import ContainerRecord
 from lading.core.content import Info, IngestRef
 from lading.core.images import Image
 from lading.core.leases import Lease, LeaseID, Resource
-from lading.core.metadata import Graph, IngestRow, Namespace, Node, SnapshotRow
+from lading.core.metadata import Graph, IngestRow, Marked, Namespace, Node, SnapshotRow
 from lading.core.networks import Network, NetworkID
 from lading.core.snapshots import Kind, Labels, SnapshotInfo, SnapshotName, Usage
 from lading.core.volumes import Volume
@@ -36,7 +37,7 @@ from lading.errors import (
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 from lading.testing.memory.facts import MemoryFacts
-from lading.testing.memory.rows import Space, children_first, erase, graph_of
+from lading.testing.memory.rows import Space, children_first, erase, graph_of, marked
 
 _holder: ContextVar[object] = ContextVar("lading.testing.memory.holder", default=None)
 
@@ -92,6 +93,10 @@ class MemoryDatabase(metadata.Database):
         return MemoryContainers(self, namespace)
 
     @override
+    def builds(self, namespace: Namespace) -> "MemoryBuilds":
+        return MemoryBuilds(self, namespace)
+
+    @override
     def networks(self, namespace: Namespace) -> "MemoryNetworks":
         return MemoryNetworks(self, namespace)
 
@@ -119,13 +124,17 @@ class MemoryDatabase(metadata.Database):
         return graph_of(self.space(namespace), now)
 
     @override
+    async def mark(self, namespace: Namespace, *, now: datetime) -> Marked:
+        return marked(self.space(namespace), now)
+
+    @override
     async def condemn(
-        self, namespace: Namespace, nodes: Sequence[Node], *, graph: Graph, now: datetime
+        self, namespace: Namespace, nodes: Sequence[Node], *, version: int, now: datetime
     ) -> list[Node]:
         space = await self.change(namespace)
         fresh = graph_of(space, now)
         # What was written again since the mark is wanted by whoever wrote it.
-        renewed = [node for node, version in space.renewed.items() if version > graph.version]
+        renewed = [node for node, changed in space.renewed.items() if changed > version]
         needed = metadata.reachable([*fresh.roots, *renewed], fresh.edges)
         doomed = [node for node in nodes if node not in needed]
         return [node for node in children_first(space, doomed) if erase(space, node)]
@@ -444,6 +453,32 @@ class MemoryContainers(containers.Store):
         space = await self._database.change(self._namespace)
         _find(space.containers, id, "container")
         del space.containers[id]
+
+
+class MemoryBuilds(builds.Store):
+    """`builds.Store` in memory."""
+
+    def __init__(self, database: MemoryDatabase, namespace: Namespace) -> None:
+        self._database = database
+        self._namespace = namespace
+
+    @override
+    async def get(self, ref: str) -> BuildRecord:
+        return _find(self._database.space(self._namespace).builds, ref, "build")
+
+    @override
+    async def list(self) -> Sequence[BuildRecord]:
+        records = self._database.space(self._namespace).builds.values()
+        return sorted(records, key=lambda record: (-record.created, record.ref))
+
+    @override
+    async def put(self, record: BuildRecord) -> None:
+        (await self._database.change(self._namespace)).builds[record.ref] = record
+
+    @override
+    async def delete(self, ref: str) -> BuildRecord:
+        space = await self._database.change(self._namespace)
+        return space.builds.pop(_find(space.builds, ref, "build").ref)
 
 
 class MemorySnapshots(metadata.Snapshots):

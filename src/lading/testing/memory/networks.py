@@ -44,11 +44,13 @@ class Wires:
 
 
 class MemoryNetworks(networks.Networks):
-    """`networks.Networks` in memory."""
+    """`networks.Networks` in memory; without ``bridge`` there is no default network."""
 
-    def __init__(self, wires: Wires | None = None) -> None:
+    def __init__(self, wires: Wires | None = None, *, bridge: bool = True) -> None:
         self.wires = wires or Wires()
         for name, driver in _DRIVERS.items():
+            if name == BRIDGE and not bridge:
+                continue
             id_ = NetworkID(name.encode().hex().ljust(64, "0"))
             if id_ not in self.wires.networks:
                 request = NetworkRequest(name=name, driver=driver, ipv4=name == BRIDGE)

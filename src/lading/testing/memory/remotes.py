@@ -243,6 +243,11 @@ class _Pusher(Pusher):
         return descriptor.digest in repository.blobs or descriptor.digest in repository.manifests
 
     @override
+    async def size(self, digest: Digest) -> int | None:
+        body = self._resolver.open(self._reference, "exists").blobs.get(digest)
+        return None if body is None else len(body)
+
+    @override
     async def mount(self, descriptor: Descriptor, source: str) -> bool:
         repository = self._resolver.open(self._reference, "mount")
         registry = self._resolver.calls(self._reference)

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from lading.core import references
+from lading.core.builds import BuildRecord
 from lading.core.containers import ContainerRecord
 from lading.core.content import Info, IngestRef
 from lading.core.facts import TargetFacts
 from lading.core.images import Image
 from lading.core.labels import GC_EXPIRE, GC_ROOT
 from lading.core.leases import FLAT, Lease, LeaseID, Resource
-from lading.core.metadata import Graph, IngestRow, Node, SnapshotRow
+from lading.core.metadata import Graph, IngestRow, Marked, Node, SnapshotRow, reachable
 from lading.core.networks import Network
 from lading.core.volumes import Volume
 from lading.errors import NotFoundError
@@ -28,6 +29,7 @@ class Space:
     leases: dict[LeaseID, Lease] = field(default_factory=dict[LeaseID, Lease])
     held: dict[LeaseID, set[Resource]] = field(default_factory=dict[LeaseID, set[Resource]])
     snapshots: dict[tuple[str, str], SnapshotRow] = field(default_factory=dict[tuple[str, str], SnapshotRow])
+    builds: dict[str, BuildRecord] = field(default_factory=dict[str, BuildRecord])
     containers: dict[str, ContainerRecord] = field(default_factory=dict[str, ContainerRecord])
     facts: dict[Digest, TargetFacts] = field(default_factory=dict[Digest, TargetFacts])
     networks: dict[str, Network] = field(default_factory=dict[str, Network])
@@ -90,7 +92,47 @@ def graph_of(space: Space, now: datetime) -> Graph:
         Node("ingest", ref) for ref in space.ingests
     }
     flat = frozenset(Node("lease", one.id) for one in space.leases.values() if FLAT in one.labels)
+    edges = {node: kept for node, kept in edges.items() if node in nodes}
     return Graph(nodes=frozenset(nodes), roots=roots, edges=edges, flat=flat, version=space.version)
+
+
+def mark(graph: Graph) -> frozenset[Node]:
+    """Nodes that are garbage, by looking at every one."""
+    alive = reachable((root for root in graph.roots if root not in graph.flat), graph.edges)
+    flat = [root for root in graph.roots if root in graph.flat]
+    held = {node for root in flat for node in graph.edges.get(root, ())}
+    alive.update(held, flat, _parents(held, graph.edges))
+    return graph.nodes.difference(alive)
+
+
+def _parents(held: set[Node], edges: Mapping[Node, Sequence[Node]]) -> set[Node]:
+    """What snapshots of a flat lease stand on: without it they could not be used."""
+    seen = {node for node in held if node.kind == "snapshot"}
+    stack = list(seen)
+    while stack:
+        snapshot = stack.pop()
+        for node in edges.get(snapshot, ()):
+            if node.kind == "snapshot" and node.scope == snapshot.scope and node not in seen:
+                seen.add(node)
+                stack.append(node)
+    return seen
+
+
+def marked(space: Space, now: datetime) -> Marked:
+    """As `Database.mark`."""
+    graph = graph_of(space, now)
+    garbage = mark(graph)
+    sizes = {Node("content", digest): info.size for digest, info in space.blobs.items()}
+    sizes |= {Node("snapshot", key, scope): row.usage.size for (scope, key), row in space.snapshots.items()}
+    snapshots = {node for node in garbage if node.kind == "snapshot"}
+    return Marked(
+        garbage={node: sizes.get(node, 0) for node in garbage},
+        edges={
+            node: [other for other in graph.edges.get(node, ()) if other in snapshots] for node in snapshots
+        },
+        kept=len(graph.nodes) - len(garbage),
+        version=graph.version,
+    )
 
 
 def children_first(space: Space, nodes: Sequence[Node]) -> list[Node]:

@@ -220,6 +220,14 @@ class MemorySnapshotter(Snapshotter):
         return [Mount(type="memory", source=str(row.id), options=options)]
 
     @override
+    @asynccontextmanager
+    async def shown(self, name: SnapshotName) -> AsyncGenerator[list[Mount]]:
+        row, *_ = await self._rows.chain(name)
+        if row.info.kind is not Kind.COMMITTED:
+            raise FailedPreconditionError(f"snapshot {name} is not committed", subject=name)
+        yield [Mount(type="memory", source=str(row.id), options=("ro",))]
+
+    @override
     async def prepare(
         self,
         key: SnapshotKey,
@@ -265,6 +273,7 @@ class MemorySnapshotter(Snapshotter):
         *,
         labels: Labels = NO_LABELS,
         lease: LeaseID | None = None,
+        durable: bool = True,
     ) -> None:
         usage = _usage(await self.tree(key))
         await self._rows.commit(name, key, labels=labels, usage=usage, lease=lease)

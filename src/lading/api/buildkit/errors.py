@@ -1,0 +1,98 @@
+"""The one table from error classes to gRPC codes, and BuildKit's typed details.
+
+A detail is an ``Any`` whose value is JSON (BuildKit's errdefs): ``Source`` makes the client print the lines at fault, ``Vertex``
+the output of the step that failed.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+from google.protobuf.any_pb2 import Any as AnyMessage
+
+from lading import errors
+from lading.builder.errors import ClientError, SourceError, VertexError
+from lading.builder.model import SourceFile, SourceRange
+from lading.formats.buildkit._pb.llb_pb2 import RpcStatus
+from lading.kit.grpc.status import Code, GrpcError
+
+CODES: Final[Mapping[type[errors.LadingError], Code]] = {
+    errors.LadingError: Code.UNKNOWN,
+    errors.InvalidArgumentError: Code.INVALID_ARGUMENT,
+    errors.UnauthenticatedError: Code.UNAUTHENTICATED,
+    errors.PermissionDeniedError: Code.PERMISSION_DENIED,
+    errors.NotFoundError: Code.NOT_FOUND,
+    errors.AlreadyExistsError: Code.ALREADY_EXISTS,
+    errors.ConflictError: Code.ABORTED,
+    errors.FailedPreconditionError: Code.FAILED_PRECONDITION,
+    errors.NotModifiedError: Code.FAILED_PRECONDITION,
+    errors.ResourceExhaustedError: Code.RESOURCE_EXHAUSTED,
+    errors.UnavailableError: Code.UNAVAILABLE,
+    errors.CancelledError: Code.CANCELLED,
+    errors.UnsupportedError: Code.UNIMPLEMENTED,
+    errors.DataLossError: Code.DATA_LOSS,
+    errors.InternalError: Code.INTERNAL,
+    VertexError: Code.UNKNOWN,  # a failed step is nobody's mistake in the call
+    SourceError: Code.UNKNOWN,
+}
+"""Total over `lading.errors`; subclasses that live beside other code take the code of their nearest ancestor."""
+
+_PREFIX: Final = "github.com/moby/buildkit/"
+
+
+def code_of(error: BaseException) -> Code:
+    """The gRPC code of an error; INTERNAL for whatever is not ours."""
+    return next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), Code.INTERNAL)
+
+
+def grpc_error(error: BaseException) -> GrpcError:
+    """What a client is told."""
+    if isinstance(error, GrpcError):
+        return error
+    if isinstance(error, ClientError):
+        status = RpcStatus.FromString(error.status)
+        code = Code(status.code) if status.code in Code._value2member_map_ else Code.UNKNOWN
+        return GrpcError(code, status.message, details=error.status)
+    status = status_of(error)
+    return GrpcError(
+        Code(status.code), status.message, details=status.SerializeToString() if status.details else b""
+    )
+
+
+def status_of(error: BaseException) -> RpcStatus:
+    """An error as ``google.rpc.Status`` with BuildKit's details."""
+    if isinstance(error, ClientError):
+        return RpcStatus.FromString(error.status)
+    if isinstance(error, errors.LadingError):
+        text = str(error)
+    elif isinstance(error, Exception):
+        text = f"internal error: {type(error).__name__}: the daemon's log has the details"
+    else:
+        return RpcStatus(code=Code.CANCELLED, message="context canceled")
+    return RpcStatus(code=code_of(error), message=text, details=_details(error))
+
+
+def _details(error: BaseException) -> list[AnyMessage]:
+    details: list[AnyMessage] = []
+    if isinstance(error, (SourceError, VertexError)) and error.source is not None:
+        details.append(_detail("errdefs.Source", source_document(error.source, error.ranges)))
+    if isinstance(error, VertexError):
+        details.append(_detail("errdefs.Vertex", {"digest": str(error.vertex)}))
+    return details
+
+
+def source_document(source: SourceFile, ranges: Sequence[SourceRange]) -> dict[str, object]:
+    """A place in a source as BuildKit's JSON."""
+    return {
+        "info": {
+            "filename": source.filename,
+            "data": base64.b64encode(source.data).decode(),
+            "language": source.language,
+        },
+        "ranges": [{"start": {"line": each.start}, "end": {"line": each.end}} for each in ranges],
+    }
+
+
+def _detail(name: str, value: object) -> AnyMessage:
+    return AnyMessage(type_url=f"{_PREFIX}{name}+json", value=msgspec.json.encode(value))

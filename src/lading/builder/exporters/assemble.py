@@ -1,0 +1,302 @@
+"""From a result to an image's documents in the store: configs, manifests, attestation manifests, and the index over them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from lading.builder.exporters import configs
+from lading.builder.exporters.attributes import ImageOptions
+from lading.builder.model import Attestation, Compression, Layer, Progress, Ref, Result
+from lading.builder.progress import Step
+from lading.core.leases import LeaseID
+from lading.core.remotes import Document
+from lading.errors import InvalidArgumentError
+from lading.kit.tasks import task_group
+from lading.oci import mediatypes
+from lading.oci import platform as platforms
+from lading.oci.descriptor import Descriptor, Platform
+from lading.oci.digest import Digest
+from lading.oci.document import encode
+from lading.oci.manifest import (
+    ANNOTATION_REFERENCE_DIGEST,
+    ANNOTATION_REFERENCE_TYPE,
+    ATTESTATION_TYPE,
+    Index,
+    Manifest,
+    descriptor_of,
+)
+from lading.oci.reference import Reference
+from lading.transfer.documents import Documents
+
+CONFIG_KEY: Final = "containerimage.config"
+INLINE_CACHE_KEY: Final = "containerimage.inlinecache"
+PREDICATE_KEY: Final = "in-toto.io/predicate-type"
+_STATEMENT: Final = "https://in-toto.io/Statement/v0.1"
+_ARTIFACT: Final = "application/vnd.docker.attestation.manifest.v1+json"
+_EMPTY: Final = b"{}"
+_UNKNOWN: Final = Platform(architecture="unknown", os="unknown")
+_OCI_LAYERS: Final = {
+    "": mediatypes.OCI_LAYER,
+    "gzip": mediatypes.OCI_LAYER_GZIP,
+    "zstd": mediatypes.OCI_LAYER_ZSTD,
+}
+_DOCKER_LAYERS: Final = {
+    "": mediatypes.DOCKER_LAYER,
+    "gzip": mediatypes.DOCKER_LAYER_GZIP,
+    "zstd": mediatypes.DOCKER_LAYER_ZSTD,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """One platform of an image."""
+
+    id: str
+    """The platform's ID in the result; empty if it is the only one."""
+    platform: Platform
+    manifest: Descriptor
+    config: Descriptor
+    layers: Sequence[Layer]
+    attestations: Descriptor | None = None
+    statements: Sequence[Descriptor] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assembled:
+    """An image in the store, held by the export's lease."""
+
+    target: Descriptor
+    platforms: Sequence[Built]
+
+    @property
+    def is_index(self) -> bool:
+        """Whether the target is an index."""
+        return mediatypes.is_index(self.target.media_type)
+
+
+def config_of(result: Result, id: str) -> bytes | None:
+    """The frontend's config for a platform of the result."""
+    if id and (found := result.metadata.get(f"{CONFIG_KEY}/{id}")):
+        return found
+    return result.metadata.get(CONFIG_KEY)
+
+
+class Assembler:
+    """Makes the documents of one export."""
+
+    def __init__(
+        self,
+        documents: Documents,
+        *,
+        options: ImageOptions,
+        lease: LeaseID,
+        host: Platform,
+        inline_only: bool,
+        step: Step,
+        progress: Progress,
+    ) -> None:
+        self._documents = documents
+        self._options = options
+        self._lease = lease
+        self._host = host
+        self._inline_only = inline_only
+        self._step = step
+        self._progress = progress
+        self._oci = False
+
+    async def assemble(self, result: Result) -> Assembled:
+        """Run. Raises what solving the refs raises; `InvalidArgumentError` for a config that is none."""
+        wanted = {key: self._attestations(result, key) for key in result.refs}
+        several = set(result.refs) != {""}
+        attested = any(wanted.values())
+        self._oci = self._wants_oci(attested=attested)
+        made = dict[str, Built]()
+        with self._step.part("exporting layers"):
+            layers = await self._all_layers(result)
+        for key in result.refs:
+            made[key] = await self._image(result, key, layers[key], wanted[key])
+        if not several and not attested:
+            only = made[""]
+            return Assembled(target=only.manifest, platforms=[only])
+        return Assembled(target=await self._index(list(made.values())), platforms=list(made.values()))
+
+    def _wants_oci(self, *, attested: bool) -> bool:
+        options = self._options
+        needed = (
+            attested
+            or options.annotations.needs_oci
+            or options.form.compression in (Compression.ZSTD, Compression.ESTARGZ)
+        )
+        if options.oci is False and needed:
+            self._step.warn("OCI media types are used: Docker's cannot hold what this image has")
+        return needed or bool(options.oci)
+
+    def _attestations(self, result: Result, id: str) -> Sequence[Attestation]:
+        return [
+            each
+            for each in result.attestations.get(id, ())
+            if self._options.inline_attestations and (self._inline_only or not each.inline_only)
+        ]
+
+    async def _all_layers(self, result: Result) -> Mapping[str, Sequence[Layer]]:
+        found: dict[str, Sequence[Layer]] = {}
+
+        async def one(id: str, ref: Ref | None) -> None:
+            found[id] = [] if ref is None else await ref.layers(self._options.form, lease=self._lease)
+
+        async with task_group() as tasks:
+            for key, ref in result.refs.items():
+                tasks.start_soon(one, key, ref)
+        return found
+
+    async def _image(
+        self, result: Result, id: str, layers: Sequence[Layer], attestations: Sequence[Attestation]
+    ) -> Built:
+        cache = result.metadata.get(f"{INLINE_CACHE_KEY}/{id}" if id else INLINE_CACHE_KEY)
+        wanted = platforms.parse(id) if id else self._host
+        config = configs.make(
+            config_of(result, id), layers, wanted, epoch=self._options.epoch, inline_cache=cache
+        )
+        described = descriptor_of(
+            config.body, mediatypes.OCI_CONFIG if self._oci else mediatypes.DOCKER_CONFIG
+        )
+        place = platforms.formatted(config.platform)
+        manifest = Manifest(
+            schema_version=2,
+            media_type=mediatypes.OCI_MANIFEST if self._oci else mediatypes.DOCKER_MANIFEST,
+            config=described,
+            layers=tuple(self._layer(layer) for layer in layers),
+            annotations=self._options.annotations.of("manifest", place),
+        )
+        body = encode(manifest)
+        target = descriptor_of(body, manifest.media_type)
+        with self._step.part(f"exporting manifest {target.digest}"):
+            pass
+        with self._step.part(f"exporting config {described.digest}"):
+            await self._documents.put(described, config.body, lease=self._lease)
+        await self._keep(target, body)
+        extra = self._options.annotations.of("manifest-descriptor", place)
+        target = msgspec.structs.replace(target, platform=config.platform, annotations=extra)
+        built = Built(id=id, platform=config.platform, manifest=target, config=described, layers=layers)
+        return await self._attested(built, attestations) if attestations else built
+
+    def _layer(self, layer: Layer) -> Descriptor:
+        descriptor = layer.descriptor
+        if descriptor.media_type in mediatypes.FOREIGN_LAYERS:
+            return descriptor
+        compression = mediatypes.LAYER_COMPRESSION[descriptor.media_type]
+        kinds = _OCI_LAYERS if self._oci else _DOCKER_LAYERS
+        return Descriptor(
+            media_type=kinds[compression],
+            digest=descriptor.digest,
+            size=descriptor.size,
+            annotations=descriptor.annotations if self._oci else {},
+        )
+
+    async def _keep(self, descriptor: Descriptor, body: bytes) -> None:
+        await self._documents.keep(Document(descriptor=descriptor, body=body), lease=self._lease)
+
+    async def _attested(self, built: Built, attestations: Sequence[Attestation]) -> Built:
+        statements: list[Descriptor] = []
+        for attestation in attestations:
+            body = await statement(attestation, built, self._options.names)
+            described = msgspec.structs.replace(
+                descriptor_of(body, mediatypes.IN_TOTO),
+                annotations={PREDICATE_KEY: attestation.predicate_type},
+            )
+            await self._documents.put(described, body, lease=self._lease)
+            statements.append(described)
+        manifest = await self._attestation_manifest(built, statements)
+        body = encode(manifest)
+        target = descriptor_of(body, manifest.media_type)
+        with self._step.part(f"exporting attestation manifest {target.digest}"):
+            await self._keep(target, body)
+        return Built(
+            id=built.id,
+            platform=built.platform,
+            manifest=built.manifest,
+            config=built.config,
+            layers=built.layers,
+            attestations=msgspec.structs.replace(
+                target,
+                platform=_UNKNOWN,
+                annotations={
+                    ANNOTATION_REFERENCE_TYPE: ATTESTATION_TYPE,
+                    ANNOTATION_REFERENCE_DIGEST: built.manifest.digest,
+                },
+            ),
+            statements=statements,
+        )
+
+    async def _attestation_manifest(self, built: Built, statements: Sequence[Descriptor]) -> Manifest:
+        if self._options.oci_artifact:
+            config = descriptor_of(_EMPTY, mediatypes.OCI_EMPTY)
+            body, artifact = _EMPTY, _ARTIFACT
+            subject = msgspec.structs.replace(built.manifest, platform=None, annotations={})
+        else:
+            document = {
+                "architecture": "unknown",
+                "os": "unknown",
+                "config": {},
+                "rootfs": {"type": "layers", "diff_ids": [str(each.digest) for each in statements]},
+            }
+            body, artifact, subject = json.dumps(document, separators=(",", ":")).encode(), "", None
+            config = descriptor_of(body, mediatypes.OCI_CONFIG)
+        await self._documents.put(config, body, lease=self._lease)
+        return Manifest(
+            schema_version=2,
+            media_type=mediatypes.OCI_MANIFEST,
+            artifact_type=artifact,
+            config=config,
+            layers=tuple(statements),
+            subject=subject,
+        )
+
+    async def _index(self, made: Sequence[Built]) -> Descriptor:
+        attestations = [each.attestations for each in made if each.attestations is not None]
+        index = Index(
+            schema_version=2,
+            media_type=mediatypes.OCI_INDEX if self._oci else mediatypes.DOCKER_INDEX,
+            manifests=(*(each.manifest for each in made), *attestations),
+            annotations=self._options.annotations.of("index"),
+        )
+        body = encode(index)
+        target = descriptor_of(body, index.media_type)
+        with self._step.part(f"exporting manifest list {target.digest}"):
+            await self._keep(target, body)
+        extra = self._options.annotations.of("index-descriptor")
+        return msgspec.structs.replace(target, annotations=extra) if extra else target
+
+
+async def statement(attestation: Attestation, built: Built, names: Sequence[Reference]) -> bytes:
+    """The in-toto statement about an image: its subjects are the image's names, and its digest.
+
+    Raises `InvalidArgumentError` if the predicate is not JSON.
+    """
+    raw = attestation.body
+    if raw is None:
+        if attestation.ref is None:
+            raise InvalidArgumentError(f"the attestation {attestation.predicate_type} has no content")
+        raw = await attestation.ref.read_file(attestation.path)
+    try:
+        predicate: object = json.loads(raw)
+    except (ValueError, RecursionError) as exc:
+        raise InvalidArgumentError(f"the attestation {attestation.predicate_type} is not JSON") from exc
+    digest = {built.manifest.digest.algorithm: built.manifest.digest.hex}
+    document = {
+        "_type": _STATEMENT,
+        "predicateType": attestation.predicate_type,
+        "subject": [{"name": purl(name, built.platform), "digest": digest} for name in names],
+        "predicate": predicate,
+    }
+    return json.dumps(document, ensure_ascii=False, indent=2).encode()
+
+
+def purl(name: Reference, platform: Platform | None, digest: Digest | None = None) -> str:
+    """An image as a package URL: ``pkg:docker/name@tag?platform=linux%2Famd64``."""
+    version = f"@{digest or name.tag}" if digest or name.tag else ""
+    place = f"?platform={platforms.formatted(platform).replace('/', '%2F')}" if platform else ""
+    return f"pkg:docker/{name.familiar_name}{version}{place}"

@@ -1,0 +1,272 @@
+"""The whole run: read the Dockerfile, answer a question or build each platform, and tell what the checks found."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+from typing_extensions import override
+
+from lading.builder.errors import SourceError
+from lading.builder.frontend import options as wishes
+from lading.builder.frontend import requests, sbom
+from lading.builder.frontend.bases import Images
+from lading.builder.frontend.contexts import Contexts, Entrypoint
+from lading.builder.frontend.convert import Converted, Converter
+from lading.builder.frontend.options import Options
+from lading.builder.frontend.state import ranges
+from lading.builder.model import Attestation, Frontend, Gateway, Ref, Result, WarningEvent
+from lading.errors import InvalidArgumentError, UnsupportedError
+from lading.formats.dockerfile import instructions as ins
+from lading.formats.dockerfile import rules
+from lading.formats.dockerfile.directives import detect_syntax, directive
+from lading.formats.dockerfile.errors import DockerfileError, Lines
+from lading.formats.dockerfile.parse import parse
+from lading.formats.llb import make
+from lading.kit.tasks import task_group
+from lading.oci import platform as platforms
+from lading.oci import reference
+from lading.oci.descriptor import Platform
+
+BUILT_IN: Final = frozenset({"docker/dockerfile", "docker/dockerfile-upstream"})
+"""Frontends that ``# syntax=`` may name and that this one stands for, whatever their version."""
+
+
+class DockerfileFrontend(Frontend):
+    """BuildKit's ``dockerfile.v0``."""
+
+    @override
+    async def build(self, gateway: Gateway) -> Result:
+        options = wishes.parse(gateway.options)
+        contexts = Contexts(gateway, options)
+        entrypoint = await contexts.open()
+        run = _Run(gateway=gateway, options=options, contexts=contexts, entrypoint=entrypoint)
+        try:
+            return await run.answer()
+        except DockerfileError as exc:
+            raise run.told(exc) from exc
+
+
+class _PlatformDocument(msgspec.Struct, frozen=True, rename="pascal"):
+    """An entry of ``refs.platforms``."""
+
+    id: str = msgspec.field(name="ID")
+    platform: Platform
+
+
+class _Platforms(msgspec.Struct, frozen=True, rename="pascal"):
+    """``refs.platforms``: which ref is whose."""
+
+    platforms: tuple[_PlatformDocument, ...]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Built:
+    """One platform of the result."""
+
+    platform: Platform
+    ref: Ref | None
+    converted: Converted
+    attestation: Attestation | None = None
+
+    @property
+    def id(self) -> str:
+        return platforms.formatted(self.platform)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Run:
+    gateway: Gateway
+    options: Options
+    contexts: Contexts
+    entrypoint: Entrypoint
+
+    def told(self, error: DockerfileError) -> InvalidArgumentError:
+        """An error as clients show it, with the lines of the Dockerfile."""
+        if error.lines is None:
+            return InvalidArgumentError(error.message)
+        return SourceError(error.message, source=self.entrypoint.file, ranges=ranges(error.lines))
+
+    async def answer(self) -> Result:
+        """The build, or what was asked instead."""
+        self._check_syntax()
+        match self.options.request:
+            case "":
+                return await self._build()
+            case requests.OUTLINE:
+                converted = await self._converter(self._parse(rules.ignore), None, rules.ignore).convert()
+                return requests.outline(converted, self.entrypoint.file)
+            case requests.TARGETS:
+                return requests.targets(self._parse(rules.ignore), self.entrypoint.file)
+            case requests.LINT:
+                return await self._lint()
+            case requests.DESCRIBE:
+                return requests.describe()
+            case other:
+                raise UnsupportedError(f"unsupported request {other}", subject=other)
+
+    def _check_syntax(self) -> None:
+        """Raises if the file asks for another frontend."""
+        if "cmdline" in self.gateway.options:
+            return
+        lines: Lines | None = None
+        asked = self.options.build_args.get("BUILDKIT_SYNTAX", "").strip().partition(" ")[0]
+        if not asked:
+            found = detect_syntax(self.entrypoint.file.data)
+            if found is None:
+                return
+            asked, lines = found.word, found.lines
+        try:
+            name = reference.parse(asked).familiar_name
+        except InvalidArgumentError as exc:
+            raise DockerfileError(f"invalid syntax {asked}: {exc.message}", lines=lines) from exc
+        if name not in BUILT_IN:
+            raise DockerfileError(
+                f"frontend {asked} is not supported: only {', '.join(sorted(BUILT_IN))} are built in",
+                lines=lines,
+            )
+
+    def _choice(self) -> rules.Choice:
+        if self.options.checks is not None:
+            return self.options.checks
+        found = directive("check", self.entrypoint.file.data)
+        return rules.parse_choice(found.value) if found else rules.Choice()
+
+    def _parse(self, report: rules.Report) -> ins.Dockerfile:
+        if not self.entrypoint.file.data:
+            raise DockerfileError("the Dockerfile cannot be empty")
+        return parse(self.entrypoint.file.data, report)
+
+    def _converter(
+        self,
+        dockerfile: ins.Dockerfile,
+        platform: Platform | None,
+        report: rules.Report,
+        images: Images | None = None,
+        *,
+        all_stages: bool = False,
+    ) -> Converter:
+        return Converter(
+            contexts=self.contexts,
+            images=images or Images(self.gateway),
+            file=self.entrypoint.file,
+            dockerfile=dockerfile,
+            native=tuple(self.gateway.platforms) or (platforms.host(),),
+            asked=platform,
+            report=report,
+            all_stages=all_stages,
+        )
+
+    # Checks.
+
+    async def _lint(self) -> Result:
+        findings = rules.Findings(self._choice())
+        error: DockerfileError | None = None
+        try:
+            dockerfile = self._parse(findings)
+            platform = self.options.platforms[0] if self.options.platforms else None
+            converter = self._converter(dockerfile, platform, findings, all_stages=not self.options.target)
+            await converter.convert()
+            findings.check()
+        except DockerfileError as exc:
+            error = exc
+        return requests.lint(findings.all, self.entrypoint.file, error)
+
+    def _warn(self, findings: Sequence[rules.Finding]) -> None:
+        for finding in findings:
+            self.gateway.warn(
+                WarningEvent(
+                    vertex=self.entrypoint.vertex,
+                    level=1,
+                    short=finding.short.encode(),
+                    detail=(finding.rule.description.encode(),),
+                    url=finding.rule.url,
+                    source=self.entrypoint.file,
+                    ranges=ranges(finding.lines),
+                )
+            )
+
+    # The build.
+
+    async def _build(self) -> Result:
+        findings = rules.Findings(self._choice())
+        try:
+            dockerfile = self._parse(findings)
+            scanner = None
+            if self.options.sbom is not None:
+                scanner = await sbom.find_scanner(self.gateway, self.options, self.options.sbom)
+            built = await self._build_all(dockerfile, findings, scanner)
+        finally:
+            self._warn(findings.all)
+        return self._result(built)
+
+    async def _build_all(
+        self, dockerfile: ins.Dockerfile, findings: rules.Findings, scanner: sbom.Scanner | None
+    ) -> list[_Built]:
+        images = Images(self.gateway)
+        asked: list[Platform | None] = list(self.options.platforms) or [None]
+        built: dict[int, _Built] = {}
+
+        async def build(place: int, platform: Platform | None) -> None:
+            report = rules.ignore if place else findings
+            converted = await self._converter(dockerfile, platform, report, images).convert()
+            if not place:
+                findings.check()
+            built[place] = await self._solve(converted, platform, scanner)
+
+        async with task_group() as group:
+            for place, platform in enumerate(asked):
+                group.start_soon(build, place, platform)
+        return [built[place] for place in range(len(asked))]
+
+    async def _solve(
+        self, converted: Converted, asked: Platform | None, scanner: sbom.Scanner | None
+    ) -> _Built:
+        tree = converted.target.tree
+        ref = await self.gateway.solve(make.definition(tree)) if tree is not None else None
+        platform = platforms.normalize(asked or next(iter(self.gateway.platforms), platforms.host()))
+        built = _Built(platform=platform, ref=ref, converted=converted)
+        if scanner is not None:
+            built.attestation = await self._scan(built, scanner)
+        return built
+
+    async def _scan(self, built: _Built, scanner: sbom.Scanner) -> Attestation:
+        converted = built.converted
+        extras = {
+            work.node.shown: work.tree
+            for work in converted.works.values()
+            if "stage" in work.scans and work is not converted.target
+        }
+        if "context" in converted.target.scans:
+            extras["context"] = converted.context
+        scanned = [converted.target, *(one for one in converted.works.values() if "stage" in one.scans)]
+        anew = any(work.node.ignore_cache for work in scanned)
+        tree = scanner.scan(built.id, self.gateway.platforms[0], converted.target.tree, extras, anew=anew)
+        return await sbom.attestation(self.gateway, tree)
+
+    def _result(self, built: Sequence[_Built]) -> Result:
+        several = self.options.multi_platform
+        metadata: dict[str, bytes] = {}
+        for one in built:
+            suffix = f"/{one.id}" if several else ""
+            metadata[f"containerimage.config{suffix}"] = one.converted.draft.encoded()
+            base = _base_config(one.converted)
+            if base is not None:
+                metadata[f"containerimage.base.config{suffix}"] = base
+        listed = tuple(_PlatformDocument(id=one.id, platform=one.platform) for one in built)
+        metadata["refs.platforms"] = msgspec.json.encode(_Platforms(platforms=listed))
+        return Result(
+            refs={one.id if several else "": one.ref for one in built},
+            metadata=metadata,
+            attestations={
+                one.id if several else "": (one.attestation,) for one in built if one.attestation is not None
+            },
+        )
+
+
+def _base_config(converted: Converted) -> bytes | None:
+    """The config of the image that the target's chain of stages begins with."""
+    node = converted.target.node
+    while node.base is not None:
+        node = node.base
+    return node.base_config

@@ -1,0 +1,117 @@
+"""What a frontend may ask of the daemon, on behalf of one build."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from typing_extensions import override
+
+from lading.builder.model import (
+    Gateway,
+    Progress,
+    Ref,
+    ResolvedImage,
+    ResolveMode,
+    VertexEvent,
+    WarningEvent,
+)
+from lading.builder.ops.images import ImageSources
+from lading.core.leases import LeaseID
+from lading.core.session import Session
+from lading.errors import LadingError, UnsupportedError
+from lading.formats.llb.definition import Definition
+from lading.oci import platform as platform_rules
+from lading.oci import reference as references
+from lading.oci.descriptor import Platform
+from lading.oci.digest import Digest
+
+
+class BuildGateway(Gateway):
+    """`Gateway` of one build."""
+
+    def __init__(
+        self,
+        *,
+        load: Callable[[Definition], Awaitable[Ref]],
+        options: Mapping[str, str],
+        inputs: Mapping[str, Definition],
+        session: Session | None,
+        progress: Progress,
+        images: ImageSources,
+        platforms: Sequence[Platform],
+        lease: LeaseID,
+    ) -> None:
+        self._load = load
+        self._options = options
+        self._inputs = inputs
+        self._session = session
+        self._progress = progress
+        self._images = images
+        self._platforms = platforms
+        self._lease = lease
+
+    @property
+    @override
+    def options(self) -> Mapping[str, str]:
+        return self._options
+
+    @property
+    @override
+    def inputs(self) -> Mapping[str, Definition]:
+        return self._inputs
+
+    @property
+    @override
+    def session(self) -> Session | None:
+        return self._session
+
+    @property
+    @override
+    def platforms(self) -> Sequence[Platform]:
+        return self._platforms
+
+    @override
+    async def solve(self, definition: Definition, *, evaluate: bool = False) -> Ref:
+        ref = await self._load(definition)
+        if evaluate:
+            await ref.evaluate()
+        return ref
+
+    @override
+    async def resolve_image(
+        self,
+        reference: str,
+        *,
+        platform: Platform | None = None,
+        mode: ResolveMode = ResolveMode.DEFAULT,
+        log_name: str = "",
+        store: str = "",
+    ) -> ResolvedImage:
+        if store:
+            raise UnsupportedError("OCI layouts are not supported as sources")
+        name = log_name or f"resolve image config for {reference}"
+        vertex = Digest.of(f"{name} {reference}".encode())
+        started = time.time_ns()
+        self._progress.tell(VertexEvent(digest=vertex, name=name, started=started))
+        error = ""
+        try:
+            image = await self._images.find(
+                reference,
+                platform_rules.normalize(platform or self._platforms[0]),
+                mode=mode,
+                sessions=[self._session] if self._session is not None else [],
+                lease=self._lease,
+            )
+        except LadingError as exc:
+            error = str(exc)
+            raise
+        finally:
+            self._progress.tell(
+                VertexEvent(digest=vertex, name=name, started=started, completed=time.time_ns(), error=error)
+            )
+        target = image.located.target.digest
+        pinned = references.parse(reference).with_default_tag().with_digest(target)
+        return ResolvedImage(reference=pinned, digest=target, config=image.body)
+
+    @override
+    def warn(self, event: WarningEvent) -> None:
+        self._progress.tell(event)

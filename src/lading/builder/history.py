@@ -1,0 +1,176 @@
+"""The history of builds: what ``docker buildx history`` shows, and the log of a build that is over."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import msgspec
+from typing_extensions import override
+
+from lading.builder import events
+from lading.builder.control import Build, Recorder
+from lading.builder.model import Event, VertexEvent, WarningEvent
+from lading.core import builds, content, leases
+from lading.core.builds import BuildRecord, Output
+from lading.core.content import IngestRef
+from lading.core.leases import LeaseID
+from lading.errors import AlreadyExistsError, NotFoundError
+from lading.kit import aio
+from lading.kit.tasks import Signal
+from lading.oci.descriptor import Descriptor
+from lading.oci.digest import Digest
+
+LOG_TYPE: Final = "application/vnd.buildkit.status.v0"
+KEPT: Final = 50
+KEPT_SECONDS: Final = 48 * 3600
+_LOG_LIMIT: Final = 256 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryEvent:
+    """A change of the history."""
+
+    kind: Literal["started", "complete", "deleted"]
+    record: BuildRecord
+
+
+class History(Recorder):
+    """The builds of this daemon, over and under way.
+
+    Args:
+        store: The records.
+        blobs: Where logs and attestations are kept.
+        lease_manager: Holds them.
+        failure: An error as a marshalled ``google.rpc.Status``.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        store: builds.Store,
+        blobs: content.Store,
+        lease_manager: leases.Manager,
+        failure: Callable[[BaseException], bytes],
+    ) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._leases = lease_manager
+        self._failure = failure
+        self._active: dict[str, BuildRecord] = {}
+        self._news: list[HistoryEvent] = []
+        self._changed = Signal()
+
+    @override
+    async def began(self, build: Build) -> None:
+        wish = build.wish
+        record = BuildRecord(
+            ref=wish.ref,
+            frontend=wish.frontend,
+            options=public_options(wish.options),
+            outputs=tuple(Output(type=each.type, attributes=dict(each.attributes)) for each in wish.exports),
+            created=build.started,
+        )
+        self._active[wish.ref] = record
+        self._tell(HistoryEvent(kind="started", record=record))
+
+    @override
+    async def ended(self, build: Build, response: Mapping[str, str], error: BaseException | None) -> None:
+        record = self._active[build.wish.ref]
+        lease = LeaseID(f"lading-build-{build.wish.ref}")
+        with suppress(AlreadyExistsError):
+            await self._leases.create(lease)
+        log = await self._keep(events.marshal(build.log.events), LOG_TYPE, lease)
+        vertices = _vertices(build.log.events)
+        done = msgspec.structs.replace(
+            record,
+            frontend=build.frontend or record.frontend,
+            options=public_options(build.options),
+            completed=time.time_ns(),
+            error=b"" if error is None else self._failure(error),
+            log=log,
+            response=dict(response),
+            total_steps=len(vertices),
+            cached_steps=sum(each.cached for each in vertices),
+            completed_steps=sum(bool(each.completed) for each in vertices),
+            warnings=sum(isinstance(each, WarningEvent) for each in build.log.events),
+            generation=1,
+        )
+        await self._store.put(done)
+        del self._active[build.wish.ref]
+        self._tell(HistoryEvent(kind="complete", record=done))
+        await self._expire()
+
+    async def _keep(self, data: bytes, media_type: str, lease: LeaseID) -> Descriptor:
+        descriptor = Descriptor(media_type=media_type, digest=Digest.of(data), size=len(data))
+        with suppress(AlreadyExistsError):
+            async with self._blobs.open_writer(
+                IngestRef(f"{lease}-{descriptor.digest}"), expected=descriptor, lease=lease
+            ) as writer:
+                await aio.run(aio.DATA, writer.write, data)
+                await writer.commit()
+        return descriptor
+
+    async def _expire(self) -> None:
+        oldest = time.time_ns() - KEPT_SECONDS * 10**9
+        loose = [record for record in await self._store.list() if not record.pinned]
+        for number, record in enumerate(loose):
+            if number >= KEPT or record.created < oldest:
+                await self.delete(record.ref)
+
+    def _tell(self, event: HistoryEvent) -> None:
+        self._news.append(event)
+        del self._news[:-1000]
+        self._changed.wake()
+
+    @override
+    async def replay(self, ref: str) -> AsyncIterator[Sequence[Event]]:
+        record = await self._store.get(ref)
+        if record.log is None:
+            raise NotFoundError(f"build {ref} left no log", subject=ref)
+        for batch in events.unmarshal(await self._blobs.read(record.log.digest, limit=_LOG_LIMIT)):
+            yield batch
+
+    async def list(self, *, active: bool, ref: str = "") -> Sequence[HistoryEvent]:
+        """What is known now, newest first: builds under way, and unless ``active`` those that are over."""
+        found = [HistoryEvent(kind="started", record=each) for each in self._active.values()]
+        if not active:
+            found += [HistoryEvent(kind="complete", record=each) for each in await self._store.list()]
+        chosen = [each for each in found if not ref or each.record.ref == ref]
+        return sorted(chosen, key=lambda each: each.record.created, reverse=True)
+
+    async def follow(self) -> AsyncIterator[HistoryEvent]:
+        """What changes from now on."""
+        last = self._news[-1] if self._news else None
+        while True:
+            start = next((i + 1 for i, each in enumerate(self._news) if each is last), 0)
+            if start == len(self._news):
+                await self._changed.wait()
+            for event in self._news[start:]:
+                last = event
+                yield event
+
+    async def pin(self, ref: str, *, pinned: bool) -> None:
+        """Keep a record for good, or not any more. Raises `NotFoundError`."""
+        record = await self._store.get(ref)
+        await self._store.put(
+            msgspec.structs.replace(record, pinned=pinned, generation=record.generation + 1)
+        )
+
+    async def delete(self, ref: str) -> None:
+        """Forget a build. Raises `NotFoundError`."""
+        record = await self._store.delete(ref)
+        with suppress(NotFoundError):
+            await self._leases.delete(LeaseID(f"lading-build-{ref}"))
+        self._tell(HistoryEvent(kind="deleted", record=record))
+
+
+def public_options(options: Mapping[str, str]) -> dict[str, str]:
+    """The options as they are shown."""
+    return {key: value for key, value in options.items() if not key.startswith("cache-imports")}
+
+
+def _vertices(all_events: Sequence[Event]) -> Sequence[VertexEvent]:
+    return list({each.digest: each for each in all_events if isinstance(each, VertexEvent)}.values())

@@ -1,0 +1,94 @@
+"""Which operation a vertex of a definition is, and the whole world that operations stand on."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from lading.builder.model import ResolveMode
+from lading.builder.ops.contents import Contents
+from lading.builder.ops.exec import ExecOperation, ExecTools
+from lading.builder.ops.file import FileOperation
+from lading.builder.ops.images import ImageOperation, ImageSources
+from lading.builder.ops.layering import DiffOperation, MergeOperation
+from lading.builder.ops.local import LocalOperation
+from lading.builder.ops.mutables import Mutables
+from lading.builder.ops.trees import Tree, Trees
+from lading.builder.solver.live import Edge, Node
+from lading.builder.solver.operation import Operation
+from lading.errors import InvalidArgumentError, UnsupportedError
+from lading.formats.llb import graph, ops
+from lading.oci import platform as platforms
+from lading.oci.descriptor import Platform
+
+_MODES: Final = {
+    "": ResolveMode.DEFAULT,
+    "default": ResolveMode.DEFAULT,
+    "local": ResolveMode.PREFER_LOCAL,
+    "pull": ResolveMode.FORCE_PULL,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """What operations stand on."""
+
+    trees: Trees
+    contents: Contents
+    mutables: Mutables
+    images: ImageSources
+    tools: ExecTools
+    host: Platform
+
+
+def node(vertex: graph.Vertex, world: World) -> Node[Tree]:
+    """A vertex for the scheduler. Raises `UnsupportedError` for what this daemon cannot do."""
+    group = vertex.metadata.progress_group
+    return Node(
+        digest=vertex.digest,
+        operation=operation(vertex, world),
+        inputs=tuple(Edge(vertex=one.digest, index=one.index) for one in vertex.inputs),
+        name=vertex.name,
+        ignore_cache=vertex.metadata.ignore_cache,
+        own=isinstance(vertex.op, ops.SourceOp)
+        and vertex.op.scheme == "local"
+        and "local.session" not in vertex.op.attrs,
+        progress_group=(group.id, group.name, group.weak) if group is not None else None,
+    )
+
+
+def operation(vertex: graph.Vertex, world: World) -> Operation[Tree]:
+    """What a vertex does."""
+    op, inputs = vertex.op, len(vertex.inputs)
+    platform = platforms.normalize(vertex.platform) if vertex.platform is not None else world.host
+    match op:
+        case ops.SourceOp():
+            return _source(op, vertex, platform, world)
+        case ops.ExecOp():
+            return ExecOperation(vertex.raw, op, inputs, platform, vertex.name, world.tools)
+        case ops.FileOp():
+            return FileOperation(vertex.raw, op, inputs, world.trees, world.contents)
+        case ops.MergeOp():
+            return MergeOperation(vertex.raw, op, inputs, world.trees)
+        case ops.DiffOp():
+            return DiffOperation(vertex.raw, op, inputs, world.trees)
+        case ops.BuildOp():
+            raise UnsupportedError("nested builds (BuildOp) are not supported")
+
+
+def _source(op: ops.SourceOp, vertex: graph.Vertex, platform: Platform, world: World) -> Operation[Tree]:
+    if op.scheme == "docker-image":
+        mode = op.attrs.get("image.resolvemode", "")
+        if mode not in _MODES:
+            raise InvalidArgumentError(f"unknown image resolve mode {mode!r}")
+        limit = op.attrs.get("image.layerlimit", "")
+        return ImageOperation(
+            op.identifier.partition("://")[2],
+            platform,
+            world.images,
+            world.trees.lease,
+            mode=_MODES[mode],
+            layers=int(limit) if limit.isdecimal() else None,
+            checksum=op.attrs.get("image.checksum", ""),
+        )
+    if op.scheme == "local":
+        return LocalOperation(op, world.mutables, vertex.name)
+    raise UnsupportedError(f"sources of kind {op.scheme}:// are not supported", subject=op.identifier[:200])

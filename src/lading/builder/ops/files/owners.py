@@ -1,0 +1,67 @@
+"""Names of users and groups, looked up in a tree's own files."""
+
+import os
+import stat
+from collections.abc import Callable
+from typing import Final
+
+from lading.builder.ops.files import paths
+from lading.errors import InvalidArgumentError
+from lading.formats.llb import ops
+
+_LIMIT: Final = 10 * 1024 * 1024
+_ID_LIMIT: Final = 2**32 - 2
+
+
+def resolve(owner: ops.Owner | None, root_of: Callable[[int | None], int | None]) -> tuple[int, int] | None:
+    """Numbers of an owner; ``None`` leaves what it would be. ``root_of`` opens the tree with the files of a name's input.
+
+    A user without a group brings his own from ``/etc/passwd``; a number is its own group. Raises `InvalidArgumentError`.
+    """
+    if owner is None or (owner.user is None and owner.group is None):
+        return None
+    uid = gid = 0
+    if isinstance(owner.user, ops.NamedUser):
+        fields = _find(root_of(owner.user.input), "/etc/passwd", owner.user.name, "user")
+        uid, gid = int(fields[2]), int(fields[3])
+    elif owner.user is not None:
+        uid = gid = _checked(owner.user)
+    if isinstance(owner.group, ops.NamedUser):
+        gid = int(_find(root_of(owner.group.input), "/etc/group", owner.group.name, "group")[2])
+    elif owner.group is not None:
+        gid = _checked(owner.group)
+    return uid, gid
+
+
+def _checked(number: int) -> int:
+    if not 0 <= number <= _ID_LIMIT:
+        raise InvalidArgumentError(f"{number} is no user or group ID")
+    return number
+
+
+def _find(root: int | None, path: str, name: str, kind: str) -> list[str]:
+    for line in _lines(root, path):
+        fields = line.strip().split(":")
+        if fields[0] == name and len(fields) >= 4 and _is_id(fields[2]):
+            found = kind == "group" or _is_id(fields[3])
+            if found:
+                return fields
+    raise InvalidArgumentError(f"unable to find {kind} {name}: no matching entries in {path}", subject=name)
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 10
+
+
+def _lines(root: int | None, path: str) -> list[str]:
+    if root is None:
+        return []
+    try:
+        with paths.opened(root, path) as fd:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > _LIMIT:
+                raise InvalidArgumentError(f"{path} in the image is no regular file, or over {_LIMIT} bytes")
+            with open(f"/proc/self/fd/{fd}", "rb") as file:
+                return file.read(_LIMIT).decode("utf-8", "replace").split("\n")
+    except OSError:
+        return []

@@ -1,0 +1,323 @@
+"""Base images: found in the store or in a registry, and brought when somebody looks into them."""
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import anyio
+from typing_extensions import override
+
+from lading.builder.model import ResolveMode
+from lading.builder.ops import contents
+from lading.builder.ops.trees import Base, Tree
+from lading.builder.solver.operation import CacheMap, Context, Operation
+from lading.core import content, images
+from lading.core.buildcache import BuildCache, LayerBlob
+from lading.core.leases import LeaseID, Manager, Resource
+from lading.core.progress import Item, Phase
+from lading.core.progress import Progress as TransferProgress
+from lading.core.remotes import Credentials, Registries
+from lading.core.session import Session
+from lading.core.snapshots import SnapshotName
+from lading.errors import (
+    FailedPreconditionError,
+    LadingError,
+    NotFoundError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from lading.images import lookup
+from lading.kit.tasks import KeyedLock, task_group
+from lading.oci import platform, reference
+from lading.oci.config import ImageConfig
+from lading.oci.descriptor import Descriptor, Platform
+from lading.oci.digest import ChainID, Digest
+from lading.oci.document import CONFIG_LIMIT, MANIFEST_LIMIT
+from lading.oci.manifest import Index, is_attestation, media_type_of
+from lading.oci.reference import Reference
+from lading.transfer.documents import Documents, ManifestNode
+from lading.transfer.pull import Located, Puller
+
+_SHOW_SECONDS: Final = 0.15
+_KEPT: Final = 256
+
+
+class Image:
+    """An image for one platform: manifest and config are in the store, its layers may be away."""
+
+    def __init__(self, located: Located, config: ImageConfig, body: bytes) -> None:
+        self.located = located
+        self.config = config
+        self.body = body
+
+    @property
+    def manifest(self) -> Descriptor:
+        """Its manifest."""
+        return self.located.node.descriptor
+
+    @property
+    def chain(self) -> Sequence[ChainID]:
+        """The chain IDs of its layers, bottom first."""
+        return self.config.chain
+
+
+class ImageSources:
+    """Finds base images. What was found is remembered, so that a build reads it once."""
+
+    def __init__(
+        self,
+        *,
+        store: content.Store,
+        records: images.Store,
+        documents: Documents,
+        puller: Puller,
+        registries: Registries,
+        leases: Manager,
+        cache: BuildCache,
+        snapshotter: str,
+    ) -> None:
+        self._content = store
+        self._records = records
+        self._documents = documents
+        self._puller = puller
+        self._registries = registries
+        self._leases = leases
+        self._cache = cache
+        self._snapshotter = snapshotter
+        self._found: dict[tuple[Digest, Platform], Image] = {}
+        self._locks = KeyedLock()
+
+    async def find(
+        self,
+        name: str,
+        wanted: Platform,
+        *,
+        mode: ResolveMode,
+        sessions: Sequence[Session],
+        lease: LeaseID,
+    ) -> Image:
+        """The image for a platform.
+
+        Raises:
+            NotFoundError: There is none, or not for the platform.
+
+        """
+        parsed = reference.parse(name).with_default_tag()
+        async with self._locks.hold((parsed, wanted)):
+            if parsed.digest is not None and (known := self._found.get((parsed.digest, wanted))):
+                await self._hold(known, lease)
+                return known
+            located = await self._locate(parsed, wanted, mode, sessions, lease)
+            image = await self._opened(located)
+            await self._hold(image, lease)
+            self._remember(image, wanted)
+            return image
+
+    def _remember(self, image: Image, wanted: Platform) -> None:
+        self._found[(image.located.target.digest, wanted)] = image
+        while len(self._found) > _KEPT:
+            del self._found[next(iter(self._found))]
+
+    async def _hold(self, image: Image, lease: LeaseID) -> None:
+        for digest in {image.located.target.digest, image.manifest.digest}:
+            await self._leases.add(lease, Resource(kind="content", id=digest))
+
+    async def _locate(
+        self,
+        name: Reference,
+        wanted: Platform,
+        mode: ResolveMode,
+        sessions: Sequence[Session],
+        lease: LeaseID,
+    ) -> Located:
+        local = None
+        if mode is ResolveMode.PREFER_LOCAL or name.digest is not None:
+            local = await self._local(name, wanted)
+        if local is not None:
+            return local
+        try:
+            return await self._remote(name, wanted, sessions, lease)
+        except (NotFoundError, UnavailableError) as exc:
+            raise type(exc)(f"{name.familiar}: {exc.message}", hint=exc.hint, subject=str(name)) from exc
+
+    async def _remote(
+        self, name: Reference, wanted: Platform, sessions: Sequence[Session], lease: LeaseID
+    ) -> Located:
+        host = "registry-1.docker.io" if name.domain == "docker.io" else name.domain
+        refused: LadingError | None = None
+        for credentials in [*[await _credentials(session, host) for session in sessions], None]:
+            if credentials is None and refused is not None and sessions:
+                raise refused
+            try:
+                return await self._puller.locate(name, wanted, lease=lease, credentials=credentials)
+            except UnauthenticatedError as exc:
+                refused = exc
+        assert refused is not None
+        raise refused
+
+    async def _local(self, name: Reference, wanted: Platform) -> Located | None:
+        """The image out of the store, if its manifest and config are there."""
+        try:
+            target = await self._target(name)
+            node = await self._node(target, wanted)
+            if node is None:
+                return None
+            await self._content.info(node.manifest.config.digest)
+        except NotFoundError:
+            return None
+        fetcher = self._registries.resolver().fetcher(name)
+        return Located(reference=name, target=target, node=node, fetcher=fetcher)
+
+    async def _target(self, name: Reference) -> Descriptor:
+        if name.digest is None:
+            return (await lookup.find(self._records, str(name))).image.target
+        body = await self._content.read(name.digest, limit=MANIFEST_LIMIT)
+        return Descriptor(media_type=media_type_of(body), digest=name.digest, size=len(body))
+
+    async def _node(self, target: Descriptor, wanted: Platform) -> ManifestNode | None:
+        document = await self._documents.read(target)
+        if not isinstance(document, Index):
+            return ManifestNode(descriptor=target, manifest=document)
+        offers = [one for one in document.manifests if not is_attestation(one)]
+        for offer in platform.order(wanted, offers, key=lambda one: one.platform):
+            return await self._node(offer, wanted)
+        return None
+
+    async def _opened(self, located: Located) -> Image:
+        config = await self._documents.config(located.node)
+        body = await self._content.read(located.node.manifest.config.digest, limit=CONFIG_LIMIT)
+        return Image(located, config, body)
+
+    async def bring(self, image: Image, lease: LeaseID, context: Context | None) -> None:
+        """Have all layers of an image in the store and unpacked."""
+        async with self._locks.hold(("bring", image.manifest.digest)):
+            progress = TransferProgress()
+            async with task_group() as group:
+                if context is not None:
+                    group.start_soon(_show, progress, context)
+                await self._puller.complete(image.located, lease=lease, progress=progress)
+                group.cancel_scope.cancel()
+            if context is not None:
+                _show_once(progress, context)
+            for chain, descriptor, diff_id in zip(
+                image.chain, image.located.node.manifest.layers, image.config.rootfs.diff_ids, strict=True
+            ):
+                if await self._cache.layer(self._snapshotter, chain, "") is None:
+                    layer = LayerBlob(descriptor=descriptor, diff_id=diff_id)
+                    await self._cache.put_layer(self._snapshotter, chain, "", layer)
+
+
+async def _credentials(session: Session, host: str) -> Credentials | None:
+    try:
+        return await session.credentials(host)
+    except (NotFoundError, UnavailableError):
+        return None
+
+
+async def _show(progress: TransferProgress, context: Context) -> None:
+    while True:
+        await anyio.sleep(_SHOW_SECONDS)
+        _show_once(progress, context)
+
+
+def _show_once(progress: TransferProgress, context: Context) -> None:
+    for item in progress.items.values():
+        if item.phase is not Phase.WAITING:
+            _show_item(item, context)
+
+
+def _show_item(item: Item, context: Context) -> None:
+    done = item.phase in (Phase.COMPLETE, Phase.EXISTS, Phase.DOWNLOADED)
+    name = f"extracting {item.id}" if item.phase is Phase.EXTRACTING else f"sha256:{item.id}"
+    context.status(name, current=item.current, total=item.total, completed=time.time_ns() if done else 0)
+
+
+class _ImageBase(Base):
+    """The layers of an image, brought on demand."""
+
+    def __init__(
+        self, sources: ImageSources, image: Image, lease: LeaseID, context: Context, layers: int | None
+    ) -> None:
+        self._sources = sources
+        self._image = image
+        self._lease = lease
+        self._context = context
+        self._names = tuple(SnapshotName(chain) for chain in image.chain[:layers])
+        self._brought = False
+
+    @property
+    @override
+    def layers(self) -> tuple[SnapshotName, ...]:
+        return self._names
+
+    @override
+    async def bring(self) -> None:
+        if not self._brought:
+            await self._sources.bring(self._image, self._lease, self._context)
+            self._brought = True
+
+
+class ImageOperation(Operation[Tree]):
+    """``docker-image://``."""
+
+    def __init__(
+        self,
+        name: str,
+        wanted: Platform,
+        sources: ImageSources,
+        lease: LeaseID,
+        *,
+        mode: ResolveMode = ResolveMode.DEFAULT,
+        layers: int | None = None,
+        checksum: str = "",
+    ) -> None:
+        self._name = name
+        self._wanted = wanted
+        self._sources = sources
+        self._lease = lease
+        self._mode = mode
+        self._layers = layers
+        self._checksum = checksum
+        self._image: Image | None = None
+
+    @property
+    @override
+    def slots(self) -> int:
+        return 0
+
+    async def _find(self, context: Context) -> Image:
+        if self._image is None:
+            shown = f"resolve {self._name}"
+            context.status(shown)
+            self._image = await self._sources.find(
+                self._name,
+                self._wanted,
+                mode=self._mode,
+                sessions=context.sessions(),
+                lease=self._lease,
+            )
+            context.status(shown, completed=time.time_ns())
+        return self._image
+
+    @override
+    async def cache_map(self, context: Context) -> CacheMap[Tree]:
+        image = await self._find(context)
+        if self._checksum and self._checksum not in (image.manifest.digest, image.located.target.digest):
+            raise FailedPreconditionError(
+                f"image digest {image.manifest.digest} for {self._name} does not match expected checksum {self._checksum}"
+            )
+        chain = image.chain[: self._layers]
+        return contents.of_image(
+            image.located.target.digest, self._wanted, self._layers, chain[-1] if chain else None
+        )
+
+    @override
+    async def run(self, inputs: Sequence[Tree], context: Context) -> list[Tree]:
+        image = await self._find(context)
+        base = _ImageBase(self._sources, image, self._lease, context, self._layers)
+        top = base.layers[-1] if base.layers else None
+        return [Tree(layers=base.layers, top=top, base=base, blobs=(image.manifest.digest,))]
+
+    @override
+    def close(self) -> None:
+        return

@@ -1,0 +1,154 @@
+"""Layers: the differences of a tree as blobs. Those of base images keep their own; others are made in one pass, once."""
+
+import secrets
+from collections.abc import Iterator
+from typing import Final
+
+import anyio
+
+from lading.builder.model import Compression, Layer, LayerForm
+from lading.builder.ops.records import Records
+from lading.builder.ops.trees import Tree, Trees
+from lading.core import content
+from lading.core.buildcache import BuildCache, LayerBlob
+from lading.core.content import IngestRef
+from lading.core.labels import UNCOMPRESSED
+from lading.core.leases import LeaseID, Manager, Resource
+from lading.core.snapshots import SnapshotName
+from lading.errors import DataLossError, NotFoundError, UnsupportedError
+from lading.formats import compression
+from lading.kit import aio
+from lading.kit.tasks import KeyedLock, task_group
+from lading.oci import mediatypes
+from lading.oci.descriptor import Descriptor
+from lading.oci.digest import DiffID, Digest
+
+_READ: Final = 1 << 20
+_TYPES: Final = {
+    Compression.UNCOMPRESSED: (compression.Compression.NONE, mediatypes.OCI_LAYER),
+    Compression.GZIP: (compression.Compression.GZIP, mediatypes.OCI_LAYER_GZIP),
+    Compression.ZSTD: (compression.Compression.ZSTD, mediatypes.OCI_LAYER_ZSTD),
+}
+
+
+class Layers:
+    """Makes layer blobs."""
+
+    def __init__(
+        self, trees: Trees, cache: BuildCache, store: content.Store, leases: Manager, records: Records
+    ) -> None:
+        self._trees = trees
+        self._cache = cache
+        self._content = store
+        self._leases = leases
+        self._records = records
+        self._locks = KeyedLock()
+
+    async def layers(self, tree: Tree, form: LayerForm, lease: LeaseID) -> list[Layer]:
+        """See `Ref.layers`."""
+        if form.compression not in _TYPES:
+            raise UnsupportedError(
+                f"layer compression {form.compression.value} is not supported", hint="use gzip or zstd"
+            )
+        names = list(tree.layers)
+        if tree.folder is not None:
+            name = await self._trees.snapshot(tree)
+            names = [name] if name is not None else []
+        elif tree.base is not None:
+            await tree.base.bring()
+        found: dict[int, Layer] = {}
+        async with task_group() as group:
+
+            async def make(number: int, name: SnapshotName) -> None:
+                found[number] = await self._layer(name, form, lease)
+
+            for number, name in enumerate(names):
+                group.start_soon(make, number, name)
+        return [found[number] for number in range(len(names))]
+
+    async def _layer(self, name: SnapshotName, form: LayerForm, lease: LeaseID) -> Layer:
+        async with self._locks.hold((name, form)):
+            blob = await self._known(name, form, lease)
+            if blob is None:
+                blob = await self._make(name, form, lease)
+        vertex, created = await self._records.maker(name)
+        return Layer(descriptor=blob.descriptor, diff_id=blob.diff_id, vertex=vertex, created_at=created)
+
+    async def _known(self, name: SnapshotName, form: LayerForm, lease: LeaseID) -> LayerBlob | None:
+        """A blob of this form that is there already; without force, any form will do for an image's own."""
+        driver = self._trees.snapshotter.name
+        kind, _ = _TYPES[form.compression]
+        arrived = await self._cache.layer(driver, name, "")
+        if arrived is not None:
+            suits = mediatypes.LAYER_COMPRESSION.get(arrived.descriptor.media_type) == kind.value
+            if (suits or not form.force) and await self._hold(arrived, lease):
+                return arrived
+        made = await self._cache.layer(driver, name, _key(form))
+        return made if made is not None and await self._hold(made, lease) else None
+
+    async def _hold(self, blob: LayerBlob, lease: LeaseID) -> bool:
+        digest = blob.descriptor.digest
+        await self._leases.add(lease, Resource(kind="content", id=digest))
+        try:
+            await self._content.info(digest)
+        except NotFoundError:
+            return False
+        return True
+
+    async def _make(self, name: SnapshotName, form: LayerForm, lease: LeaseID) -> LayerBlob:
+        driver = self._trees.snapshotter.name
+        arrived = await self._cache.layer(driver, name, "")
+        if arrived is not None and await self._hold(arrived, lease):
+            async with self._content.open_reader(arrived.descriptor.digest) as reader:
+                blob = await self._write(_inflated(reader), form, lease)
+            if blob.diff_id != arrived.diff_id:
+                raise DataLossError(f"layer {arrived.descriptor.digest} is not what its diff ID says")
+        else:
+            epoch = None if arrived is not None else form.epoch
+            async with self._trees.snapshotter.open_diff(name, epoch=epoch) as chunks:
+                blob = await self._write(chunks, form, lease)
+        await self._cache.put_layer(driver, name, _key(form), blob)
+        return blob
+
+    async def _write(self, chunks: Iterator[bytes], form: LayerForm, lease: LeaseID) -> LayerBlob:
+        """Tar in; diff ID, compressed blob and its digest out."""
+        kind, media_type = _TYPES[form.compression]
+        ref = IngestRef(f"build-layer-{secrets.token_hex(12)}")
+        async with self._content.open_writer(ref, lease=lease) as writer:
+
+            def work() -> DiffID:
+                hasher = Digest.of(b"").hasher()
+                compressor = compression.compressor(kind, form.level)
+                for chunk in chunks:
+                    hasher.update(chunk)
+                    for out in compressor.feed(chunk):
+                        writer.write(out)
+                writer.write(compressor.finish())
+                return DiffID.from_hasher(hasher)
+
+            try:
+                diff_id = await aio.run(aio.COMPRESS, work)
+                info = await writer.commit(labels={UNCOMPRESSED: diff_id})
+            except BaseException:  # what was written of it is of no use to anybody
+                with anyio.CancelScope(shield=True):
+                    await aio.run(aio.DISK, writer.truncate)
+                raise
+        descriptor = Descriptor(media_type=media_type, digest=info.digest, size=info.size)
+        return LayerBlob(descriptor=descriptor, diff_id=diff_id)
+
+
+def _key(form: LayerForm) -> str:
+    level = "" if form.level is None else str(form.level)
+    epoch = "" if form.epoch is None else str(form.epoch)
+    return f"{form.compression.value}:{level}:{epoch}"
+
+
+def _inflated(reader: content.Reader) -> Iterator[bytes]:
+    decompressor = compression.decompressor(compressed_size=reader.size)
+    offset = 0
+    while data := reader.pread(_READ, offset):
+        offset += len(data)
+        for chunk in decompressor.feed(data):
+            yield bytes(chunk)
+    for chunk in decompressor.finish():
+        yield bytes(chunk)

@@ -1,0 +1,78 @@
+"""``local://``: a directory of the client, synchronised into one of ours, which later builds of the same client start from."""
+
+import json
+from collections.abc import Sequence
+
+from typing_extensions import override
+
+from lading.builder.ops import contents
+from lading.builder.ops.mutables import Mutable, Mutables, Sharing
+from lading.builder.ops.trees import Folder, Tree
+from lading.builder.solver.operation import CacheMap, Context, Operation
+from lading.core.session import Session, SyncWish
+from lading.errors import InvalidArgumentError
+from lading.formats.llb import ops
+
+KIND = "source.local"
+
+
+class LocalOperation(Operation[Tree]):
+    """The files that are wanted now, whatever was there before; known by their content alone."""
+
+    def __init__(self, op: ops.SourceOp, mutables: Mutables, name: str) -> None:
+        self._name = op.identifier.partition("://")[2]
+        self._attrs = op.attrs
+        self._mutables = mutables
+        self._shown = name
+        self._held: Mutable | None = None
+
+    @property
+    @override
+    def slots(self) -> int:
+        return 0
+
+    @override
+    async def cache_map(self, context: Context) -> CacheMap[Tree]:
+        return CacheMap(digests=(contents.of_words("local", context.vertex),), volatile=True)
+
+    @override
+    async def run(self, inputs: Sequence[Tree], context: Context) -> list[Tree]:
+        wanted = self._attrs.get("local.session", "")
+        sessions = [one for one in context.sessions() if not wanted or one.id == wanted]
+        session = sessions[0] if sessions else None
+        if session is None:
+            return [await context.with_session(self._sync)]
+        return [await self._sync(session)]
+
+    async def _sync(self, session: Session) -> Tree:
+        wish = SyncWish(
+            name=self._name,
+            include=self._patterns("local.includepattern"),
+            exclude=self._patterns("local.excludepatterns"),
+            follow=self._patterns("local.followpaths"),
+        )
+        hint = self._attrs.get("local.sharedkeyhint", self._name)
+        place = f"{self._name}:{hint}:{session.shared_key}"
+        if self._held is None:
+            self._held = await self._mutables.take(
+                KIND, place, sharing=Sharing.PRIVATE, description=f"local source for {self._name}"
+            )
+        path = self._held.mounts[0].source
+        await session.sync(wish, path)
+        return Tree(folder=Folder(path=path, key=self._held.key))
+
+    def _patterns(self, name: str) -> tuple[str, ...]:
+        text = self._attrs.get(name, "")
+        if not text:
+            return ()
+        try:
+            found = json.loads(text)
+        except json.JSONDecodeError as exc:
+            raise InvalidArgumentError(f"{name} is no JSON list: {text[:80]!r}") from exc
+        return tuple(map(str, found or ()))
+
+    @override
+    def close(self) -> None:
+        if self._held is not None:
+            self._mutables.release(self._held)
+            self._held = None

@@ -1,0 +1,260 @@
+"""Processes of a build, run through the same shims as containers: the spec, the output, the end."""
+
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import anyio
+
+from lading.builder.ops.emulation import Emulation
+from lading.builder.ops.files import paths
+from lading.containers import hostfiles, spec
+from lading.containers.environment import Resolving
+from lading.containers.networking import Joint
+from lading.containers.request import Config, HostConfig
+from lading.containers.request import Ulimit as UlimitRequest
+from lading.containers.users import User
+from lading.core.mounts import Mount
+from lading.core.runtime import ContainerID, Exit, Runtime, Stdio, Task
+from lading.errors import LadingError, NotFoundError
+from lading.formats.llb import ops
+from lading.kit import aio
+from lading.kit.fifo import Fifos, make_fifos
+from lading.kit.tasks import task_group
+from lading.oci.descriptor import Platform
+
+PREFIX: Final = "lading-build-"
+"""With which the IDs of builds' tasks begin."""
+HOSTNAME: Final = "buildkitsandbox"
+_CHUNK: Final = 1 << 15
+_DRAIN_SECONDS: Final = 5.0
+_FILES: Final = ("/etc/hosts", "/etc/resolv.conf")
+
+
+class Networking(Protocol):
+    """Gives a process a network of its own with a way out."""
+
+    def join(self, id: str) -> AbstractAsyncContextManager[str]:
+        """The path of a network namespace, there while the context lasts."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """What is to run. ``mounts`` are runtime-spec mounts beside the usual ones."""
+
+    meta: ops.Meta
+    env: Sequence[str]
+    user: User
+    rootfs: Sequence[Mount]
+    readonly: bool = False
+    mounts: Sequence[Mapping[str, Any]] = ()
+    network: ops.NetMode = ops.NetMode.UNSET
+    insecure: bool = False
+    platform: Platform = field(default_factory=Platform)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Processes:
+    """Runs processes. ``state`` is a directory of ours, best on a tmpfs, which means nothing after a reboot."""
+
+    runtime: Runtime
+    runtime_name: str
+    state: Path
+    emulation: Emulation
+    networking: Networking | None = None
+    cgroup_v2: bool = True
+    cgroup_parent: str = "/lading/build"
+
+    async def run(self, process: Process, log: Callable[[int, bytes], None]) -> Exit:
+        """Run one to its end. Cancelled, it is gone within a second, with all that it started.
+
+        Raises:
+            FailedPreconditionError: The runtime refused, in its own words.
+            UnsupportedError: It is of a platform that this machine cannot run.
+
+        """
+        await self.emulation.ensure(process.platform)
+        name = f"{PREFIX}{secrets.token_hex(8)}"
+        directory = self.state / name
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(_remove, directory)
+            namespace = await stack.enter_async_context(self._network(name, process))
+            fifos, files = await aio.run(aio.DISK, _prepare, directory, process)
+            document = await aio.run(aio.DISK, self._spec, name, process, files, namespace)
+            return await self._run(ContainerID(name), process, document, fifos, log)
+
+    def _network(self, id: str, process: Process) -> AbstractAsyncContextManager[str]:
+        if process.network is ops.NetMode.UNSET and self.networking is not None:
+            return self.networking.join(id)
+        return nullcontext("")
+
+    def _spec(self, id: str, process: Process, files: Mapping[str, str], namespace: str) -> dict[str, Any]:
+        meta = process.meta
+        host = HostConfig(
+            network_mode="host" if process.network is ops.NetMode.HOST else "none",
+            privileged=process.insecure,
+            readonly_rootfs=process.readonly,
+            cgroup_parent=meta.cgroup_parent,
+            ulimits=[UlimitRequest(name=one.name, soft=one.soft, hard=one.hard) for one in meta.ulimits],
+        )
+        plan = spec.Plan(
+            id=id,
+            config=Config(),
+            host=host,
+            args=list(meta.args),
+            env=list(process.env),
+            cwd=meta.cwd or "/",
+            user=process.user,
+            hostname=meta.hostname or HOSTNAME,
+            files=files,
+            cgroup_v2=self.cgroup_v2,
+            cgroup_parent=self.cgroup_parent,
+        )
+        document = spec.build(plan)
+        document["process"]["env"] = list(process.env)
+        document["mounts"] = _merged(document["mounts"], process.mounts)
+        if namespace:
+            for one in document["linux"]["namespaces"]:
+                if one["type"] == "network":
+                    one["path"] = namespace
+        return document
+
+    async def _run(
+        self,
+        id: ContainerID,
+        process: Process,
+        document: Mapping[str, Any],
+        fifos: Fifos,
+        log: Callable[[int, bytes], None],
+    ) -> Exit:
+        streams = {1: _open(fifos.stdout), 2: _open(fifos.stderr)}
+        try:
+            async with task_group() as group:
+                for number, fd in streams.items():
+                    group.start_soon(_pump, fd, number, log)
+                task = await self.runtime.create(
+                    id,
+                    runtime=self.runtime_name,
+                    spec=document,
+                    rootfs=process.rootfs,
+                    stdio=Stdio(stdout=fifos.stdout, stderr=fifos.stderr),
+                )
+                try:
+                    await task.start()
+                    end = await task.wait()
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await end_task(task)
+                # The pumps end with the last writer; one that left the container behind is not waited for.
+                group.cancel_scope.deadline = anyio.current_time() + _DRAIN_SECONDS
+        finally:
+            for fd in streams.values():
+                os.close(fd)
+        return end
+
+    async def recover(self) -> None:
+        """End what an earlier daemon's builds left running. Blocking state is cleaned by whoever owns the directory."""
+        for directory in await aio.run(aio.DISK, lambda: list(self.state.glob(f"{PREFIX}*"))):
+            with suppress(NotFoundError):
+                await end_task(await self.runtime.get(ContainerID(directory.name)))
+            await _remove(directory)
+
+
+async def end_task(task: Task) -> None:
+    """Kill whatever is left of a task, and delete it."""
+    with suppress(LadingError):
+        await task.kill(9, all=True)
+    with suppress(LadingError):
+        await task.wait()
+    with suppress(NotFoundError):
+        await task.delete()
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+async def _pump(fd: int, number: int, log: Callable[[int, bytes], None]) -> None:
+    while True:
+        await anyio.wait_readable(fd)
+        try:
+            data = os.read(fd, _CHUNK)
+        except BlockingIOError:
+            continue
+        if not data:
+            return
+        log(number, data)
+
+
+def _prepare(directory: Path, process: Process) -> tuple[Fifos, dict[str, str]]:
+    directory.mkdir(parents=True, mode=0o700)
+    host = HostConfig(
+        network_mode="host" if process.network is ops.NetMode.HOST else "none",
+        extra_hosts=[f"{one.host}:{one.ip}" for one in process.meta.extra_hosts],
+    )
+    files = hostfiles.write(directory, host, process.meta.hostname or HOSTNAME, "", Joint(), Resolving())
+    fifos = make_fifos(directory, "init", stdin=False, terminal=False)
+    return fifos, {path: files[path] for path in _FILES}
+
+
+async def _remove(directory: Path) -> None:
+    with anyio.CancelScope(shield=True):
+        await aio.run(aio.DISK, shutil.rmtree, directory, ignore_errors=True)
+
+
+def _merged(
+    usual: Sequence[Mapping[str, Any]], asked: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    taken = {mount["destination"] for mount in asked}
+    kept = [mount for mount in usual if mount["destination"] not in taken]
+    return [*kept, *sorted(asked, key=lambda mount: mount["destination"].count("/"))]
+
+
+# Mount points that the runtime makes in the root, and that are no part of the result.
+
+
+@dataclass(frozen=True, slots=True)
+class Stub:
+    """A mount point that was not there: its parent's time is put back when it is removed."""
+
+    path: str
+    parent_times: tuple[int, int]
+
+
+def find_stubs(root: int, destinations: Sequence[str]) -> list[Stub]:
+    """Which mount points do not exist yet, the highest missing directory of each included."""
+    stubs: dict[str, Stub] = {}
+    for destination in destinations:
+        parts = paths.parts_of(destination)
+        for count in range(1, len(parts) + 1):
+            here = "/".join(parts[:count])
+            if paths.find(root, here, follow=False) is None:
+                parent = paths.find(root, "/".join(parts[: count - 1]))
+                times = (parent.st_atime_ns, parent.st_mtime_ns) if parent else (-1, -1)
+                stubs.setdefault(here, Stub(here, times))
+    return sorted(stubs.values(), key=lambda stub: -stub.path.count("/"))
+
+
+def remove_stubs(root: int, stubs: Sequence[Stub], destinations: Sequence[str], *, recursive: bool) -> None:
+    """Remove mount points that were made, where nothing was put into them."""
+    ends = {"/".join(paths.parts_of(one)) for one in destinations}
+    for stub in stubs:
+        if stub.path not in ends and not recursive:
+            continue
+        with suppress(OSError), paths.parent_of(root, stub.path) as (parent, name):
+            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
+                os.rmdir(name, dir_fd=parent)
+            elif stat.S_ISREG(status.st_mode) and not status.st_size:
+                os.unlink(name, dir_fd=parent)
+            else:
+                continue
+            if stub.parent_times[0] >= 0:
+                os.utime(parent, ns=stub.parent_times)

@@ -1,0 +1,166 @@
+"""What happens in one build, told to everyone who asks, from the beginning."""
+
+import threading
+from collections.abc import AsyncIterator, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Final
+
+import anyio
+import anyio.from_thread
+from anyio.lowlevel import current_token
+from typing_extensions import override
+
+from lading.builder.model import Event, LogEvent, Progress, StatusEvent, VertexEvent, WarningEvent
+from lading.kit import times
+from lading.kit.tasks import Signal
+from lading.oci.digest import Digest
+
+LOG_LIMIT: Final = 2 << 20
+"""Bytes of output that are kept of one vertex, as with BuildKit."""
+_CLIPPED: Final = b"\n[output clipped, log limit 2MiB reached]\n"
+_BATCH_SECONDS: Final = 0.03
+
+
+class ProgressLog(Progress):
+    """Every event of a build. Must be made, read and closed on the event loop; `tell` may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._written: dict[Digest, int] = {}
+        self._lock = threading.Lock()
+        self._token = current_token()
+        self._loop_thread = threading.get_ident()
+        self._changed = Signal()
+        self._closed = False
+        self._notified = False
+
+    @override
+    def tell(self, event: Event) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            if isinstance(event, LogEvent):
+                clipped = self._clip(event)
+                if clipped is None:
+                    return
+                event = clipped
+            self._events.append(event)
+            if self._notified:
+                return
+            self._notified = True
+        self._notify()
+
+    def _clip(self, event: LogEvent) -> LogEvent | None:
+        written = self._written.get(event.vertex, 0)
+        self._written[event.vertex] = written + len(event.data)
+        if written > LOG_LIMIT:
+            return None
+        if written + len(event.data) > LOG_LIMIT:
+            return replace(event, data=event.data[: LOG_LIMIT - written] + _CLIPPED)
+        return event
+
+    def _notify(self) -> None:
+        if threading.get_ident() == self._loop_thread:
+            self._wake()
+        else:
+            anyio.from_thread.run_sync(self._wake, token=self._token)
+
+    def _wake(self) -> None:
+        with self._lock:
+            self._notified = False
+        self._changed.wake()
+
+    def close(self) -> None:
+        """Nothing more happens; readers come to an end."""
+        with self._lock:
+            self._closed = True
+        self._wake()
+
+    @property
+    def events(self) -> Sequence[Event]:
+        """Everything so far."""
+        return self._events
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more happens."""
+        return self._closed
+
+    async def follow(self) -> AsyncIterator[Sequence[Event]]:
+        """Everything from the beginning until `close`, in batches."""
+        read = 0
+        while True:
+            closed = self._closed
+            new = self._events[read:]
+            if new:
+                read += len(new)
+                yield new
+                if not closed:
+                    await anyio.sleep(_BATCH_SECONDS)
+            elif closed:
+                return
+            else:
+                await self._changed.wait()
+
+
+class Step:
+    """A vertex that is no operation of a graph, such as an export; see `step`."""
+
+    def __init__(self, progress: Progress, digest: Digest) -> None:
+        self._progress = progress
+        self.digest = digest
+
+    @contextmanager
+    def part(self, name: str, *, total: int = 0) -> Generator["Part"]:
+        """A part of the work, told at its begin and end."""
+        part = Part(self._progress, self.digest, name, total)
+        yield part
+        part.done()
+
+    def log(self, text: str, stream: int = 2) -> None:
+        """Add a line of output."""
+        self._progress.tell(
+            LogEvent(vertex=self.digest, stream=stream, data=text.encode(), timestamp=times.now_nano())
+        )
+
+    def warn(self, text: str, *, level: int = 1) -> None:
+        """Add a remark."""
+        self._progress.tell(WarningEvent(vertex=self.digest, level=level, short=text.encode()))
+
+
+class Part:
+    """One part of a step's work."""
+
+    def __init__(self, progress: Progress, vertex: Digest, name: str, total: int) -> None:
+        self._progress = progress
+        self._event = StatusEvent(id=name, vertex=vertex, name=name, total=total, started=times.now_nano())
+        self._tell()
+
+    def _tell(self) -> None:
+        self._event = replace(self._event, timestamp=times.now_nano())
+        self._progress.tell(self._event)
+
+    def advance(self, current: int, total: int) -> None:
+        """So many of so many bytes are done."""
+        self._event = replace(self._event, current=current, total=total)
+        self._tell()
+
+    def done(self) -> None:
+        """It is finished."""
+        self._event = replace(self._event, completed=times.now_nano())
+        self._tell()
+
+
+@contextmanager
+def step(progress: Progress, name: str, *, key: str) -> Generator[Step]:
+    """A vertex called ``name`` while the context lasts; ``key`` makes its digest unique. An error ends it as failed."""
+    digest = Digest.of(f"{key}\0{name}".encode())
+    event = VertexEvent(digest=digest, name=name, started=times.now_nano())
+    progress.tell(event)
+    try:
+        yield Step(progress, digest)
+    except BaseException as exc:
+        progress.tell(replace(event, completed=times.now_nano(), error=str(exc) or "context canceled"))
+        raise
+    progress.tell(replace(event, completed=times.now_nano()))

@@ -1,0 +1,254 @@
+"""The solver as the builder uses it: jobs over the scheduler, refs over trees, the build cache's housekeeping."""
+
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import anyio
+from typing_extensions import override
+
+from lading.builder import pruning
+from lading.builder.gateway import BuildGateway
+from lading.builder.model import (
+    Gateway,
+    Job,
+    Progress,
+    PruneWish,
+    Ref,
+    Solver,
+    UsageRecord,
+)
+from lading.builder.ops.contents import Contents
+from lading.builder.ops.emulation import Emulation
+from lading.builder.ops.exec import ExecTools
+from lading.builder.ops.factory import World, node
+from lading.builder.ops.images import ImageSources
+from lading.builder.ops.layers import Layers
+from lading.builder.ops.mutables import Mutables
+from lading.builder.ops.processes import Networking, Processes
+from lading.builder.ops.records import Records
+from lading.builder.ops.trees import DiffingSnapshotter, Tree, Trees
+from lading.builder.refs import SolvedRef
+from lading.builder.solver import live
+from lading.builder.solver.live import Edge
+from lading.builder.solver.scheduler import Scheduler
+from lading.core import content, images, leases
+from lading.core.buildcache import BuildCache
+from lading.core.leases import LeaseID
+from lading.core.remotes import Registries
+from lading.core.runtime import Runtime
+from lading.core.session import Session
+from lading.errors import NotFoundError
+from lading.formats.llb import graph
+from lading.formats.llb.definition import Definition
+from lading.kit import aio
+from lading.oci import platform as platforms
+from lading.oci.descriptor import Platform
+from lading.transfer.documents import Documents
+from lading.transfer.pull import Puller
+
+PURPOSE: Final = "lading.builder"
+"""Lease label: what builds under way hold."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """Ports and places. ``state`` (in the exec-root) means nothing after a reboot."""
+
+    content: content.Store
+    images: images.Store
+    leases: leases.Manager
+    cache: BuildCache
+    snapshotter: DiffingSnapshotter
+    documents: Documents
+    puller: Puller
+    registries: Registries
+    runtime: Runtime
+    runtime_name: str
+    state: Path
+    networking: Networking | None = None
+    cgroup_v2: bool = True
+    host: Platform | None = None
+
+
+class BuildSolver(Solver):
+    """`Solver` of the daemon. An async context manager."""
+
+    def __init__(self, env: Environment) -> None:
+        self._env = env
+        self._host = env.host or platforms.host()
+        self._lease = LeaseID(f"builds-{secrets.token_hex(8)}")
+        self._jobs = 0
+        self._lock = anyio.Lock()
+        trees = Trees(env.snapshotter, env.cache, env.state / "mounts", lambda: self._lease)
+        self.trees = trees
+        self.records = Records(env.cache, trees)
+        self.layers = Layers(trees, env.cache, env.content, env.leases, self.records)
+        self.mutables = Mutables(trees, env.cache)
+        self.emulation = Emulation(host=self._host)
+        self.images = ImageSources(
+            store=env.content,
+            records=env.images,
+            documents=env.documents,
+            puller=env.puller,
+            registries=env.registries,
+            leases=env.leases,
+            cache=env.cache,
+            snapshotter=env.snapshotter.name,
+        )
+        contents = Contents(trees, env.cache)
+        self._processes = Processes(
+            runtime=env.runtime,
+            runtime_name=env.runtime_name,
+            state=env.state / "processes",
+            emulation=self.emulation,
+            networking=env.networking,
+            cgroup_v2=env.cgroup_v2,
+        )
+        tools = ExecTools(
+            trees=trees,
+            contents=contents,
+            mutables=self.mutables,
+            processes=self._processes,
+            state=env.state / "private",
+        )
+        self._world = World(
+            trees=trees,
+            contents=contents,
+            mutables=self.mutables,
+            images=self.images,
+            tools=tools,
+            host=self._host,
+        )
+        self._scheduler: Scheduler[Tree] = Scheduler(self.records)
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._recover()
+        await self._stack.enter_async_context(self._scheduler)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def _recover(self) -> None:
+        """Clean up what builds of an earlier daemon left."""
+        await aio.run(aio.DISK, self.trees.clean)
+        await self._processes.recover()
+        for lease in await self._env.leases.list():
+            if PURPOSE in lease.labels:
+                with suppress(NotFoundError):
+                    await self._env.leases.delete(lease.id)
+
+    @property
+    def platforms(self) -> list[Platform]:
+        """What can be run here, the machine's own first. Blocking."""
+        return self.emulation.platforms()
+
+    # Builds.
+
+    @override
+    def open_job(
+        self,
+        ref: str,
+        *,
+        session: Session | None,
+        progress: Progress,
+        no_cache: bool = False,
+        entitlements: frozenset[str] = frozenset(),
+    ) -> AbstractAsyncContextManager["BuildJob"]:
+        return self._open_job(session, progress, no_cache, entitlements)
+
+    @asynccontextmanager
+    async def _open_job(
+        self,
+        session: Session | None,
+        progress: Progress,
+        no_cache: bool,
+        entitlements: frozenset[str],
+    ) -> "AsyncGenerator[BuildJob]":
+        await self._begin()
+        try:
+            async with self._scheduler.open_job(
+                progress=progress, session=session, no_cache=no_cache, entitlements=entitlements
+            ) as job:
+                yield BuildJob(self, job)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._end()
+
+    async def _begin(self) -> None:
+        """The first build makes the lease that holds what builds make."""
+        async with self._lock:
+            if not self._jobs:
+                self._lease = LeaseID(f"builds-{secrets.token_hex(8)}")
+                await self._env.leases.create(self._lease, labels={PURPOSE: "builds under way"})
+            self._jobs += 1
+
+    async def _end(self) -> None:
+        await self.records.flush()
+        async with self._lock:
+            self._jobs -= 1
+            if not self._jobs:
+                with suppress(NotFoundError):
+                    await self._env.leases.delete(self._lease)
+
+    async def load(self, job: live.Job[Tree], definition: Definition) -> SolvedRef:
+        """A ref of a build for a graph; see `Job.load`."""
+        found = graph.load(definition)
+        if found.result is None:
+            return SolvedRef(definition, None, self.trees, self.layers)
+        nodes = [node(vertex, self._world) for vertex in found.vertices.values()]
+        wanted = Edge(vertex=found.result.digest, index=found.result.index)
+        edge = self._scheduler.add(job, nodes, wanted)
+
+        async def solve() -> Tree:
+            return (await self._scheduler.solve(job, edge)).result
+
+        return SolvedRef(definition, solve, self.trees, self.layers)
+
+    # The cache.
+
+    @override
+    async def disk_usage(self) -> Sequence[UsageRecord]:
+        return await pruning.disk_usage(self._env.cache, self._env.snapshotter, self._in_use())
+
+    @override
+    def prune(self, wish: PruneWish) -> AsyncIterator[UsageRecord]:
+        return pruning.prune(self._env.cache, self._env.snapshotter, wish, self._in_use)
+
+    def _in_use(self) -> set[str]:
+        return self._scheduler.in_use() | self.mutables.in_use()
+
+
+class BuildJob(Job):
+    """One build in the solver."""
+
+    def __init__(self, solver: BuildSolver, job: live.Job[Tree]) -> None:
+        self._solver = solver
+        self._job = job
+
+    @property
+    def session(self) -> Session | None:
+        """Its client."""
+        return self._job.session
+
+    @override
+    async def load(self, definition: Definition) -> Ref:
+        return await self._solver.load(self._job, definition)
+
+    def gateway(self, *, options: Mapping[str, str], inputs: Mapping[str, Definition]) -> Gateway:
+        """What a frontend of this build may ask."""
+        return BuildGateway(
+            load=self.load,
+            options=options,
+            inputs=inputs,
+            session=self._job.session,
+            progress=self._job.progress,
+            images=self._solver.images,
+            platforms=self._solver.platforms,
+            lease=self._solver.trees.lease,
+        )

@@ -1,0 +1,104 @@
+"""Image records of a classic store: rows that answer, and Docker's files, which are written whenever a row changes.
+
+A record points to a config. An image is there as long as it has a record, be it the one that stands for a dangling image; when
+its last record goes, so does its config. The labels of the stored config keep its layers against the collector.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import anyio
+from typing_extensions import override
+
+from lading.classic.imagedb import ImageDatabase, Names
+from lading.core import images
+from lading.core.images import Image
+from lading.core.leases import LeaseID
+from lading.kit import aio
+from lading.oci import reference
+from lading.oci.descriptor import Descriptor
+from lading.oci.digest import Digest
+
+
+class ClassicRecords(images.Store):
+    """`images.Store` of one namespace over a classic store; the only one for it in this process."""
+
+    def __init__(self, rows: images.Store, database: ImageDatabase, names: Names) -> None:
+        self._rows = rows
+        self._database = database
+        self._names = names
+        self._one = anyio.Lock()
+
+    @override
+    async def get(self, name: str) -> Image:
+        return await self._rows.get(name)
+
+    @override
+    async def list(self) -> "list[Image]":
+        return await self._rows.list()
+
+    @override
+    async def by_target(self, digest_prefix: str) -> "list[Image]":
+        return await self._rows.by_target(digest_prefix)
+
+    @override
+    async def create(
+        self,
+        name: str,
+        target: Descriptor,
+        *,
+        labels: Mapping[str, str] | None = None,
+        lease: LeaseID | None = None,
+    ) -> Image:
+        async with self._one:
+            made = await self._rows.create(name, target, labels=labels, lease=lease)
+            await self._write()
+            return made
+
+    @override
+    async def put(
+        self,
+        name: str,
+        target: Descriptor,
+        *,
+        labels: Mapping[str, str] | None = None,
+        displaced: str | None = None,
+    ) -> Image | None:
+        async with self._one:
+            old = await self._rows.put(name, target, labels=labels, displaced=displaced)
+            await self._write()
+            if old is not None and old.target.digest != target.digest:
+                await self._drop_nameless(old.target.digest)
+            return old
+
+    @override
+    async def update(self, name: str, *, labels: Mapping[str, str | None]) -> Image:
+        return await self._rows.update(name, labels=labels)
+
+    @override
+    async def delete(self, name: str, *, target: Descriptor | None = None) -> Image:
+        async with self._one:
+            gone = await self._rows.delete(name, target=target)
+            await self._write()
+            await self._drop_nameless(gone.target.digest)
+            return gone
+
+    async def _write(self) -> None:
+        """Bring repositories.json in line. Shielded: a cancelled caller must not leave the two apart."""
+        with anyio.CancelScope(shield=True):
+            listed = repositories(await self._rows.list())
+            await aio.run(aio.DISK, self._names.write, listed)
+
+    async def _drop_nameless(self, image: Digest) -> None:
+        if not await self._rows.by_target(image):
+            with anyio.CancelScope(shield=True):
+                await aio.run(aio.DISK, self._database.remove, image)
+
+
+def repositories(records: Sequence[Image]) -> dict[str, tuple[str, Digest]]:
+    """What repositories.json says of these records: familiar name to repository and image."""
+    found: dict[str, tuple[str, Digest]] = {}
+    for record in records:
+        if not reference.is_dangling(record.name):
+            ref = reference.parse(record.name)
+            found[ref.familiar] = (ref.familiar_name, record.target.digest)
+    return found

@@ -1,0 +1,272 @@
+"""Containers in networks: what a start joins and an end leaves, and what is changed while it runs.
+
+What a container wants is kept with it (`Document.networks`); what it has lives with its sandbox, whose ID is the container's.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import structlog
+
+from lading.containers import netmodes
+from lading.containers.environment import Resolving
+from lading.containers.model import Container
+from lading.containers.netmodes import Kind, Wish
+from lading.containers.request import Config, HostConfig, NetworkingConfig
+from lading.core.events import Bus
+from lading.core.networks import (
+    BRIDGE,
+    HOST,
+    NONE,
+    Endpoint,
+    EndpointRequest,
+    Network,
+    Networks,
+    PortMapping,
+    Sandbox,
+    SandboxID,
+)
+from lading.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    InvalidArgumentError,
+    LadingError,
+    NotFoundError,
+    PermissionDeniedError,
+)
+
+_log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("lading.containers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joint:
+    """What a start needs to know of the network.
+
+    ``path`` is the namespace to join, empty for a new one or the host's. ``files_of`` is the container whose
+    ``/etc/hosts`` and the like are shared. ``addresses`` are the container's own.
+    """
+
+    path: str = ""
+    files_of: Container | None = None
+    addresses: tuple[str, ...] = ()
+    servers: tuple[str, ...] = ()
+    """Name servers of its networks."""
+    gateway: str = ""
+    embedded: bool = False
+    """Whether those servers answer for names from outside too."""
+
+
+class Networking:
+    """Networks of all containers. ``find`` gives the container of a name or ID."""
+
+    def __init__(
+        self,
+        networks: Networks,
+        bus: Bus,
+        find: Callable[[str], Container],
+        resolving: Resolving | None = None,
+    ) -> None:
+        self.networks = networks
+        self.resolving = resolving or Resolving()
+        self._bus = bus
+        self._find = find
+
+    def wishes(self, config: Config, host: HostConfig, asked: NetworkingConfig) -> dict[str, Wish]:
+        """The networks that a new container is to be on.
+
+        Where the daemon has no default bridge, a container that names no network has none. Raises as `netmodes.wishes`.
+        """
+        made = netmodes.wishes(config, host, asked)
+        netmodes.exposed(config)
+        netmodes.published(config, host)
+        if host.network_mode in ("", netmodes.DEFAULT) and self._known(BRIDGE) is None:
+            made.pop(BRIDGE, None)
+        return made
+
+    # Start and end.
+
+    async def join(self, container: Container) -> Joint:
+        """Give a container that starts its network; nothing of it stays if that fails.
+
+        Raises as `Networks.connect`; `ConflictError` if the container whose network is to be shared does not run.
+        """
+        mode = netmodes.mode_of(container.host)
+        if mode.kind is Kind.CONTAINER:
+            return self._share(container, mode.name)
+        if mode.kind is Kind.HOST:
+            return Joint(gateway="127.0.0.1")
+        if not container.document.networks:
+            return Joint()
+        id_ = SandboxID(container.id)
+        await self.networks.close_sandbox(id_)  # of a run whose end was not seen
+        await self.networks.open_sandbox(id_)
+        try:
+            ports = netmodes.published(container.config, container.host)
+            for name, wish in container.document.networks.items():
+                network = self.networks.find(name)
+                publishes = network.driver == BRIDGE and not network.internal
+                await self._connect(container, network, wish, ports if publishes else [])
+                if publishes:
+                    ports = []
+        except BaseException:
+            await self.networks.close_sandbox(id_)
+            raise
+        return self.joint(container)
+
+    def _share(self, container: Container, name: str) -> Joint:
+        other = self._find(name)
+        if other.id == container.id:
+            raise InvalidArgumentError("cannot join own network namespace")
+        if not other.state.running:
+            raise ConflictError(f"cannot join network namespace of a non running container: {other.id}")
+        sandbox = self.sandbox(other)
+        path = sandbox.path if sandbox else f"/proc/{other.state.pid}/ns/net"
+        return Joint(path=path, files_of=other)
+
+    def joint(self, container: Container) -> Joint:
+        """What a running container has, for its files."""
+        sandbox = self.sandbox(container)
+        if sandbox is None:
+            return Joint()
+        servers = tuple(dict.fromkeys(server for each in sandbox.endpoints for server in each.servers))
+        addresses = tuple(a for each in sandbox.endpoints for a in (each.ipv4, each.ipv6) if a)
+        gateways = [each.ipv4_gateway for each in sandbox.endpoints if each.ipv4_gateway]
+        return Joint(
+            path=sandbox.path,
+            addresses=addresses,
+            servers=servers,
+            gateway=self.resolving.host_gateway or next(iter(gateways), ""),
+            embedded=bool(servers),
+        )
+
+    async def _connect(
+        self, container: Container, network: Network, wish: Wish, ports: Collection[PortMapping]
+    ) -> Endpoint:
+        request = EndpointRequest(
+            names=names_of(container, wish) if network.resolves_names else (),
+            ipv4=wish.ipv4,
+            ipv6=wish.ipv6,
+            mac=wish.mac_address,
+            interface=netmodes.interface_of(wish),
+            ports=tuple(ports),
+            resolvers=tuple(container.host.dns or self.resolving.servers) if network.resolves_names else (),
+            priority=wish.gw_priority,
+        )
+        endpoint = await self.networks.connect(SandboxID(container.id), network.id, request)
+        self._tell("connect", network, container)
+        return endpoint
+
+    async def leave(self, container: Container) -> None:
+        """Take a container that ended out of its networks. Idempotent."""
+        sandbox = self.sandbox(container)
+        if sandbox is None:
+            return
+        await self.networks.close_sandbox(sandbox.id)
+        known = {each.id: each for each in self.networks.list()}
+        for endpoint in sandbox.endpoints:
+            if network := known.get(endpoint.network):
+                self._tell("disconnect", network, container)
+
+    async def recover(self, running: Collection[str]) -> None:
+        """After a start of the daemon: keep the networks of running containers, clean up all others."""
+        gone = await self.networks.recover([SandboxID(id_) for id_ in running])
+        if gone:
+            _log.info("networks_of_dead_containers_removed", count=len(gone))
+
+    def sandbox(self, container: Container) -> Sandbox | None:
+        """What it has now; ``None`` unless it runs in a network of ours."""
+        try:
+            return self.networks.sandbox(SandboxID(container.id))
+        except NotFoundError:
+            return None
+
+    def _tell(self, action: str, network: Network, container: Container) -> None:
+        attributes = {"container": container.id, "name": network.name, "type": network.driver}
+        self._bus.publish("network", action, network.id, attributes)
+
+    # While it is there.
+
+    async def connect(self, container: Container, network: Network, raw: Mapping[str, Any] | None) -> None:
+        """Put a container into one more network; at once if it runs, else at its next start. The caller stores it.
+
+        Raises as `Networks.connect`; `PermissionDeniedError` if it has no network of its own, or is in this one.
+        """
+        wish = netmodes.read_wish(raw, network.name)
+        if network.name in container.document.networks:
+            raise PermissionDeniedError(
+                f"endpoint with name {container.name} already exists in network {network.name}"
+            )
+        if netmodes.mode_of(container.host).kind is not Kind.NETWORK or not network.interface:
+            raise PermissionDeniedError(
+                "container sharing network namespace with another container or host cannot be connected to any "
+                "other network"
+            )
+        if container.state.running:
+            await self._connect(container, network, wish, self._unpublished(container, network))
+        container.document.networks[network.name] = wish
+
+    def _unpublished(self, container: Container, network: Network) -> list[PortMapping]:
+        """Ports that wait for a network to be published on."""
+        sandbox = self.sandbox(container)
+        if network.driver != BRIDGE or network.internal or sandbox is None:
+            return []
+        if any(each.ports for each in sandbox.endpoints):
+            return []
+        return netmodes.published(container.config, container.host)
+
+    async def disconnect(self, container: Container, network: Network) -> None:
+        """Take a container out of a network. The caller stores it. Raises `PermissionDeniedError` if it is in none such."""
+        key = next((name for name in container.document.networks if name in (network.name, network.id)), None)
+        if key is None:
+            raise PermissionDeniedError(
+                f"container {container.id} is not connected to network {network.name}"
+            )
+        if container.state.running:
+            await self.networks.disconnect(SandboxID(container.id), network.id)
+            self._tell("disconnect", network, container)
+        del container.document.networks[key]
+
+    # Showing.
+
+    def placed(self, container: Container) -> "list[Placed]":
+        """The container's networks, in order, with what it has there."""
+        mode = netmodes.mode_of(container.host)
+        alone = mode.kind is Kind.NETWORK and not container.document.networks
+        if mode.kind in (Kind.HOST, Kind.NONE) or alone:
+            name = HOST if mode.kind is Kind.HOST else NONE
+            return [Placed(name=name, network=self._known(name))]
+        sandbox = self.sandbox(container)
+        found: list[Placed] = []
+        for name, wish in container.document.networks.items():
+            network = self._known(name)
+            endpoint = sandbox.endpoint(network.id) if sandbox and network else None
+            shown = network.name if network else name
+            found.append(Placed(name=shown, network=network, wish=wish, endpoint=endpoint))
+        return found
+
+    def _known(self, name: str) -> Network | None:
+        try:
+            return self.networks.find(name)
+        except LadingError:
+            return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """A container's place in a network; ``endpoint`` while it runs."""
+
+    name: str
+    network: Network | None = None
+    wish: Wish = field(default_factory=Wish)
+    endpoint: Endpoint | None = None
+
+
+def names_of(container: Container, wish: Wish) -> tuple[str, ...]:
+    """What other containers find it by."""
+    hostname = container.config.hostname
+    words = (container.name, *(wish.aliases or ()), container.id[:12], *([hostname] if hostname else ()))
+    return tuple(dict.fromkeys(words))
+
+
+__all__ = ["AlreadyExistsError", "Joint", "Networking", "Placed", "Resolving", "names_of"]

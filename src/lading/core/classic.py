@@ -1,0 +1,72 @@
+"""The classic store's own: what services ask of it beside the ports that it shares with the containerd store.
+
+An image is a config; its ID is the config's digest; it may name another image of this machine as its *parent*, from which it was
+built or committed. Layers are kept unpacked. To send an image out its layers are *materialised*: made again as tar streams, byte
+for byte, verified, and stored as blobs for as long as a lease holds them.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from lading.core import images
+from lading.core.leases import LeaseID
+from lading.oci.descriptor import Descriptor
+from lading.oci.digest import ChainID, DiffID, Digest
+from lading.oci.reference import Reference
+
+
+class ClassicStore(images.Naming, Protocol):
+    """The images of a data-root in Docker's classic form."""
+
+    async def parents(self) -> Mapping[Digest, Digest]:
+        """Image to parent, for every image that has one."""
+        ...
+
+    async def set_parent(self, image: Digest, parent: Digest) -> None:
+        """Note that ``image`` was made from ``parent`` here. Raises `NotFoundError` if either is missing."""
+        ...
+
+    async def named_at(self, image: Digest) -> datetime | None:
+        """When the image last got a name."""
+        ...
+
+    async def trees(self, chain: Sequence[ChainID]) -> Mapping[str, str]:
+        """Docker's ``GraphDriver.Data``: ``LowerDir``, ``MergedDir``, ``UpperDir`` and ``WorkDir``, as paths."""
+        ...
+
+    async def foreign_uses(self) -> Mapping[str, Digest]:
+        """Containers of dockerd that stand on images here, by ID: they are not ours to show, and keep their image."""
+        ...
+
+    async def known_blobs(
+        self, image: Descriptor, repository: Reference
+    ) -> Mapping[DiffID, Sequence[Descriptor]]:
+        """Blobs that were seen on the registry of ``repository`` and unpack to the image's layers, likely ones first.
+
+        A size of 0 means that it is not known.
+        """
+        ...
+
+    async def materialise(
+        self,
+        image: Descriptor,
+        *,
+        lease: LeaseID,
+        packed: bool,
+        present: Mapping[DiffID, Descriptor] | None = None,
+    ) -> Descriptor:
+        """Store an image's manifest and layers as blobs that ``lease`` holds; the manifest.
+
+        ``packed`` layers are in gzip, the same bytes each time; others are plain tars, whose digests are the diff IDs. Layers
+        that are ``present`` where the image goes are only named.
+
+        Raises:
+            DataLossError: The tree does not give the bytes that the layer had.
+
+        """
+        ...
+
+    async def note(self, image: Descriptor, manifest: Descriptor, repository: Reference) -> None:
+        """Remember that ``repository`` has the image under ``manifest``, which is stored, and the layers' blobs with it."""
+        ...

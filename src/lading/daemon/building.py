@@ -1,0 +1,166 @@
+"""The builder, assembled: solver, sessions, control, and the edge that speaks BuildKit's protocol."""
+
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from lading.api.buildkit.errors import status_of
+from lading.api.buildkit.server import BuildkitServer
+from lading.api.buildkit.worker import Worker
+from lading.builder.control import Control, Finisher, MakeExporter, MakeGateway, SolveWish
+from lading.builder.exporters.factory import ExporterFactory
+from lading.builder.frontend.frontend import DockerfileFrontend
+from lading.builder.history import History
+from lading.builder.model import Frontend, Gateway, Job, Progress, Solver
+from lading.builder.ops.trees import DiffingSnapshotter
+from lading.builder.service import BuildJob, BuildSolver, Environment
+from lading.core import content, images, leases, metadata
+from lading.core.events import Bus
+from lading.core.metadata import Namespace
+from lading.core.remotes import Registries
+from lading.core.runtime import Runtime
+from lading.core.session import Session
+from lading.daemon import host
+from lading.formats.llb.definition import Definition
+from lading.kit import aio
+from lading.oci import platform as platforms
+from lading.oci.descriptor import Descriptor, Platform
+from lading.oci.reference import Reference
+from lading.sessions.registry import SessionRegistry
+from lading.transfer.service import TransferService
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a builder is made from; ``state`` means nothing after a reboot."""
+
+    database: metadata.Database
+    namespace: Namespace
+    content: content.Store
+    images: images.Store
+    leases: leases.Manager
+    snapshotter: DiffingSnapshotter
+    containerd: bool
+    """Whether the containerd store is in use: buildx asks for it by a label of the worker."""
+    transfer: TransferService
+    registries: Registries
+    runtime: Runtime
+    runtime_name: str
+    state: Path
+    bus: Bus
+    id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Builder:
+    """What the daemon needs of the builder."""
+
+    server: BuildkitServer
+    control: Control
+    solver: Solver
+    sessions: SessionRegistry
+
+
+async def open_builder(stack: AsyncExitStack, parts: Parts) -> Builder:
+    """The builder over the store's ports and the runtime; ``stack`` closes it."""
+    solver = await stack.enter_async_context(
+        BuildSolver(
+            Environment(
+                content=parts.content,
+                images=parts.images,
+                leases=parts.leases,
+                cache=parts.database.build_cache(parts.namespace),
+                snapshotter=parts.snapshotter,
+                documents=parts.transfer.documents,
+                puller=parts.transfer.puller,
+                registries=parts.registries,
+                runtime=parts.runtime,
+                runtime_name=parts.runtime_name,
+                state=parts.state,
+                cgroup_v2=host.cgroup_version() == "2",
+            )
+        )
+    )
+
+    def exported(target: Descriptor, name: Reference | None) -> None:
+        shown = name.familiar if name is not None else str(target.digest)
+        parts.bus.publish("image", "create", target.digest, {"name": shown})
+
+    async def runnable() -> Sequence[Platform]:
+        return await aio.run(aio.DISK, lambda: solver.platforms)
+
+    return make_builder(
+        database=parts.database,
+        namespace=parts.namespace,
+        blobs=parts.content,
+        lease_manager=parts.leases,
+        solver=solver,
+        frontends={"dockerfile.v0": DockerfileFrontend()},
+        make_gateway=_gateway,
+        make_exporter=ExporterFactory(
+            parts.transfer, parts.content, host=platforms.host(), exported=exported
+        ),
+        worker=Worker(
+            id=parts.id,
+            hostname=socket.gethostname(),
+            snapshotter=lambda: parts.snapshotter.name if parts.containerd else "",
+            platforms=runnable,
+        ),
+    )
+
+
+def _gateway(
+    job: Job,
+    wish: SolveWish,  # noqa: ARG001 - others may want it
+    *,
+    options: Mapping[str, str],
+    inputs: Mapping[str, Definition],
+    session: Session | None,  # noqa: ARG001 - the job has it
+    progress: Progress,  # noqa: ARG001
+) -> Gateway:
+    assert isinstance(job, BuildJob)
+    return job.gateway(options=options, inputs=inputs)
+
+
+def make_builder(
+    *,
+    database: metadata.Database,
+    namespace: Namespace,
+    blobs: content.Store,
+    lease_manager: leases.Manager,
+    solver: Solver,
+    frontends: Mapping[str, Frontend],
+    make_gateway: MakeGateway,
+    make_exporter: MakeExporter,
+    finishers: Sequence[Finisher] = (),
+    worker: Worker,
+) -> Builder:
+    """The builder over any solver."""
+    sessions = SessionRegistry()
+    history = History(
+        store=database.builds(namespace),
+        blobs=blobs,
+        lease_manager=lease_manager,
+        failure=lambda error: status_of(error).SerializeToString(),
+    )
+    control = Control(
+        solver=solver,
+        sessions=sessions,
+        lease_manager=lease_manager,
+        frontends=frontends,
+        make_gateway=make_gateway,
+        make_exporter=make_exporter,
+        finishers=finishers,
+        recorder=history,
+    )
+    server = BuildkitServer(
+        control=control,
+        history=history,
+        worker=worker,
+        blobs=blobs,
+        serve_session=sessions.serve,
+        check_session=sessions.check,
+    )
+    return Builder(server=server, control=control, solver=solver, sessions=sessions)

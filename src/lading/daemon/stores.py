@@ -1,0 +1,200 @@
+"""The two image stores of a data-root: how each is opened, what the other one hides, and the switch between them."""
+
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from lading.classic import layout
+from lading.classic.imagedb import ImageDatabase, Names
+from lading.classic.layout import Layout
+from lading.classic.records import ClassicRecords
+from lading.classic.rows import LayerRows
+from lading.classic.store import LocalClassicStore, foreign_containers
+from lading.classic.sync import Stores, sync
+from lading.core import content, images, leases, metadata
+from lading.core.metadata import Namespace
+from lading.daemon.config import Config
+from lading.daemon.selection import SETTING, Asked, Selection, StoreKind, parse_kind, select
+from lading.errors import ConflictError, FailedPreconditionError, InvalidArgumentError
+from lading.kit import aio, linux
+from lading.snapshots import overlay
+from lading.snapshots.overlay2 import Overlay2Snapshotter
+
+_log: Final = structlog.get_logger(__name__)
+_CONNECT_SECONDS: Final = 1.0
+
+
+def namespace_of(config: Config, kind: StoreKind) -> Namespace:
+    """Where the database keeps what belongs to a store: blobs, images, leases, snapshots, containers."""
+    base = config.containerd_namespace
+    return Namespace(base if kind is StoreKind.CONTAINERD else f"{base}.classic")
+
+
+async def selected(config: Config, database: metadata.Database) -> Selection:
+    """Which store to open; raises as `lading.daemon.selection.select`."""
+    chosen = await database.setting(SETTING)
+    prior = await aio.run(aio.DISK, layout.prior_driver, config.data_root)
+    asked = Asked(
+        flag=config.containerd_snapshotter,
+        driver=config.storage_driver,
+        chosen=parse_kind(chosen or ""),
+        prior=prior,
+    )
+    return select(asked)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classic:
+    """An open classic store."""
+
+    records: ClassicRecords
+    snapshotter: Overlay2Snapshotter
+    store: LocalClassicStore
+
+
+async def open_classic(
+    config: Config,
+    *,
+    snapshots: metadata.Snapshots,
+    records: images.Store,
+    blobs: content.Store,
+    leases: leases.Manager,
+) -> Classic:
+    """Open the classic store of a data-root, and learn what dockerd did to it meanwhile.
+
+    Raises `FailedPreconditionError` if overlayfs does not work there; `DataLossError` if its list of names is malformed.
+    """
+    root = config.data_root
+    place = Layout(root)
+    problem = await aio.run(aio.DISK, overlay.probe, place.trees)
+    if problem:
+        raise FailedPreconditionError(f'driver "overlay2" failed to start: {problem}')
+    await aio.run(aio.DISK, place.make)
+    found = await sync(place, Stores(snapshots=snapshots, records=records, content=blobs, leases=leases))
+    _log.info(
+        "classic_store_opened",
+        images=found.images,
+        layers=found.layers,
+        changed=found.changed,
+        not_opened=found.skipped,
+    )
+    rows = LayerRows(snapshots, place)
+    await rows.load()
+    snapshotter = Overlay2Snapshotter(root, rows, durability="strict", boot_id=linux.boot_id())
+    await snapshotter.recover()
+    kept = ClassicRecords(records, ImageDatabase(place), Names(place))
+    return Classic(records=kept, snapshotter=snapshotter, store=LocalClassicStore(place, kept, blobs))
+
+
+async def hidden(config: Config, database: metadata.Database, kind: StoreKind) -> Mapping[str, int]:
+    """How many images and containers the store ``kind`` has, which is not in use."""
+    namespace = namespace_of(config, kind)
+    containers = len(await database.containers(namespace).list())
+    if kind is StoreKind.CONTAINERD:
+        targets = {record.target.digest for record in await database.images(namespace).list()}
+        return {"images": len(targets), "containers": containers}
+    images_ = await aio.run(aio.DISK, ImageDatabase(Layout(config.data_root)).ids)
+    return {"images": len(images_), "containers": containers}
+
+
+async def foreign(config: Config) -> int:
+    """How many containers dockerd keeps in the data-root, which only dockerd shows."""
+    return len(await aio.run(aio.DISK, foreign_containers, config.data_root))
+
+
+class _Bootstrap(msgspec.Struct):
+    address: str = ""
+
+
+async def refuse_orphans(config: Config, database: metadata.Database, kind: StoreKind) -> None:
+    """Raise `FailedPreconditionError` if containers of the store that is not in use are running: nobody would look after them."""
+    records = await database.containers(namespace_of(config, kind.other)).list()
+    state = config.exec_root / "tasks" / config.containerd_namespace
+    running = [
+        record.name or record.id for record in records if await aio.run(aio.DISK, _lives, state / record.id)
+    ]
+    if running:
+        raise FailedPreconditionError(
+            f"{len(running)} running container(s) of the {kind.other.value} image store would be orphaned: "
+            f"{', '.join(running[:5])}",
+            hint=f"start with the {kind.other.value} store, then lading store use {kind.value} --stop",
+        )
+
+
+def _lives(bundle: Path) -> bool:
+    """Whether the shim of a bundle answers."""
+    try:
+        address = msgspec.json.decode((bundle / "bootstrap.json").read_bytes(), type=_Bootstrap).address
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(_CONNECT_SECONDS)
+            probe.connect(address.removeprefix("unix://"))
+    except (OSError, msgspec.DecodeError):
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A running container, as the switch needs it."""
+
+    id: str
+    name: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Switch:
+    """Chooses the store of the next life of the engine.
+
+    Args:
+        database: Remembers the choice.
+        selection: What is in use, and why.
+        running: The containers that run now.
+        stop: Stops one.
+        restart: Asks for that next life; returns at once.
+
+    """
+
+    database: metadata.Database
+    selection: Selection
+    running: Callable[[], Sequence[Running]]
+    stop: Callable[[str], Awaitable[object]]
+    restart: Callable[[], None]
+
+    async def use(self, text: str, *, stop: bool) -> bool:
+        """Switch to a store; whether anything changes. The engine is opened again after the answer.
+
+        Raises:
+            InvalidArgumentError: There is no such store.
+            FailedPreconditionError: The configuration says which store to use.
+            ConflictError: Containers are running, and ``stop`` was not said.
+
+        """
+        kind = parse_kind(text)
+        if kind is None:
+            raise InvalidArgumentError(
+                f"there is no image store {text[:64]!r}", hint="use containerd or classic"
+            )
+        if kind is self.selection.kind:
+            return False
+        if self.selection.explicit:
+            raise FailedPreconditionError(
+                "features.containerd-snapshotter in the configuration says which image store to use",
+                hint="change it there and restart the daemon, or remove it",
+            )
+        running = self.running()
+        if running and not stop:
+            names = ", ".join(each.name or each.id[:12] for each in running[:5])
+            raise ConflictError(
+                f"{len(running)} running container(s) would be hidden with the {self.selection.kind.value} store: {names}",
+                hint="stop them first, or say --stop",
+            )
+        for each in running:
+            await self.stop(each.id)
+        await self.database.set_setting(SETTING, kind.value)
+        self.restart()
+        return True

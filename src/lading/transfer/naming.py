@@ -1,0 +1,45 @@
+"""Names in the containerd store: a record points to what was stored, whole."""
+
+import contextlib
+from collections.abc import Mapping
+
+from typing_extensions import override
+
+from lading.core import images
+from lading.core.images import Pointed
+from lading.errors import NotFoundError
+from lading.kit.tasks import KeyedLock
+from lading.oci.descriptor import Descriptor
+from lading.oci.reference import Reference, dangling_name
+
+
+class TargetNaming(images.Naming):
+    """`images.Naming` by the rules of Docker's containerd store. One per namespace."""
+
+    def __init__(self, records: images.Store) -> None:
+        self._records = records
+        self._names = KeyedLock()
+
+    @override
+    async def point(
+        self,
+        name: str,
+        target: Descriptor,
+        *,
+        manifest: Descriptor | None = None,
+        source: Reference | None = None,
+        labels: Mapping[str, str] | None = None,
+        keep_displaced: bool = True,
+    ) -> Pointed:
+        async with self._names.hold(name):
+            try:
+                old = (await self._records.get(name)).target
+            except NotFoundError:
+                old = None
+            displaced = dangling_name(old.digest) if old and keep_displaced else None
+            replaced = await self._records.put(name, target, labels=labels, displaced=displaced)
+            dangling = dangling_name(target.digest)
+            if dangling != name:
+                with contextlib.suppress(NotFoundError):
+                    await self._records.delete(dangling)
+            return Pointed(image=await self._records.get(name), replaced=replaced)

@@ -1,0 +1,31 @@
+"""`Overlay2Snapshotter` keeps the promises of its port, in Docker's classic layout, with rows in SQLite and real mounts."""
+
+import pytest
+from support.filesystems import tmpfs
+
+from lading.classic.layout import Layout
+from lading.classic.rows import LayerRows
+from lading.core.metadata import Namespace
+from lading.metadata.database import SqliteDatabase
+from lading.snapshots.overlay2 import Overlay2Snapshotter
+from lading.testing.snapshots import MountedSnapshotterSuite
+
+pytestmark = pytest.mark.anyio
+
+
+class TestOverlay2Snapshotter(MountedSnapshotterSuite):
+    @pytest.fixture
+    async def snapshotter(self, tmp_path):
+        with tmpfs(tmp_path / "disk") as disk:
+            async with SqliteDatabase.open(disk / "lading.db", reserve=0) as database:
+                layout = Layout(disk)
+                layout.make()
+                rows = LayerRows(database.snapshots(Namespace("default"), "overlay2"), layout)
+                await rows.load()
+                snapshotter = Overlay2Snapshotter(disk, rows, durability="strict", boot_id="this-boot")
+                yield snapshotter
+                await snapshotter.close()
+
+    @pytest.fixture
+    def differ(self, snapshotter):
+        return snapshotter

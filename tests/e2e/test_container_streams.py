@@ -1,0 +1,219 @@
+"""Logs of every driver, detaching, WebSockets, and clients that come and go, with the unmodified docker command and docker-py."""
+
+import contextlib
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+from support.daemon import Daemon
+from support.engine import Engine, boxed
+from websockets.sync.client import unix_connect
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def engine(shared_daemon: Daemon) -> Engine:
+    return boxed(shared_daemon)
+
+
+@pytest.fixture(autouse=True)
+def _clean(engine: Engine) -> Iterator[None]:
+    yield
+    for each in engine.run("ps", "-aq").stdout.split():
+        engine.run("rm", "-f", each)
+
+
+@pytest.fixture
+def client(engine: Engine) -> Iterator[docker.DockerClient]:
+    with contextlib.closing(docker.DockerClient(base_url=engine.daemon.host)) as made:
+        yield made
+
+
+# Logs.
+
+
+@pytest.mark.parametrize("driver", ["json-file", "local"])
+def test_logs_rotate_and_nothing_is_missed_while_they_are_followed(engine: Engine, driver: str):
+    options = ["--log-driver", driver, "--log-opt", "max-size=4k", "--log-opt", "max-file=3"]
+    options += ["--log-opt", "compress=true"]
+    script = "read x; for n in $(seq 3000); do echo $n; done"
+    engine.docker("run", "-di", "--network", "none", "--name", "cc", *options, "box", "sh", "-c", script)
+    follow = subprocess.Popen(
+        ["docker", "logs", "-f", "cc"], env=engine.env, stdout=subprocess.PIPE, text=True
+    )
+    time.sleep(0.3)  # the follower may come late: it then misses what was rotated away, which the count shows
+    engine.docker("attach", "cc", input="go\n")
+    output, _ = follow.communicate(timeout=60)
+    assert output.split() == [str(n) for n in range(1, 3001)]
+    kept = engine.docker("logs", "cc").split()
+    assert 0 < len(kept) < 3000
+    assert kept == [str(n) for n in range(3001 - len(kept), 3001)]
+    assert engine.docker("logs", "-n", "5", "cc").split() == ["2996", "2997", "2998", "2999", "3000"]
+    directory = (
+        engine.daemon.data_root / "containers" / engine.docker("inspect", "-f", "{{.Id}}", "cc").strip()
+    )
+    names = {path.name for path in directory.rglob("*.gz")}
+    assert {name.rpartition(".1.gz")[1] or name.rpartition(".2.gz")[1] for name in names} == {
+        ".1.gz",
+        ".2.gz",
+    }
+
+
+def test_no_log(engine: Engine):
+    engine.docker("run", "--network", "none", "--name", "cc", "--log-driver", "none", "box", "echo", "x")
+    assert "does not support reading" in engine.run("logs", "cc").stderr
+    assert engine.docker("inspect", "-f", "{{.LogPath}}", "cc") == "\n"
+
+
+def test_times_and_details(engine: Engine):
+    options = ["-l", "app=my shop", "-e", "MODE=live", "--log-opt", "labels=app", "--log-opt", "env=MODE"]
+    engine.docker(
+        "run", "--network", "none", "--name", "cc", *options, "box", "sh", "-c", "echo a; echo b >&2"
+    )
+    found = engine.run("logs", "--details", "-t", "cc")
+    stamp, attributes, text = found.stdout.split()
+    assert len(stamp) == len("2024-05-06T07:08:09.123456789Z")
+    assert (attributes, text) == ("MODE=live,app=my+shop", "a")
+    assert found.stderr.split()[1:] == ["MODE=live,app=my+shop", "b"]
+    assert engine.docker("logs", "--since", stamp, "cc") == "a\n"
+    assert engine.run("logs", "--until", stamp, "cc").stderr == ""
+    line = json.loads(
+        Path(engine.docker("inspect", "-f", "{{.LogPath}}", "cc").strip()).read_text().splitlines()[0]
+    )
+    assert list(line) == ["log", "stream", "attrs", "time"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--log-driver", "journald"], "journald"),
+        (["--log-opt", "nope=1"], "unknown log opt 'nope'"),
+        (["--log-opt", "compress=true"], "compress cannot be true"),
+        (["--log-driver", "local", "--log-opt", "tag=x"], "unknown log opt 'tag' for local"),
+    ],
+)
+def test_log_options_that_cannot_be(engine: Engine, options: list[str], words: str):
+    assert words in engine.run("create", *options, "box").stderr
+
+
+def test_a_large_log_is_not_held_in_memory(engine: Engine):
+    engine.docker(
+        "run",
+        "--network",
+        "none",
+        "--name",
+        "cc",
+        "box",
+        "sh",
+        "-c",
+        "yes 0123456789012345678901234567890123456789 | head -n 400000",
+    )
+    pid = engine.daemon.process.pid  # type: ignore[union-attr]
+    subprocess.run("docker logs cc | tail -n 1", shell=True, env=engine.env, check=True, capture_output=True)
+
+    def peak() -> int:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+
+    before = peak()
+    with subprocess.Popen(["docker", "logs", "cc"], env=engine.env, stdout=subprocess.PIPE) as slow:
+        assert slow.stdout is not None
+        slow.stdout.read(10)
+        engine.docker("logs", "-n", "1", "cc")
+        slow.kill()
+    assert peak() - before < 32 * 1024
+
+
+# Clients.
+
+
+def test_detached_exec_goes_on_and_its_code_is_known(engine: Engine, client: docker.DockerClient):
+    engine.background("cc", "sleep 1000")
+    command = ["sh", "-c", "read x; echo $x >/tmp/got; until test -e /tmp/go; do sleep 0.05; done; exit 5"]
+    made = client.api.exec_create("cc", command, stdin=True, tty=True, detach_keys="ctrl-x,x")
+    body = b'{"Tty":true}'
+    head = (
+        f"POST /exec/{made['Id']}/start HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+    )
+    with socket.socket(socket.AF_UNIX) as raw:
+        raw.settimeout(20)
+        raw.connect(str(engine.daemon.socket))
+        raw.sendall(head.encode() + body + b"word\n")
+        engine.docker("exec", "cc", "sh", "-c", "until test -s /tmp/got; do sleep 0.05; done")
+        raw.sendall(b"\x18x")
+        while raw.recv(4096):
+            pass
+    assert "exec_detach" in engine.events("cc")
+    assert client.api.exec_inspect(made["Id"])["Running"]
+    engine.docker("exec", "cc", "touch", "/tmp/go")
+    until_ended(client, made["Id"], 5)
+
+
+def until_ended(client: docker.DockerClient, id_: str, code: int) -> None:
+    deadline = time.monotonic() + 20
+    while client.api.exec_inspect(id_)["Running"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert client.api.exec_inspect(id_)["ExitCode"] == code
+
+
+def test_an_exec_outlives_a_client_that_is_killed(engine: Engine, client: docker.DockerClient):
+    engine.background("cc", "sleep 1000")
+    words = [
+        "docker",
+        "exec",
+        "cc",
+        "sh",
+        "-c",
+        "echo up; until test -e /tmp/go; do sleep 0.05; done; exit 7",
+    ]
+    with subprocess.Popen(words, env=engine.env, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stdout.read(3) == b"up\n"
+        running.kill()
+    (id_,) = json.loads(engine.docker("inspect", "cc"))[0]["ExecIDs"]
+    engine.docker("exec", "cc", "touch", "/tmp/go")
+    until_ended(client, id_, 7)
+
+
+def test_attach_over_websocket(engine: Engine):
+    engine.docker("create", "-i", "--network", "none", "--name", "cc", "box", "cat")
+    address = "ws://localhost/v1.45/containers/cc/attach/ws?stream=1&stdin=1&stdout=1&stderr=1"
+    with unix_connect(str(engine.daemon.socket), address) as web:
+        engine.docker("start", "cc")
+        web.send(b"hello\n")
+        assert web.recv(timeout=20) == b"hello\n"
+        web.send("text too\n")
+        assert web.recv(timeout=20) == b"text too\n"
+        engine.docker("kill", "cc")
+        with contextlib.suppress(Exception):
+            while True:
+                web.recv(timeout=20)
+    assert "attach" in engine.events("cc")
+    assert engine.docker("logs", "cc") == "hello\ntext too\n"
+    status, answer = engine.daemon.api("GET", "/containers/cc/attach/ws")
+    assert (status, "WebSocket" in answer["message"]) == (400, True)
+
+
+def test_docker_py_speaks_with_it(engine: Engine, client: docker.DockerClient):
+    assert client.containers.run("box", "echo hi", network_mode="none", remove=True) == b"hi\n"
+    made = client.containers.run(
+        "box", ["sh", "-c", "echo out; echo err >&2; sleep 1000"], network_mode="none", detach=True
+    )
+    code, output = made.exec_run("sh -c 'echo a; echo b >&2; exit 3'", demux=True)
+    assert (code, output) == (3, (b"a\n", b"b\n"))
+    assert made.logs(stdout=True, stderr=False) == b"out\n"
+    chunks, stat = made.get_archive("/etc/passwd")
+    assert stat["name"] == "passwd"
+    assert b"alice" in b"".join(chunks)
+    assert {"Path": "/etc", "Kind": 0} in made.diff()
+    made.stop(timeout=0)
+    assert made.wait()["StatusCode"] == 137
+    made.remove()

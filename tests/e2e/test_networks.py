@@ -1,0 +1,324 @@
+"""Networks with the unmodified ``docker`` command, on a daemon in a network namespace of its own."""
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Generator
+
+import pytest
+from support import engine as engines
+from support.daemon import NetnsDaemon, daemon_in_netns
+from support.engine import Engine, boxed
+from support.netns import inside
+
+pytestmark = pytest.mark.e2e
+engines.APPLETS += ("httpd", "ip", "nc", "nslookup", "ping", "wget")
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Generator[NetnsDaemon]:
+    with daemon_in_netns() as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def loaded(daemon: NetnsDaemon) -> Engine:
+    return boxed(daemon)
+
+
+@pytest.fixture
+def engine(loaded: Engine, daemon: NetnsDaemon) -> Generator[Engine]:
+    yield loaded
+    loaded.run("rm", "-f", *loaded.docker("ps", "-aq").split())
+    loaded.docker("network", "prune", "-f")
+    assert daemon.machine.links() == []
+
+
+def serve(engine: Engine, name: str, *options: str) -> str:
+    script = "echo hello from $HOSTNAME >/tmp/index.html; exec httpd -f -p 80 -h /tmp"
+    id_ = engine.docker("run", "-d", "--name", name, *options, "box", "sh", "-c", script).strip()
+    listening(engine, name)
+    return id_
+
+
+def listening(engine: Engine, name: str) -> None:
+    """Wait until its web server does."""
+    ready = "while ! wget -qO- http://127.0.0.1/ >/dev/null 2>&1; do sleep 0.05; done"
+    engine.docker("exec", name, "sh", "-c", ready)
+
+
+def fetch(daemon: NetnsDaemon, address: str, port: int) -> str:
+    """What a program on the machine gets from a published port."""
+
+    def get() -> str:
+        with socket.create_connection((address, port), timeout=5) as client:
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return b"".join(iter(lambda: client.recv(4096), b"")).decode()
+
+    return daemon.machine.call(get)
+
+
+def look(engine: Engine, container: str, template: str) -> str:
+    return engine.docker("inspect", "--format", template, container).strip()
+
+
+def test_the_default_network_has_a_gateway(engine: Engine):
+    said = engine.docker("run", "--rm", "box", "ip", "route")
+    assert "default via 172.17.0.1 dev eth0" in said
+    assert engine.docker("run", "--rm", "box", "ping", "-c1", "-W2", "172.17.0.1")
+
+
+def test_predefined_networks_cannot_be_removed(engine: Engine):
+    assert engine.docker("network", "ls", "--format", "{{.Name}}").split() == ["bridge", "host", "none"]
+    for name in ("bridge", "host", "none"):
+        assert "pre-defined" in engine.run("network", "rm", name).stderr
+        assert engine.run("network", "create", name).returncode
+
+
+def test_containers_find_each_other_by_every_name(engine: Engine):
+    engine.docker("network", "create", "--label", "a=b", "net")
+    id_ = serve(engine, "web", "--network", "net", "--network-alias", "www", "--hostname", "host-of-web")
+    for name in ("web", "www", id_[:12], "host-of-web"):
+        script = f"wget -qO- http://{name}/"
+        assert engine.docker("run", "--rm", "--network", "net", "box", "sh", "-c", script) == (
+            "hello from host-of-web\n"
+        )
+    assert engine.run("run", "--rm", "--network", "net", "box", "nslookup", "no-such").returncode
+    assert engine.run(
+        "run", "--rm", "box", "sh", "-c", "wget -T2 -qO- http://web/"
+    ).returncode  # other network
+
+
+def test_a_shared_alias_leads_to_all(engine: Engine):
+    engine.docker("network", "create", "net")
+    for name in ("one", "two"):
+        serve(engine, name, "--network", "net", "--network-alias", "both")
+    said = engine.docker("run", "--rm", "--network", "net", "box", "nslookup", "both")
+    addresses = {look(engine, name, "{{.NetworkSettings.Networks.net.IPAddress}}") for name in ("one", "two")}
+    assert len(addresses) == 2
+    assert all(address in said for address in addresses)
+
+
+def test_networks_are_apart(engine: Engine):
+    engine.docker("network", "create", "net")
+    serve(engine, "web", "--network", "net")
+    address = look(engine, "web", "{{.NetworkSettings.Networks.net.IPAddress}}")
+    assert engine.run("run", "--rm", "box", "wget", "-T2", "-qO-", f"http://{address}/").returncode
+
+
+def test_published_ports(engine: Engine, daemon: NetnsDaemon):
+    serve(
+        engine, "web", "-p", "127.0.0.1:8080:80", "-p", "80", "-p", "9000-9001:9000-9001", "--expose", "7/udp"
+    )
+    assert "hello from" in fetch(daemon, "127.0.0.1", 8080)
+    ports = engine.docker("port", "web").splitlines()
+    free = next(line for line in ports if line.startswith("80/tcp -> 0.0.0.0:")).rpartition(":")[2]
+    assert "hello from" in fetch(daemon, "127.0.0.1", int(free))
+    assert "9001/tcp -> 0.0.0.0:9001" in ports
+    shown = json.loads(look(engine, "web", "{{json .NetworkSettings.Ports}}"))
+    assert shown["7/udp"] is None
+    assert {each["HostPort"] for each in shown["80/tcp"]} == {"8080", free}
+    row = engine.docker("ps", "--format", "{{.Ports}}", "--filter", "publish=80", "--filter", "expose=7/udp")
+    assert "127.0.0.1:8080->80/tcp" in row
+    assert "7/udp" in row
+    again = engine.run("run", "--rm", "-p", "127.0.0.1:8080:80", "box", "true")
+    assert again.returncode == 125
+    assert "port is already allocated" in again.stderr
+    engine.docker("stop", "-t", "0", "web")
+    assert engine.docker("port", "web") == ""
+    with pytest.raises(OSError, match="refused"):
+        fetch(daemon, "127.0.0.1", 8080)
+    engine.docker("start", "web")
+    listening(engine, "web")
+    assert "hello from" in fetch(daemon, "127.0.0.1", 8080)
+
+
+def test_a_port_of_another_program_is_not_taken(engine: Engine, daemon: NetnsDaemon):
+    listener = daemon.machine.call(lambda: socket.create_server(("127.0.0.1", 8088)))
+    with listener:
+        result = engine.run("run", "--rm", "-p", "127.0.0.1:8088:80", "box", "true")
+    assert result.returncode == 125
+    assert "port is already allocated" in result.stderr
+    assert engine.docker("run", "--rm", "-p", "127.0.0.1:8088:80", "box", "echo", "free") == "free\n"
+
+
+def test_udp_is_published(engine: Engine, daemon: NetnsDaemon):
+    engine.docker("run", "-d", "--name", "echo", "-p", "127.0.0.1:5300:53/udp", "box", "sleep", "1000")
+
+    def bound() -> socket.socket:
+        listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        listener.settimeout(5)
+        listener.bind(("", 53))
+        return listener
+
+    def client() -> socket.socket:
+        return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+    with (
+        inside(look(engine, "echo", "{{.NetworkSettings.SandboxKey}}"), bound) as listener,
+        daemon.machine.call(client) as asking,
+    ):
+        asking.settimeout(5)
+        asking.sendto(b"ping", ("127.0.0.1", 5300))
+        data, peer = listener.recvfrom(100)
+        listener.sendto(data + b" pong", peer)
+        assert asking.recv(100) == b"ping pong"
+
+
+def test_addresses_names_and_resolvers_that_were_asked_for(engine: Engine):
+    engine.docker("network", "create", "--subnet", "10.77.0.0/24", "--ip-range", "10.77.0.128/25", "net")
+    options = [
+        "--network",
+        "net",
+        "--ip",
+        "10.77.0.7",
+        "--mac-address",
+        "02:42:0a:4d:00:07",
+        "--hostname",
+        "me",
+    ]
+    options += ["--domainname", "example.org", "--add-host", "db:10.9.9.9", "--add-host", "up:host-gateway"]
+    options += ["--dns-search", "example.org", "--dns-option", "timeout:1"]
+    script = "ip -o addr show eth0; ip link show eth0; cat /etc/hosts /etc/resolv.conf"
+    said = engine.docker("run", "--rm", *options, "box", "sh", "-c", script)
+    for part in (
+        "10.77.0.7/24",
+        "02:42:0a:4d:00:07",
+        "10.9.9.9\tdb",
+        "10.77.0.1\tup",
+        "10.77.0.7\tme.example.org me",
+        "nameserver 10.77.0.1",
+        "search example.org",
+        "timeout:1",
+    ):
+        assert part in said
+    assert "inet 10.77.0.128/24" in engine.docker("run", "--rm", "--network", "net", "box", "ip", "addr")
+    taken = engine.run("run", "--rm", "--network", "net", "--ip", "10.77.0.1", "box", "true")
+    assert "Address already in use" in taken.stderr
+    assert (
+        "no configured subnet"
+        in engine.run("run", "--rm", "--network", "net", "--ip", "10.1.1.1", "box").stderr
+    )
+    assert "user defined networks" in engine.run("run", "--rm", "--ip", "172.17.0.9", "box", "true").stderr
+
+
+def test_options_of_a_network(engine: Engine):
+    options = ["--opt", "com.docker.network.driver.mtu=1400", "--opt", "com.docker.network.bridge.name=mine0"]
+    engine.docker("network", "create", "--ipv6", "--subnet", "fd00:77::/64", "--internal", *options, "net")
+    said = engine.docker("run", "--rm", "--network", "net", "box", "ip", "addr")
+    assert "mtu 1400" in said
+    assert "fd00:77::2/64" in said
+    assert "default" not in engine.docker("run", "--rm", "--network", "net", "box", "ip", "route")
+    shown = json.loads(engine.docker("network", "inspect", "net"))[0]
+    assert (shown["Internal"], shown["EnableIPv6"], shown["Options"][options[1].partition("=")[0]]) == (
+        True,
+        True,
+        "1400",
+    )
+    refused = engine.run("network", "create", "--opt", "com.example.unheard=1", "other")
+    assert "com.example.unheard is not supported" in refused.stderr
+    assert "overlaps" in engine.run("network", "create", "--ipv6", "--subnet", "fd00:77::/80", "other").stderr
+    assert "not supported" in engine.run("network", "create", "-d", "overlay", "other").stderr
+
+
+def test_a_running_container_is_connected_and_disconnected(engine: Engine):
+    engine.docker("network", "create", "net")
+    serve(engine, "web", "--network", "net")
+    engine.background("other", "exec sleep 1000")
+    assert engine.run("network", "connect", "net", "other").returncode  # it has no network of its own
+    engine.docker("rm", "-f", "other")
+    engine.docker("run", "-d", "--name", "other", "box", "sleep", "1000")
+    engine.docker("network", "connect", "--alias", "oo", "net", "other")
+    assert "hello" in engine.docker("exec", "other", "wget", "-qO-", "http://web/")
+    assert "eth1" in engine.docker("exec", "other", "ip", "link")
+    assert engine.docker("exec", "web", "ping", "-c1", "-W2", "oo")
+    assert "already exists in network" in engine.run("network", "connect", "net", "other").stderr
+    engine.docker("network", "disconnect", "net", "other")
+    assert "eth1" not in engine.docker("exec", "other", "ip", "link")
+    assert "not connected" in engine.run("network", "disconnect", "net", "other").stderr
+    engine.docker("stop", "-t", "0", "other")
+    engine.docker("network", "connect", "net", "other")
+    engine.docker("start", "other")
+    assert "hello" in engine.docker("exec", "other", "wget", "-qO-", "http://web/")
+
+
+def test_a_network_in_use_stays(engine: Engine):
+    engine.docker("network", "create", "net")
+    engine.docker("network", "create", "unused")
+    serve(engine, "web", "--network", "net")
+    assert "has active endpoints" in engine.run("network", "rm", "net").stderr
+    members = json.loads(engine.docker("network", "inspect", "net"))[0]["Containers"]
+    assert [each["Name"] for each in members.values()] == ["web"]
+    assert "unused" in engine.docker("network", "prune", "-f")
+    assert engine.docker("network", "ls", "-q", "--filter", "type=custom").split() == [
+        look(engine, "net", "{{.Id}}")[:12]
+    ]
+    assert engine.docker("ps", "-q", "--filter", "network=net")
+    assert engine.docker("ps", "-q", "--filter", "network=bridge") == ""
+
+
+def test_the_network_of_another_container(engine: Engine):
+    serve(engine, "web", "--hostname", "webby")
+    words = ("run", "--rm", "--network", "container:web", "box", "sh", "-c")
+    assert engine.docker(*words, "hostname; wget -qO- http://127.0.0.1/") == "webby\nhello from webby\n"
+    engine.docker("stop", "-t", "0", "web")
+    assert "non running container" in engine.run(*words, "true").stderr
+    both = engine.run("run", "--rm", "--network", "container:web", "-p", "80:80", "box", "true")
+    assert "conflicting options" in both.stderr
+
+
+def test_the_machine_s_own_network(engine: Engine, daemon: NetnsDaemon):
+    result = engine.run("run", "--rm", "--network", "host", "-p", "80:80", "box", "ip", "-o", "link")
+    assert len(result.stdout.splitlines()) == len(daemon.machine.links()) + 1
+    assert "discarded when using host network mode" in result.stderr
+
+
+def test_network_events_are_told_in_order(engine: Engine):
+    engine.docker("network", "create", "heard")
+    engine.docker("run", "--rm", "--name", "told", "--network", "heard", "box", "true")
+    engine.docker("network", "rm", "heard")
+    form = "{{.Type}} {{.Action}} {{.Actor.Attributes.name}}"
+    said = engine.docker("events", "--since", "1", "--until", f"{time.time():.9f}", "--format", form)
+    lines = said.splitlines()
+    begin = lines.index("network create heard")
+    assert lines[begin:] == [
+        "network create heard",
+        "container create told",
+        "container attach told",
+        "network connect heard",
+        "container start told",
+        "container die told",
+        "network disconnect heard",
+        "container destroy told",
+        "network destroy heard",
+    ]
+
+
+def test_a_killed_daemon_leaves_running_networks_and_nothing_else(engine: Engine, daemon: NetnsDaemon):
+    engine.docker("network", "create", "net")
+    serve(engine, "web", "--network", "net", "-p", "127.0.0.1:8080:80")
+    engine.docker("run", "-d", "--name", "short", "--network", "net", "box", "sleep", "1000")
+    pid = int(look(engine, "short", "{{.State.Pid}}"))
+    daemon.kill()
+    assert "hello from" in fetch(daemon, "127.0.0.1", 8080)
+    os.kill(pid, signal.SIGKILL)
+    daemon.start()
+    engine.docker("wait", "short")
+    assert "hello from" in fetch(daemon, "127.0.0.1", 8080)
+    assert "already allocated" in engine.run("run", "--rm", "-p", "127.0.0.1:8080:80", "box", "true").stderr
+    said = engine.docker("run", "--rm", "--network", "net", "box", "wget", "-qO-", "http://web/")
+    assert said.startswith("hello from")
+    assert engine.run("run", "--rm", "--network", "net", "box", "nslookup", "short").returncode
+    members = json.loads(engine.docker("network", "inspect", "net"))[0]["Containers"]
+    assert [each["Name"] for each in members.values()] == ["web"]
+
+
+def test_rules_of_a_network_go_with_its_last_container(engine: Engine, daemon: NetnsDaemon):
+    engine.docker("network", "create", "--subnet", "10.78.0.0/24", "net")
+    serve(engine, "web", "--network", "net", "-p", "127.0.0.1:8080:80")
+    assert "10.78.0." in daemon.machine.rules()
+    engine.docker("rm", "-f", "web")
+    assert "10.78.0." not in daemon.machine.rules()
+    assert not list((daemon.exec_root / "network/namespaces").iterdir())

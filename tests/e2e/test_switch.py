@@ -1,0 +1,161 @@
+"""The switch between the two image stores: what it hides, what it refuses, and that everything is there on return."""
+
+import json
+import subprocess
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from e2e.conftest import MakeImage
+from support.browser import browser, page_server
+from support.daemon import Daemon, running_daemon
+
+pytestmark = pytest.mark.e2e
+BUSY = ("sh", "-c", "trap exit TERM; while :; do sleep 0.1; done")
+
+
+def status(daemon: Daemon) -> dict[str, object]:
+    return json.loads(daemon.lading("store", "status", "--json").stdout)
+
+
+def listed(daemon: Daemon) -> set[str]:
+    return set(
+        daemon.docker("images", "--no-trunc", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}").splitlines()
+    )
+
+
+def use(daemon: Daemon, store: str, *options: str) -> subprocess.CompletedProcess[str]:
+    return daemon.lading("store", "use", store, *options)
+
+
+def test_there_and_back_again(daemon: Daemon, images: MakeImage) -> None:
+    name = images("switch:one", layers=2)
+    daemon.docker("pull", name)
+    daemon.docker("create", "--name", "modern", "--network", "none", name, "cat", "/layer-0")
+    modern = listed(daemon)
+    assert "driver-type" in daemon.docker("info", "--format", "{{json .DriverStatus}}")
+
+    done = use(daemon, "classic")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "hidden now: 1 image and 1 container\nthe classic image store is in use\n"
+    assert listed(daemon) == set()
+    assert daemon.docker("ps", "-aq") == ""
+    assert daemon.docker("info", "--format", "{{.Driver}}") == "overlay2\n"
+    warning = "1 image and 1 container of the containerd image store are hidden"
+    assert warning in daemon.run("info").stderr.decode()
+    assert warning in daemon.tail()
+    found = status(daemon)
+    assert (found["Store"], found["HiddenImages"], found["HiddenContainers"]) == ("classic", 1, 1)
+
+    # The classic store: the ID is the config's digest, and what was packed does not stay.
+    daemon.docker("pull", name)
+    daemon.docker("tag", name, "only:here")
+    assert listed(daemon).isdisjoint(modern)
+    daemon.docker("create", "--name", "classic", "--network", "none", name, "cat", "/layer-0")
+    assert daemon.docker("start", "-a", "classic").strip("0\n") == ""
+    classic = listed(daemon)
+    trees = json.loads(daemon.docker("image", "inspect", "--format", "{{json .GraphDriver.Data}}", name))
+    assert Path(trees["UpperDir"], "layer-0").read_text() == f"{0:064d}"
+
+    # A restart keeps the choice.
+    assert daemon.stop() == 0
+    daemon.start()
+    assert listed(daemon) == classic
+
+    assert use(daemon, "containerd").returncode == 0
+    assert listed(daemon) == modern
+    assert daemon.docker("ps", "-a", "--format", "{{.Names}}") == "modern\n"
+    assert daemon.docker("start", "-a", "modern").strip("0\n") == ""
+    found = status(daemon)
+    assert (found["Store"], found["HiddenImages"], found["HiddenContainers"]) == ("containerd", 1, 1)
+    assert use(daemon, "classic").returncode == 0
+    assert listed(daemon) == classic
+    assert use(daemon, "classic").stdout == "the classic image store is in use\n"
+
+
+def test_a_running_container_is_never_orphaned(daemon: Daemon, images: MakeImage) -> None:
+    name = images("switch:run")
+    daemon.docker("pull", name)
+    daemon.docker("run", "-d", "--name", "busy", "--network", "none", name, *BUSY)
+    refused = use(daemon, "classic")
+    assert refused.returncode == 1
+    assert "busy" in refused.stderr
+    assert "--stop" in refused.stderr
+    assert status(daemon)["Store"] == "containerd"
+    assert daemon.docker("ps", "-q")
+
+    # Not through the configuration either.
+    daemon.signal(9)
+    assert daemon.process is not None
+    daemon.process.wait()
+    config = daemon.directory / "daemon.json"
+    config.write_text('{"features": {"containerd-snapshotter": false}}')
+    daemon.arguments.append(f"--config-file={config}")
+    daemon.start(wait=False)
+    assert daemon.process.wait(30) == 1
+    assert "would be orphaned: busy" in daemon.tail()
+    config.write_text("{}")
+    daemon.start()
+
+    assert use(daemon, "classic", "--stop").returncode == 0
+    assert daemon.docker("ps", "-aq") == ""
+    assert use(daemon, "containerd").returncode == 0
+    assert daemon.docker("ps", "-a", "--format", "{{.Names}} {{.State}}") == "busy exited\n"
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Generator[Daemon]:
+    config = tmp_path / "daemon.json"
+    config.write_text('{"features": {"containerd-snapshotter": false}}')
+    with running_daemon(f"--config-file={config}") as running:
+        yield running
+
+
+def test_the_configuration_decides(told: Daemon) -> None:
+    assert status(told)["Store"] == "classic"
+    refused = use(told, "containerd")
+    assert refused.returncode == 1
+    assert "features.containerd-snapshotter" in refused.stderr
+
+
+def test_a_store_that_does_not_open_is_left_again(daemon: Daemon) -> None:
+    broken = daemon.data_root / "image" / "overlay2" / "repositories.json"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("no JSON")
+    answer = daemon.api("POST", "/lading/store/use?store=classic")
+    assert answer == (200, {"Store": "classic", "Restarting": True})
+    daemon.wait_ready()
+    assert status(daemon)["Store"] == "containerd"
+    assert "switch_failed" in daemon.tail()
+    assert daemon.stop() == 0
+    daemon.start()
+    assert status(daemon)["Store"] == "containerd"
+
+
+def test_the_page_switches(daemon: Daemon, images: MakeImage) -> None:
+    name = images("switch:page")
+    daemon.docker("pull", name)
+    daemon.docker("run", "-d", "--name", "busy", "--network", "none", name, *BUSY)
+    with page_server(daemon.host) as url, browser(url) as page:
+        page.see_text("#images", name)
+        page.find("#tab-settings").click()
+        page.see_text("#facts", "containerd")
+        assert page.find("#containerd").is_selected()
+        page.find("#containerd").click()
+        page.find("#apply").click()
+        page.see_text("#problem", "busy")
+        assert status(daemon)["Store"] == "containerd"
+        page.find("#stop").click()
+        page.find("#apply").click()
+        page.see_text("#applied", "The classic image store is in use.")
+        page.see_text("#hidden", "1 image and 1 container, hidden now")
+        page.shot("settings")
+        page.find("#tab-images").click()
+        page.see_text("#images", "There are no images yet.")
+        page.find("#tab-settings").click()
+        page.find("#containerd").click()
+        page.find("#apply").click()
+        page.see_text("#applied", "The containerd image store is in use.")
+        page.find("#tab-images").click()
+        page.see_text("#images", name)
+    assert daemon.docker("ps", "-a", "--format", "{{.State}}") == "exited\n"

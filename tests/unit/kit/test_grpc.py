@@ -1,0 +1,204 @@
+"""gRPC over a byte stream: both sides of this package against each other; Go's side is tests/e2e/test_build.py's."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+from lading.kit.grpc.client import Channel
+from lading.kit.grpc.connection import open_connection
+from lading.kit.grpc.server import Handlers, ServerCall, serve
+from lading.kit.grpc.status import Code, GrpcError, parse_timeout, parse_trailers, trailers
+from lading.testing.pipes import PipeEnd, pipe
+
+pytestmark = pytest.mark.anyio
+LIMIT = 16 << 20
+
+
+@asynccontextmanager
+async def connected(handlers: Handlers) -> AsyncGenerator[tuple[Channel, PipeEnd]]:
+    ours, theirs = pipe()
+    async with anyio.create_task_group() as tasks:
+
+        async def run() -> None:
+            with theirs:
+                await serve(theirs, handlers, failed=lambda error, _: GrpcError(Code.INTERNAL, repr(error)))
+
+        tasks.start_soon(run)
+        with ours:
+            async with open_connection(ours, client=True, limit=LIMIT) as connection:
+                yield Channel(connection), ours
+
+
+async def echo(call: ServerCall) -> None:
+    while (message := await call.receive()) is not None:
+        await call.send(message)
+
+
+async def test_unary_calls_and_metadata() -> None:
+    async def shout(call: ServerCall) -> None:
+        await call.send((await call.only()).upper() + call.value("suffix").encode())
+
+    async with connected({"/a.B/C": shout}) as (channel, _):
+        assert await channel.call("/a.B/C", b"hello", [("suffix", "!")]) == b"HELLO!"
+
+
+async def test_a_message_as_large_as_the_limit_passes_and_a_larger_one_does_not() -> None:
+    async with connected({"/a.B/C": echo}) as (channel, _):
+        assert len(await channel.call("/a.B/C", bytes(LIMIT))) == LIMIT
+        with pytest.raises(GrpcError) as caught:
+            await channel.call("/a.B/C", bytes(LIMIT + 1))
+        assert caught.value.code is Code.CANCELLED
+
+
+async def test_errors_come_with_their_details() -> None:
+    async def fail(call: ServerCall) -> None:
+        raise GrpcError(Code.NOT_FOUND, "naïve: 100% \n gone", details=b"\x08\x05\xff")
+
+    async with connected({"/a.B/C": fail}) as (channel, _):
+        with pytest.raises(GrpcError) as caught:
+            await channel.call("/a.B/C", b"")
+    error = caught.value
+    assert (error.code, error.message, error.details) == (
+        Code.NOT_FOUND,
+        "naïve: 100% \n gone",
+        b"\x08\x05\xff",
+    )
+
+
+async def test_an_error_of_a_handler_is_translated_and_ends_no_other_call() -> None:
+    async def fail(call: ServerCall) -> None:
+        raise ValueError("bug")
+
+    async with (
+        connected({"/a.B/Fail": fail, "/a.B/Echo": echo}) as (channel, _),
+        channel.open("/a.B/Echo") as call,
+    ):
+        await call.send(b"1")
+        assert await call.receive() == b"1"
+        with pytest.raises(GrpcError, match="bug"):
+            await channel.call("/a.B/Fail", b"")
+        await call.send(b"2")
+        assert await call.receive() == b"2"
+        await call.close_send()
+        assert await call.receive() is None
+
+
+async def test_unknown_methods_are_unimplemented() -> None:
+    async with connected({}) as (channel, _):
+        with pytest.raises(GrpcError) as caught:
+            await channel.call("/a.B/C", b"")
+    assert caught.value.code is Code.UNIMPLEMENTED
+
+
+async def test_a_slow_call_holds_up_no_other() -> None:
+    blocked = anyio.Event()
+
+    async def flood(call: ServerCall) -> None:
+        for _ in range(64):
+            await call.send(bytes(1 << 20))
+        blocked.set()
+
+    async with (
+        connected({"/a.B/Flood": flood, "/a.B/Echo": echo}) as (channel, _),
+        channel.open("/a.B/Flood") as slow,
+    ):
+        await slow.close_send()
+        assert await slow.receive() is not None
+        for number in range(50):
+            assert await channel.call("/a.B/Echo", b"%d" % number) == b"%d" % number
+        assert not blocked.is_set(), "the flood was to be held back by its own window"
+        count = 1
+        while await slow.receive() is not None:
+            count += 1
+        assert count == 64
+
+
+async def test_leaving_a_call_cancels_its_handler() -> None:
+    cancelled = anyio.Event()
+
+    async def wait(call: ServerCall) -> None:
+        try:
+            call.begin()
+            await anyio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async with connected({"/a.B/C": wait}) as (channel, _):
+        async with channel.open("/a.B/C") as call:
+            await call.send(b"")
+        with anyio.fail_after(5):
+            await cancelled.wait()
+
+
+async def test_a_client_that_is_killed_cancels_what_it_had_under_way() -> None:
+    began, cancelled = anyio.Event(), anyio.Event()
+
+    async def wait(call: ServerCall) -> None:
+        began.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async with connected({"/a.B/C": wait}) as (channel, end), channel.open("/a.B/C") as call:
+        await call.send(b"")
+        await began.wait()
+        end.close()
+        with anyio.fail_after(5):
+            await cancelled.wait()
+        with pytest.raises(GrpcError):
+            await call.receive()
+
+
+async def test_a_deadline_of_the_client_ends_the_call() -> None:
+    async def wait(call: ServerCall) -> None:
+        await anyio.sleep_forever()
+
+    async with connected({"/a.B/C": wait}) as (channel, _):
+        with pytest.raises(GrpcError) as caught:
+            await channel.call("/a.B/C", b"", [("grpc-timeout", "10m")])
+    assert caught.value.code is Code.DEADLINE_EXCEEDED
+
+
+async def test_what_is_not_http2_ends_the_connection() -> None:
+    ours, theirs = pipe()
+    with ours:
+        await ours.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        with theirs, anyio.fail_after(5):
+            await serve(theirs, {}, failed=lambda error, _: GrpcError(Code.INTERNAL, repr(error)))
+        parts = b""
+        while data := await ours.read():
+            parts += data
+
+    assert parts, "the settings came before the end"
+
+
+def test_trailers_survive_the_way_there_and_back() -> None:
+    assert parse_trailers(trailers(None)) is None
+    error = parse_trailers(trailers(GrpcError(Code.ABORTED, "ä%\n", details=b"\0\1")))
+    assert error is not None
+    assert (error.code, error.message, error.details) == (Code.ABORTED, "ä%\n", b"\0\1")
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ([], Code.UNKNOWN),
+        ([("grpc-status", "x")], Code.UNKNOWN),
+        ([("grpc-status", "99")], Code.UNKNOWN),
+        ([("grpc-status", "5"), ("grpc-status-details-bin", "!")], Code.NOT_FOUND),
+    ],
+)
+def test_bad_trailers_are_errors(fields: list[tuple[str, str]], code: Code) -> None:
+    error = parse_trailers(fields)
+    assert error is not None
+    assert error.code is code
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("1H", 3600), ("2M", 120), ("3S", 3), ("4m", 0.004), ("", None), ("5x", None)]
+)
+def test_timeouts(text: str, seconds: float | None) -> None:
+    assert parse_timeout(text) == seconds
