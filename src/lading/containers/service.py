@@ -122,6 +122,11 @@ class ContainerService:
         self._group.start_soon(restorer.listen, self._containers.get)
         await restorer.restore(list(self._containers.values()))
 
+    async def warm(self) -> None:
+        """Have ready what the first start needs. A hint; what fails here is said there."""
+        with contextlib.suppress(OSError):
+            await aio.run(aio.DISK, self._life.keeper.connect)
+
     def _close(self) -> None:
         self._life.let_go()
 

@@ -40,6 +40,11 @@ class LadingSettings:
 
     durability: Literal["lazy", "strict"] = "lazy"
     """``lazy``: unpacked layers may be flushed after the pull is acknowledged; ``strict``: before (core/snapshots.py)."""
+    layers_keep: Literal["both", "compressed"] = "both"
+    """``both``: a pulled layer stays compressed, for pushing, and ready to be mounted. ``compressed``: what is mounted is only a
+    cache, made again from the compressed layer when a container needs it (erofs only)."""
+    layers_cache: int = 0
+    """Bytes that this cache may take beyond what is in use; what was unused for longest goes first."""
     gc_interval: int = 600
     """Longest time in seconds between two runs of the garbage collector; it also runs whenever something was let go."""
     registry_idle_timeout: int = 30
@@ -401,6 +406,10 @@ def _settings(value: Any) -> LadingSettings:
         settings = msgspec.convert({known[key]: each for key, each in document.items()}, LadingSettings)
     except msgspec.ValidationError as exc:
         raise InvalidArgumentError(f"invalid value in 'lading': {exc}") from exc
+    if settings.layers_cache < 0:
+        raise InvalidArgumentError(
+            f"invalid lading.layers-cache: {settings.layers_cache}", hint="bytes, or 0"
+        )
     if settings.gc_interval < 1:
         raise InvalidArgumentError(
             f"invalid lading.gc-interval: {settings.gc_interval}", hint="at least 1 second"
