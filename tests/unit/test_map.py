@@ -121,6 +121,24 @@ def test_the_reference_is_what_the_code_says(name: str) -> None:
     assert page == REFERENCE["PAGES"][name](), "run: python scripts/reference.py"
 
 
+ELSEWHERE = {
+    *("Config.ExposedPorts", "Config.Volumes", "Config.NetworkDisabled", "Config.MacAddress"),
+    *("HostConfig.NetworkMode", "HostConfig.PortBindings", "HostConfig.PublishAllPorts", "HostConfig.Links"),
+    *("HostConfig.Dns", "HostConfig.DnsOptions", "HostConfig.DnsSearch", "HostConfig.ExtraHosts"),
+    *("HostConfig.VolumesFrom", "HostConfig.VolumeDriver"),
+}
+"""Fields of networks and volumes, whose tests may name them but are not made to."""
+
+
+def test_every_route_and_field_of_containers_is_proved() -> None:
+    proved = REFERENCE["proofs"]()
+    fields = {name for name, _ in REFERENCE["container_fields"]()}
+    wanted = {*REFERENCE["container_routes"](), *fields - ELSEWHERE}
+    assert sorted(wanted - proved.keys()) == []
+    mine = {name for name in proved if name.split(".")[0] in ("Config", "HostConfig")}
+    assert sorted(mine - fields) == [], "a test proves a field that there is not"
+
+
 def test_every_command_is_in_the_help() -> None:
     for name in REFERENCE["group"].commands:
         assert re.search(rf"^  {name} ", REFERENCE["entry"].HELP, re.MULTILINE), name

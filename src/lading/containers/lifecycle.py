@@ -13,9 +13,10 @@ runtime's task, stores the state and tells whoever waits, in that order.
 import contextlib
 import errno
 import math
+import os
 import shutil
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -30,6 +31,7 @@ from lading.containers import (
     imagemounts,
     joining,
     logdriver,
+    naming,
     rootfs,
     runs,
     signals,
@@ -59,6 +61,7 @@ from lading.errors import (
     ResourceExhaustedError,
 )
 from lading.kit import aio
+from lading.kit.tasks import task_group
 
 _DRAIN_SECONDS: Final = 10.0
 _KILL_SECONDS: Final = 10.0
@@ -117,6 +120,7 @@ class Lifecycle:
     ) -> None:
         self.env = environment
         self.networking = networking
+        networking.spawn = self.spawn
         self.holding = holding
         self._find = find
         self.observer: Observer | None = None
@@ -150,6 +154,13 @@ class Lifecycle:
                 container.log_subject(),
             )
         return self._logs[container.id]
+
+    def sweep_directories(self, keep: Collection[str]) -> None:
+        """Delete the files of containers that there are not any more; blocking."""
+        for root in (self.env.root, self.env.state):
+            for name in os.listdir(root):
+                if naming.is_id(name) and name not in keep:
+                    shutil.rmtree(root / name, ignore_errors=True)
 
     async def save(self, container: Container) -> None:
         """Store the present document."""
@@ -233,14 +244,22 @@ class Lifecycle:
 
     async def _create_task(self, container: Container) -> tuple[Task, Run]:
         env = self.env
-        mounts = await self.mounts(container)
-        await aio.run(aio.DISK, self.host_mounts.drop, container.id)
-        joined = await joining.join(container, self._find, self.host_mounts)
-        images = await imagemounts.mount(
-            env, self.host_mounts, container.id, container.images, container.document.images
-        )
-        held = await self.holding.join(container)
-        joint = await self.networking.join(container)
+        joints: list[Joint] = []
+
+        async def join_networks() -> None:
+            joints.append(await self.networking.join(container))
+
+        async with task_group() as group:  # the network takes longest
+            group.start_soon(join_networks)
+            mounts = await self.mounts(container)
+            await self._drop_host_mounts(container)
+            joined = await joining.join(container, self._find, self.host_mounts)
+            images = await imagemounts.mount(
+                env, self.host_mounts, container.id, container.images, container.document.images
+            )
+            held = await self.holding.join(container)
+            run = self.runs[container.id] = await self._begin_run(container)
+        [joint] = joints
         made = await aio.run(
             aio.DISK,
             self._prepare,
@@ -250,18 +269,6 @@ class Lifecycle:
             [*images, *held],
             joint,
         )
-        log = self.log(container)
-        run = await aio.run(
-            aio.DISK,
-            runs.begin,
-            self.state_directory(container),
-            self.keeper,
-            container.output,
-            stdin=container.config.open_stdin,
-            terminal=container.config.tty,
-            log=log,
-        )
-        self.runs[container.id] = run
         self.processes[container.id] = made["process"]
         process_file = self.state_directory(container) / PROCESS_FILE
         await aio.run(aio.DISK, process_file.write_bytes, msgspec.json.encode(made["process"]))
@@ -270,6 +277,18 @@ class Lifecycle:
             container.id, runtime=runtime, spec=made, rootfs=mounts, stdio=run.stdio
         )
         return task, run
+
+    async def _begin_run(self, container: Container) -> Run:
+        return await aio.run(
+            aio.DISK,
+            runs.begin,
+            self.state_directory(container),
+            self.keeper,
+            container.output,
+            stdin=container.config.open_stdin,
+            terminal=container.config.tty,
+            log=self.log(container),
+        )
 
     async def mounts(self, container: Container) -> list[Mount]:
         """The root file system's mounts; layers lost to an unclean boot are unpacked again first."""
@@ -339,6 +358,7 @@ class Lifecycle:
         code = signals.start_exit_code(words)
         with anyio.CancelScope(shield=True):
             await self._end_run(container)
+            await self._drop_host_mounts(container)
             await self._let_go(container)
             container.task = None
             container.document.state = State(exit_code=code, error=words, finished_at=time.time_ns())
@@ -396,7 +416,10 @@ class Lifecycle:
             )
             restarts = self._restarts(container, end.status)
             container.document.state.restarting = restarts
-            await self.save(container)
+            if (
+                restarts or not container.host.auto_remove
+            ):  # else its removal follows, which a later daemon would make up for
+                await self.save(container)
             for exec_ in container.execs.values():
                 if exec_.running:
                     exec_.running, exec_.exit_code = False, 137
@@ -436,7 +459,12 @@ class Lifecycle:
         run = self.runs.pop(container.id, None)
         if run is not None:
             await run.end(self.keeper)
-        await aio.run(aio.DISK, self.host_mounts.drop, container.id)
+            await self._drop_host_mounts(container)
+
+    async def _drop_host_mounts(self, container: Container) -> None:
+        parts = any(each.subpath for each in container.document.volumes)
+        if container.images or parts or container.host.ipc_mode == "shareable":
+            await aio.run(aio.DISK, self.host_mounts.drop, container.id)
 
     def _restarts(self, container: Container, status: int) -> bool:
         policy, document = container.restart_policy, container.document
@@ -594,15 +622,15 @@ class Lifecycle:
             if container.state.running or container.removed.is_set():
                 return container.removed.is_set()
             container.state.removing = True
-            await self.save(container)
             await self._end_run(container)
             await self._let_go(container)
+            # The record goes first: what nothing names any more is swept if we are killed before all of it is gone.
+            await imagemounts.release(self.env, container.id, container.images)
+            await self.env.store.delete(container.id)
             with contextlib.suppress(NotFoundError):
                 await self.env.snapshotter.remove(container.record.snapshot_key)
-            await imagemounts.release(self.env, container.id, container.images)
             for directory in (self.state_directory(container), self.directory(container)):
                 await aio.run(aio.DISK, shutil.rmtree, directory, ignore_errors=True)
-            await self.env.store.delete(container.id)
             self._forget(container)
             await self.holding.forget(container, own=volumes)
             self._logs.pop(container.id, None)

@@ -29,6 +29,7 @@ from lading.containers import (
     request,
     signals,
     spec,
+    stats,
     updating,
     users,
     views,
@@ -55,7 +56,6 @@ from lading.containers.volumeholding import VolumeHolding
 from lading.containers.volumemounts import VolumeMount
 from lading.containers.volumeservice import VolumeService
 from lading.core.containers import ContainerRecord
-from lading.core.leases import EXPIRE, LeaseID
 from lading.core.mounts import Mount
 from lading.core.snapshots import SnapshotKey
 from lading.errors import (
@@ -66,11 +66,10 @@ from lading.errors import (
     NotFoundError,
     UnsupportedError,
 )
-from lading.kit import aio, times
+from lading.kit import aio
 from lading.oci.descriptor import Platform
 
 Condition = Literal["not-running", "next-exit", "removed"]
-_LEASE_SECONDS: Final = 24 * 3600
 CONDITIONS: Final = ("not-running", "next-exit", "removed")
 
 
@@ -113,10 +112,13 @@ class ContainerService:
     async def _open(self) -> None:
         for place in (self._env.root, self._env.state):
             await aio.run(aio.DISK, place.mkdir, parents=True, exist_ok=True, mode=0o710)
+        restorer = Restorer(self._life)
         for record in await self._env.store.list():
             container = model.load(record)
-            self._containers[container.id] = container
-        restorer = Restorer(self._life)
+            if not await restorer.is_unfinished(container):
+                self._containers[container.id] = container
+        await aio.run(aio.DISK, self._life.sweep_directories, set(self._containers))
+        await imagemounts.sweep(self._env, set(self._containers))
         self._group.start_soon(restorer.listen, self._containers.get)
         await restorer.restore(list(self._containers.values()))
 
@@ -232,26 +234,22 @@ class ContainerService:
         signals.parse(container.document.stop_signal)
 
     async def _store(self, container: Container, image: ContainerImage) -> None:
-        """Snapshot and record, held by a lease until the record holds them; nothing is left behind on failure."""
-        key = SnapshotKey(container.record.snapshot_key)
-        lease = LeaseID(f"create-{container.id}")
-        expires = times.format_nano(
-            time.time_ns() + _LEASE_SECONDS * 10**9
-        )  # if we are killed before the end
-        await self._env.leases.create(lease, labels={EXPIRE: expires})
+        """Record and snapshot; nothing is left behind on failure.
+
+        The record comes first: what it names is kept by the collector from then on. If we are killed before there is a snapshot,
+        the next start finds a container that nobody was told of, and drops it.
+        """
+        await self._env.store.create(container.snapshot())
         try:
-            parent = await self._env.images.unpack(image.manifest, lease=lease)
-            mounts = await self._env.snapshotter.prepare(key, parent, lease=lease)
-            try:
-                await self._fill_volumes(container, mounts)
-                await self._env.store.create(container.snapshot())
-            except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await self._env.snapshotter.remove(key)
-                raise
-        finally:
+            parent = await self._env.images.unpack(image.manifest)
+            mounts = await self._env.snapshotter.prepare(SnapshotKey(container.record.snapshot_key), parent)
+            await self._fill_volumes(container, mounts)
+        except BaseException:
             with anyio.CancelScope(shield=True):
-                await self._env.leases.delete(lease)
+                with contextlib.suppress(NotFoundError):
+                    await self._env.snapshotter.remove(container.record.snapshot_key)
+                await self._env.store.delete(container.id)
+            raise
 
     async def _fill_volumes(self, container: Container, mounts: Sequence[Mount]) -> None:
         volumes = container.document.volumes
@@ -399,7 +397,11 @@ class ContainerService:
             driver=container.record.snapshotter,
             cgroup_v2=self._env.cgroup_v2,
             volume_path=self._volume_path,
-            network=netviews.settings(container, networking.placed(container), networking.sandbox(container)),
+            network=netviews.settings(
+                container,
+                networking.placed(container),
+                networking.sandbox(container) if container.state.running else None,
+            ),
             sizes=await self._sizes(container) if size else None,
         )
 
@@ -474,6 +476,14 @@ class ContainerService:
         except NotFoundError:
             return own, total
         return own, total
+
+    async def stats(self, name: str, *, with_before: bool) -> dict[str, Any]:
+        """Its present figures; ``with_before`` adds those of a second ago."""
+        return await stats.one(self.find(name), with_before=with_before)
+
+    def stats_stream(self, name: str) -> AsyncGenerator[dict[str, Any]]:
+        """Its figures, once a second, until it is removed."""
+        return stats.stream(self.find(name))
 
     async def top(self, name: str, arguments: str = "-ef") -> dict[str, Any]:
         """Its processes, as ps(1) shows them. Raises `ConflictError` unless it runs."""

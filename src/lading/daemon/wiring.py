@@ -498,7 +498,6 @@ def make_router(
         check_session=builder.server.check_session,
     )
     absent.add_search(router)
-    absent.add_container_extras(router)
     return router
 
 

@@ -59,7 +59,6 @@ def table(**sources: Any) -> Router:
     absent.add_swarm(router)
     absent.add_plugins(router)
     absent.add_builder(router)
-    absent.add_container_extras(router)
     return router
 
 
@@ -170,7 +169,6 @@ async def test_auth_checks_with_the_registry_that_is_named() -> None:
         ("POST", "/build", 501, "no builder"),
         ("POST", "/grpc", 501, "no builder"),
         ("POST", "/session", 501, "no builder"),
-        ("GET", "/containers/c/stats", 501, "cannot measure containers yet"),
     ],
 )
 async def test_what_is_absent_says_so(method: str, target: str, status: int, words: str) -> None:

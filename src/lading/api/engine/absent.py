@@ -61,14 +61,6 @@ def add_plugins(router: Router) -> None:
     router.add("POST", "/plugins/pull", _refuse(UnsupportedError("this engine has no plugins")))
 
 
-def add_container_extras(router: Router) -> None:
-    """Refuse what this engine cannot do with containers yet, by its name and with another way where there is one."""
-    for method, pattern, (what, hint) in (
-        ("GET", "/containers/{name}/stats", ("measure containers", "read the files below /sys/fs/cgroup")),
-    ):
-        router.add(method, pattern, _refuse(UnsupportedError(f"this engine cannot {what} yet", hint=hint)))
-
-
 def add_search(router: Router) -> None:
     """Refuse to search: the v1 search protocol belongs to one hub."""
     hint = "browse the registry's own page, or name the image"
