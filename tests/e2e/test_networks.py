@@ -6,12 +6,14 @@ import signal
 import socket
 import time
 from collections.abc import Generator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from support import engine as engines
 from support.daemon import NetnsDaemon, daemon_in_netns
 from support.engine import Engine, boxed
-from support.netns import inside
+from support.netns import Netns, inside, new_netns
 
 pytestmark = pytest.mark.e2e
 engines.APPLETS += ("httpd", "ip", "nc", "nslookup", "ping", "wget")
@@ -353,3 +355,47 @@ def test_every_exposed_port_and_a_resolver_of_its_own(engine: Engine, daemon: Ne
     head = f"POST /containers/create?name=alone HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     assert b" 201 " in daemon.raw(f"{head}\r\n\r\n{body}".encode())
     assert len(engine.docker("start", "-a", "alone").splitlines()) == 1
+
+
+def outside(daemon: NetnsDaemon, stack: ExitStack) -> Netns:
+    """Another machine, 192.0.2.9, which sends packets for containers to this one, 192.0.2.1."""
+    other = stack.enter_context(new_netns())
+    daemon.machine.run(
+        "ip", "link", "add", "up0", "type", "veth", "peer", "name", "up1", "netns", str(other.path)
+    )
+    stack.callback(daemon.machine.run, "ip", "link", "del", "up0")
+    daemon.machine.run("ip", "addr", "add", "192.0.2.1/24", "dev", "up0")
+    daemon.machine.run("ip", "link", "set", "up0", "up")
+    other.run("ip", "addr", "add", "192.0.2.9/24", "dev", "up1")
+    other.run("ip", "link", "set", "up1", "up")
+    other.run("ip", "route", "add", "default", "via", "192.0.2.1")
+    return other
+
+
+def test_other_machines_reach_published_ports_alone(engine: Engine, daemon: NetnsDaemon):
+    engine.docker("network", "create", "--internal", "--subnet", "10.82.0.0/24", "inner")
+    serve(engine, "open", "-p", "8080:80")
+    serve(engine, "closed")
+    serve(engine, "inside", "--network", "inner")
+    with ExitStack() as stack:
+        other = outside(daemon, stack)
+
+        def reach(address: str, port: int, seconds: float = 1) -> bool:
+            try:
+                with other.call(lambda: socket.create_connection((address, port), timeout=seconds)):
+                    return True
+            except OSError:
+                return False
+
+        assert reach("192.0.2.1", 8080, 10)
+        for name, network in (("open", "bridge"), ("closed", "bridge"), ("inside", "inner")):
+            address = look(engine, name, f"{{{{.NetworkSettings.Networks.{network}.IPAddress}}}}")
+            assert not reach(address, 80), name
+        # An internal network has no way out either, also not for who makes a route.
+        key = look(engine, "inside", "{{.NetworkSettings.SandboxKey}}")
+        Netns(Path(key)).run("ip", "route", "add", "default", "via", "10.82.0.1")
+        assert engine.run("exec", "inside", "ping", "-c1", "-W1", "192.0.2.9").returncode
+    for name in ("open", "closed", "inside"):
+        engine.docker("rm", "-f", name)
+    engine.docker("network", "rm", "inner")
+    assert "lading-" not in daemon.machine.rules()

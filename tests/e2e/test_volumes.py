@@ -191,6 +191,13 @@ def test_part_of_a_volume(engine: Engine):
     assert run(engine, "ls /p", "--mount", f"{part}up") == run(engine, "ls /v", "-v", "data:/v")
 
 
+@pytest.mark.proves("PUT /volumes/{name}")
+def test_only_volumes_of_a_cluster_can_be_updated(engine: Engine, daemon: Daemon):
+    engine.docker("volume", "create", "data")
+    assert daemon.api("PUT", "/v1.51/volumes/data")[0] == 501
+    assert daemon.api("PUT", "/v1.51/volumes/nothing")[0] == 404
+
+
 @pytest.mark.parametrize("name", ["../x", "a/b", "-x", "x"])
 def test_names_that_are_none(engine: Engine, name: str):
     failed = engine.run("volume", "create", "--", name)
