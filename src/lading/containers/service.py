@@ -402,7 +402,11 @@ class ContainerService:
             driver=container.record.snapshotter,
             cgroup_v2=self._env.cgroup_v2,
             volume_path=self._volume_path,
-            network=netviews.settings(container, networking.placed(container), networking.sandbox(container)),
+            network=netviews.settings(
+                container,
+                networking.placed(container),
+                networking.sandbox(container) if container.state.running else None,
+            ),
             sizes=await self._sizes(container) if size else None,
         )
 
