@@ -240,6 +240,9 @@ def daemon_in_netns(*arguments: str) -> Generator[NetnsDaemon]:
             yield daemon
         finally:
             daemon.end()
-            left = left_mounts(daemon.directory), left_processes(daemon.directory), machine.links()
+            processes = [
+                Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left_processes(daemon.directory)
+            ]
+            left = left_mounts(daemon.directory), processes, machine.links()
         if any(left):
             pytest.fail(f"left behind: {left}")

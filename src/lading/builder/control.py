@@ -6,10 +6,11 @@ lookup waits a while, as BuildKit's do.
 
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 import anyio
+import msgspec
 
 from lading.builder.bridge import Bridge, evaluate_all, find_frontend
 from lading.builder.model import (
@@ -26,7 +27,7 @@ from lading.builder.model import (
 from lading.builder.progress import ProgressLog
 from lading.core import leases
 from lading.core.session import Session, Sessions
-from lading.errors import AlreadyExistsError, NotFoundError
+from lading.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError
 from lading.formats.llb.definition import Definition
 from lading.kit.tasks import Signal
 
@@ -66,6 +67,29 @@ class SolveWish:
     entitlements: frozenset[str] = frozenset()
     internal: bool = False
     """Not for the history."""
+
+
+class _Place(msgspec.Struct, frozen=True):
+    """An entry of ``refs.platforms``."""
+
+    id: str = msgspec.field(name="ID")
+
+
+class _Places(msgspec.Struct, frozen=True):
+    """``refs.platforms``."""
+
+    platforms: tuple[_Place, ...] = msgspec.field(name="Platforms", default=())
+
+
+def in_order(result: Result) -> Result:
+    """The result with its platforms as the frontend listed them; on the wire they have no order."""
+    try:
+        listed = msgspec.json.decode(result.metadata.get("refs.platforms", b"{}"), type=_Places)
+    except msgspec.MsgspecError as exc:
+        raise InvalidArgumentError("refs.platforms of the result is malformed") from exc
+    places = {place.id: number for number, place in enumerate(listed.platforms)}
+    keys = sorted(result.refs, key=lambda key: (places.get(key, len(places)), key))
+    return replace(result, refs={key: result.refs[key] for key in keys})
 
 
 class MakeGateway(Protocol):
@@ -249,7 +273,7 @@ class Control:
             no_cache=no_cache,
             entitlements=wish.entitlements,
         ) as job:
-            result = await self._make_result(build, job)
+            result = in_order(await self._make_result(build, job))
             await evaluate_all(result)
             for finisher in self._finishers:
                 result = await finisher.finish(result, build)
@@ -281,6 +305,10 @@ class Control:
             return await find_frontend(self._frontends, wish.frontend).build(made)
         if wish.definition is not None and wish.definition.ops:
             return Result(refs={"": await job.load(wish.definition)})
-        build.bridge = Bridge(gateway, self._frontends, wish.options, wish.inputs)
+
+        def asked(frontend: str) -> None:
+            build.frontend = frontend
+
+        build.bridge = Bridge(gateway, self._frontends, wish.options, wish.inputs, asked=asked)
         self._has_changed()
         return await build.bridge.wait_returned()

@@ -13,7 +13,7 @@ the exporters, and ends the status stream. Every vertex that any of this touches
 does; what it holds (processes, mounts, active snapshots) is gone within a second.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -194,10 +194,14 @@ class Ref(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attestation:
-    """A statement about one platform's ref, in in-toto's terms; its predicate is ``body``, or the file ``path`` of ``ref``."""
+    """A statement about one platform's ref, in in-toto's terms; its predicate is ``body``, or the file ``path`` of ``ref``.
+
+    Where ``path`` is ``/``, every file of ``ref`` whose name ends in ``.json`` is a statement of its own.
+    """
 
     predicate_type: str
-    body: bytes | None = None
+    body: "bytes | Callable[[Sequence[Layer]], bytes] | None" = None
+    """JSON, or what makes it once the exported layers are known (empty if the export has none)."""
     ref: Ref | None = None
     path: str = ""
     inline_only: bool = False

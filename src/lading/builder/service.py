@@ -122,6 +122,7 @@ class BuildSolver(Solver):
             images=self.images,
             tools=tools,
             host=self._host,
+            urls={},
         )
         self._scheduler: Scheduler[Tree] = Scheduler(self.records)
         self._stack = AsyncExitStack()

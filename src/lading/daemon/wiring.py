@@ -8,7 +8,7 @@ the snapshotter, whose table is `SNAPSHOTTERS`.
 import hashlib
 import os
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -38,6 +38,7 @@ from lading.core import content, facts, images, leases, metadata
 from lading.core.addresses import DEFAULT_POOLS
 from lading.core.events import Bus
 from lading.core.metadata import Namespace
+from lading.core.networks import Networks
 from lading.core.remotes import Credentials, Registries, Resolver
 from lading.daemon import host, stores, usage
 from lading.daemon.building import Builder, Parts, open_builder
@@ -50,6 +51,7 @@ from lading.errors import FailedPreconditionError
 from lading.gc.collector import Collector
 from lading.images.classic import ClassicExchange, ClassicImageService
 from lading.images.exchange import ImageExchange
+from lading.images.migration import Migrator
 from lading.images.removal import Use
 from lading.images.service import ImageService
 from lading.kit import aio, linux
@@ -360,7 +362,8 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
         store = await open_store(stack, config, bus, uses)
         await stores.refuse_orphans(config, store.database, store.selection.kind)
         runtime = await open_runtime(stack, config)
-        service = await open_container_service(stack, config, store, runtime)
+        networks = await open_network_service(stack, config, store)
+        service = await open_container_service(stack, config, store, runtime, networks)
         running.append(service)
         builder = await open_builder(
             stack,
@@ -376,6 +379,7 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
                 registries=store.registries,
                 runtime=runtime,
                 runtime_name=host.default_runtime(config),
+                networks=None if config.bridge == "none" else networks,
                 state=config.exec_root / "build",
                 bus=bus,
                 id=await daemon_id(store.database),
@@ -464,6 +468,26 @@ class StoreRoutes(lading_routes.Stores):
         changed = await self._switch.use(store, stop=stop)
         return {"Store": store, "Restarting": changed}
 
+    @override
+    async def migrate(self, *, offline: bool, fetch: bool) -> AsyncIterator[dict[str, Any]]:
+        store = self._store
+        if store.selection.kind is not StoreKind.CONTAINERD:
+            raise FailedPreconditionError(
+                "images are migrated into the containerd store, which is not in use",
+                hint="lading store use containerd, then lading store migrate",
+            )
+        migrator = Migrator(
+            source=stores.classic_source(self._config, store.database),
+            store=store.content,
+            records=store.records,
+            snapshotter=store.snapshotter,
+            leases=store.leases,
+            transfer=store.transfer,
+            registries=store.registries,
+        )
+        async for each in migrator.run(offline=offline, fetch=fetch):
+            yield each
+
 
 def make_router(
     store: Store,
@@ -514,8 +538,19 @@ async def open_runtime(stack: AsyncExitStack, config: Config) -> ShimRuntime:
     )
 
 
+async def open_network_service(stack: AsyncExitStack, config: Config, store: Store) -> Networks:
+    """Networks, for containers and for the processes of builds."""
+    return await stack.enter_async_context(
+        open_networks(
+            store.database.networks(Namespace(config.containerd_namespace)),
+            config.exec_root / "network",
+            network_settings(config),
+        )
+    )
+
+
 async def open_container_service(
-    stack: AsyncExitStack, config: Config, store: Store, runtime: ShimRuntime
+    stack: AsyncExitStack, config: Config, store: Store, runtime: ShimRuntime, networks: Networks
 ) -> ContainerService:
     """Containers in shims, with those of earlier daemons taken up."""
     available = host.runtimes(config)
@@ -524,13 +559,6 @@ async def open_container_service(
     async def find(name: str) -> images.Image:
         return (await store.images.find(name)).image
 
-    networks = await stack.enter_async_context(
-        open_networks(
-            store.database.networks(Namespace(config.containerd_namespace)),
-            config.exec_root / "network",
-            network_settings(config),
-        )
-    )
     environment = Environment(
         store=store.database.containers(store.namespace),
         images=StoredImages(

@@ -180,7 +180,21 @@ class Puller:
         resolver = self._registries.resolver(credentials, headers=headers)
         document = await resolver.resolve(reference, known=self._documents.known)
         check_size(document.descriptor)
-        run = self._run(reference, resolver.fetcher(reference), lease, Progress())
+        return await self.locate_in(
+            reference, document, wanted, fetcher=resolver.fetcher(reference), lease=lease
+        )
+
+    async def locate_in(
+        self,
+        reference: Reference,
+        document: Document,
+        wanted: Platform,
+        *,
+        fetcher: Fetcher,
+        lease: LeaseID,
+    ) -> "Located":
+        """As `locate`, of a target that is known, with whatever serves it."""
+        run = self._run(reference, fetcher, lease, Progress())
         single = not mediatypes.is_index(document.descriptor.media_type)
         await self._choose(run, document, None if single else [wanted])
         for node in run.nodes:

@@ -84,6 +84,13 @@ def config_of(result: Result, id: str) -> bytes | None:
     return result.metadata.get(CONFIG_KEY)
 
 
+class _Statement(msgspec.Struct, frozen=True):
+    """What a scanner writes."""
+
+    predicate: msgspec.Raw
+    predicate_type: str = msgspec.field(name="predicateType", default="")
+
+
 class Assembler:
     """Makes the documents of one export."""
 
@@ -201,7 +208,7 @@ class Assembler:
 
     async def _attested(self, built: Built, attestations: Sequence[Attestation]) -> Built:
         statements: list[Descriptor] = []
-        for attestation in attestations:
+        for attestation in await unbundled(attestations):
             body = await statement(attestation, built, self._options.names)
             described = msgspec.structs.replace(
                 descriptor_of(body, mediatypes.IN_TOTO),
@@ -271,12 +278,35 @@ class Assembler:
         return msgspec.structs.replace(target, annotations=extra) if extra else target
 
 
+async def unbundled(attestations: Sequence[Attestation]) -> list[Attestation]:
+    """The same, with each statement of a bundle on its own. Raises `InvalidArgumentError` for one that is none."""
+    found: list[Attestation] = []
+    for attestation in attestations:
+        if attestation.ref is None or attestation.path != "/":
+            found.append(attestation)
+            continue
+        for entry in await attestation.ref.read_dir("/", pattern="*.json"):
+            raw = await attestation.ref.read_file(entry.path)
+            try:
+                document = msgspec.json.decode(raw, type=_Statement)
+            except (msgspec.MsgspecError, RecursionError) as exc:
+                raise InvalidArgumentError(f"the scanner's {entry.path} is no in-toto statement") from exc
+            found.append(
+                Attestation(
+                    predicate_type=document.predicate_type or attestation.predicate_type,
+                    body=bytes(document.predicate),
+                    inline_only=attestation.inline_only,
+                )
+            )
+    return found
+
+
 async def statement(attestation: Attestation, built: Built, names: Sequence[Reference]) -> bytes:
     """The in-toto statement about an image: its subjects are the image's names, and its digest.
 
     Raises `InvalidArgumentError` if the predicate is not JSON.
     """
-    raw = attestation.body
+    raw = attestation.body(built.layers) if callable(attestation.body) else attestation.body
     if raw is None:
         if attestation.ref is None:
             raise InvalidArgumentError(f"the attestation {attestation.predicate_type} has no content")

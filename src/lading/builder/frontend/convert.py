@@ -70,8 +70,8 @@ class Converter:
             find_context=self.contexts.find,
             target=target,
             ignores_cache=options.ignores_cache,
-        ).plan(stages)
-        goal = plan.target(options.target)
+        ).plan(stages, options.target)
+        goal = plan.goal
         await Bases(
             contexts=self.contexts,
             images=self.images,
