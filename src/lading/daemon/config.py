@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, cast
 
 import msgspec
 
+from lading.containers import logdriver
 from lading.daemon import options
 from lading.daemon.options import REASONS, Kind, Meaning, Option
 from lading.errors import FailedPreconditionError, InvalidArgumentError, UnsupportedError
@@ -86,6 +87,9 @@ class Config:
     shutdown_timeout: int = 10
     oom_score_adjust: int = -500
     default_runtime: str = "runc"
+    log_driver: str = logdriver.DEFAULT
+    log_opts: Mapping[str, str] = field(default_factory=dict[str, str])
+    init: bool = False
     runtimes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     http_proxy: str = field(default="", repr=False)
     https_proxy: str = field(default="", repr=False)
@@ -300,6 +304,7 @@ def build(values: Values, *, config_file: str = "") -> Config:
         warnings=tuple(warning for warning in warnings if warning),
     )
     _check(config)
+    logdriver.check(config.log_driver, config.log_opts)
     return config
 
 

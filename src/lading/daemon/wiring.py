@@ -624,6 +624,9 @@ async def open_container_service(
         runtimes={"": default} | {name: name for name in available},
         cgroup_v2=host.cgroup_version() == "2",
         init_path=host.init_program(),
+        init=config.init,
+        log_driver=config.log_driver,
+        log_options=dict(config.log_opts),
     )
     return await stack.enter_async_context(open_containers(environment))
 

@@ -70,7 +70,7 @@ class Host:
     debug: bool = False
     warnings: Sequence[str] = ()
     log_driver: str = "json-file"
-    log_drivers: Sequence[str] = ("json-file", "none")
+    log_drivers: Sequence[str] = ("json-file", "local", "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
