@@ -401,21 +401,37 @@ def test_on_the_classic_store_buildx_itself_explains(daemon: Daemon, context: Pa
     assert "Multi-platform build is not supported for the docker driver." in done.stderr
 
 
-def test_a_cache_in_a_registry_saves_the_work(builder: Daemon, registry: str, context: Path) -> None:
-    place = f"type=registry,ref={registry}/kept"
-    build(builder, context, "--cache-to", f"{place},mode=max")
-    builder.docker("buildx", "prune", "-af")
-    done = build(builder, context, "--cache-from", place)
-    assert "importing cache manifest" in done.stderr
-    assert cached(done) == 5
+@pytest.mark.parametrize("kind", ["registry", "local", "inline"])
+def test_a_cache_that_is_shared(registry: str, context: Path, kind: str) -> None:
+    place = context.parent / "cache"
+    to, source = {
+        "registry": (f"type=registry,mode=max,ref={registry}/cache", f"type=registry,ref={registry}/cache"),
+        "local": (f"type=local,mode=max,dest={place}", f"type=local,src={place}"),
+        "inline": ("type=inline", f"type=registry,ref={registry}/inlined"),
+    }[kind]
+    image = f"type=image,push=true,name={registry}/inlined"
+    with running_daemon() as first:
+        give_plugins(first)
+        build(first, context, "--cache-to", to, "--provenance=false", "-o", image)
+    with running_daemon() as second:
+        give_plugins(second)
+        done = build(second, context, "--cache-from", source, "--provenance=false", "-t", "again")
+        assert cached(done) >= 4, done.stderr
+        assert second.docker("run", "--rm", "--network=none", "again").startswith("x86_64 hello from")
 
 
-def test_a_cache_in_a_directory_and_one_in_the_image(builder: Daemon, registry: str, context: Path) -> None:
-    directory = context.parent / "cache"
-    build(builder, context, "--cache-to", f"type=local,dest={directory},mode=max")
-    builder.docker("buildx", "prune", "-af")
-    assert cached(build(builder, context, "--cache-from", f"type=local,src={directory}")) == 5
-    name = f"{registry}/inline"
-    build(builder, context, "--cache-to", "type=inline", "--push", "-t", name)
-    builder.docker("buildx", "prune", "-af")
-    assert cached(build(builder, context, "--cache-from", name)) == 5
+def test_a_cache_that_nobody_has_is_refused(builder: Daemon, context: Path) -> None:
+    done = build(builder, context, "--cache-to", "type=nonsense", check=False)
+    assert done.returncode == 1
+    assert "nonsense" in done.stderr
+
+
+def test_what_is_in_an_image_without_a_scanner(builder: Daemon, registry: str, context: Path) -> None:
+    (context / "status").write_text("Package: thing\nVersion: 1.0-1\nArchitecture: all\n")
+    (context / "Dockerfile").write_text(DOCKERFILE + "COPY status /var/lib/dpkg/status\n")
+    name = f"{registry}/listed"
+    build(builder, context, BOTH, "--sbom=true", "--provenance=false", "--push", "-t", name)
+    shown = json.loads(builder.docker("buildx", "imagetools", "inspect", "--format", "{{json .SBOM}}", name))
+    assert set(shown) == {"linux/amd64", "linux/arm64"}
+    names = [package["name"] for package in shown["linux/arm64"]["SPDX"]["packages"]]
+    assert names == ["thing", "sbom"]

@@ -4,10 +4,8 @@ Clients call in any order: the bridge, the status stream and the session of a bu
 lookup waits a while, as BuildKit's do.
 """
 
-import base64
-import json
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -22,23 +20,23 @@ from lading.builder.model import (
     Frontend,
     Gateway,
     Job,
-    LayerForm,
     Progress,
+    Ref,
     Result,
     Solver,
 )
 from lading.builder.progress import ProgressLog
 from lading.core import leases
 from lading.core.session import Session, Sessions
-from lading.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError
+from lading.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError, UnsupportedError
 from lading.formats.llb.definition import Definition
 from lading.kit.tasks import Signal
 
-INLINE_CACHE_KEY: Final = "containerimage.inlinecache"
-"""Metadata of a result: the cache that goes into an image's config, as JSON (``/linux/arm64`` appended if there are several)."""
 BRIDGE_SECONDS: Final = 3.0
 STATUS_SECONDS: Final = 6.0
 UNRECORDED: Final = 256
+INLINE: Final = "inline"
+CACHES: Final = frozenset({INLINE, "registry", "local"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +83,49 @@ class _Places(msgspec.Struct, frozen=True):
     """``refs.platforms``."""
 
     platforms: tuple[_Place, ...] = msgspec.field(name="Platforms", default=())
+
+
+class _Import(msgspec.Struct, frozen=True):
+    """An entry of the option ``cache-imports``."""
+
+    type: str = msgspec.field(name="Type", default="")
+    attributes: dict[str, str] = msgspec.field(name="Attrs", default_factory=dict[str, str])
+
+
+def imports_of(wish: SolveWish) -> Sequence[CacheWish]:
+    """The caches to look into; clients name them in the request, or in an option for their frontend."""
+    try:
+        asked = msgspec.json.decode(wish.options.get("cache-imports") or "[]", type=list[_Import])
+    except msgspec.MsgspecError as exc:
+        raise InvalidArgumentError("the option cache-imports is malformed") from exc
+    found = list(wish.cache_imports)
+    for each in asked:
+        cache = CacheWish(type=each.type, attributes=each.attributes)
+        if cache not in found:
+            found.append(cache)
+    return found
+
+
+def check_caches(wish: SolveWish) -> None:
+    """Refuse what cannot be honoured before anything is built. Raises `UnsupportedError`."""
+    for cache in (*wish.cache_exports, *imports_of(wish)):
+        if cache.type not in CACHES:
+            raise UnsupportedError(
+                f"caches of type {cache.type[:64]!r} are not offered", hint=f"use {', '.join(sorted(CACHES))}"
+            )
+
+
+def _inline(
+    wish: SolveWish, job: Job, lease: leases.LeaseID
+) -> Callable[[Ref, Sequence[str]], Awaitable[bytes | None]] | None:
+    wanted = next((cache for cache in wish.cache_exports if cache.type == INLINE), None)
+    if wanted is None:
+        return None
+
+    async def inline(ref: Ref, layers: Sequence[str]) -> bytes | None:
+        return await job.inline_cache(wanted.attributes, ref, layers, lease=lease)
+
+    return inline
 
 
 def in_order(result: Result) -> Result:
@@ -284,6 +325,7 @@ class Control:
         if wish.session:
             build.session = await self._sessions.get(wish.session)
         exporters = [self._make_exporter(each, wish) for each in wish.exports]
+        check_caches(wish)
         no_cache = wish.options.get("no-cache") == ""
         async with self._solver.open_job(
             wish.ref,
@@ -292,13 +334,12 @@ class Control:
             no_cache=no_cache,
             entitlements=wish.entitlements,
         ) as job:
-            for cache in wish.cache_imports:
+            for cache in imports_of(wish):
                 await job.import_cache(cache.type, cache.attributes)
             result = in_order(await self._make_result(build, job))
             await evaluate_all(result)
             for finisher in self._finishers:
                 result = await finisher.finish(result, build)
-            result = await _with_inline_caches(result, build, job)
             build.result = result
             response = {
                 key: value.decode("utf-8", "replace")
@@ -307,12 +348,17 @@ class Control:
             }
             for index, exporter in enumerate(exporters):
                 context = ExportContext(
-                    ref=wish.ref, index=index, session=build.session, progress=build.log, lease=build.lease
+                    ref=wish.ref,
+                    index=index,
+                    session=build.session,
+                    progress=build.log,
+                    lease=build.lease,
+                    inline_cache=_inline(wish, job, build.lease),
                 )
                 response |= await exporter.export(result, context)
             refs = [ref for ref in result.refs.values() if ref is not None]
             for cache in wish.cache_exports:
-                if cache.type != "inline":  # which the exporters put into the image
+                if cache.type != INLINE:
                     response |= await job.export_cache(cache.type, cache.attributes, refs, lease=build.lease)
             return response
 
@@ -338,20 +384,3 @@ class Control:
         build.bridge = Bridge(gateway, self._frontends, wish.options, wish.inputs, asked=asked)
         self._has_changed()
         return await build.bridge.wait_returned()
-
-
-async def _with_inline_caches(result: Result, build: Build, job: Job) -> Result:
-    """The result with its cache in the metadata, where the exporters of images look for it, if the client wants that."""
-    wanted = [cache for cache in build.wish.cache_exports if cache.type == "inline"]
-    metadata = dict(result.metadata)
-    for cache in wanted[:1]:
-        for name, ref in result.refs.items():
-            if ref is None:
-                continue
-            layers = await ref.layers(LayerForm(), lease=build.lease)
-            blobs = [layer.descriptor.digest for layer in layers]
-            held = await job.inline_cache(cache.attributes, ref, blobs, lease=build.lease)
-            if held is not None:
-                key = f"{INLINE_CACHE_KEY}/{name}" if name else INLINE_CACHE_KEY
-                metadata[key] = json.dumps(base64.b64encode(held).decode()).encode()
-    return replace(result, metadata=metadata)

@@ -13,7 +13,7 @@ the exporters, and ends the status stream. Every vertex that any of this touches
 does; what it holds (processes, mounts, active snapshots) is gone within a second.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -317,6 +317,8 @@ class ExportContext:
     session: Session | None
     progress: Progress
     lease: LeaseID
+    inline_cache: Callable[[Ref, Sequence[str]], Awaitable[bytes | None]] | None = None
+    """What goes into the config of an image of a ref and these layer blobs, if the client wants the cache there."""
 
 
 class Exporter(Protocol):
@@ -368,25 +370,22 @@ class Job(Protocol):
         ...
 
     async def import_cache(self, kind: str, attributes: Mapping[str, str]) -> None:
-        """Look into a cache that somebody exported, from now on. One that is not there is told of, and is no error.
+        """Look into a cache from now on (``registry``, ``local``); one that is not there is told of and is no error.
 
-        Raises `UnsupportedError` for a type that is not offered.
+        Raises `UnsupportedError` for another kind.
         """
         ...
 
     async def export_cache(
         self, kind: str, attributes: Mapping[str, str], refs: Sequence[Ref], *, lease: LeaseID
     ) -> Mapping[str, str]:
-        """Write the cache of refs of this build to a registry or to the client; what the client is told.
-
-        Raises `UnsupportedError`, `InvalidArgumentError`.
-        """
+        """Write the cache of refs of this build to a place; what the client is told. Raises as `import_cache`."""
         ...
 
     async def inline_cache(
         self, attributes: Mapping[str, str], ref: Ref, layers: Sequence[str], *, lease: LeaseID
     ) -> bytes | None:
-        """The cache of a ref for the config of an image that has these layer blobs; ``None`` if there is nothing to say."""
+        """The cache of a ref as it goes into the config of an image with these layer blobs; ``None`` if there is none."""
         ...
 
 

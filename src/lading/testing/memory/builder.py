@@ -27,7 +27,7 @@ from lading.builder.model import (
 from lading.core.leases import LeaseID
 from lading.core.session import Session
 from lading.core.snapshots import SnapshotName
-from lading.errors import InvalidArgumentError, NotFoundError, UnsupportedError
+from lading.errors import InvalidArgumentError, NotFoundError
 from lading.formats.llb.definition import Definition
 from lading.oci.digest import Digest
 
@@ -142,6 +142,8 @@ class MemorySolver(Solver):
     def __init__(self) -> None:
         self.trees: dict[Digest, MemoryTree] = {}
         self.records: list[UsageRecord] = []
+        self.imported: list[Mapping[str, str]] = []
+        """Attributes of the caches that builds looked into."""
         self.open: set[str] = set()
         """The jobs that are open."""
 
@@ -188,13 +190,13 @@ class _Job(Job):
 
     @override
     async def import_cache(self, kind: str, attributes: Mapping[str, str]) -> None:
-        raise UnsupportedError(f"importing a cache of type {kind!r} is not supported", subject=kind)
+        self._solver.imported.append(dict(attributes))
 
     @override
     async def export_cache(
         self, kind: str, attributes: Mapping[str, str], refs: Sequence[Ref], *, lease: LeaseID
     ) -> Mapping[str, str]:
-        raise UnsupportedError(f"exporting a cache of type {kind!r} is not supported", subject=kind)
+        return {"cache.manifest": ",".join(ref.id for ref in refs)}
 
     @override
     async def inline_cache(
