@@ -29,6 +29,7 @@ from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.digest import Digest
 from lading.oci.reference import Reference
 from lading.testing.memory.networks import MemoryNetworks
+from lading.testing.memory.volumes import MemoryVolumes, Shelf
 from lading.transfer.commit import Changes, CommitOptions
 
 APPLETS = [
@@ -230,6 +231,11 @@ class NoDiffer(Differ):
         yield iter([bytes(1024)])
 
 
+def shelf(directory: Path) -> Shelf:
+    (directory / "volumes").mkdir(exist_ok=True)
+    return Shelf(directory / "volumes")
+
+
 def environment(
     directory: Path, runtime: Runtime, *, images: ImageSource | None = None, bus: Bus | None = None
 ) -> Environment:
@@ -247,6 +253,7 @@ def environment(
         runtime=runtime,
         bus=bus or EventBus(),
         networks=MemoryNetworks(bridge=False),
+        volumes=MemoryVolumes(shelf(directory)),
         root=directory / "root/containers",
         state=directory / "state/containers",
         runtimes={"": "io.containerd.runc.v2", "runc": "io.containerd.runc.v2"},

@@ -90,6 +90,7 @@ def matches(
                 return any(value in networks for value in values)
             case "volume":
                 held = {part for bind in container.binds for part in (bind.source, bind.target)}
+                held |= {part for each in container.document.volumes for part in (each.name, each.target)}
                 return any(value in held for value in values)
             case "health":
                 status = container.health.status if container.health and state.running else "none"

@@ -44,7 +44,9 @@ class Restorer:
     async def restore(self, containers: list[Container]) -> None:
         """Find the containers of earlier daemons: take up those that run, finish those that ended meanwhile."""
         tasks = {task.id: task for task in await self._life.env.runtime.load()}
-        await self._life.networking.recover([each.id for each in containers if each.id in tasks])
+        living = [each for each in containers if each.id in tasks]
+        await self._life.networking.recover([each.id for each in living])
+        await self._life.holding.recover(living)
         async with anyio.create_task_group() as group:
             for container in containers:
                 group.start_soon(self._restore, container, tasks.pop(container.id, None))
@@ -73,6 +75,7 @@ class Restorer:
             if found.status is Status.CREATED:  # the daemon died between create and start; nothing ran yet
                 await self._destroy(task)
                 await self._life.networking.leave(container)
+                await self._life.holding.leave(container)
                 task = None
         if task is None and not state.running:
             if state.restarting:
