@@ -65,7 +65,6 @@ def test_commands_that_cannot_run(engine: Engine, command: str, code: int):
 @pytest.mark.parametrize(
     ("options", "field"),
     [
-        (["-v", "name:/x"], "Binds"),
         (["--cgroup-parent", "x.slice"], "CgroupParent"),
         (["--gpus", "all"], "DeviceRequests"),
         (["--log-driver", "syslog"], "LogConfig"),
