@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import lading
-from lading.core import content, metadata, remotes, runtime, snapshots
+from lading.core import content, images, metadata, remotes, runtime, snapshots
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "lading"
@@ -26,6 +26,7 @@ SUITES: dict[type, str] = {
     snapshots.Snapshotter: "SnapshotterSuite",
     runtime.Runtime: "RuntimeSuite",
     remotes.Registries: "RemotesSuite",
+    images.Naming: "ImageStoreSuite",
 }
 DELEGATING = {"ReloadableRegistries": "hands every call to an HttpRegistries"}
 

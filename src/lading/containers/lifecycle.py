@@ -65,6 +65,7 @@ from lading.kit.tasks import task_group
 
 _DRAIN_SECONDS: Final = 10.0
 _KILL_SECONDS: Final = 10.0
+_KERNEL_PLACES: Final = ("/proc", "/sys", "/dev")
 LOST_EXIT: Final = 255
 """Exit code of a container whose end nobody saw."""
 PROCESS_FILE: Final = "process.json"
@@ -314,6 +315,7 @@ class Lifecycle:
         cwd = document.working_dir or "/"
 
         def look(root: rootfs.Root) -> users.User:
+            root.check_plain(_KERNEL_PLACES)
             user = users.resolve(root, document.user, host.group_add or ())
             if not host.readonly_rootfs or cwd != "/":
                 root.make_directory(cwd)

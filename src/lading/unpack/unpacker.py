@@ -157,6 +157,13 @@ class Unpacker:
             await self._content.update(config_digest, {label: name})
         return name
 
+    async def unpack_layers(
+        self, layers: Sequence[Layer], *, lease: LeaseID, source: Source, progress: Progress
+    ) -> None:
+        """Make the snapshots of layers that no image holds; ``lease`` does. As `unpack`."""
+        if layers and not await self._hold(layers[-1].chain_id, lease):
+            await self._unpack_all(layers, lease, source, progress)
+
     async def kept(self, image: Descriptor, *, lease: LeaseID | None) -> SnapshotName | None:
         """The top snapshot of an image that is kept unpacked: ``image`` is its config.
 

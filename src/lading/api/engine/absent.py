@@ -1,4 +1,4 @@
-"""What clients probe for and this engine does not have: Swarm, plugins, volumes, networks beyond host and none, a builder.
+"""What clients probe for and this engine does not have: Swarm, plugins, volumes, networks beyond host and none.
 
 Clients must get an answer that they understand: an empty list, a JSON 404, or words that say what is missing.
 """
@@ -19,10 +19,6 @@ from lading.errors import (
 _NO_SWARM: Final = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm '
     "and try again."
-)
-_NO_BUILDER: Final = UnsupportedError(
-    "this engine has no legacy builder",
-    hint="install docker's buildx plugin, which docker build then uses",
 )
 _SWARM: Final = ("nodes", "services", "tasks", "secrets", "configs")
 
@@ -67,12 +63,6 @@ def add_search(router: Router) -> None:
     router.add(
         "GET", "/images/search", _refuse(UnsupportedError("this engine searches no registry", hint=hint))
     )
-
-
-def add_builder(router: Router) -> None:
-    """Refuse the legacy builder."""
-    router.add("POST", "/build", _refuse(_NO_BUILDER))
-    router.add("POST", "/build/cancel", _refuse(_NO_BUILDER))
 
 
 def _refuse(error: LadingError) -> Handler:
