@@ -154,7 +154,8 @@ async def build_house(root: Path, *, driver: str = "overlayfs") -> AsyncGenerato
             )
         )
         await runtime.load()
-        stack.callback(remove_cgroups, "/lading/build")
+        parent = f"/lading-test-{os.urandom(4).hex()}"
+        stack.callback(remove_cgroups, parent)
         namespace = Namespace(config.containerd_namespace)
         solver = await stack.enter_async_context(
             BuildSolver(
@@ -171,6 +172,7 @@ async def build_house(root: Path, *, driver: str = "overlayfs") -> AsyncGenerato
                     runtime_name="io.containerd.runc.v2",
                     state=config.exec_root / "build",
                     cgroup_v2=False,
+                    cgroup_parent=parent,
                 )
             )
         )

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+import msgspec
 from typing_extensions import override
 
 from lading.builder.model import (
@@ -17,7 +18,7 @@ from lading.builder.model import (
 from lading.builder.ops.images import Image, ImageSources
 from lading.core.leases import LeaseID
 from lading.core.session import Session
-from lading.errors import FailedPreconditionError, LadingError
+from lading.errors import FailedPreconditionError, InvalidArgumentError, LadingError
 from lading.formats.llb.definition import Definition
 from lading.oci import platform as platform_rules
 from lading.oci import reference as references
@@ -39,7 +40,10 @@ class BuildGateway(Gateway):
         images: ImageSources,
         platforms: Sequence[Platform],
         lease: LeaseID,
+        import_cache: Callable[[str, Mapping[str, str]], Awaitable[None]],
     ) -> None:
+        self._import_cache = import_cache
+        self._imports = _imports(options)
         self._load = load
         self._options = options
         self._inputs = inputs
@@ -71,6 +75,9 @@ class BuildGateway(Gateway):
 
     @override
     async def solve(self, definition: Definition, *, evaluate: bool = False) -> Ref:
+        # A client that is its own frontend says what to import as an attribute (BuildKit, client/solve.go).
+        while self._imports:
+            await self._import_cache(*self._imports.pop(0))
         ref = await self._load(definition)
         if evaluate:
             await ref.evaluate()
@@ -121,3 +128,22 @@ class BuildGateway(Gateway):
     @override
     def warn(self, event: WarningEvent) -> None:
         self._progress.tell(event)
+
+
+class _Import(msgspec.Struct, rename="pascal"):
+    """An entry of ``cache-imports``."""
+
+    type: str = ""
+    attrs: dict[str, str] | None = None
+
+
+def _imports(options: Mapping[str, str]) -> list[tuple[str, Mapping[str, str]]]:
+    """What ``cache-imports`` asks for. Raises `InvalidArgumentError`."""
+    text = options.get("cache-imports", "")
+    if not text:
+        return []
+    try:
+        entries = msgspec.json.decode(text, type=list[_Import])
+    except msgspec.MsgspecError as exc:
+        raise InvalidArgumentError(f"cache-imports is malformed: {exc}") from exc
+    return [(one.type, one.attrs or {}) for one in entries]

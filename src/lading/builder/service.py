@@ -73,6 +73,7 @@ class Environment:
     state: Path
     networking: Networking | None = None
     cgroup_v2: bool = True
+    cgroup_parent: str = "/lading/build"
     host: Platform | None = None
 
 
@@ -109,6 +110,7 @@ class BuildSolver(Solver):
             emulation=self.emulation,
             networking=env.networking,
             cgroup_v2=env.cgroup_v2,
+            cgroup_parent=env.cgroup_parent,
         )
         tools = ExecTools(
             trees=trees,
@@ -241,6 +243,7 @@ class BuildJob(Job):
     def __init__(self, solver: BuildSolver, job: live.Job[Tree]) -> None:
         self._solver = solver
         self._job = job
+        self._imported: list[tuple[str, Mapping[str, str]]] = []
 
     @property
     def session(self) -> Session | None:
@@ -255,6 +258,9 @@ class BuildJob(Job):
     async def import_cache(self, kind: str, attributes: Mapping[str, str]) -> None:
         """Look into a cache from now on; see `SharedCaches.open`."""
         solver, job = self._solver, self._job
+        if (kind, attributes) in self._imported:
+            return  # clients say it twice: in the request, and as an attribute of the frontend
+        self._imported.append((kind, attributes))
         job.caches += await solver.caches.open(
             kind,
             attributes,
@@ -302,6 +308,7 @@ class BuildJob(Job):
             images=self._solver.images,
             platforms=self._solver.platforms,
             lease=self._solver.trees.lease,
+            import_cache=self.import_cache,
         )
 
 
