@@ -399,3 +399,21 @@ def test_other_machines_reach_published_ports_alone(engine: Engine, daemon: Netn
         engine.docker("rm", "-f", name)
     engine.docker("network", "rm", "inner")
     assert "lading-" not in daemon.machine.rules()
+
+
+def test_containers_on_a_link_of_the_machine(engine: Engine, daemon: NetnsDaemon):
+    assert "needs a parent" in engine.run("network", "create", "-d", "macvlan", "lan").stderr
+    daemon.machine.run("ip", "link", "add", "lan0", "type", "veth", "peer", "name", "lan1")
+    try:
+        for link in ("lan0", "lan1"):
+            daemon.machine.run("ip", "link", "set", link, "up")
+        engine.docker(
+            "network", "create", "-d", "macvlan", "-o", "parent=lan0", "--subnet", "10.83.0.0/24", "lan"
+        )
+        engine.docker("run", "-d", "--name", "first", "--network", "lan", "box", "sleep", "1000")
+        said = engine.docker("run", "--rm", "--network", "lan", "box", "ping", "-c1", "-W5", "10.83.0.2")
+        assert "1 packets received" in said
+        engine.docker("rm", "-f", "first")
+        engine.docker("network", "rm", "lan")
+    finally:
+        daemon.machine.run("ip", "link", "del", "lan0")

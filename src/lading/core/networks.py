@@ -13,7 +13,7 @@ processes in it go on talking. The next daemon calls `recover` with the sandboxe
 cleaned up, with whatever a half-done call left, so that no namespace, address, port or rule of a dead one stays. Closing and
 disconnecting are idempotent for the same reason, and go on as far as they can when a part is missing.
 
-**Names.** In a network that resolves names (every one but the predefined ``bridge``) an endpoint is found by each of its
+**Names.** In a network that resolves names (every bridge but the predefined one) an endpoint is found by each of its
 names from every other endpoint; a name that several share resolves to all of their addresses. Other names are forwarded to
 the machine's resolvers, or to those that the endpoint asked for.
 
@@ -94,7 +94,7 @@ class Network:
     @property
     def resolves_names(self) -> bool:
         """Whether its endpoints find each other by name."""
-        return self.interface != "" and not self.predefined
+        return self.driver == BRIDGE and not self.predefined
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)

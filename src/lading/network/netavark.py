@@ -199,7 +199,7 @@ def _network(network: Network, endpoint: Endpoint) -> dict[str, Any]:
         "subnets": [{"subnet": each.subnet, "gateway": each.gateway} for each in network.subnets],
         "ipv6_enabled": addresses.of_version(network.subnets, 6) is not None,
         "internal": network.internal,
-        "dns_enabled": network.resolves_names and network.driver == "bridge",
+        "dns_enabled": network.resolves_names,
         "ipam_options": {"driver": "host-local"},
         "options": _options(network, endpoint),
     }

@@ -87,7 +87,7 @@ def choose(
         ipv6_prefix=_prefix(six),
         ipv6_gateway=_gateway(network, six),
         names=tuple(dict.fromkeys(request.names)),
-        servers=(four.gateway,) if four and network.resolves_names and network.driver == BRIDGE else (),
+        servers=(four.gateway,) if four and network.resolves_names else (),
         resolvers=tuple(request.resolvers),
         # Of equals the first has the default route.
         priority=request.priority - len(record.places),
