@@ -29,7 +29,7 @@ demo: setup ## show Lading at work: pull, list, run, push
 daemon: setup ## leave a daemon running on a private socket
 	@scripts/daemon.sh
 
-bench: setup ## measure beside the peers; raw samples in bench/results
-	$(RUN)/python bench/run.py
+bench: setup ## measure beside the peers (BENCH=--quick, --pairs 7 ...); raw samples in bench/results
+	$(RUN)/python bench/run.py $(BENCH)
 
 .PHONY: help setup check test test-nightly demo daemon bench

@@ -405,7 +405,7 @@ class ErofsSnapshotter(OverlaySnapshotter):
 
     @override
     async def _wait_for_work(self) -> None:
-        with anyio.move_on_after(self._idle_seconds):
+        with anyio.move_on_after(max(self._idle_seconds, 1.0)):  # what became idle is work, too
             await super()._wait_for_work()
 
     @override
