@@ -22,14 +22,17 @@ from lading.oci.digest import Digest
 
 
 class ClassicRecords(images.Store):
-    """`images.Store` of one namespace over a classic store; the only one for it in this process."""
+    """`images.Store` of one namespace over a classic store; the only one for it in this process.
+
+    ``database`` is where the images are; who changes or reads them here goes through this one.
+    """
 
     def __init__(
         self, rows: images.Store, database: ImageDatabase, names: Names, leases: leases.Manager
     ) -> None:
         self._rows = rows
         self._leases = leases
-        self._database = database
+        self.database = database
         self._names = names
         self._one = anyio.Lock()
 
@@ -96,7 +99,7 @@ class ClassicRecords(images.Store):
     async def _drop_nameless(self, image: Digest) -> None:
         if not await self._rows.by_target(image):
             with anyio.CancelScope(shield=True):
-                await aio.run(aio.DISK, self._database.remove, image)
+                await aio.run(aio.DISK, self.database.remove, image)
                 with contextlib.suppress(NotFoundError):
                     await self._leases.delete(known_lease(image))
 

@@ -11,7 +11,7 @@ import msgspec
 from typing_extensions import override
 
 from lading.classic import assemble
-from lading.classic.imagedb import ImageDatabase, KnownBlobs
+from lading.classic.imagedb import KnownBlobs
 from lading.classic.layerdb import SPLIT, LayerDatabase, LayerRecord
 from lading.classic.layout import DRIVER, Layout
 from lading.classic.records import ClassicRecords, known_lease
@@ -62,7 +62,8 @@ class LocalClassicStore(ClassicStore):
         self._layout = layout
         self._records = records
         self._content = blobs
-        self._images = ImageDatabase(layout)
+        self._images = records.database
+        self._foreign: Mapping[str, Digest] | None = None
         self._layers = LayerDatabase(layout)
         self._known = KnownBlobs(layout)
         self._names = KeyedLock()
@@ -171,7 +172,9 @@ class LocalClassicStore(ClassicStore):
 
     @override
     async def foreign_uses(self) -> Mapping[str, Digest]:
-        return await aio.run(aio.DISK, foreign_containers, self._layout.root)
+        if self._foreign is None:
+            self._foreign = await aio.run(aio.DISK, foreign_containers, self._layout.root)
+        return self._foreign
 
     # Going out.
 

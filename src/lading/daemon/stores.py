@@ -15,7 +15,7 @@ from lading.classic.layout import Layout
 from lading.classic.records import ClassicRecords
 from lading.classic.rows import LayerRows
 from lading.classic.source import LocalClassicSource
-from lading.classic.store import LocalClassicStore, foreign_containers
+from lading.classic.store import LocalClassicStore
 from lading.classic.sync import Stores, sync
 from lading.content.local import LocalContentStore
 from lading.core import content, images, leases, metadata
@@ -102,11 +102,6 @@ async def hidden(config: Config, database: metadata.Database, kind: StoreKind) -
         return {"images": len(targets), "containers": containers}
     images_ = await aio.run(aio.DISK, ImageDatabase(Layout(config.data_root)).ids)
     return {"images": len(images_), "containers": containers}
-
-
-async def foreign(config: Config) -> int:
-    """How many containers dockerd keeps in the data-root, which only dockerd shows."""
-    return len(await aio.run(aio.DISK, foreign_containers, config.data_root))
 
 
 def classic_source(config: Config, database: metadata.Database) -> LocalClassicSource:

@@ -29,6 +29,7 @@ from lading.api.engine import files as file_routes
 from lading.api.engine import images as image_routes
 from lading.api.engine import lading as lading_routes
 from lading.api.engine import networks as network_routes
+from lading.api.engine import volumes as volume_routes
 from lading.api.engine.routing import Router
 from lading.containers.environment import Environment, Resolving, StoredImages
 from lading.containers.service import ContainerService
@@ -36,6 +37,7 @@ from lading.containers.service import open_service as open_containers
 from lading.content.local import LocalContentStore, utc_now
 from lading.core import content, facts, images, leases, metadata
 from lading.core.addresses import DEFAULT_POOLS
+from lading.core.classic import ClassicStore
 from lading.core.events import Bus
 from lading.core.metadata import Namespace
 from lading.core.networks import Networks
@@ -72,6 +74,7 @@ from lading.snapshots.erofs import ErofsSnapshotter
 from lading.snapshots.native import NativeSnapshotter
 from lading.snapshots.overlay import OverlaySnapshotter
 from lading.transfer.service import TransferService
+from lading.volumes.local import open_volumes
 
 _log: Final = structlog.get_logger(__name__)
 DATABASE: Final = "lading.db"
@@ -106,6 +109,8 @@ class Store:
     """The image store of one namespace: ports and services, without containers and without an edge."""
 
     selection: Selection
+    classic: ClassicStore | None
+    """The classic store's own part, if that is the one in use."""
     namespace: Namespace
     database: metadata.Database
     content: content.Store
@@ -206,6 +211,7 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
     exchange = make_exchange(service=service, records=records, transfer=transfer, registries=registries)
     return Store(
         selection=selection,
+        classic=classic.store if classic else None,
         namespace=namespace,
         database=database,
         content=store,
@@ -399,6 +405,7 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
             containers=lambda: usage.count_containers(service),
             image_usage=lambda version: usage.image_usage(store.images, version),
             container_usage=lambda version: usage.container_usage(service, version),
+            volume_usage=lambda version: usage.volume_usage(service, version),
             build_usage=lambda version: build_cache.disk_usage(builder.solver, version),
             listeners=lambda: bus.subscribers,
             open_files=lambda: len(os.listdir("/proc/self/fd")),
@@ -439,7 +446,7 @@ async def hidden_warnings(config: Config, store: Store) -> list[str]:
     other = store.selection.kind.other
     words = hidden_words(other, await stores.hidden(config, store.database, other))
     found = [words] if words else []
-    if store.selection.kind is StoreKind.CLASSIC and (count := await stores.foreign(config)):
+    if store.classic is not None and (count := len(await store.classic.foreign_uses())):
         found.append(
             f"{count} container{'' if count == 1 else 's'} of dockerd in this data-root can be seen by dockerd only"
         )
@@ -508,8 +515,8 @@ def make_router(
     exec_routes.add_routes(router, service)
     file_routes.add_routes(router, service)
     network_routes.add_routes(router, service)
+    volume_routes.add_routes(router, service.volumes)
     lading_routes.add_routes(router, store.maintenance, stores)
-    absent.add_volumes(router)
     absent.add_swarm(router)
     absent.add_plugins(router)
     legacy_build.add_routes(router, builder.legacy)
@@ -561,6 +568,12 @@ async def open_container_service(
     async def find(name: str) -> images.Image:
         return (await store.images.find(name)).image
 
+    volumes = await stack.enter_async_context(
+        open_volumes(
+            store.database.volumes(Namespace(config.containerd_namespace)),
+            config.data_root / "volumes" / config.containerd_namespace,
+        )
+    )
     environment = Environment(
         store=store.database.containers(store.namespace),
         images=StoredImages(
@@ -575,6 +588,7 @@ async def open_container_service(
         runtime=runtime,
         bus=store.bus,
         networks=networks,
+        volumes=volumes,
         resolving=resolving(config),
         root=config.data_root / "containers",
         state=config.exec_root / "containers",

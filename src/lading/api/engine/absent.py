@@ -8,7 +8,7 @@ from typing import Final
 from aiohttp import web
 
 from lading.api.engine.routing import Handler, Request, Router
-from lading.api.engine.streams import empty, json_response
+from lading.api.engine.streams import json_response
 from lading.errors import (
     LadingError,
     NotFoundError,
@@ -20,34 +20,7 @@ _NO_SWARM: Final = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm '
     "and try again."
 )
-_NO_VOLUMES: Final = UnsupportedError("this engine keeps no volumes", hint="use a bind mount: -v /path:/path")
 _SWARM: Final = ("nodes", "services", "tasks", "secrets", "configs")
-
-
-def add_volumes(router: Router) -> None:
-    """Serve ``/volumes``, of which there are none."""
-
-    async def listing(request: Request) -> web.StreamResponse:
-        request.filters(("dangling", "driver", "label", "name"))
-        return json_response({"Volumes": [], "Warnings": None})
-
-    async def missing(request: Request) -> web.StreamResponse:
-        raise NotFoundError(f"get {request.param('name')}: no such volume")
-
-    async def remove(request: Request) -> web.StreamResponse:
-        if request.flag("force"):
-            return empty()
-        return await missing(request)
-
-    async def prune(request: Request) -> web.StreamResponse:
-        request.filters(("all", "label", "label!"))
-        return json_response({"VolumesDeleted": None, "SpaceReclaimed": 0})
-
-    router.add("GET", "/volumes", listing)
-    router.add("GET", "/volumes/{name}", missing)
-    router.add("DELETE", "/volumes/{name}", remove)
-    router.add("POST", "/volumes/prune", prune)
-    router.add("POST", "/volumes/create", _refuse(_NO_VOLUMES))
 
 
 def add_swarm(router: Router) -> None:
