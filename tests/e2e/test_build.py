@@ -427,6 +427,17 @@ def test_a_cache_that_nobody_has_is_refused(builder: Daemon, context: Path) -> N
     assert "nonsense" in done.stderr
 
 
+def test_what_is_in_an_image_without_a_scanner(builder: Daemon, registry: str, context: Path) -> None:
+    (context / "status").write_text("Package: thing\nVersion: 1.0-1\nArchitecture: all\n")
+    (context / "Dockerfile").write_text(DOCKERFILE + "COPY status /var/lib/dpkg/status\n")
+    name = f"{registry}/listed"
+    build(builder, context, BOTH, "--sbom=true", "--provenance=false", "--push", "-t", name)
+    shown = json.loads(builder.docker("buildx", "imagetools", "inspect", "--format", "{{json .SBOM}}", name))
+    assert set(shown) == {"linux/amd64", "linux/arm64"}
+    names = [package["name"] for package in shown["linux/arm64"]["SPDX"]["packages"]]
+    assert names == ["thing", "sbom"]
+
+
 def test_the_real_buildkit_reads_our_cache(builder: Daemon, tmp_path: Path) -> None:
     if why := dockerd.missing():
         pytest.skip(why)

@@ -1,9 +1,9 @@
 """The corpus, built by the real buildx with this daemon: the same trees, configs and histories that BuildKit makes."""
 
-from collections.abc import Generator
+from pathlib import Path
 
 import pytest
-from support import corpus
+from support import corpus, dockerd
 from support.daemon import Daemon
 from support.newer import CLI_PLUGINS
 
@@ -20,14 +20,28 @@ def buildx(shared_daemon: Daemon, tmp_path_factory: pytest.TempPathFactory) -> c
     return made
 
 
-def parameters() -> Generator[object]:
-    for case in CASES:
-        marks = [] if case.name in SAMPLE else [pytest.mark.nightly]
-        yield pytest.param(case, id=case.name, marks=marks)
+PARAMETERS = [
+    pytest.param(case, id=case.name, marks=[] if case.name in SAMPLE else [pytest.mark.nightly])
+    for case in CASES
+]
 
 
-@pytest.mark.parametrize("case", parameters())
+@pytest.mark.parametrize("case", PARAMETERS)
 def test_a_dockerfile_becomes_what_buildkit_makes_of_it(case: corpus.Case, buildx: corpus.Buildx) -> None:
-    made, expected = buildx.build(case), case.expected()
+    made, expected = buildx.build(case, built_in=False), case.expected()
     for key in ("exit_code", "config", "tree", "warnings"):
         assert made.get(key) == expected.get(key), key
+    assert len(made.get("steps", ())) == len(expected.get("steps", ()))
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(bool(dockerd.missing()), reason=dockerd.missing() or "there is one")
+def test_what_is_recorded_is_what_buildkit_makes_today(tmp_path: Path) -> None:
+    with dockerd.classic_dockerd(dockerd.BuildingDockerd) as peer:
+        peer.start()
+        buildx = corpus.Buildx(peer.host, CLI_PLUGINS, tmp_path)
+        buildx.bases()
+        for case in CASES:
+            made, expected = buildx.build(case, built_in=False), case.expected()
+            for key in ("exit_code", "config", "tree", "warnings"):
+                assert made.get(key) == expected.get(key), (case.name, key)

@@ -296,7 +296,7 @@ def shown_steps(steps: Sequence[Mapping[str, Any]], *, pinned: bool = True) -> l
     """
     shown: dict[str, Any] = {}
     for step in steps:
-        op = json.loads(json.dumps(step["op"]))
+        op = json.loads(json.dumps(step["op"] or {"Op": {}}))
         attrs = op.get("Op", {}).get("source", {}).get("attrs", {})
         for key in ("local.session", "local.unique", "oci.session"):
             attrs.pop(key, None)

@@ -42,24 +42,36 @@ class Dockerd:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        inside = Path("/") / self.place.relative_to(ROOT)
         (self.place / "daemon.json").write_text("{}")
-        command = [
-            *("chroot", str(ROOT), "dockerd", "--config-file", f"{inside}/daemon.json"),
-            *("--feature", "containerd-snapshotter=false", "--storage-driver", "overlay2"),
-            *("--bridge", "none", "--iptables=false", "--ip6tables=false"),
-            *("--data-root", f"{inside}/data", "--exec-root", f"{inside}/x", "--pidfile", f"{inside}/pid"),
-            *("--host", f"unix://{inside}/s"),
-        ]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         deadline = time.monotonic() + _START_SECONDS
         while self.run("version", check=False).returncode:
             assert self.process.poll() is None, self.log.read_text()[-4000:]
             assert time.monotonic() < deadline, self.log.read_text()[-4000:]
             time.sleep(0.1)
+
+    @property
+    def inside(self) -> Path:
+        """Its place as the chroot has it."""
+        return Path("/") / self.place.relative_to(ROOT)
+
+    def command(self) -> list[str]:
+        """What is started."""
+        return [
+            *("chroot", str(ROOT), *self._arguments()),
+            *("--feature", "containerd-snapshotter=false", "--storage-driver", "overlay2"),
+            *("--bridge", "none", "--iptables=false", "--ip6tables=false"),
+        ]
+
+    def _arguments(self) -> list[str]:
+        inside = self.inside
+        return [
+            *("dockerd", "--config-file", f"{inside}/daemon.json", "--host", f"unix://{inside}/s"),
+            *("--data-root", f"{inside}/data", "--exec-root", f"{inside}/x", "--pidfile", f"{inside}/pid"),
+        ]
 
     def stop(self) -> None:
         """End it."""
@@ -87,6 +99,15 @@ class Dockerd:
         return self.run(*arguments).stdout.decode()
 
 
+class BuildingDockerd(Dockerd):
+    """With the containerd store, and a network of its own (in a namespace) that builds can run in."""
+
+    def command(self) -> list[str]:
+        """What is started."""
+        daemon = ["chroot", str(ROOT), *self._arguments(), "--feature", "containerd-snapshotter=true"]
+        return ["unshare", "--net", "sh", "-c", 'ip link set lo up; exec "$@"', "sh", *daemon]
+
+
 def images(host: str) -> list[dict[str, Any]]:
     """Every image as the API lists it, in a comparable form."""
     done = subprocess.run(
@@ -103,10 +124,10 @@ def images(host: str) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def classic_dockerd() -> Generator[Dockerd]:
+def classic_dockerd(kind: type[Dockerd] = Dockerd) -> Generator[Dockerd]:
     """A dockerd, not started, with an empty data-root; nothing of it stays."""
     place = Path(tempfile.mkdtemp(prefix="lading-classic-", dir=ROOT / "var/lib"))
-    daemon = Dockerd(place)
+    daemon = kind(place)
     try:
         yield daemon
     finally:

@@ -12,6 +12,7 @@ from lading.api.buildkit.errors import status_of
 from lading.api.buildkit.server import BuildkitServer
 from lading.api.buildkit.worker import Worker
 from lading.builder.attest.finisher import ProvenanceFinisher, record_of
+from lading.builder.attest.sbom import SbomFinisher
 from lading.builder.control import Control, Finisher, MakeExporter, MakeGateway, SolveWish
 from lading.builder.exporters.factory import ExporterFactory
 from lading.builder.frontend.frontend import DockerfileFrontend
@@ -134,7 +135,7 @@ async def open_builder(stack: AsyncExitStack, parts: Parts) -> Builder:
         make_exporter=ExporterFactory(
             parts.transfer, parts.content, host=platforms.host(), exported=exported
         ),
-        finishers=[ProvenanceFinisher()],
+        finishers=[SbomFinisher(), ProvenanceFinisher()],
         worker=Worker(
             id=parts.id,
             hostname=socket.gethostname(),

@@ -5,11 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from google.protobuf.message import Message
-
 from lading.formats.llb import graph, metadata, ops
-from lading.formats.llb.decode import parse_op
 from lading.formats.llb.definition import Definition
+from lading.formats.llb.shown import op_json
 from lading.oci import platform as platforms
 from lading.oci import reference
 from lading.oci.descriptor import Platform
@@ -138,7 +136,7 @@ def build_config(found: Captured) -> Document:
         steps.append(
             {
                 "id": f"step{len(steps)}",
-                "op": {"Op": None},
+                "op": {"Op": {}},
                 "inputs": [f"{found.steps[last.digest]}:{last.index}"],
             }
         )
@@ -147,40 +145,8 @@ def build_config(found: Captured) -> Document:
 
 
 def op_document(raw: bytes) -> Document:
-    """A marshalled operation as BuildKit writes it in JSON (solver/pb/json.go)."""
-    message = _plain(parse_op(raw))
-    kinds = ("exec", "source", "file", "build", "merge", "diff")
-    document: Document = {"Op": {kind: message[kind] for kind in kinds if kind in message} or None}
-    for action in message.get("file", {}).get("actions", []):
-        inner = {
-            kind: action.pop(kind) for kind in ("copy", "mkfile", "mkdir", "rm", "symlink") if kind in action
-        }
-        for key in ("input", "secondaryInput", "output"):
-            action[key] = int(action.get(key, 0))
-        action["Action"] = inner
-    if "platform" in message:
-        document["platform"] = message["platform"]
-    document["constraints"] = message.get("constraints", {})
-    return document
-
-
-def _plain(message: Message) -> Document:
-    """A message as Go's encoding/json writes it: numbers as numbers, enums too, bytes in base64, nothing that is zero."""
-    made: Document = {}
-    for descriptor, value in message.ListFields():
-        if descriptor.message_type is not None and descriptor.message_type.GetOptions().map_entry:
-            made[descriptor.name] = {str(key): _value(each) for key, each in value.items()}
-        elif descriptor.is_repeated:
-            made[descriptor.name] = [_value(each) for each in value]
-        else:
-            made[descriptor.name] = _value(value)
-    return made
-
-
-def _value(value: object) -> object:
-    if isinstance(value, Message):
-        return _plain(value)
-    return base64.b64encode(value).decode() if isinstance(value, bytes) else value
+    """A marshalled operation as BuildKit writes it in JSON; its inputs are the step's."""
+    return {key: value for key, value in op_json(raw).items() if key != "inputs"}
 
 
 def sources(found: Captured) -> Document:

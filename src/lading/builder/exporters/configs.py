@@ -1,5 +1,6 @@
 """Image configs of built images: what a frontend says of the container, and what the layers say of the file system."""
 
+import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ def make(
         document["created"] = made or times.format_nano(times.now_nano())
     document.pop(INLINE_CACHE, None)
     if inline_cache is not None:
-        document[INLINE_CACHE] = json.loads(inline_cache)
+        document[INLINE_CACHE] = base64.b64encode(inline_cache).decode()
     body = json.dumps(document, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
     return Config(
         body=body,

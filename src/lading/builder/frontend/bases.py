@@ -21,6 +21,7 @@ from lading.kit.tasks import KeyedLock, task_group
 from lading.oci import platform as platforms
 from lading.oci import reference
 from lading.oci.descriptor import Platform
+from lading.oci.reference import Reference
 
 _COMMON = tuple(
     f"{name}{tag}"
@@ -92,11 +93,12 @@ class Bases:
             if node.base_name == SCRATCH:
                 node.draft, node.platform = image.empty(self.target), self.target
                 return
+            name = _parsed(node.base_name)
             key = self.contexts.find(node.base_name, platform)
-        if key:
-            await self._take_context(node, key, platform)
-        else:
-            await self._take_image(plan, node, platform)
+            if not key:
+                await self._take_image(plan, node, name.with_default_tag(), platform)
+                return
+        await self._take_context(node, key, platform)
 
     async def _take_context(self, node: StageNode, key: str, platform: Platform) -> None:
         """A context in place of the stage ends it; one in place of its base image is its base."""
@@ -110,14 +112,8 @@ class Bases:
         elif loaded.draft is not None and loaded.draft.platform.os and loaded.draft.platform.architecture:
             node.platform = loaded.draft.platform
 
-    async def _take_image(self, plan: Plan, node: StageNode, platform: Platform) -> None:
+    async def _take_image(self, plan: Plan, node: StageNode, full: Reference, platform: Platform) -> None:
         written = node.base_name
-        try:
-            name = reference.parse(written)
-        except InvalidArgumentError as exc:
-            message = f'failed to parse stage name "{written}": {exc.message}'
-            raise DockerfileError(message) from exc
-        full = name.with_default_tag()
         shown = f"{platforms.formatted(platform)} " if self.contexts.options.multi_platform else ""
         log_name = f"[{shown}internal] load metadata for {full}"
         try:
@@ -183,3 +179,10 @@ class Bases:
             commands = [planned.command for planned in node.base.commands]
             return [one.expression for one in commands if isinstance(one, ins.Onbuild)]
         return list(node.draft.on_build) if node.draft is not None else None
+
+
+def _parsed(written: str) -> Reference:
+    try:
+        return reference.parse(written)
+    except InvalidArgumentError as exc:
+        raise DockerfileError(f'failed to parse stage name "{written}": {exc.message}') from exc

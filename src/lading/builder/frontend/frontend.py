@@ -130,7 +130,10 @@ class _Run:
         if self.options.checks is not None:
             return self.options.checks
         found = directive("check", self.entrypoint.file.data)
-        return rules.parse_choice(found.value) if found else rules.Choice()
+        try:
+            return rules.parse_choice(found.value) if found else rules.Choice()
+        except DockerfileError as exc:
+            raise DockerfileError(f"failed to parse check options: {exc.message}") from exc
 
     def _parse(self, report: rules.Report) -> ins.Dockerfile:
         if not self.entrypoint.file.data:
@@ -160,9 +163,10 @@ class _Run:
     # Checks.
 
     async def _lint(self) -> Result:
-        findings = rules.Findings(self._choice())
+        findings = rules.Findings(rules.Choice())
         error: DockerfileError | None = None
         try:
+            findings = rules.Findings(self._choice())
             dockerfile = self._parse(findings)
             platform = self.options.platforms[0] if self.options.platforms else None
             converter = self._converter(dockerfile, platform, findings, all_stages=not self.options.target)

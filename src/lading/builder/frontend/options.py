@@ -22,7 +22,6 @@ CAPS: Final = frozenset(
     f"moby.buildkit.frontend.{name}" for name in ("inputs", "subrequests", "contexts", "gitquerystring")
 )
 """What a client may demand of a frontend."""
-DEFAULT_SCANNER: Final = "docker/buildkit-syft-scanner:stable-1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +216,9 @@ def _sbom(attributes: Mapping[str, str], args: Mapping[str, str]) -> Sbom | None
     if text is None:
         return None
     fields = dict(pair(field) for field in _fields(text, "sbom"))
-    generator = fields.pop("generator", DEFAULT_SCANNER)
+    if "generator" not in fields:
+        return None  # the builder's own scanner does it, which needs no image
+    generator = fields.pop("generator")
     if not generator:
         raise InvalidArgumentError("sbom scanner cannot be empty")
     try:

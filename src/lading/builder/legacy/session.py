@@ -130,9 +130,8 @@ class Mirror:
                 elif self._admits(inner):
                     kept.add(entry.name)
                     self._entry(entry, target / entry.name)
-        for entry in list(os.scandir(target)):
-            if entry.name not in kept:
-                _remove(Path(entry.path))
+        for name in set(os.listdir(target)) - kept:
+            _remove(target / name)
 
     def _admits(self, path: str) -> bool:
         if self._exclude.matches(path):
@@ -150,7 +149,7 @@ class Mirror:
             target.unlink()
         target.mkdir(exist_ok=True)
         self._directory(path)
-        if not self._admits(path) and not any(os.scandir(target)):
+        if not self._admits(path) and not os.listdir(target):
             target.rmdir()
             return
         target.chmod(stat.S_IMODE(status.st_mode))

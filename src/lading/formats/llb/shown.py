@@ -19,12 +19,12 @@ _SPELLED: Final = {"byID": "byId", "definition": "def", "ops": "def"}
 """Keys that are not the field's name."""
 
 
-def op_json(raw: bytes) -> Json:
+def op_json(raw: bytes) -> "dict[str, Json]":
     """A ``pb.Op`` as a JSON value. Raises `InvalidArgumentError`."""
     return _message(parse_op(raw))
 
 
-def _message(message: Message) -> Json:
+def _message(message: Message) -> dict[str, Json]:
     name = message.DESCRIPTOR.name
     shown: dict[str, Json] = dict.fromkeys(_ALWAYS.get(name, ()), 0)
     group, key = _WRAPPED.get(name, ("", ""))

@@ -134,6 +134,14 @@ def test_copy_and_add() -> None:
     assert ghost.files[0].content == ""
 
 
+def test_a_link_may_be_dropped() -> None:
+    for text in ("COPY --link a b", "ADD --link a b"):
+        one = command(text)
+        assert isinstance(one, ins.Copy | ins.Add)
+        assert one.link
+        assert not one.unlinked().link
+
+
 def test_run() -> None:
     run = command(
         "RUN --mount=type=cache,target=/c --mount=type=secret,id=s --network=none --security=insecure --device=x,required y"

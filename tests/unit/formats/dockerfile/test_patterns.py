@@ -86,6 +86,23 @@ def test_a_walk_goes_where_something_may_be_taken_back() -> None:
     assert not Matcher(["a"]).may_hold("a")
 
 
+@pytest.mark.parametrize(
+    ("pattern", "directory", "may"),
+    [
+        ("a/b/c", "a", True),
+        ("a/b/c", "a/b", True),
+        ("a/b/c", "a/b/c", False),
+        ("a/b", "x", False),
+        ("a", "a/b", False),
+        ("*/b", "x", True),
+        ("**/b", "x/y/z", True),
+        ("a/**", "a/b/c", True),
+    ],
+)
+def test_a_walk_goes_where_something_may_be_wanted(pattern: str, directory: str, may: bool) -> None:
+    assert Matcher([pattern]).may_reach(directory) is may
+
+
 def test_has_wildcard() -> None:
     assert all(has_wildcard(text) for text in ("a*", "\\\\[", "?"))
     assert not has_wildcard("a\\*")
