@@ -13,6 +13,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from support import dockerd
 from support.daemon import Daemon, running_daemon
 from support.images import BUSYBOX
 from support.newer import ARM64_BUSYBOX, CLI_PLUGINS
@@ -435,3 +436,36 @@ def test_what_is_in_an_image_without_a_scanner(builder: Daemon, registry: str, c
     assert set(shown) == {"linux/amd64", "linux/arm64"}
     names = [package["name"] for package in shown["linux/arm64"]["SPDX"]["packages"]]
     assert names == ["thing", "sbom"]
+
+
+def test_the_real_buildkit_reads_our_cache(builder: Daemon, tmp_path: Path) -> None:
+    if why := dockerd.missing():
+        pytest.skip(why)
+    context = tmp_path / "shared"
+    (context / "sub").mkdir(parents=True)
+    shutil.copy(str(BUSYBOX), context / "busybox")
+    (context / "a").write_text(f"{tmp_path}")
+    (context / "sub" / "x").write_text("x")
+    (context / "sub" / "link").symlink_to("x")
+    (context / "Dockerfile").write_text(
+        "FROM scratch AS b\nCOPY busybox /bin/sh\nCOPY busybox /bin/busybox\nENV X=1\n"
+        'RUN echo "<&>" > /one\nCOPY --chmod=600 a /a\nCOPY sub /sub\nWORKDIR /w\n'
+        "RUN --mount=type=cache,target=/c --mount=type=bind,source=sub,target=/m busybox cat /m/x > /two\n"
+        "FROM b\nCOPY --from=b /two /three\n"
+    )
+    directory = tmp_path / "cache"
+    build(builder, context, "--cache-to", f"type=local,dest={directory},mode=max")
+    with dockerd.classic_dockerd() as real:
+        real.start()
+        done = docker(
+            builder,
+            "build",
+            "--progress=plain",
+            "--cache-from",
+            f"type=local,src={directory}",
+            str(context),
+            DOCKER_HOST=real.host,
+        )
+    assert done.returncode == 0, done.stderr
+    # Every key, by what was done and by what is in the files, is the same byte for byte.
+    assert cached(done) == 8

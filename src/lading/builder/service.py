@@ -243,6 +243,7 @@ class BuildJob(Job):
     def __init__(self, solver: BuildSolver, job: live.Job[Tree]) -> None:
         self._solver = solver
         self._job = job
+        self._imported: list[tuple[str, Mapping[str, str]]] = []
 
     @property
     def session(self) -> Session | None:
@@ -257,6 +258,9 @@ class BuildJob(Job):
     async def import_cache(self, kind: str, attributes: Mapping[str, str]) -> None:
         """Look into a cache from now on; see `SharedCaches.open`."""
         solver, job = self._solver, self._job
+        if (kind, attributes) in self._imported:
+            return  # clients say it twice: in the request, and as an attribute of the frontend
+        self._imported.append((kind, attributes))
         job.caches += await solver.caches.open(
             kind,
             attributes,

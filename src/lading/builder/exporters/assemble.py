@@ -7,7 +7,6 @@ from typing import Final
 
 import msgspec
 
-from lading.builder.control import INLINE_CACHE_KEY
 from lading.builder.exporters import configs
 from lading.builder.exporters.attributes import ImageOptions
 from lading.builder.model import Attestation, Compression, Layer, Ref, Result
@@ -33,6 +32,7 @@ from lading.oci.reference import Reference
 from lading.transfer.documents import Documents
 
 CONFIG_KEY: Final = "containerimage.config"
+INLINE_CACHE_KEY: Final = "containerimage.inlinecache"
 PREDICATE_KEY: Final = "in-toto.io/predicate-type"
 _STATEMENT: Final = "https://in-toto.io/Statement/v0.1"
 _ARTIFACT: Final = "application/vnd.docker.attestation.manifest.v1+json"
