@@ -16,15 +16,14 @@ _HIDDEN: Final = frozenset({"internal", "frontend"})
 """Kinds that go only if everything is to go."""
 _DAY: Final = 24 * 3600
 _TEMPORARY: Final = "type==source.local,type==exec.cachemount,type==source.git.checkout"
-_GIGA: Final = 10**9
 
 
 def default_policy(disk: int) -> list[PruneWish]:
     """What goes without being asked, on a disk of that many bytes (moby, ``builder-next/worker/gc.go``)."""
     bounds = PruneWish(
-        reserved=disk // 10 // _GIGA * _GIGA,
-        max_used=disk * 8 // 10 // _GIGA * _GIGA,
-        min_free=disk * 2 // 10 // _GIGA * _GIGA,
+        reserved=disk // 10,
+        max_used=max(1, disk * 8 // 10),
+        min_free=disk * 2 // 10,
     )
     kinds = tuple(_TEMPORARY.split(","))
     return [

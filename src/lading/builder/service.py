@@ -1,13 +1,15 @@
 """The solver as the builder uses it: jobs over the scheduler, refs over trees, the build cache's housekeeping."""
 
+import os
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
 import anyio
+import structlog
 from typing_extensions import override
 
 from lading.builder import pruning
@@ -43,15 +45,17 @@ from lading.core.leases import LeaseID
 from lading.core.remotes import Registries
 from lading.core.runtime import Runtime
 from lading.core.session import Session
-from lading.errors import NotFoundError
+from lading.errors import LadingError, NotFoundError
 from lading.formats.llb import graph
 from lading.formats.llb.definition import Definition
-from lading.kit import aio
+from lading.kit import aio, fs
 from lading.oci import platform as platforms
 from lading.oci.descriptor import Platform
 from lading.transfer.documents import Documents
 from lading.transfer.pull import Puller
 
+_REST_SECONDS: Final = 10.0
+_log: Final = structlog.get_logger(__name__)
 PURPOSE: Final = "lading.builder"
 """Lease label: what builds under way hold."""
 
@@ -75,6 +79,10 @@ class Environment:
     cgroup_v2: bool = True
     cgroup_parent: str = "/lading/build"
     host: Platform | None = None
+    disk: Path | None = None
+    """Where snapshots are; with it, old records go by themselves when the disk fills (`pruning.default_policy`)."""
+    collect: Callable[[], None] = lambda: None
+    """Called when something was let go of."""
 
 
 class BuildSolver(Solver):
@@ -138,10 +146,15 @@ class BuildSolver(Solver):
             registries=env.registries,
         )
         self._stack = AsyncExitStack()
+        self._ended = anyio.Event()
 
     async def __aenter__(self) -> Self:
         await self._recover()
+        group = await self._stack.enter_async_context(anyio.create_task_group())
+        self._stack.callback(group.cancel_scope.cancel)
         await self._stack.enter_async_context(self._scheduler)
+        if self._env.disk is not None:
+            group.start_soon(self._keep_house, self._env.disk)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -208,6 +221,8 @@ class BuildSolver(Solver):
             if not self._jobs:
                 with suppress(NotFoundError):
                     await self._env.leases.delete(self._lease)
+                self._env.collect()
+                self._ended.set()
 
     async def load(self, job: live.Job[Tree], definition: Definition) -> SolvedRef:
         """A ref of a build for a graph; see `Job.load`."""
@@ -231,7 +246,32 @@ class BuildSolver(Solver):
 
     @override
     def prune(self, wish: PruneWish) -> AsyncIterator[UsageRecord]:
-        return pruning.prune(self._env.cache, self._env.snapshotter, wish, self._in_use)
+        return self._prune(wish)
+
+    async def _prune(self, wish: PruneWish) -> AsyncIterator[UsageRecord]:
+        env = self._env
+        try:
+            async for record in pruning.prune(env.cache, env.snapshotter, wish, self._in_use, self._free):
+                yield record
+        finally:
+            env.collect()
+
+    def _free(self) -> int:
+        return fs.available(self._env.disk) if self._env.disk is not None else 2**63
+
+    async def _keep_house(self, disk: Path) -> None:
+        """After builds, let go of what the default policy does not keep."""
+        while True:
+            await self._ended.wait()
+            self._ended = anyio.Event()
+            await anyio.sleep(_REST_SECONDS)
+            try:
+                status = await aio.run(aio.DISK, os.statvfs, disk)
+                for wish in pruning.default_policy(status.f_blocks * status.f_frsize):
+                    async for record in self._prune(wish):
+                        _log.info("build_cache_record_dropped", record=record.id, size=record.size)
+            except LadingError as exc:
+                _log.warning("build_cache_not_pruned", error=str(exc))
 
     def _in_use(self) -> set[str]:
         return self._scheduler.in_use() | self.mutables.in_use()
@@ -243,6 +283,7 @@ class BuildJob(Job):
     def __init__(self, solver: BuildSolver, job: live.Job[Tree]) -> None:
         self._solver = solver
         self._job = job
+        self._imported: list[tuple[str, Mapping[str, str]]] = []
 
     @property
     def session(self) -> Session | None:
@@ -257,6 +298,9 @@ class BuildJob(Job):
     async def import_cache(self, kind: str, attributes: Mapping[str, str]) -> None:
         """Look into a cache from now on; see `SharedCaches.open`."""
         solver, job = self._solver, self._job
+        if (kind, attributes) in self._imported:
+            return  # clients say it twice: in the request, and as an attribute of the frontend
+        self._imported.append((kind, attributes))
         job.caches += await solver.caches.open(
             kind,
             attributes,

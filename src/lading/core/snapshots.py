@@ -158,8 +158,9 @@ class Snapshotter(Protocol):
         *,
         labels: Labels = NO_LABELS,
         lease: LeaseID | None = None,
+        durable: bool = True,
     ) -> list[Mount]:
-        """Create an active snapshot.
+        """Create an active snapshot. Without ``durable`` it means nothing after an unclean boot, and can only be removed then.
 
         Raises `AlreadyExistsError` if the key or name is taken; `NotFoundError` if the parent is missing;
         `InvalidArgumentError` if the parent is not committed.

@@ -1,7 +1,7 @@
 """The builder, assembled: solver, sessions, control, and the edge that speaks BuildKit's protocol."""
 
 import socket
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +60,10 @@ class Parts:
     state: Path
     bus: Bus
     id: str
+    disk: Path
+    """Where snapshots are."""
+    collect: Callable[[], None]
+    """Called when the build cache has let go of something."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +111,8 @@ async def open_builder(stack: AsyncExitStack, parts: Parts) -> Builder:
                 state=parts.state,
                 networking=None if parts.networks is None else DefaultNetwork(parts.networks),
                 cgroup_v2=host.cgroup_version() == "2",
+                disk=parts.disk,
+                collect=parts.collect,
             )
         )
     )

@@ -389,6 +389,8 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
                 state=config.exec_root / "build",
                 bus=bus,
                 id=await daemon_id(store.database),
+                disk=config.data_root,
+                collect=store.maintenance.collector.trigger,
             ),
         )
         facts = host.facts(

@@ -45,6 +45,8 @@ class Session:
         self._pending: list[tuple[Namespace, Node | None]] = []
         self._images_versions: dict[Namespace, int] = {}
         self._images_pending: set[Namespace] = set()
+        self.snapshot_ids: list[int] = []
+        """Directory numbers that are taken and not given out yet, the next one last."""
         self.image_lists: dict[Namespace, tuple[int, list[Image]]] = {}
         """Decoded lists of images with the version that they are of; to decode 10,000 takes longer than to read them."""
         self._turn = anyio.Lock()

@@ -21,6 +21,8 @@ from lading.metadata.codec import dump, load_text_map, to_time
 from lading.metadata.holding import hold
 from lading.metadata.session import Session
 
+_BLOCK: Final = 64
+"""Directory numbers that are taken at once."""
 _LOST: Final = "lost"
 """A boot ID that no boot has."""
 _COLUMNS: Final = "id, key, kind, parent, created, updated, size, inodes, boot_id, labels, extra"
@@ -129,12 +131,19 @@ class SqliteSnapshots(metadata.Snapshots):
 
     @override
     async def allocate(self) -> int:
-        def job(connection: Connection) -> int:
-            return connection.execute("UPDATE snapshot_id SET last = last + 1 RETURNING last").fetchall()[0][
-                0
-            ]
+        # A whole block at once, so that most calls wait for no disk; what a process leaves of it is never given out.
+        if not self._session.snapshot_ids:
 
-        return await self._session.write(None, job)
+            def job(connection: Connection) -> int:
+                return int(
+                    connection.execute(
+                        f"UPDATE snapshot_id SET last = last + {_BLOCK} RETURNING last"  # noqa: S608 -- a constant
+                    ).fetchall()[0][0]
+                )
+
+            last = await self._session.write(None, job)
+            self._session.snapshot_ids += range(last, last - _BLOCK, -1)
+        return self._session.snapshot_ids.pop()
 
     @override
     async def create(

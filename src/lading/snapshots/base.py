@@ -249,8 +249,9 @@ class DirectorySnapshotter(Snapshotter, Differ):
         *,
         labels: Labels = NO_LABELS,
         lease: LeaseID | None = None,
+        durable: bool = True,
     ) -> list[Mount]:
-        return await self._make(Kind.ACTIVE, key, parent, labels, lease)
+        return await self._make(Kind.ACTIVE, key, parent, labels, lease, durable=durable)
 
     @override
     async def view(
@@ -462,13 +463,21 @@ class DirectorySnapshotter(Snapshotter, Differ):
             return False
 
     async def _make(
-        self, kind: Kind, key: SnapshotKey, parent: SnapshotName | None, labels: Labels, lease: LeaseID | None
+        self,
+        kind: Kind,
+        key: SnapshotKey,
+        parent: SnapshotName | None,
+        labels: Labels,
+        lease: LeaseID | None,
+        *,
+        durable: bool = True,
     ) -> list[Mount]:
         parents = await self._parents(key, parent)
         async with self._new(key) as number:
             with translated(f"cannot make snapshot {key}"):
                 await run(DATA, self._fill, self.path(number), kind, parents)
-                await run(DISK, self._flush_new, number)
+                if durable or self._strict:
+                    await run(DISK, self._flush_new, number)
             failpoint("snapshot.filled")
             row = await self._rows.create(
                 key, id=number, kind=kind, parent=parent, labels=labels, usage=_NO_USAGE, lease=lease

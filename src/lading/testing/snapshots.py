@@ -386,6 +386,26 @@ class MountedSnapshotterSuite(SnapshotterSuite):
         assert await self.tree(snapshotter, base) == {"b": "f 644 2", "d": "d 755", "d/a": "f 644 1"}
         assert await self.tree(snapshotter, top) == {"d": "d 755", "d/a": "f 644 13", "e": "d 700"}
 
+    async def test_a_committed_snapshot_is_shown_without_a_trace(self, snapshotter: Snapshotter) -> None:
+        base = await self.change(snapshotter, "base", None, "echo -n 1 >a; chmod 644 a")
+        top = await self.change(snapshotter, "top", base, "echo -n 2 >b; chmod 644 b")
+        await unpack(snapshotter, "layer", None, tar())
+        before = [info.key async for info in snapshotter.walk()]
+        for name, tree in ((base, {"a": "f 644 1"}), (top, {"a": "f 644 1", "b": "f 644 2"})):
+            async with snapshotter.shown(name) as mounts:
+                assert await inside(mounts, describe) == tree
+                assert await inside(mounts, lambda root: os.access(root, os.W_OK)) is False
+        async with snapshotter.shown(SnapshotName("layer")) as mounts:
+            assert await inside(mounts, describe) == await self.tree(snapshotter, "layer")
+        assert [info.key async for info in snapshotter.walk()] == before
+        await snapshotter.prepare(SnapshotKey("active"), None)
+        with pytest.raises(FailedPreconditionError):
+            async with snapshotter.shown(SnapshotName("active")):
+                pass
+        with pytest.raises(NotFoundError):
+            async with snapshotter.shown(SnapshotName("absent")):
+                pass
+
     async def test_lower_files_and_directories_move(self, snapshotter: Snapshotter) -> None:
         base = await self.change(
             snapshotter, "base", None, "mkdir -p d/e g; echo -n 1 >d/e/a; echo -n 2 >f; chmod 644 f d/e/a"

@@ -106,6 +106,21 @@ async def test_a_failed_flush_is_not_tried_again(disk, rows, monkeypatch):
     await again.close()
 
 
+async def test_a_commit_that_can_be_made_again_is_forgotten_by_another_boot(disk, rows):
+    first = make(disk, rows)
+    for name in ("kept", "lost"):
+        await first.prepare(SnapshotKey("key"), None, durable=False)
+        await first.commit(SnapshotName(name), SnapshotKey("key"), durable=False)
+        assert (await boots(rows))[name] == "boot-1"
+        if name == "kept":
+            await first.settle()
+            assert await boots(rows) == {"kept": ""}
+    os.close(first._fd)  # as if the power had gone
+    second = make(disk, rows, boot_id="boot-2")
+    assert await second.recover() == ["lost"]
+    await second.close()
+
+
 async def test_layers_of_another_boot_are_made_again(disk, rows):
     first = make(disk, rows)
     durable = await unpack(first, "durable", None, tar(file("x")))

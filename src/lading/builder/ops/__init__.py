@@ -1,7 +1,7 @@
 """What the operations of a definition do: sources, files, processes, merges.
 
 Invariant: a path of a tree is resolved by the kernel inside it; nothing stays mounted, running or half made.
-Start at:  factory.py (which operation is which), world.py (what they stand on).
+Start at:  factory.py (which operation is which).
 Imports:   solver, containers, transfer, core, formats, kit, oci.
-Proved by: tests/integration/builder/, tests/unit/builder/ops/.
+Proved by: tests/unit/builder/ops/.
 """

@@ -183,7 +183,7 @@ class Trees:
         """A writable snapshot on top of a tree; removed when the context is left, unless it was committed."""
         parent = await self.snapshot(tree)
         key = SnapshotKey(f"build-{secrets.token_hex(12)}")
-        mounts = await self.snapshotter.prepare(key, parent, lease=self.lease)
+        mounts = await self.snapshotter.prepare(key, parent, lease=self.lease, durable=False)
         active = Active(self, key, parent, mounts)
         try:
             yield active

@@ -235,6 +235,7 @@ class MemorySnapshotter(Snapshotter):
         *,
         labels: Labels = NO_LABELS,
         lease: LeaseID | None = None,
+        durable: bool = True,
     ) -> list[Mount]:
         return await self._make(Kind.ACTIVE, key, parent, labels, lease)
 

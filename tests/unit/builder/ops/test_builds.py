@@ -29,6 +29,7 @@ from support.images import File, busybox_layer
 
 from lading.builder.errors import VertexError
 from lading.builder.model import Compression, LayerForm, PruneWish, Ref
+from lading.builder.pruning import default_policy
 from lading.errors import LadingError
 from lading.formats.llb import make, ops
 from lading.testing.registry import FakeRegistry
@@ -385,6 +386,17 @@ async def test_pruning_takes_what_nothing_stands_on(house: House, base: str, cli
     assert [one.key async for one in house.store.snapshotter.walk()] == []
     screen = await build(house, edge, client)
     assert "run echo x >/made" in screen.ran()
+
+
+async def test_the_default_policy_keeps_what_fits(house: House, base: str, client: Client) -> None:
+    await build(house, run(image(base), "echo x >/made"), client)
+    records = {one.id for one in await house.solver.disk_usage()}
+    for wish in default_policy(10**12):
+        assert [one async for one in house.solver.prune(wish)] == []
+    tight: set[str] = set()
+    for wish in default_policy(1):
+        tight |= {one.id async for one in house.solver.prune(wish)}
+    assert tight == records
 
 
 async def test_an_insecure_process_needs_a_grant(house: House, base: str, client: Client) -> None:
