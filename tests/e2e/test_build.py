@@ -13,7 +13,6 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from support import dockerd
 from support.daemon import Daemon, running_daemon
 from support.images import BUSYBOX
 from support.newer import ARM64_BUSYBOX, CLI_PLUGINS
@@ -436,6 +435,7 @@ def test_what_is_in_an_image_without_a_scanner(builder: Daemon, registry: str, c
     assert set(shown) == {"linux/amd64", "linux/arm64"}
     names = [package["name"] for package in shown["linux/arm64"]["SPDX"]["packages"]]
     assert names == ["thing", "sbom"]
+<<<<<<< HEAD
 
 
 def test_the_real_buildkit_reads_our_cache(builder: Daemon, tmp_path: Path) -> None:
@@ -469,3 +469,5 @@ def test_the_real_buildkit_reads_our_cache(builder: Daemon, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     # Every key, by what was done and by what is in the files, is the same byte for byte.
     assert cached(done) == 8
+=======
+>>>>>>> buildkit

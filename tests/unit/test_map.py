@@ -28,7 +28,10 @@ SUITES: dict[type, str] = {
     remotes.Registries: "RemotesSuite",
     images.Naming: "ImageStoreSuite",
 }
-DELEGATING = {"ReloadableRegistries": "hands every call to an HttpRegistries"}
+DELEGATING = {
+    "ReloadableRegistries": "hands every call to an HttpRegistries",
+    "DiffingSnapshotter": "a port: snapshotters that can also tell differences",
+}
 
 
 def exists(name: str, *roots: Path) -> bool:
