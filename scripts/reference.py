@@ -15,6 +15,7 @@ from lading import __main__ as entry
 from lading.api.engine import absent, errors, version
 from lading.api.engine.routing import Handler, Route
 from lading.cli.main import group
+from lading.containers import request
 from lading.daemon import config, options, wiring
 from lading.daemon.options import Option
 
@@ -167,6 +168,66 @@ def routes() -> list[Route]:
     return sorted(router.routes(), key=lambda route: (route.pattern.replace(":.*", ""), route.method))
 
 
+TESTS: Final = Path(__file__).parents[1] / "tests" / "e2e"
+_CONTAINERS: Final = ("/containers", "/exec", "/commit")
+
+
+def proofs() -> dict[str, list[str]]:
+    """Route or field to the end-to-end tests that carry its name in ``@pytest.mark.proves``."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(TESTS.glob("test_*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef):
+                for name in _proved(node):
+                    found.setdefault(name, []).append(f"`{path.stem}.{node.name}`")
+    return found
+
+
+def _proved(function: ast.FunctionDef) -> Iterator[str]:
+    for mark in function.decorator_list:
+        if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.proves":
+            for node in ast.walk(mark):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
+
+
+def container_routes() -> list[str]:
+    """Method and pattern of every route of containers and execs."""
+    return [
+        f"{route.method} {route.pattern}"
+        for route in routes()
+        if route.pattern.startswith(_CONTAINERS) and answer_of(route.handler) == SERVED
+    ]
+
+
+def container_fields() -> Iterator[tuple[str, str]]:
+    """Every field of a create body, and what becomes of it."""
+    for struct in (request.Config, request.HostConfig):
+        for name in struct.__struct_encode_fields__:
+            yield f"{struct.__name__}.{name}", "supported"
+    for name, hint in request.UNSUPPORTED.items():
+        yield f"HostConfig.{name}", "refused" + (f": {hint}" if hint else "")
+
+
+def containers_in_full() -> list[str]:
+    proved = proofs()
+    rows = [(f"`{name}`", "<br>".join(proved.get(name, []))) for name in container_routes()]
+    fields = [(f"`{name}`", state, "<br>".join(proved.get(name, []))) for name, state in container_fields()]
+    return [
+        "## Containers: what is proved by which test",
+        "",
+        (
+            "Each test in `tests/e2e` drives the unmodified `docker` command or docker-py. A value of a supported field that "
+            "cannot be honoured is refused by the field's name."
+        ),
+        "",
+        *table(("route", "tests"), rows),
+        "",
+        *table(("field", "state", "tests"), fields),
+        "",
+    ]
+
+
 def engine_api() -> str:
     answers: dict[str, dict[str, list[str]]] = {}
     for route in routes():
@@ -194,9 +255,10 @@ def engine_api() -> str:
         "",
         table(("path", "methods"), served),
         "",
+        containers_in_full(),
         "## Answered without being there",
         "",
-        "Networks are the two predefined ones; there are no volumes, plugins or build caches. Lists are empty, prunes free "
+        "There are no plugins and no build caches. Lists are empty, prunes free "
         "nothing, and whatever is named is not found, in Docker's shapes and words.",
         "",
         table(("path", "methods"), nothing),

@@ -7,7 +7,8 @@ packages=(
     containerd crun runc            # shims and runtimes; containerd itself is not started
     docker-registry skopeo umoci    # peers that the tests compare with
     tini                            # the init program of docker run --init
-    busybox-static debootstrap      # images for tests and the demo are made from Debian's packages
+    busybox-static debootstrap redis-server # images for tests and the demo are made from Debian's packages
+    qemu-user-static                # builds for other architectures
     git openssl xz-utils zstd           # what tests and scripts call by name
     chromium chromium-driver        # the page of `lading desktop` is tested in a browser
     e2fsprogs xfsprogs iproute2 nftables strace attr acl libcap2-bin pigz make curl ca-certificates libarchive-tools procps
@@ -39,6 +40,15 @@ fi
 # Newer programs than Debian 12's, for tests alone, in a directory of their own: judges of EROFS images, a shim with the present launch
 # protocol, and the docker client with its plugins.
 scripts/foreign-root.sh .tools/sid sid containerd docker-buildx docker-cli docker-compose erofs-utils runc
+
+# A program of another architecture, for builds of several platforms.
+if [ ! -x .tools/arm64/bin/busybox ]; then
+    unpacked=$(mktemp -d)
+    (cd "$unpacked" && "$OLDPWD/scripts/foreign-package.sh" arm64 busybox-static >/dev/null && dpkg-deb -x busybox-static_*.deb tree)
+    mkdir -p .tools/arm64/bin
+    install -m 0755 "$unpacked/tree/bin/busybox" .tools/arm64/bin/busybox
+    rm -rf "$unpacked"
+fi
 
 # The docker client (not its daemon) is the user's own; where it is missing or too old for `image ls --tree`, Debian's newer one
 # comes in as a single program.

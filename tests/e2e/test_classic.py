@@ -139,6 +139,18 @@ def test_there_and_back(docker: Dockerd, lading: Daemon, images: MakeImage, regi
         del row["Containers"]
     assert found == last
     lading.docker("rm", "ours")
+    # What dockerd pulled moves over under the digest that the registry knows it by.
+    digests = {
+        name: lading.docker("image", "inspect", "-f", "{{.RepoDigests}}", name) for name in (three, two)
+    }
+    assert lading.lading("store", "use", "containerd").returncode == 0
+    done = lading.lading("store", "migrate", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["DigestsKept"] >= 2
+    for name, known in digests.items():
+        assert lading.docker("images", "--no-trunc", "-q", name).strip() in known
+    assert lading.docker("run", "--rm", "--network", "none", three, "cat", "/layer-1").strip("0\n") == "1"
+    assert lading.lading("store", "use", "classic").returncode == 0
     assert lading.docker("run", "--rm", "--network", "none", "later:1", "ls", "/layer-0") == "/layer-0\n"
 
 

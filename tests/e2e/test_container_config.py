@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import docker
 import pytest
 from support.daemon import Daemon
 from support.engine import Engine, boxed
@@ -52,6 +53,17 @@ def group_file(engine: Engine, name: str, v1: str, v2: str) -> str:
 # Resources.
 
 
+@pytest.mark.proves(
+    "POST /containers/{name}/update",
+    "POST /containers/{name}/restart",
+    "HostConfig.Memory",
+    "HostConfig.MemoryReservation",
+    "HostConfig.MemorySwap",
+    "HostConfig.NanoCpus",
+    "HostConfig.CpuShares",
+    "HostConfig.PidsLimit",
+    "HostConfig.CpusetCpus",
+)
 def test_resources_reach_the_cgroup_and_can_be_changed(engine: Engine):
     options = ["-m", "64m", "--memory-reservation", "32m", "--cpus", "0.5", "--cpu-shares", "512"]
     engine.background("cc", "sleep 1000", *options, "--pids-limit", "50", "--cpuset-cpus", "0")
@@ -84,6 +96,12 @@ def test_updates_that_cannot_be(engine: Engine):
     assert engine.docker("inspect", "--format", "{{.HostConfig.Memory}}", "cc").strip() == str(64 << 20)
 
 
+@pytest.mark.proves(
+    "HostConfig.BlkioWeight",
+    "HostConfig.BlkioDeviceReadBps",
+    "HostConfig.BlkioDeviceWriteIOps",
+    "HostConfig.Ulimits",
+)
 def test_block_io_and_ulimits(engine: Engine, tmp_path: Path):
     options = ["--device-read-bps", "/dev/loop0:1mb", "--device-write-iops", "/dev/loop0:100"]
     if not Path("/dev/loop0").is_block_device():
@@ -107,6 +125,7 @@ def test_oom_is_told(engine: Engine):
 # Processes.
 
 
+@pytest.mark.proves("HostConfig.Init")
 def test_init_is_process_one_and_reaps(engine: Engine):
     assert once(engine, "cat /proc/1/comm", "--init") == "docker-init"
     engine.background("cc", "sleep 1000", "--init")
@@ -119,6 +138,7 @@ def test_init_is_process_one_and_reaps(engine: Engine):
     assert engine.docker("inspect", "--format", "{{.State.ExitCode}}", "cc").strip() == "143"
 
 
+@pytest.mark.proves("HostConfig.IpcMode", "HostConfig.PidMode")
 def test_namespaces_of_another_container(engine: Engine):
     engine.background("one", "echo shared >/dev/shm/f; sleep 1000", "--ipc", "shareable")
     assert "one" not in once(engine, "true", "--pid", "container:one")
@@ -135,6 +155,7 @@ def test_namespaces_of_another_container(engine: Engine):
     assert "No such container" in engine.run("run", "--pid", "container:nope", "box", "true").stderr
 
 
+@pytest.mark.proves("HostConfig.UTSMode", "HostConfig.CgroupnsMode", "HostConfig.UsernsMode")
 @pytest.mark.parametrize(
     ("option", "namespace", "same"),
     [
@@ -152,6 +173,7 @@ def test_namespace_modes(engine: Engine, option: tuple[str, str], namespace: str
     assert (found == os.readlink(f"/proc/self/ns/{namespace}")) is same
 
 
+@pytest.mark.proves("Config.Hostname", "Config.Domainname", "HostConfig.Sysctls")
 def test_hostname_domainname_and_sysctls(engine: Engine):
     options = ["--hostname", "h", "--domainname", "d.example", "--sysctl", "kernel.shmmax=12345"]
     script = "cat /proc/sys/kernel/hostname /proc/sys/kernel/domainname /proc/sys/kernel/shmmax"
@@ -162,6 +184,7 @@ def test_hostname_domainname_and_sysctls(engine: Engine):
 # Devices.
 
 
+@pytest.mark.proves("HostConfig.Devices", "HostConfig.DeviceCgroupRules")
 def test_devices_and_rules(engine: Engine):
     assert once(engine, "test -c /dev/x && head -c1 /dev/x | wc -c", "--device", "/dev/zero:/dev/x:r") == "1"
     script = "echo a >/dev/x 2>/dev/null && echo written || echo refused"
@@ -176,6 +199,7 @@ def test_devices_and_rules(engine: Engine):
 # Confinement.
 
 
+@pytest.mark.proves("HostConfig.SecurityOpt")
 def test_seccomp_and_other_options(engine: Engine, tmp_path: Path):
     profile = tmp_path / "p.json"
     profile.write_text(
@@ -201,6 +225,7 @@ def test_seccomp_and_other_options(engine: Engine, tmp_path: Path):
     assert "secret" not in once(engine, "ls /proc/acpi", "--security-opt", "systempaths=unconfined")
 
 
+@pytest.mark.proves("HostConfig.CapAdd", "HostConfig.CapDrop", "HostConfig.GroupAdd")
 def test_capabilities_and_privileged(engine: Engine):
     bound = "grep CapBnd /proc/self/status"
     assert once(engine, bound, "--cap-drop", "ALL").split()[1] == "0" * 16
@@ -213,6 +238,7 @@ def test_capabilities_and_privileged(engine: Engine):
 # Mounts.
 
 
+@pytest.mark.proves("HostConfig.Mounts", "HostConfig.ShmSize")
 def test_kinds_of_mounts(engine: Engine, tmp_path: Path):
     (tmp_path / "sub").mkdir()
     mount = f"type=bind,source={tmp_path},target=/b"
@@ -267,6 +293,7 @@ def test_an_image_can_be_mounted(engine: Engine):
 # Health.
 
 
+@pytest.mark.proves("Config.Healthcheck", "POST /containers/{name}/pause", "POST /containers/{name}/unpause")
 def test_health_goes_up_and_down_with_events(engine: Engine):
     options = [
         "--health-cmd",
@@ -341,3 +368,70 @@ def test_a_restart_policy_gives_up_and_counts(engine: Engine):
     until(engine, "{{.RestartCount}} {{.State.Status}}", "2 exited")
     assert engine.docker("inspect", "--format", "{{.State.ExitCode}}", "cc").strip() == "3"
     assert engine.events("cc").count("die") == 3
+
+
+@pytest.mark.proves(
+    "HostConfig.OomScoreAdj",
+    "HostConfig.OomKillDisable",
+    "HostConfig.MemorySwappiness",
+    "HostConfig.CpuPeriod",
+    "HostConfig.CpuQuota",
+    "HostConfig.CpusetMems",
+    "HostConfig.BlkioWeightDevice",
+    "HostConfig.BlkioDeviceWriteBps",
+    "HostConfig.BlkioDeviceReadIOps",
+    "HostConfig.CpuRealtimePeriod",
+    "HostConfig.CpuRealtimeRuntime",
+    "HostConfig.ContainerIDFile",
+    "HostConfig.Annotations",
+    "HostConfig.Runtime",
+    "Config.Shell",
+)
+def test_the_rest_of_the_fields(engine: Engine, tmp_path: Path):
+    assert once(engine, "cat /proc/self/oom_score_adj", "--oom-score-adj", "321") == "321"
+    options = ["-m", "64m", "--cpu-period", "50000", "--cpu-quota", "20000", "--cpuset-mems", "0"]
+    if HYBRID:
+        options += ["--memory-swappiness", "7", "--oom-kill-disable"]
+    engine.background("cc", "sleep 1000", *options, "--cidfile", str(tmp_path / "cid"), "--annotation", "a=b")
+    assert group_file(engine, "cc", "cpu/cpu.cfs_period_us", "cpu.max").split()[-1] == "50000"
+    assert group_file(engine, "cc", "cpu/cpu.cfs_quota_us", "cpu.max").split()[0] == "20000"
+    assert group_file(engine, "cc", "cpuset/cpuset.mems", "cpuset.mems") == "0"
+    if HYBRID:
+        assert group_file(engine, "cc", "memory/memory.swappiness", "") == "7"
+        assert "oom_kill_disable 1" in group_file(engine, "cc", "memory/memory.oom_control", "")
+    found = json.loads(engine.docker("inspect", (tmp_path / "cid").read_text()))[0]
+    assert found["HostConfig"]["Annotations"] == {"a": "b"}
+    assert found["HostConfig"]["Runtime"] == "runc"
+    assert "unknown or invalid runtime" in engine.run("run", "--runtime", "nope", "box", "true").stderr
+    for option in ("--device-write-bps", "--device-read-iops"):
+        refused = engine.run(
+            "run", option, "/dev/nope:1mb" if "bps" in option else "/dev/nope:100", "box", "true"
+        )
+        assert "/dev/nope" in refused.stderr
+    assert "/dev/nope" in engine.run("run", "--blkio-weight-device", "/dev/nope:100", "box", "true").stderr
+    refused = engine.run("run", "--cpu-rt-runtime", "2", "--cpu-rt-period", "1", "box", "true").stderr
+    assert "real-time" in refused
+
+
+@pytest.mark.proves(
+    *("HostConfig.VolumeDriver", "HostConfig.Cgroup", "HostConfig.StorageOpt", "HostConfig.CpuCount"),
+    *("HostConfig.CpuPercent", "HostConfig.IOMaximumIOps", "HostConfig.IOMaximumBandwidth"),
+    *("HostConfig.KernelMemory", "HostConfig.KernelMemoryTCP"),
+)
+def test_fields_that_are_refused_by_name(engine: Engine):
+    api = docker.APIClient(base_url=engine.daemon.host)
+    try:
+        for field, value in (
+            ("Cgroup", "container:x"),
+            ("StorageOpt", {"size": "1G"}),
+            ("CpuCount", 1),
+            ("CpuPercent", 1),
+            ("IOMaximumIOps", 1),
+            ("IOMaximumBandwidth", 1),
+            ("KernelMemory", 1),
+            ("KernelMemoryTCP", 1),
+        ):
+            with pytest.raises(docker.errors.APIError, match=f"HostConfig.{field}"):
+                api.create_container_from_config({"Image": "box", "HostConfig": {field: value}})
+    finally:
+        api.close()

@@ -71,6 +71,9 @@ def members(engine: Engine, source: str, *options: str) -> dict[str, tarfile.Tar
         return {member.name: member for member in archive}
 
 
+@pytest.mark.proves(
+    "HEAD /containers/{name}/archive", "GET /containers/{name}/archive", "PUT /containers/{name}/archive"
+)
 def test_files_go_out_and_in(engine: Engine, place: str, tmp_path: Path):
     engine.docker("cp", f"{place}:/data/sub", str(tmp_path / "out"))
     assert (tmp_path / "out/f").read_text() == "hello\n"
@@ -113,6 +116,7 @@ def test_modes_and_owners_survive(engine: Engine):
     assert (found.uid, found.gid) == (1000, 1001)
 
 
+@pytest.mark.proves("HostConfig.ReadonlyRootfs")
 @pytest.mark.parametrize("running", [True, False])
 def test_volumes_are_seen_and_read_only_ones_kept(engine: Engine, tmp_path: Path, running: bool):
     (tmp_path / "rw").mkdir()
@@ -207,6 +211,7 @@ def test_kinds_are_not_exchanged_unless_asked(engine: Engine):
     assert engine.docker("exec", "cc", "cat", "/tmp/d") == "x"
 
 
+@pytest.mark.proves("GET /containers/{name}/changes")
 def test_diff(engine: Engine, place: str):
     found = engine.docker("diff", place).splitlines()
     assert "A /data/sub/f" in found
@@ -219,6 +224,7 @@ def test_diff_names_deletions(engine: Engine):
     assert "C /etc/group" in engine.docker("diff", "cc")
 
 
+@pytest.mark.proves("GET /containers/{name}/export")
 def test_export_has_the_root_alone(engine: Engine, place: str, tmp_path: Path):
     engine.docker("export", "-o", str(tmp_path / "all.tar"), place)
     with tarfile.open(tmp_path / "all.tar") as archive:
@@ -237,6 +243,7 @@ def test_export_leaves_volumes_out(engine: Engine, tmp_path: Path):
     assert "vol/secret" not in names
 
 
+@pytest.mark.proves("POST /commit")
 def test_commit_makes_an_image_that_runs(engine: Engine, place: str):
     image = engine.docker(
         "commit",
@@ -261,6 +268,7 @@ def test_commit_makes_an_image_that_runs(engine: Engine, place: str):
     engine.docker("rmi", "new:1")
 
 
+@pytest.mark.proves("Config.Entrypoint")
 def test_commit_pauses_says_so_and_keeps_what_was_asked_for(engine: Engine):
     engine.docker(
         *("run", "-d", "--network", "none", "--name", "cc", "-l", "x=y", "-w", "/tmp", "-u", "alice"),

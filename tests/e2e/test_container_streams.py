@@ -38,6 +38,7 @@ def client(engine: Engine) -> Iterator[docker.DockerClient]:
 # Logs.
 
 
+@pytest.mark.proves("GET /containers/{name}/logs", "HostConfig.LogConfig")
 @pytest.mark.parametrize("driver", ["json-file", "local"])
 def test_logs_rotate_and_nothing_is_missed_while_they_are_followed(engine: Engine, driver: str):
     options = ["--log-driver", driver, "--log-opt", "max-size=4k", "--log-opt", "max-file=3"]
@@ -183,6 +184,7 @@ def test_an_exec_outlives_a_client_that_is_killed(engine: Engine, client: docker
     until_ended(client, id_, 7)
 
 
+@pytest.mark.proves("GET /containers/{name}/attach/ws")
 def test_attach_over_websocket(engine: Engine):
     engine.docker("create", "-i", "--network", "none", "--name", "cc", "box", "cat")
     address = "ws://localhost/v1.45/containers/cc/attach/ws?stream=1&stdin=1&stdout=1&stderr=1"

@@ -29,6 +29,17 @@ def _clean(engine: Engine) -> Iterator[None]:
         engine.run("rm", "-f", each)
 
 
+@pytest.mark.proves(
+    "POST /containers/create",
+    "POST /containers/{name}/start",
+    "POST /containers/{name}/wait",
+    "POST /containers/{name}/attach",
+    "Config.Cmd",
+    "Config.Image",
+    "Config.AttachStdout",
+    "Config.AttachStderr",
+    "HostConfig.AutoRemove",
+)
 def test_run_keeps_streams_apart_and_gives_the_exit_code(engine: Engine):
     result = engine.run(
         "run", "--rm", "--network", "none", "box", "sh", "-c", "echo out; echo err >&2; exit 3"
@@ -37,6 +48,7 @@ def test_run_keeps_streams_apart_and_gives_the_exit_code(engine: Engine):
     assert engine.docker("ps", "-aq") == ""
 
 
+@pytest.mark.proves("Config.AttachStdin", "Config.OpenStdin", "Config.StdinOnce")
 def test_input_is_passed_byte_for_byte(engine: Engine):
     text = "".join(chr(33 + n % 90) for n in range(300_000))
     assert engine.docker("run", "-i", "--rm", "--network", "none", "box", "cat", input=text) == text
@@ -49,6 +61,7 @@ def test_commands_that_cannot_run(engine: Engine, command: str, code: int):
     assert engine.docker("ps", "-aq") == ""
 
 
+@pytest.mark.proves("HostConfig.CgroupParent", "HostConfig.Isolation", "HostConfig.DeviceRequests")
 @pytest.mark.parametrize(
     ("options", "field"),
     [
@@ -65,6 +78,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(engine: Engine, options: lis
     assert field in result.stderr, result.stderr
 
 
+@pytest.mark.proves("Config.User", "Config.WorkingDir", "Config.Env", "HostConfig.Binds", "HostConfig.Tmpfs")
 def test_identity_directory_environment_mounts(engine: Engine, tmp_path: Path):
     tmp_path.chmod(0o755)
     (tmp_path / "file").write_text("from the host\n")
@@ -83,6 +97,7 @@ def test_a_number_is_never_a_name(engine: Engine):
     assert "must be in range" in result.stderr
 
 
+@pytest.mark.proves("HostConfig.Privileged", "HostConfig.ReadonlyPaths", "HostConfig.MaskedPaths")
 def test_confinement_is_docker_s(engine: Engine):
     status = engine.docker("run", "--rm", "--network", "none", "box", "cat", "/proc/self/status")
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
@@ -96,6 +111,7 @@ def test_confinement_is_docker_s(engine: Engine):
     assert result.returncode != 0
 
 
+@pytest.mark.proves("POST /containers/{name}/exec", "POST /exec/{id}/start", "GET /exec/{id}/json")
 def test_exec(engine: Engine):
     engine.background("target", "sleep 100")
     assert engine.docker("exec", "target", "sh", "-c", "echo hi; exit 7", code=7) == "hi\n"
@@ -107,6 +123,9 @@ def test_exec(engine: Engine):
     assert "sleep 100" in engine.docker("top", "target")
 
 
+@pytest.mark.proves(
+    "GET /containers/json", "POST /containers/{name}/rename", "DELETE /containers/{name}", "Config.Labels"
+)
 def test_names_listing_and_removal(engine: Engine):
     made = engine.background("first", "sleep 100").strip()
     assert "Conflict" in engine.run("create", "--name", "first", "box").stderr
@@ -124,6 +143,9 @@ def test_names_listing_and_removal(engine: Engine):
     assert "No such container" in engine.run("inspect", "--type", "container", "second").stderr
 
 
+@pytest.mark.proves(
+    "POST /containers/{name}/stop", "POST /containers/{name}/kill", "Config.StopSignal", "Config.StopTimeout"
+)
 def test_stop_asks_first(engine: Engine):
     engine.background("polite", "trap 'echo bye; exit 5' TERM; echo up; while true; do sleep 0.05; done")
     follow(engine, "polite", "up")
@@ -144,6 +166,7 @@ def follow(engine: Engine, name: str, text: str) -> None:
             logs.terminate()
 
 
+@pytest.mark.proves("HostConfig.RestartPolicy")
 def test_restart_policy(engine: Engine):
     engine.docker(
         "run",
@@ -163,6 +186,9 @@ def test_restart_policy(engine: Engine):
     assert engine.docker("inspect", "-f", "{{.RestartCount}}", "again") == "2\n"
 
 
+@pytest.mark.proves(
+    "Config.Tty", "POST /containers/{name}/resize", "POST /exec/{id}/resize", "HostConfig.ConsoleSize"
+)
 def test_terminal_resize_and_detach(engine: Engine):
     master, slave = pty.openpty()
     engine.docker("create", "-it", "--network", "none", "--name", "term", "box", "sh", "-c", "stty size; cat")

@@ -159,3 +159,44 @@ def test_the_page_switches(daemon: Daemon, images: MakeImage) -> None:
         page.find("#tab-images").click()
         page.see_text("#images", name)
     assert daemon.docker("ps", "-a", "--format", "{{.State}}") == "exited\n"
+
+
+def test_images_migrate_and_keep_their_digests(daemon: Daemon, images: MakeImage, registry: str) -> None:
+    known, local = images("migrate:known", layers=3), "local:1"
+    assert use(daemon, "classic").returncode == 0
+    daemon.docker("pull", known)
+    pulled = daemon.docker("image", "inspect", "--format", "{{index .RepoDigests 0}}", known).strip()
+    config = daemon.docker("images", "--no-trunc", "-q", known).strip()
+    daemon.docker(
+        "run", "--name", "grow", "--network", "none", known, "sh", "-c", "echo grown > /grown; rm /layer-0"
+    )
+    daemon.docker("commit", "grow", local)
+    daemon.docker("rm", "grow")
+    refused = daemon.lading("store", "migrate")
+    assert "not in use" in refused.stderr
+    before = listed(daemon)
+
+    assert use(daemon, "containerd").returncode == 0
+    done = daemon.lading("store", "migrate", "--offline", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"Migrated": 2, "DigestsKept": 1, "Present": 0, "Failed": []}
+    assert daemon.docker("images", "--no-trunc", "-q", known).strip() == pulled.partition("@")[2]
+    assert daemon.docker("run", "--rm", "--network", "none", local, "cat", "/grown") == "grown\n"
+    assert daemon.run("run", "--rm", "--network", "none", local, "ls", "/layer-0").returncode
+    assert daemon.docker("run", "--rm", "--network", "none", known, "ls", "/layer-0") == "/layer-0\n"
+    daemon.docker("save", "-o", str(daemon.directory / "local.tar"), local)
+
+    # What was pulled goes back to its registry under the digest that it came with, though its layers are not kept packed.
+    again = f"{registry}/migrate:again"
+    daemon.docker("tag", known, again)
+    assert pulled.partition("@")[2] in daemon.docker("push", again)
+
+    # A second time there is nothing to do, and a blob that is missing comes with a pull.
+    done = daemon.lading("store", "migrate")
+    assert done.stdout.startswith("0 images migrated")
+    daemon.docker("pull", known)
+    daemon.docker("save", "-o", str(daemon.directory / "known.tar"), known)
+
+    assert use(daemon, "classic").returncode == 0
+    assert listed(daemon) == before
+    assert config in {line.split()[0] for line in before}

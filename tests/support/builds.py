@@ -1,5 +1,6 @@
 """A solver over a real store and real shims, with a client in this process."""
 
+import json
 import os
 import shutil
 from collections.abc import AsyncGenerator, Sequence
@@ -20,8 +21,11 @@ from lading.errors import NotFoundError, UnavailableError
 from lading.formats.llb import make, ops
 from lading.formats.llb.definition import Definition
 from lading.kit import aio
+from lading.oci.digest import Digest
 from lading.runtime.service import ShimRuntime
+from lading.testing.registry import FakeRegistry
 from support.bundles import remove_cgroups
+from support.images import GOARCH, compressed, layer_tar
 
 
 class Screen:
@@ -220,7 +224,13 @@ def run(
 ) -> make.Edge:
     """RUN; what it leaves at ``/``."""
     op = ops.ExecOp(
-        meta=ops.Meta(args=("/bin/sh", "-c", command), env=("PATH=/bin",), cwd=cwd, user=user),
+        meta=ops.Meta(
+            args=("/bin/sh", "-c", command),
+            env=("PATH=/bin",),
+            cwd=cwd,
+            user=user,
+            remove_mount_stubs_recursive=True,
+        ),
         mounts=tuple(extra),
         network=network,
         **more,
@@ -233,3 +243,35 @@ def run(
 def definition(edge: make.Edge) -> Definition:
     """A definition of what is wanted."""
     return make.definition(edge)
+
+
+def publish(registry: FakeRegistry, path: str, layers: Sequence[Any], *, architecture: str = GOARCH) -> str:
+    """An image in a registry; its name."""
+    diff_ids: list[str] = []
+    descriptors: list[dict[str, Any]] = []
+    for files in layers:
+        tar = layer_tar(files)
+        diff_ids.append(Digest.of(tar))
+        blob = registry.add_blob(path, compressed(tar, "gzip"))
+        kind = "application/vnd.oci.image.layer.v1.tar+gzip"
+        descriptors.append({"mediaType": kind, "digest": blob.digest, "size": blob.size})
+    config = {
+        "architecture": architecture,
+        "os": "linux",
+        "config": {"Env": ["PATH=/bin"]},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    }
+    blob = registry.add_blob(path, json.dumps(config).encode())
+    kind = "application/vnd.oci.image.manifest.v1+json"
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": kind,
+        "config": {
+            "mediaType": "application/vnd.oci.image.config.v1+json",
+            "digest": blob.digest,
+            "size": blob.size,
+        },
+        "layers": descriptors,
+    }
+    registry.add_manifest(path, json.dumps(manifest).encode(), kind, tag="latest")
+    return f"{registry.host}/{path}:latest"

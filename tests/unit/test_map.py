@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import lading
-from lading.core import content, metadata, remotes, runtime, snapshots
+from lading.core import content, images, metadata, remotes, runtime, snapshots
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "lading"
@@ -26,6 +26,7 @@ SUITES: dict[type, str] = {
     snapshots.Snapshotter: "SnapshotterSuite",
     runtime.Runtime: "RuntimeSuite",
     remotes.Registries: "RemotesSuite",
+    images.Naming: "ImageStoreSuite",
 }
 DELEGATING = {"ReloadableRegistries": "hands every call to an HttpRegistries"}
 
@@ -119,6 +120,24 @@ REFERENCE: dict[str, Any] = runpy.run_path(str(ROOT / "scripts" / "reference.py"
 def test_the_reference_is_what_the_code_says(name: str) -> None:
     page = (ROOT / "docs" / "reference" / name).read_text()
     assert page == REFERENCE["PAGES"][name](), "run: python scripts/reference.py"
+
+
+ELSEWHERE = {
+    *("Config.ExposedPorts", "Config.Volumes", "Config.NetworkDisabled", "Config.MacAddress"),
+    *("HostConfig.NetworkMode", "HostConfig.PortBindings", "HostConfig.PublishAllPorts", "HostConfig.Links"),
+    *("HostConfig.Dns", "HostConfig.DnsOptions", "HostConfig.DnsSearch", "HostConfig.ExtraHosts"),
+    *("HostConfig.VolumesFrom", "HostConfig.VolumeDriver"),
+}
+"""Fields of networks and volumes, whose tests may name them but are not made to."""
+
+
+def test_every_route_and_field_of_containers_is_proved() -> None:
+    proved = REFERENCE["proofs"]()
+    fields = {name for name, _ in REFERENCE["container_fields"]()}
+    wanted = {*REFERENCE["container_routes"](), *fields - ELSEWHERE}
+    assert sorted(wanted - proved.keys()) == []
+    mine = {name for name in proved if name.split(".")[0] in ("Config", "HostConfig")}
+    assert sorted(mine - fields) == [], "a test proves a field that there is not"
 
 
 def test_every_command_is_in_the_help() -> None:

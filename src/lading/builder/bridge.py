@@ -39,7 +39,7 @@ class NamedRef:
 
 
 class Bridge:
-    """The client's side of one build."""
+    """The client's side of one build. ``asked`` is told which frontend the client asks for."""
 
     def __init__(
         self,
@@ -47,7 +47,10 @@ class Bridge:
         frontends: Mapping[str, Frontend],
         options: Mapping[str, str],
         inputs: Mapping[str, Definition],
+        *,
+        asked: Callable[[str], None],
     ) -> None:
+        self._asked = asked
         self._make_gateway = make_gateway
         self._frontends = frontends
         self.inputs = inputs
@@ -111,6 +114,7 @@ class Bridge:
             if definition is None or not definition.ops:
                 return Result(refs={"": None})
             return Result(refs={"": await self._gateway.solve(definition, evaluate=evaluate)})
+        self._asked(frontend)
         result = await find_frontend(self._frontends, frontend).build(self._make_gateway(options, inputs))
         if evaluate:
             await evaluate_all(result)

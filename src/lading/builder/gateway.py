@@ -14,10 +14,10 @@ from lading.builder.model import (
     VertexEvent,
     WarningEvent,
 )
-from lading.builder.ops.images import ImageSources
+from lading.builder.ops.images import Image, ImageSources
 from lading.core.leases import LeaseID
 from lading.core.session import Session
-from lading.errors import LadingError, UnsupportedError
+from lading.errors import FailedPreconditionError, LadingError
 from lading.formats.llb.definition import Definition
 from lading.oci import platform as platform_rules
 from lading.oci import reference as references
@@ -86,21 +86,13 @@ class BuildGateway(Gateway):
         log_name: str = "",
         store: str = "",
     ) -> ResolvedImage:
-        if store:
-            raise UnsupportedError("OCI layouts are not supported as sources")
         name = log_name or f"resolve image config for {reference}"
         vertex = Digest.of(f"{name} {reference}".encode())
         started = time.time_ns()
         self._progress.tell(VertexEvent(digest=vertex, name=name, started=started))
         error = ""
         try:
-            image = await self._images.find(
-                reference,
-                platform_rules.normalize(platform or self._platforms[0]),
-                mode=mode,
-                sessions=[self._session] if self._session is not None else [],
-                lease=self._lease,
-            )
+            image = await self._find(reference, platform, mode, store)
         except LadingError as exc:
             error = str(exc)
             raise
@@ -109,8 +101,22 @@ class BuildGateway(Gateway):
                 VertexEvent(digest=vertex, name=name, started=started, completed=time.time_ns(), error=error)
             )
         target = image.located.target.digest
-        pinned = references.parse(reference).with_default_tag().with_digest(target)
+        pinned = references.parse(reference)
+        if pinned.digest is None:
+            pinned = pinned.with_default_tag().with_digest(target)
         return ResolvedImage(reference=pinned, digest=target, config=image.body)
+
+    async def _find(self, reference: str, platform: Platform | None, mode: ResolveMode, store: str) -> Image:
+        wanted = platform_rules.normalize(platform or self._platforms[0])
+        if not store:
+            sessions = [self._session] if self._session is not None else []
+            return await self._images.find(reference, wanted, mode=mode, sessions=sessions, lease=self._lease)
+        if self._session is None:
+            raise FailedPreconditionError("an OCI layout needs a client that is connected")
+        name, _, digest = reference.partition("@")
+        return await self._images.find_in_layout(
+            name, Digest(digest), wanted, session=self._session, store=f"oci:{store}", lease=self._lease
+        )
 
     @override
     def warn(self, event: WarningEvent) -> None:

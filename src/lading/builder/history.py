@@ -1,5 +1,6 @@
 """The history of builds: what ``docker buildx history`` shows, and the log of a build that is over."""
 
+import base64
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -11,9 +12,9 @@ from typing_extensions import override
 
 from lading.builder import events
 from lading.builder.control import Build, Recorder
-from lading.builder.model import Event, VertexEvent, WarningEvent
+from lading.builder.model import Event, Ref, VertexEvent, WarningEvent
 from lading.core import builds, content, leases
-from lading.core.builds import BuildRecord, Output
+from lading.core.builds import BuildRecord, Output, PlatformResult
 from lading.core.content import IngestRef
 from lading.core.leases import LeaseID
 from lading.errors import AlreadyExistsError, NotFoundError
@@ -21,10 +22,13 @@ from lading.kit import aio
 from lading.kit.tasks import Signal
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
+from lading.oci.document import decode
+from lading.oci.mediatypes import IN_TOTO
 
 LOG_TYPE: Final = "application/vnd.buildkit.status.v0"
 KEPT: Final = 50
 KEPT_SECONDS: Final = 48 * 3600
+_PREDICATE: Final = "in-toto.io/predicate-type"
 _LOG_LIMIT: Final = 256 << 20
 
 
@@ -44,6 +48,7 @@ class History(Recorder):
         blobs: Where logs and attestations are kept.
         lease_manager: Holds them.
         failure: An error as a marshalled ``google.rpc.Status``.
+        provenance: Type and predicate of the provenance of one ref of a build.
 
     """
 
@@ -54,11 +59,13 @@ class History(Recorder):
         blobs: content.Store,
         lease_manager: leases.Manager,
         failure: Callable[[BaseException], bytes],
+        provenance: Callable[[Build, Ref | None], tuple[str, bytes]],
     ) -> None:
         self._store = store
         self._blobs = blobs
         self._leases = lease_manager
         self._failure = failure
+        self._provenance = provenance
         self._active: dict[str, BuildRecord] = {}
         self._news: list[HistoryEvent] = []
         self._changed = Signal()
@@ -91,6 +98,7 @@ class History(Recorder):
             completed=time.time_ns(),
             error=b"" if error is None else self._failure(error),
             log=log,
+            platforms=await self._platforms(build, response, lease) if error is None else {},
             response=dict(response),
             total_steps=len(vertices),
             cached_steps=sum(each.cached for each in vertices),
@@ -103,8 +111,26 @@ class History(Recorder):
         self._tell(HistoryEvent(kind="complete", record=done))
         await self._expire()
 
-    async def _keep(self, data: bytes, media_type: str, lease: LeaseID) -> Descriptor:
-        descriptor = Descriptor(media_type=media_type, digest=Digest.of(data), size=len(data))
+    async def _platforms(
+        self, build: Build, response: Mapping[str, str], lease: LeaseID
+    ) -> dict[str, PlatformResult]:
+        """Provenance for each platform, and the descriptor of what was exported."""
+        if build.result is None:
+            return {}
+        made = _exported(response)
+        found: dict[str, PlatformResult] = {}
+        for key, ref in build.result.refs.items():
+            kind, body = self._provenance(build, ref)
+            kept = await self._keep(body, IN_TOTO, lease, {_PREDICATE: kind})
+            found[key] = PlatformResult(attestations=(kept,), results=made)
+        return found
+
+    async def _keep(
+        self, data: bytes, media_type: str, lease: LeaseID, annotations: dict[str, str] | None = None
+    ) -> Descriptor:
+        descriptor = Descriptor(
+            media_type=media_type, digest=Digest.of(data), size=len(data), annotations=annotations or {}
+        )
         with suppress(AlreadyExistsError):
             async with self._blobs.open_writer(
                 IngestRef(f"{lease}-{descriptor.digest}"), expected=descriptor, lease=lease
@@ -165,6 +191,13 @@ class History(Recorder):
         with suppress(NotFoundError):
             await self._leases.delete(LeaseID(f"lading-build-{ref}"))
         self._tell(HistoryEvent(kind="deleted", record=record))
+
+
+def _exported(response: Mapping[str, str]) -> tuple[Descriptor, ...]:
+    raw = response.get("containerimage.descriptor")
+    if raw is None:
+        return ()
+    return (decode(base64.b64decode(raw), Descriptor, what="descriptor", limit=1 << 20),)
 
 
 def public_options(options: Mapping[str, str]) -> dict[str, str]:

@@ -23,10 +23,11 @@ _KNOWN: Final = 50
 
 
 class ImageDatabase:
-    """``imagedb/`` of one data-root."""
+    """``imagedb/`` of one data-root. While it is open nobody else changes it, so parents are read once."""
 
     def __init__(self, layout_: Layout) -> None:
         self._layout = layout_
+        self._parents: dict[Digest, Digest] | None = None
 
     def ids(self) -> list[Digest]:
         """Every image."""
@@ -51,6 +52,7 @@ class ImageDatabase:
     def add(self, image: Digest, config: bytes) -> None:
         """Store a config under its digest. Idempotent."""
         layout.write(self._layout.configs / image.hex, config)
+        self._parents = None
 
     def remove(self, image: Digest) -> None:
         """Forget an image and what was noted of it; children lose their parent. That it is gone is fine."""
@@ -63,6 +65,7 @@ class ImageDatabase:
             directory.rmdir()
         (self._layout.configs / image.hex).unlink(missing_ok=True)
         fs.fsync_directory(self._layout.configs)
+        self._parents = None
 
     def children(self, image: Digest) -> list[Digest]:
         """The images that name this one as their parent."""
@@ -70,12 +73,16 @@ class ImageDatabase:
 
     def parents(self) -> dict[Digest, Digest]:
         """Image to parent, for those that have one here."""
+        known = self._parents
+        if known is not None:
+            return known
         here = set(self.ids())
         found: dict[Digest, Digest] = {}
         for image in here:
             text = layout.read(self._layout.metadata / image.hex / "parent")
             if text and text in here:
                 found[image] = Digest(text)
+        self._parents = found
         return found
 
     def set_parent(self, image: Digest, parent: Digest) -> None:
@@ -83,6 +90,7 @@ class ImageDatabase:
         directory = self._layout.metadata / image.hex
         layout.write(directory / "parent", str(parent))
         layout.write(directory / "builtLocally", b"\x01")
+        self._parents = None
 
     def touch(self, image: Digest) -> None:
         """Note that the image got a name just now."""

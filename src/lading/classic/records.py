@@ -4,15 +4,17 @@ A record points to a config. An image is there as long as it has a record, be it
 its last record goes, so does its config. The labels of the stored config keep its layers against the collector.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
 import anyio
 from typing_extensions import override
 
 from lading.classic.imagedb import ImageDatabase, Names
-from lading.core import images
+from lading.core import images, leases
 from lading.core.images import Image
 from lading.core.leases import LeaseID
+from lading.errors import NotFoundError
 from lading.kit import aio
 from lading.oci import reference
 from lading.oci.descriptor import Descriptor
@@ -20,11 +22,17 @@ from lading.oci.digest import Digest
 
 
 class ClassicRecords(images.Store):
-    """`images.Store` of one namespace over a classic store; the only one for it in this process."""
+    """`images.Store` of one namespace over a classic store; the only one for it in this process.
 
-    def __init__(self, rows: images.Store, database: ImageDatabase, names: Names) -> None:
+    ``database`` is where the images are; who changes or reads them here goes through this one.
+    """
+
+    def __init__(
+        self, rows: images.Store, database: ImageDatabase, names: Names, leases: leases.Manager
+    ) -> None:
         self._rows = rows
-        self._database = database
+        self._leases = leases
+        self.database = database
         self._names = names
         self._one = anyio.Lock()
 
@@ -91,7 +99,14 @@ class ClassicRecords(images.Store):
     async def _drop_nameless(self, image: Digest) -> None:
         if not await self._rows.by_target(image):
             with anyio.CancelScope(shield=True):
-                await aio.run(aio.DISK, self._database.remove, image)
+                await aio.run(aio.DISK, self.database.remove, image)
+                with contextlib.suppress(NotFoundError):
+                    await self._leases.delete(known_lease(image))
+
+
+def known_lease(image: Digest) -> LeaseID:
+    """The lease that keeps the manifest, and the index, that an image was pulled as."""
+    return LeaseID(f"classic.known.{image.hex}")
 
 
 def repositories(records: Sequence[Image]) -> dict[str, tuple[str, Digest]]:

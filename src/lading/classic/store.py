@@ -1,25 +1,26 @@
 """The classic store: images come in from blobs and go out as blobs, and are configs and unpacked layers in between."""
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-import anyio
 import msgspec
 from typing_extensions import override
 
 from lading.classic import assemble
-from lading.classic.imagedb import ImageDatabase, KnownBlobs
+from lading.classic.imagedb import KnownBlobs
 from lading.classic.layerdb import SPLIT, LayerDatabase, LayerRecord
 from lading.classic.layout import DRIVER, Layout
-from lading.classic.records import ClassicRecords
-from lading.core import content
+from lading.classic.records import ClassicRecords, known_lease
+from lading.core import content, leases
 from lading.core.classic import ClassicStore
 from lading.core.content import IngestRef
 from lading.core.images import Image, Pointed
 from lading.core.labels import GC_REF_CONTENT, GC_REF_SNAPSHOT
-from lading.core.leases import LeaseID
+from lading.core.leases import FLAT, LeaseID, Resource
 from lading.errors import (
     AlreadyExistsError,
     DataLossError,
@@ -50,14 +51,19 @@ class LocalClassicStore(ClassicStore):
         layout: Where.
         records: The image records over the same place.
         blobs: The namespace's content: what is being pulled, pushed, saved or loaded, and every image's config.
+        leases: Keep the manifests that images were pulled as, for a migration.
 
     """
 
-    def __init__(self, layout: Layout, records: ClassicRecords, blobs: content.Store) -> None:
+    def __init__(
+        self, layout: Layout, records: ClassicRecords, blobs: content.Store, leases: leases.Manager
+    ) -> None:
+        self._leases = leases
         self._layout = layout
         self._records = records
         self._content = blobs
-        self._images = ImageDatabase(layout)
+        self._images = records.database
+        self._foreign: Mapping[str, Digest] | None = None
         self._layers = LayerDatabase(layout)
         self._known = KnownBlobs(layout)
         self._names = KeyedLock()
@@ -87,8 +93,17 @@ class LocalClassicStore(ClassicStore):
                 await self._forget(dangling_name(image.digest))
         if source is not None:
             await self.note(image, manifest or target, source)
+            await self._keep(image.digest, target, manifest or target)
             await self._records.put(str(source.with_digest(target.digest)), image)
         return Pointed(image=await self._records.get(name), replaced=replaced)
+
+    async def _keep(self, image: Digest, *documents: Descriptor) -> None:
+        """Keep what an image was pulled as: small, and the only way to its digests without the registry."""
+        lease = known_lease(image)
+        with contextlib.suppress(AlreadyExistsError):
+            await self._leases.create(lease, labels={FLAT: "true"})
+        for each in documents:
+            await self._leases.add(lease, Resource(kind="content", id=each.digest))
 
     async def _current(self, name: str) -> Image | None:
         try:
@@ -157,7 +172,9 @@ class LocalClassicStore(ClassicStore):
 
     @override
     async def foreign_uses(self) -> Mapping[str, Digest]:
-        return await aio.run(aio.DISK, foreign_containers, self._layout.root)
+        if self._foreign is None:
+            self._foreign = await aio.run(aio.DISK, foreign_containers, self._layout.root)
+        return self._foreign
 
     # Going out.
 
@@ -263,8 +280,9 @@ class LocalClassicStore(ClassicStore):
             ) as writer:
                 if writer.offset:
                     await aio.run(aio.DISK, writer.truncate)
-                async for data in _each(self._stream(record)):
-                    await aio.run(aio.DATA, writer.write, data)
+                async with aclosing(aio.each(aio.DATA, self._stream(record))) as pieces:
+                    async for data in pieces:
+                        await aio.run(aio.DATA, writer.write, data)
                 size = writer.offset
                 await writer.commit(size=size, expected=blob)
         except AlreadyExistsError:
@@ -285,8 +303,9 @@ class LocalClassicStore(ClassicStore):
                 for packed in packer.feed(data):
                     writer.write(packed)
 
-            async for data in _each(self._stream(record)):
-                await aio.run(aio.COMPRESS, pack, data)
+            async with aclosing(aio.each(aio.DATA, self._stream(record))) as pieces:
+                async for data in pieces:
+                    await aio.run(aio.COMPRESS, pack, data)
             await aio.run(aio.COMPRESS, lambda: writer.write(packer.finish()))
             if DiffID.from_hasher(hasher, record.diff_id.algorithm) != record.diff_id:
                 raise DataLossError(
@@ -304,22 +323,6 @@ class LocalClassicStore(ClassicStore):
 
 
 _PARTS: Final = {"Merged": "merged", "Upper": "diff", "Work": "work"}
-
-
-async def _each(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """The pieces of a blocking iterator, taken on data threads; closed when left."""
-
-    def take() -> bytes | None:
-        return next(pieces, None)
-
-    try:
-        while (piece := await aio.run(aio.DATA, take)) is not None:
-            yield piece
-    finally:
-        close = getattr(pieces, "close", None)
-        if close is not None:
-            with anyio.CancelScope(shield=True):
-                await aio.run(aio.DATA, close)
 
 
 class _Foreign(msgspec.Struct, rename="pascal"):

@@ -81,6 +81,29 @@ def use(context: click.Context, host: str, kind: str, *, stop: bool) -> None:
     click.echo(f"the {kind} image store is in use")
 
 
+@store.command()
+@_HOST
+@_JSON
+@click.option("--offline", is_flag=True, help="Ask no registry what it knows the images by.")
+@click.option("--fetch", is_flag=True, help="Download the layers' blobs of images whose digests are kept.")
+@click.pass_context
+def migrate(context: click.Context, host: str, *, offline: bool, fetch: bool, as_json: bool) -> int:
+    """Copy the images of the classic store into the containerd store, which must be in use. The classic store stays as it is."""
+    target = f"/lading/store/migrate?offline={int(offline)}&fetch={int(fetch)}"
+    result = _follow(_client(context, host), target, "migrating")
+    if as_json:
+        _print_json(result)
+    else:
+        made = result["Migrated"] - result["DigestsKept"]
+        click.echo(
+            f"{_counted(result['Migrated'], 'image')} migrated: {result['DigestsKept']} with the registry's digests, "
+            f"{made} with a new manifest; {result['Present']} were here already"
+        )
+        for each in result["Failed"]:
+            click.echo(f"not migrated: {each}", err=True)
+    return 1 if result["Failed"] else 0
+
+
 def _wait_for(client: Client, kind: str) -> dict[str, Any]:
     """The state of the store once the daemon has opened it; it is away for a moment."""
     import time

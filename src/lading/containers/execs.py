@@ -45,7 +45,9 @@ class ExecRequest(msgspec.Struct, rename="pascal"):
     def parse(cls, body: Mapping[str, Any]) -> "ExecRequest":
         """Read a body. Raises `InvalidArgumentError`."""
         try:
-            made = msgspec.convert({k: v for k, v in body.items() if v is not None}, cls)
+            made = msgspec.convert(
+                {_FIELDS.get(k.lower(), k): v for k, v in body.items() if v is not None}, cls
+            )
         except msgspec.ValidationError as exc:
             raise InvalidArgumentError(f"invalid exec configuration: {exc}") from exc
         if not made.cmd:
@@ -53,6 +55,10 @@ class ExecRequest(msgspec.Struct, rename="pascal"):
         if made.working_dir and not made.working_dir.startswith("/"):
             raise InvalidArgumentError(f"the working directory '{made.working_dir}' is not absolute")
         return made
+
+
+_FIELDS: Final = {name.lower(): name for name in ExecRequest.__struct_encode_fields__}
+"""Go reads keys whatever their case, and docker-py counts on it (``detachKeys``)."""
 
 
 @dataclass(slots=True)

@@ -1,10 +1,9 @@
 """Which containers a list or prune request means. Sans-I/O; matching is linear in the text (hostile-input.md A7)."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Final
 
-from lading.containers import netmodes
+from lading.containers import netmodes, patterns
 from lading.containers.model import Container
 from lading.errors import InvalidArgumentError
 from lading.kit import times
@@ -27,6 +26,7 @@ LIST_FILTERS: Final = frozenset(
 )
 PRUNE_FILTERS: Final = frozenset({"label", "label!", "until"})
 _STATUSES: Final = frozenset({"created", "restarting", "running", "removing", "paused", "exited", "dead"})
+_HEALTH: Final = frozenset({"starting", "healthy", "unhealthy", "none"})
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -44,6 +44,11 @@ def check(filters: Mapping[str, Sequence[str]]) -> None:
     for status in filters.get("status", ()):
         if status not in _STATUSES:
             raise InvalidArgumentError(f"invalid filter 'status={status[:80]}'")
+    for health in filters.get("health", ()):
+        if health not in _HEALTH:
+            raise InvalidArgumentError(f"invalid filter 'health={health[:80]}'")
+    for name in filters.get("name", ()):
+        patterns.compiled(name, "invalid filter 'name'")
     for key in ("publish", "expose"):
         for text in filters.get(key, ()):
             port_range(text)
@@ -71,8 +76,7 @@ def matches(
             case "id":
                 return any(container.id.startswith(value) for value in values)
             case "name":
-                names = (container.name, f"/{container.name}")
-                return any(_name_matches(name, value) for name in names for value in values)
+                return _name_matches(container, values)
             case "label":
                 return matches_labels(container.labels, values)
             case "status":
@@ -86,6 +90,7 @@ def matches(
                 return any(value in networks for value in values)
             case "volume":
                 held = {part for bind in container.binds for part in (bind.source, bind.target)}
+                held |= {part for each in container.document.volumes for part in (each.name, each.target)}
                 return any(value in held for value in values)
             case "health":
                 status = container.health.status if container.health and state.running else "none"
@@ -103,6 +108,13 @@ def matches(
     return all(passes(key, values) for key, values in filters.items() if values)
 
 
+def _name_matches(container: Container, values: Sequence[str]) -> bool:
+    """Docker's rule: a regular expression that fits a part of the name, with or without the slash before it."""
+    found = [patterns.compiled(value, "invalid filter 'name'") for value in values]
+    names = (container.name, f"/{container.name}")
+    return any(pattern.search(name) for pattern in found for name in names)
+
+
 def port_range(text: str) -> list[tuple[int, str]]:
     """Ports of a filter's value: ``80``, ``80/udp``, ``8000-8010/tcp``. Raises `InvalidArgumentError`."""
     numbers, _, protocol = text.partition("/")
@@ -110,13 +122,6 @@ def port_range(text: str) -> list[tuple[int, str]]:
     low, kind = netmodes.split_port(f"{first}/{protocol or 'tcp'}")
     high = netmodes.split_port(f"{last}/{kind}")[0] if dash else low
     return [(number, kind) for number in range(low, high + 1)]
-
-
-def _name_matches(name: str, pattern: str) -> bool:
-    """Docker takes a regular expression; the forms in use are a part of the name, ``^`` and ``$`` anchors, and ``*``."""
-    start, end = pattern.startswith("^"), pattern.endswith("$")
-    body = pattern.removeprefix("^").removesuffix("$").replace(".*", "*")
-    return fnmatchcase(name, f"{'' if start else '*'}{body.replace('[', '[[]')}{'' if end else '*'}")
 
 
 def prune_before(filters: Mapping[str, Sequence[str]], now: int) -> int | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from lading.containers import patterns
 from lading.containers.jsonlog import JsonCodec
 from lading.containers.locallog import LocalCodec
 from lading.containers.logfile import Limits, LogFiles
@@ -129,14 +130,7 @@ def attributes(options: Mapping[str, str], subject: Subject) -> dict[str, str]:
 
 
 def _pattern(name: str, text: str) -> re.Pattern[str] | None:
-    if not text:
-        return None
-    if len(text) > 200 or re.search(r"[)*+}?]\s*[*+{]", text):  # A7: nothing that can take for ever
-        raise InvalidArgumentError(f"log opt {name}: the expression {text[:80]!r} is too complicated")
-    try:
-        return re.compile(text)
-    except re.error as exc:
-        raise InvalidArgumentError(f"invalid log opt {name}: {exc}") from exc
+    return patterns.compiled(text, f"log opt {name}") if text else None
 
 
 def _tag(template: str, subject: Subject | None) -> str:

@@ -5,7 +5,8 @@ built or committed. Layers are kept unpacked. To send an image out its layers ar
 for byte, verified, and stored as blobs for as long as a lease holds them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
@@ -69,4 +70,34 @@ class ClassicStore(images.Naming, Protocol):
 
     async def note(self, image: Descriptor, manifest: Descriptor, repository: Reference) -> None:
         """Remember that ``repository`` has the image under ``manifest``, which is stored, and the layers' blobs with it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassicImage:
+    """An image of a classic store that is only read. ``names`` are its tags and, with digests, what registries call it."""
+
+    id: Digest
+    config: bytes
+    names: Sequence[Reference]
+
+
+class ClassicSource(Protocol):
+    """A classic store that is only read, because another store is in use."""
+
+    async def images(self) -> Sequence[ClassicImage]:
+        """Every image that dockerd would show, parents before what was made from them."""
+        ...
+
+    async def manifest(self, digest: Digest) -> bytes | None:
+        """The manifest or index of this digest, if it was kept."""
+        ...
+
+    def layer(self, chain_id: ChainID) -> Iterator[bytes]:
+        """A layer's tar stream; blocking. Whoever takes it compares it with the diff ID.
+
+        Raises:
+            DataLossError: While iterating: the layer is missing, or its tree has changed.
+
+        """
         ...

@@ -12,7 +12,7 @@ daemon tells `recover` who still holds what, and every other mount is taken away
 **Who may remove what** is the business of the caller, who knows the containers; a volume that is held is refused here too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -94,6 +94,20 @@ class Volumes(Protocol):
 
     async def release(self, name: str, holder: str) -> None:
         """The holder needs it no more."""
+        ...
+
+    async def fill(self, name: str, copy: Callable[[str], None]) -> bool:
+        """Call ``copy`` with a directory that becomes the volume's, if it is empty and nobody holds it; whether it did.
+
+        ``copy`` runs on a thread, and nobody can acquire the volume meanwhile. It may set owner and mode of the directory. If
+        it fails, and after a crash, a volume without options is empty as before.
+
+        Raises `NotFoundError`; what ``copy`` raises.
+        """
+        ...
+
+    def holders(self, name: str) -> Collection[str]:
+        """Who holds it now; nobody holds one that is not there."""
         ...
 
     async def recover(self, held: Mapping[str, Sequence[str]]) -> None:

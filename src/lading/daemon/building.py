@@ -1,24 +1,30 @@
 """The builder, assembled: solver, sessions, control, and the edge that speaks BuildKit's protocol."""
 
 import socket
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from typing_extensions import override
 
 from lading.api.buildkit.errors import status_of
 from lading.api.buildkit.server import BuildkitServer
 from lading.api.buildkit.worker import Worker
+from lading.builder.attest.finisher import ProvenanceFinisher, record_of
 from lading.builder.control import Control, Finisher, MakeExporter, MakeGateway, SolveWish
 from lading.builder.exporters.factory import ExporterFactory
 from lading.builder.frontend.frontend import DockerfileFrontend
 from lading.builder.history import History
+from lading.builder.legacy.build import LegacyBuilder
 from lading.builder.model import Frontend, Gateway, Job, Progress, Solver
+from lading.builder.ops.processes import Networking
 from lading.builder.ops.trees import DiffingSnapshotter
 from lading.builder.service import BuildJob, BuildSolver, Environment
 from lading.core import content, images, leases, metadata
 from lading.core.events import Bus
 from lading.core.metadata import Namespace
+from lading.core.networks import BRIDGE, Networks, SandboxID, joined
 from lading.core.remotes import Registries
 from lading.core.runtime import Runtime
 from lading.core.session import Session
@@ -48,6 +54,8 @@ class Parts:
     registries: Registries
     runtime: Runtime
     runtime_name: str
+    networks: Networks | None
+    """Processes of builds join the default network; ``None`` leaves them with a loopback interface."""
     state: Path
     bus: Bus
     id: str
@@ -61,6 +69,23 @@ class Builder:
     control: Control
     solver: Solver
     sessions: SessionRegistry
+    legacy: LegacyBuilder
+
+
+class DefaultNetwork(Networking):
+    """A place in the default bridge for each process of a build."""
+
+    def __init__(self, networks: Networks) -> None:
+        self._networks = networks
+
+    @override
+    def join(self, id: str) -> AbstractAsyncContextManager[str]:
+        return self._join(SandboxID(id))
+
+    @asynccontextmanager
+    async def _join(self, id: SandboxID) -> AsyncGenerator[str]:
+        async with joined(self._networks, id, BRIDGE) as sandbox:
+            yield sandbox.path
 
 
 async def open_builder(stack: AsyncExitStack, parts: Parts) -> Builder:
@@ -79,6 +104,7 @@ async def open_builder(stack: AsyncExitStack, parts: Parts) -> Builder:
                 runtime=parts.runtime,
                 runtime_name=parts.runtime_name,
                 state=parts.state,
+                networking=None if parts.networks is None else DefaultNetwork(parts.networks),
                 cgroup_v2=host.cgroup_version() == "2",
             )
         )
@@ -102,12 +128,14 @@ async def open_builder(stack: AsyncExitStack, parts: Parts) -> Builder:
         make_exporter=ExporterFactory(
             parts.transfer, parts.content, host=platforms.host(), exported=exported
         ),
+        finishers=[ProvenanceFinisher()],
         worker=Worker(
             id=parts.id,
             hostname=socket.gethostname(),
             snapshotter=lambda: parts.snapshotter.name if parts.containerd else "",
             platforms=runnable,
         ),
+        state=parts.state / "legacy",
     )
 
 
@@ -136,6 +164,7 @@ def make_builder(
     make_exporter: MakeExporter,
     finishers: Sequence[Finisher] = (),
     worker: Worker,
+    state: Path,
 ) -> Builder:
     """The builder over any solver."""
     sessions = SessionRegistry()
@@ -144,6 +173,7 @@ def make_builder(
         blobs=blobs,
         lease_manager=lease_manager,
         failure=lambda error: status_of(error).SerializeToString(),
+        provenance=record_of,
     )
     control = Control(
         solver=solver,
@@ -163,4 +193,11 @@ def make_builder(
         serve_session=sessions.serve,
         check_session=sessions.check,
     )
-    return Builder(server=server, control=control, solver=solver, sessions=sessions)
+    legacy = LegacyBuilder(
+        solver=solver,
+        lease_manager=lease_manager,
+        make_gateway=make_gateway,
+        make_exporter=make_exporter,
+        state=state,
+    )
+    return Builder(server=server, control=control, solver=solver, sessions=sessions, legacy=legacy)

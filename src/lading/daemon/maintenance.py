@@ -72,7 +72,7 @@ class StoreMaintenance(Maintenance):
             "DataRoot": str(self.data_root),
             "Namespace": str(self.namespace),
             "Driver": self.driver,
-            "Images": len(await self.database.images(self.namespace).list()),
+            "Images": len({r.target.digest for r in await self.database.images(self.namespace).list()}),
             "Blobs": len(blobs),
             "BlobBytes": sum(info.size for info in blobs),
             "Layers": len(committed),

@@ -127,7 +127,8 @@ def hidden_words(kind: StoreKind, hidden: Mapping[str, int]) -> str:
     ]
     if not parts:
         return ""
+    are, them = ("is", "it") if sum(hidden.values()) == 1 else ("are", "them")
     return (
-        f"{' and '.join(parts)} of the {kind.value} image store {'is' if sum(hidden.values()) == 1 else 'are'} hidden "
-        f"(lading store use {kind.value} brings them back)"
+        f"{' and '.join(parts)} of the {kind.value} image store {are} hidden "
+        f"(lading store use {kind.value} brings {them} back)"
     )

@@ -14,8 +14,10 @@ from lading.classic.imagedb import ImageDatabase, Names
 from lading.classic.layout import Layout
 from lading.classic.records import ClassicRecords
 from lading.classic.rows import LayerRows
-from lading.classic.store import LocalClassicStore, foreign_containers
+from lading.classic.source import LocalClassicSource
+from lading.classic.store import LocalClassicStore
 from lading.classic.sync import Stores, sync
+from lading.content.local import LocalContentStore
 from lading.core import content, images, leases, metadata
 from lading.core.metadata import Namespace
 from lading.daemon.config import Config
@@ -87,8 +89,8 @@ async def open_classic(
     await rows.load()
     snapshotter = Overlay2Snapshotter(root, rows, durability="strict", boot_id=linux.boot_id())
     await snapshotter.recover()
-    kept = ClassicRecords(records, ImageDatabase(place), Names(place))
-    return Classic(records=kept, snapshotter=snapshotter, store=LocalClassicStore(place, kept, blobs))
+    kept = ClassicRecords(records, ImageDatabase(place), Names(place), leases)
+    return Classic(records=kept, snapshotter=snapshotter, store=LocalClassicStore(place, kept, blobs, leases))
 
 
 async def hidden(config: Config, database: metadata.Database, kind: StoreKind) -> Mapping[str, int]:
@@ -102,9 +104,11 @@ async def hidden(config: Config, database: metadata.Database, kind: StoreKind) -
     return {"images": len(images_), "containers": containers}
 
 
-async def foreign(config: Config) -> int:
-    """How many containers dockerd keeps in the data-root, which only dockerd shows."""
-    return len(await aio.run(aio.DISK, foreign_containers, config.data_root))
+def classic_source(config: Config, database: metadata.Database) -> LocalClassicSource:
+    """The classic store of a data-root, to be read while the other one is in use."""
+    namespace = namespace_of(config, StoreKind.CLASSIC)
+    blobs = LocalContentStore(config.data_root / "content", database.blobs(namespace), namespace=namespace)
+    return LocalClassicSource(Layout(config.data_root), blobs)
 
 
 class _Bootstrap(msgspec.Struct):

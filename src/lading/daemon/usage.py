@@ -63,3 +63,16 @@ async def container_usage(service: ContainerService, version: ApiVersion) -> Dis
         active=len(rows) - len(stopped),
         reclaimable=sum(int(row.get("SizeRw") or 0) for row in stopped),
     )
+
+
+async def volume_usage(service: ContainerService, version: ApiVersion) -> DiskUsage:  # noqa: ARG001 - a source
+    """Volumes for ``system/df``."""
+    rows = await service.volumes.usage()
+    sizes = [max(0, int(row["UsageData"]["Size"])) for row in rows]
+    used = [int(row["UsageData"]["RefCount"]) > 0 for row in rows]
+    return DiskUsage(
+        items=rows,
+        size=sum(sizes),
+        active=sum(used),
+        reclaimable=sum(size for size, kept in zip(sizes, used, strict=True) if not kept),
+    )

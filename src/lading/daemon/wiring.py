@@ -8,7 +8,7 @@ the snapshotter, whose table is `SNAPSHOTTERS`.
 import hashlib
 import os
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -21,7 +21,7 @@ import structlog
 from anyio.abc import TaskGroup
 from typing_extensions import override
 
-from lading.api.engine import absent, build_cache, system, upgrades
+from lading.api.engine import absent, build_cache, legacy_build, system, upgrades
 from lading.api.engine import containers as container_routes
 from lading.api.engine import events as event_routes
 from lading.api.engine import exec as exec_routes
@@ -29,6 +29,7 @@ from lading.api.engine import files as file_routes
 from lading.api.engine import images as image_routes
 from lading.api.engine import lading as lading_routes
 from lading.api.engine import networks as network_routes
+from lading.api.engine import volumes as volume_routes
 from lading.api.engine.routing import Router
 from lading.containers.environment import Environment, Resolving, StoredImages
 from lading.containers.service import ContainerService
@@ -36,8 +37,10 @@ from lading.containers.service import open_service as open_containers
 from lading.content.local import LocalContentStore, utc_now
 from lading.core import content, facts, images, leases, metadata
 from lading.core.addresses import DEFAULT_POOLS
+from lading.core.classic import ClassicStore
 from lading.core.events import Bus
 from lading.core.metadata import Namespace
+from lading.core.networks import Networks
 from lading.core.remotes import Credentials, Registries, Resolver
 from lading.daemon import host, stores, usage
 from lading.daemon.building import Builder, Parts, open_builder
@@ -50,6 +53,7 @@ from lading.errors import FailedPreconditionError
 from lading.gc.collector import Collector
 from lading.images.classic import ClassicExchange, ClassicImageService
 from lading.images.exchange import ImageExchange
+from lading.images.migration import Migrator
 from lading.images.removal import Use
 from lading.images.service import ImageService
 from lading.kit import aio, linux
@@ -70,6 +74,7 @@ from lading.snapshots.erofs import ErofsSnapshotter
 from lading.snapshots.native import NativeSnapshotter
 from lading.snapshots.overlay import OverlaySnapshotter
 from lading.transfer.service import TransferService
+from lading.volumes.local import open_volumes
 
 _log: Final = structlog.get_logger(__name__)
 DATABASE: Final = "lading.db"
@@ -104,6 +109,8 @@ class Store:
     """The image store of one namespace: ports and services, without containers and without an edge."""
 
     selection: Selection
+    classic: ClassicStore | None
+    """The classic store's own part, if that is the one in use."""
     namespace: Namespace
     database: metadata.Database
     content: content.Store
@@ -205,6 +212,7 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
     exchange = make_exchange(service=service, records=records, transfer=transfer, registries=registries)
     return Store(
         selection=selection,
+        classic=classic.store if classic else None,
         namespace=namespace,
         database=database,
         content=store,
@@ -361,7 +369,8 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
         store = await open_store(stack, config, bus, uses)
         await stores.refuse_orphans(config, store.database, store.selection.kind)
         runtime = await open_runtime(stack, config)
-        service = await open_container_service(stack, config, store, runtime)
+        networks = await open_network_service(stack, config, store)
+        service = await open_container_service(stack, config, store, runtime, networks)
         running.append(service)
         builder = await open_builder(
             stack,
@@ -377,6 +386,7 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
                 registries=store.registries,
                 runtime=runtime,
                 runtime_name=host.default_runtime(config),
+                networks=None if config.bridge == "none" else networks,
                 state=config.exec_root / "build",
                 bus=bus,
                 id=await daemon_id(store.database),
@@ -394,6 +404,7 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
             containers=lambda: usage.count_containers(service),
             image_usage=lambda version: usage.image_usage(store.images, version),
             container_usage=lambda version: usage.container_usage(service, version),
+            volume_usage=lambda version: usage.volume_usage(service, version),
             build_usage=lambda version: build_cache.disk_usage(builder.solver, version),
             listeners=lambda: bus.subscribers,
             open_files=lambda: len(os.listdir("/proc/self/fd")),
@@ -434,7 +445,7 @@ async def hidden_warnings(config: Config, store: Store) -> list[str]:
     other = store.selection.kind.other
     words = hidden_words(other, await stores.hidden(config, store.database, other))
     found = [words] if words else []
-    if store.selection.kind is StoreKind.CLASSIC and (count := await stores.foreign(config)):
+    if store.classic is not None and (count := len(await store.classic.foreign_uses())):
         found.append(
             f"{count} container{'' if count == 1 else 's'} of dockerd in this data-root can be seen by dockerd only"
         )
@@ -465,6 +476,26 @@ class StoreRoutes(lading_routes.Stores):
         changed = await self._switch.use(store, stop=stop)
         return {"Store": store, "Restarting": changed}
 
+    @override
+    async def migrate(self, *, offline: bool, fetch: bool) -> AsyncIterator[dict[str, Any]]:
+        store = self._store
+        if store.selection.kind is not StoreKind.CONTAINERD:
+            raise FailedPreconditionError(
+                "images are migrated into the containerd store, which is not in use",
+                hint="lading store use containerd, then lading store migrate",
+            )
+        migrator = Migrator(
+            source=stores.classic_source(self._config, store.database),
+            store=store.content,
+            records=store.records,
+            snapshotter=store.snapshotter,
+            leases=store.leases,
+            transfer=store.transfer,
+            registries=store.registries,
+        )
+        async for each in migrator.run(offline=offline, fetch=fetch):
+            yield each
+
 
 def make_router(
     store: Store,
@@ -483,11 +514,11 @@ def make_router(
     exec_routes.add_routes(router, service)
     file_routes.add_routes(router, service)
     network_routes.add_routes(router, service)
+    volume_routes.add_routes(router, service.volumes)
     lading_routes.add_routes(router, store.maintenance, stores)
-    absent.add_volumes(router)
     absent.add_swarm(router)
     absent.add_plugins(router)
-    absent.add_builder(router)
+    legacy_build.add_routes(router, builder.legacy)
     build_cache.add_routes(router, builder.solver)
     upgrades.add_routes(
         router,
@@ -495,7 +526,6 @@ def make_router(
         session=builder.server.serve_session,
         check_session=builder.server.check_session,
     )
-    absent.add_container_extras(router)
     return router
 
 
@@ -515,8 +545,19 @@ async def open_runtime(stack: AsyncExitStack, config: Config) -> ShimRuntime:
     )
 
 
+async def open_network_service(stack: AsyncExitStack, config: Config, store: Store) -> Networks:
+    """Networks, for containers and for the processes of builds."""
+    return await stack.enter_async_context(
+        open_networks(
+            store.database.networks(Namespace(config.containerd_namespace)),
+            config.exec_root / "network",
+            network_settings(config),
+        )
+    )
+
+
 async def open_container_service(
-    stack: AsyncExitStack, config: Config, store: Store, runtime: ShimRuntime
+    stack: AsyncExitStack, config: Config, store: Store, runtime: ShimRuntime, networks: Networks
 ) -> ContainerService:
     """Containers in shims, with those of earlier daemons taken up."""
     available = host.runtimes(config)
@@ -525,11 +566,10 @@ async def open_container_service(
     async def find(name: str) -> images.Image:
         return (await store.images.find(name)).image
 
-    networks = await stack.enter_async_context(
-        open_networks(
-            store.database.networks(Namespace(config.containerd_namespace)),
-            config.exec_root / "network",
-            network_settings(config),
+    volumes = await stack.enter_async_context(
+        open_volumes(
+            store.database.volumes(Namespace(config.containerd_namespace)),
+            config.data_root / "volumes" / config.containerd_namespace,
         )
     )
     environment = Environment(
@@ -546,6 +586,7 @@ async def open_container_service(
         runtime=runtime,
         bus=store.bus,
         networks=networks,
+        volumes=volumes,
         resolving=resolving(config),
         root=config.data_root / "containers",
         state=config.exec_root / "containers",

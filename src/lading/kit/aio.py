@@ -5,8 +5,8 @@ moved by threads of ``DATA``; short system calls on files run on ``DISK``; the d
 """
 
 import functools
-from collections.abc import Callable
-from typing import Final, TypeVar
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Final, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
@@ -55,3 +55,20 @@ async def run(
         abandon_on_cancel=abandon_on_cancel,
         limiter=lane.limiter,
     )
+
+
+async def each(lane: Lane, blocking: Iterator[T]) -> AsyncGenerator[T]:
+    """What a blocking iterator gives, taken on threads of ``lane``. Use it in `contextlib.aclosing`, which closes both."""
+    end = object()
+
+    def take() -> T | object:
+        return next(blocking, end)
+
+    try:
+        while (found := await run(lane, take)) is not end:
+            yield cast("T", found)
+    finally:
+        close = getattr(blocking, "close", None)
+        if close is not None:
+            with anyio.CancelScope(shield=True):
+                await run(lane, close)

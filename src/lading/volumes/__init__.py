@@ -2,5 +2,5 @@
 Invariant: a row that promises a directory is written after the directory; a directory is deleted after its row.
 Start at:  local.py (the port), devices.py (volumes that are mounted).
 Imports:   core, kit.  Never: other adapters, services.
-Proved by: testing/volumes.py; tests/unit/volumes/, tests/crash/test_volumes.py, tests/e2e/test_volumes.py.
+Proved by: testing/volumes.py; tests/conformance/test_local_volumes.py, tests/e2e/test_volumes.py.
 """

@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import anyio
 import pytest
@@ -21,6 +22,7 @@ from lading.formats.buildkit._pb import control_pb2 as control
 from lading.formats.buildkit._pb import gateway_pb2 as gateway
 from lading.formats.buildkit._pb import llb_pb2 as llb
 from lading.formats.buildkit._pb.llb_pb2 import BytesMessage, RpcStatus
+from lading.formats.llb import make, ops
 from lading.formats.llb.definition import Definition
 from lading.kit.grpc.client import Channel
 from lading.kit.grpc.connection import open_connection
@@ -62,6 +64,16 @@ def test_a_bug_keeps_its_words_to_itself() -> None:
     assert "token" not in grpc_error(KeyError("token")).message
 
 
+def graph_of(name: str) -> Definition:
+    """The files of the directory ``name`` of the client."""
+    return make.definition(make.source(ops.SourceOp(identifier=f"local://{name}"), make.Style()))
+
+
+def last_of(name: str) -> Digest:
+    """By which the solver knows the graph."""
+    return Digest.of(graph_of(name).ops[-1])
+
+
 class FakeGateway:
     platforms = (platforms.host(),)
 
@@ -86,7 +98,7 @@ class FakeFrontend:
         if gateway.options.get("fail"):
             source = SourceFile(filename="Dockerfile", data=b"FORM x\n")
             raise SourceError("unknown instruction", source=source, ranges=[SourceRange(start=1, end=1)])
-        ref = await gateway.solve(Definition(ops=(b"op", gateway.options["last"].encode())))
+        ref = await gateway.solve(graph_of(gateway.options["last"]))
         return Result(refs={"": ref}, metadata={"containerimage.config": b"{}", "frontend.x": b"y"})
 
 
@@ -144,6 +156,10 @@ class World:
         return records
 
 
+async def runnable():
+    return [platforms.host()]
+
+
 @asynccontextmanager
 async def opened() -> AsyncGenerator[World]:
     database = MemoryDatabase()
@@ -158,9 +174,8 @@ async def opened() -> AsyncGenerator[World]:
         frontends={"dockerfile.v0": FakeFrontend()},
         make_gateway=FakeGateway,
         make_exporter=make_exporter,
-        worker=Worker(
-            id="w", hostname="h", snapshotter=lambda: "overlayfs", platforms=lambda: [platforms.host()]
-        ),
+        worker=Worker(id="w", hostname="h", snapshotter=lambda: "overlayfs", platforms=runnable),
+        state=Path(),
     )
     ours, theirs = pipe()
     with ours, theirs:
@@ -226,7 +241,9 @@ async def test_the_bridge_in_any_order() -> None:
                 gateway.BridgeSolveResponse,
             )
             assert answer.result.ref.id
-            assert list(answer.result.ref.__getattribute__("def").__getattribute__("def")) == [b"op", b"b"]
+            assert (
+                tuple(answer.result.ref.__getattribute__("def").__getattribute__("def")) == graph_of("b").ops
+            )
             result = gateway.BridgeResult(ref=gateway.Ref(id=answer.result.ref.id))
             await world.bridge("Return", gateway.ReturnRequest(result=result), gateway.ReturnResponse)
         assert {"exported": "", "index": "0"} in told
@@ -287,7 +304,7 @@ async def test_unknown_frontends_and_exporters_and_refs() -> None:
 
 async def test_a_client_that_leaves_ends_its_build() -> None:
     async with opened() as world:
-        tree = world.solver.trees[Digest.of(b"slow")] = MemoryTree(hangs=True)
+        tree = world.solver.trees[last_of("slow")] = MemoryTree(hangs=True)
         async with anyio.create_task_group() as tasks:
 
             async def solve() -> None:
@@ -311,10 +328,10 @@ async def test_a_client_that_leaves_ends_its_build() -> None:
 async def test_a_definition_is_built_without_a_frontend_and_its_files_can_be_read(tmp_path) -> None:
     (tmp_path / "a").write_text("content")
     async with opened() as world:
-        world.solver.trees[Digest.of(b"last")] = MemoryTree(path=tmp_path)
-        graph = llb.Definition(**{"def": [b"op", b"last"]})
+        world.solver.trees[last_of("files")] = MemoryTree(path=tmp_path)
+        graph = llb.Definition(**{"def": graph_of("files").ops})
         assert await world.solve(ref="direct", definition=graph) == {}
-        assert world.solver.trees[Digest.of(b"last")].solved == 1
+        assert world.solver.trees[last_of("files")].solved == 1
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(world.solve)
             answer = await world.bridge(
@@ -386,3 +403,14 @@ async def test_the_worker_and_its_label() -> None:
         assert record.platforms[0].architecture == platforms.host().architecture
         none = control.ListWorkersRequest(filter=["id==other"])
         assert not (await world.call(f"{CONTROL}/ListWorkers", none, control.ListWorkersResponse)).record
+
+
+async def test_a_build_that_is_over_before_its_status_is_asked_for_ends_it_at_once() -> None:
+    async with opened() as world, anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: world.solve(ref="quick", internal=True))
+        nothing = gateway.ReturnRequest(result=gateway.BridgeResult(ref=gateway.Ref()))
+        await world.bridge("Return", nothing, gateway.ReturnResponse, build="quick")
+        while world.builder.control.builds:
+            await anyio.sleep(0.001)
+        with anyio.fail_after(2):
+            assert not (await world.status("quick")).vertexes

@@ -1,6 +1,7 @@
 """System routes, events and what is absent, over a real socket."""
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -56,11 +57,8 @@ def body(answer: Answer) -> Any:
 def table(**sources: Any) -> Router:
     router = Router()
     system.add_routes(router, Sources(host=HOST, **sources))
-    absent.add_volumes(router)
     absent.add_swarm(router)
     absent.add_plugins(router)
-    absent.add_builder(router)
-    absent.add_container_extras(router)
     return router
 
 
@@ -72,7 +70,7 @@ async def test_ping_tells_what_clients_negotiate_with() -> None:
             assert answer.body == (b"OK" if method == "GET" else b"")
             assert answer.headers["api-version"] == "1.55"
             assert answer.headers["ostype"] == "linux"
-            assert answer.headers["builder-version"] == "1"
+            assert answer.headers["builder-version"] == "2"
             assert answer.headers["swarm"] == "inactive"
             assert "no-cache" in answer.headers["cache-control"]
 
@@ -167,13 +165,7 @@ async def test_auth_checks_with_the_registry_that_is_named() -> None:
         ("GET", "/nodes", 503, "not a swarm manager"),
         ("GET", "/services/x", 503, "not a swarm manager"),
         ("POST", "/swarm/init", 501, "no Swarm"),
-        ("GET", "/volumes/v", 404, "no such volume"),
-        ("POST", "/volumes/create", 501, "bind mount"),
         ("GET", "/plugins/p/q/json", 404, 'plugin "p/q" not found'),
-        ("POST", "/build", 501, "no builder"),
-        ("POST", "/grpc", 501, "no builder"),
-        ("POST", "/session", 501, "no builder"),
-        ("GET", "/containers/c/stats", 501, "cannot measure containers yet"),
     ],
 )
 async def test_what_is_absent_says_so(method: str, target: str, status: int, words: str) -> None:
@@ -275,6 +267,9 @@ class Two(lading.Stores):
     async def use(self, store: str, *, stop: bool) -> dict[str, Any]:
         return {"Store": store, "Restarting": stop}
 
+    async def migrate(self, *, offline: bool, fetch: bool) -> AsyncIterator[dict[str, Any]]:
+        yield {"result": {"offline": offline, "fetch": fetch}}
+
 
 async def test_what_is_hidden_is_a_warning() -> None:
     async def warnings() -> list[str]:
@@ -294,6 +289,8 @@ async def test_lading_s_own_routes() -> None:
             "Store": "containerd",
             "Restarting": True,
         }
+        answer = await get(path, "/lading/store/migrate?offline=1", "POST")
+        assert b'{"result":{"offline":true,"fetch":false}}' in answer.body
         assert (await get(path, "/lading/why/nonsense")).status == 400
         assert (await get(path, f"/lading/why/{digest}")).status == 404
         assert b'"content":1' in (await get(path, "/lading/gc?dry-run=1", "POST")).body

@@ -114,10 +114,12 @@ class ContainerRoutes:
         return empty(200)
 
     async def remove(self, request: Request) -> web.StreamResponse:
-        """``DELETE /containers/{name}``; there are no anonymous volumes that ``v`` could remove."""
+        """``DELETE /containers/{name}``."""
         if request.flag("link"):
             raise InvalidArgumentError("link is not supported")
-        await self._service.remove(request.param("name"), force=request.flag("force"))
+        await self._service.remove(
+            request.param("name"), force=request.flag("force"), volumes=request.flag("v")
+        )
         return empty(204)
 
     async def prune(self, request: Request) -> web.StreamResponse:
@@ -128,6 +130,20 @@ class ContainerRoutes:
     async def top(self, request: Request) -> web.StreamResponse:
         """``GET /containers/{name}/top``."""
         return json_response(await self._service.top(request.param("name"), request.text("ps_args", "-ef")))
+
+    async def stats(self, request: Request) -> web.StreamResponse:
+        """``GET /containers/{name}/stats``: once a second, or once with a second before it, or just once."""
+        name = request.param("name")
+        if not request.flag("stream", default=True):
+            one_shot = request.flag("one-shot")
+            return json_response(await self._service.stats(name, with_before=not one_shot))
+        if request.flag("one-shot"):
+            raise InvalidArgumentError("cannot have stream=true and one-shot=true")
+        async with contextlib.aclosing(self._service.stats_stream(name)) as documents:
+            response = await open_stream(request)
+            async for document in documents:
+                await write(response, msgspec.json.encode(document) + b"\n")
+        return response
 
     async def wait(self, request: Request) -> web.StreamResponse:
         """``POST /containers/{name}/wait``: the headers go out at once, since clients wait for them before they start it."""
@@ -272,6 +288,7 @@ def add_routes(router: Router, service: ContainerService) -> None:
         ("update", routes.update),
     ):
         router.add("POST", f"/containers/{{name}}/{action}", handler)
+    router.add("GET", "/containers/{name}/stats", routes.stats, endless=True)
     router.add("POST", "/containers/{name}/wait", routes.wait, endless=True)
     router.add("GET", "/containers/{name}/logs", routes.logs, endless=True)
     router.add("POST", "/containers/{name}/attach", routes.attach, endless=True)

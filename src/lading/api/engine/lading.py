@@ -1,4 +1,4 @@
-"""Our own routes, for what Docker has no word for: ``/lading/{store,store/use,gc,why,fsck}``, for `lading` and the page."""
+"""Our own routes, for what Docker has no word for, under ``/lading/``. The ``lading`` command and the page use them."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
@@ -44,6 +44,13 @@ class Stores(Protocol):
         """
         ...
 
+    def migrate(self, *, offline: bool, fetch: bool) -> AsyncIterator[dict[str, Any]]:
+        """Copy the classic store's images into the containerd store; progress objects, the last one with ``result``.
+
+        Raises `FailedPreconditionError` while the classic store is in use.
+        """
+        ...
+
 
 def add_routes(router: Router, maintenance: Maintenance, stores: Stores) -> None:
     """Serve Lading's own routes."""
@@ -67,7 +74,13 @@ def add_routes(router: Router, maintenance: Maintenance, stores: Stores) -> None
         return await _stream(request, maintenance.check(repair=request.flag("repair")))
 
     router.add("GET", "/lading/store", status)
+
+    async def migrate(request: Request) -> web.StreamResponse:
+        work = stores.migrate(offline=request.flag("offline"), fetch=request.flag("fetch"))
+        return await _stream(request, work)
+
     router.add("POST", "/lading/store/use", use)
+    router.add("POST", "/lading/store/migrate", migrate)
     router.add("GET", "/lading/why/{digest}", why)
     router.add("POST", "/lading/gc", collect)
     router.add("POST", "/lading/fsck", check)

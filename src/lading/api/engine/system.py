@@ -119,6 +119,7 @@ class Sources:
     containers: Callable[[], Awaitable[ContainerCounts]] = _no_containers
     image_usage: Callable[[ApiVersion], Awaitable[DiskUsage]] = _nothing
     container_usage: Callable[[ApiVersion], Awaitable[DiskUsage]] = _nothing
+    volume_usage: Callable[[ApiVersion], Awaitable[DiskUsage]] = _nothing
     build_usage: Callable[[ApiVersion], Awaitable[DiskUsage]] = _nothing
     listeners: Callable[[], int] = int
     open_files: Callable[[], int] = int
@@ -199,7 +200,7 @@ class _System:
         sources = {
             "image": self._sources.image_usage,
             "container": self._sources.container_usage,
-            "volume": _nothing,
+            "volume": self._sources.volume_usage,
             "build-cache": self._sources.build_usage,
         }
         found = {kind: await sources[kind](request.version) for kind in _DF_ORDER if kind in kinds}
@@ -275,8 +276,8 @@ def info_document(host: Host, version: ApiVersion) -> dict[str, Any]:
         "DriverStatus": [list(row) for row in host.driver_status],
         "DockerRootDir": host.data_root,
         "Plugins": {
-            "Volume": [],
-            "Network": ["host", "null"],
+            "Volume": ["local"],
+            "Network": ["bridge", "host", "ipvlan", "macvlan", "null"],
             "Authorization": None,
             "Log": list(host.log_drivers),
         },

@@ -1,7 +1,7 @@
 """From a result to an image's documents in the store: configs, manifests, attestation manifests, and the index over them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,7 +9,7 @@ import msgspec
 
 from lading.builder.exporters import configs
 from lading.builder.exporters.attributes import ImageOptions
-from lading.builder.model import Attestation, Compression, Layer, Progress, Ref, Result
+from lading.builder.model import Attestation, Compression, Layer, Ref, Result
 from lading.builder.progress import Step
 from lading.core.leases import LeaseID
 from lading.core.remotes import Document
@@ -84,6 +84,13 @@ def config_of(result: Result, id: str) -> bytes | None:
     return result.metadata.get(CONFIG_KEY)
 
 
+class _Statement(msgspec.Struct, frozen=True):
+    """What a scanner writes."""
+
+    predicate: msgspec.Raw
+    predicate_type: str = msgspec.field(name="predicateType", default="")
+
+
 class Assembler:
     """Makes the documents of one export."""
 
@@ -96,7 +103,7 @@ class Assembler:
         host: Platform,
         inline_only: bool,
         step: Step,
-        progress: Progress,
+        inline_cache: Callable[[Ref, Sequence[str]], Awaitable[bytes | None]] | None = None,
     ) -> None:
         self._documents = documents
         self._options = options
@@ -104,7 +111,7 @@ class Assembler:
         self._host = host
         self._inline_only = inline_only
         self._step = step
-        self._progress = progress
+        self._inline_cache = inline_cache
         self._oci = False
 
     async def assemble(self, result: Result) -> Assembled:
@@ -156,6 +163,9 @@ class Assembler:
         self, result: Result, id: str, layers: Sequence[Layer], attestations: Sequence[Attestation]
     ) -> Built:
         cache = result.metadata.get(f"{INLINE_CACHE_KEY}/{id}" if id else INLINE_CACHE_KEY)
+        ref = result.refs[id]
+        if self._inline_cache is not None and ref is not None:
+            cache = await self._inline_cache(ref, [layer.descriptor.digest for layer in layers])
         wanted = platforms.parse(id) if id else self._host
         config = configs.make(
             config_of(result, id), layers, wanted, epoch=self._options.epoch, inline_cache=cache
@@ -201,7 +211,7 @@ class Assembler:
 
     async def _attested(self, built: Built, attestations: Sequence[Attestation]) -> Built:
         statements: list[Descriptor] = []
-        for attestation in attestations:
+        for attestation in await unbundled(attestations):
             body = await statement(attestation, built, self._options.names)
             described = msgspec.structs.replace(
                 descriptor_of(body, mediatypes.IN_TOTO),
@@ -271,12 +281,35 @@ class Assembler:
         return msgspec.structs.replace(target, annotations=extra) if extra else target
 
 
+async def unbundled(attestations: Sequence[Attestation]) -> list[Attestation]:
+    """The same, with each statement of a bundle on its own. Raises `InvalidArgumentError` for one that is none."""
+    found: list[Attestation] = []
+    for attestation in attestations:
+        if attestation.ref is None or attestation.path != "/":
+            found.append(attestation)
+            continue
+        for entry in await attestation.ref.read_dir("/", pattern="*.json"):
+            raw = await attestation.ref.read_file(entry.path)
+            try:
+                document = msgspec.json.decode(raw, type=_Statement)
+            except (msgspec.MsgspecError, RecursionError) as exc:
+                raise InvalidArgumentError(f"the scanner's {entry.path} is no in-toto statement") from exc
+            found.append(
+                Attestation(
+                    predicate_type=document.predicate_type or attestation.predicate_type,
+                    body=bytes(document.predicate),
+                    inline_only=attestation.inline_only,
+                )
+            )
+    return found
+
+
 async def statement(attestation: Attestation, built: Built, names: Sequence[Reference]) -> bytes:
     """The in-toto statement about an image: its subjects are the image's names, and its digest.
 
     Raises `InvalidArgumentError` if the predicate is not JSON.
     """
-    raw = attestation.body
+    raw = attestation.body(built.layers) if callable(attestation.body) else attestation.body
     if raw is None:
         if attestation.ref is None:
             raise InvalidArgumentError(f"the attestation {attestation.predicate_type} has no content")

@@ -7,7 +7,7 @@ from typing import Final
 
 from typing_extensions import override
 
-from lading.builder.exporters.assemble import Built, statement
+from lading.builder.exporters.assemble import Built, statement, unbundled
 from lading.builder.exporters.tarball import archive
 from lading.builder.model import Attestation, ExportContext, Exporter, Result
 from lading.builder.progress import step
@@ -72,9 +72,7 @@ class FilesExporter(Exporter):
 
     async def _attestation_files(self, attestations: Sequence[Attestation]) -> dict[str, bytes]:
         files: dict[str, bytes] = {}
-        for attestation in attestations:
-            if attestation.inline_only:
-                continue
+        for attestation in await unbundled([each for each in attestations if not each.inline_only]):
             name = _FILE_NAMES.get(attestation.predicate_type, "attestation.json")
             name = f"{self._options.attestation_prefix}{name}"
             if name in files:

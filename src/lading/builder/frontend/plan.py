@@ -29,6 +29,8 @@ class Plan:
     """The stages in order; images that instructions name follow them."""
 
     nodes: list[StageNode] = field(default_factory=list[StageNode])
+    goal: StageNode = field(init=False)
+    """The stage to build."""
     _named: dict[str, StageNode] = field(default_factory=dict[str, StageNode])
 
     def add(self, node: StageNode) -> None:
@@ -43,17 +45,15 @@ class Plan:
         """The last stage of this name, in any case."""
         return self._named.get(name.lower())
 
-    def target(self, name: str) -> StageNode:
-        """The stage to build: the last one, if no name is given. Raises `InvalidArgumentError`."""
-        if not name:
-            return self.nodes[-1]
-        found = self.find(name) or self._by_number(name)
+    def aim(self, name: str) -> None:
+        """Choose the stage to build: the last one, if no name is given. Raises `InvalidArgumentError`."""
+        found = (self.find(name) or self._by_number(name)) if name else self.nodes[-1]
         if found is None:
-            shown = [node.shown for node in self.nodes if node.shown]
+            shown = [node.shown for node in self.nodes]
             raise InvalidArgumentError(
                 suggested(f'target stage "{name}" could not be found', name, shown), subject=name
             )
-        return found
+        self.goal = found
 
     def _by_number(self, text: str) -> StageNode | None:
         return self.nodes[int(text)] if text.isdecimal() and int(text) < len(self.nodes) else None
@@ -129,14 +129,15 @@ class Planner:
     target: Platform
     ignores_cache: Callable[[str], bool]
 
-    def plan(self, stages: Sequence[ins.Stage]) -> Plan:
-        """Raises `DockerfileError` with the lines at fault."""
+    def plan(self, stages: Sequence[ins.Stage], target: str) -> Plan:
+        """Raises `DockerfileError` with the lines at fault, or `InvalidArgumentError` if there is no such target."""
         plan = Plan()
         for number, stage in enumerate(stages):
             try:
                 self._add(plan, number, stage)
             except DockerfileError as exc:
                 raise exc.at(stage.head.lines) from exc
+        plan.aim(target)
         for node, stage in zip(list(plan.nodes), stages, strict=True):
             if node.context:
                 continue

@@ -78,7 +78,7 @@ def _with_heredocs(command: ins.Run, mounts: _Mounts) -> tuple[tuple[str, ...], 
         return (first.text,), told
     script = ops.MakeFile(path=f"/{first.name}", mode=0o755, data=_bytes(first.text))
     tree = make.change(None, [(script, None)], internal("preparing inline document"))
-    mount = ops.Mount(dest=_SCRIPTS, readonly=True)
+    mount = ops.Mount(dest=_SCRIPTS, selector="/", readonly=True)
     mounts.wishes.append(MountWish(mount=mount, source=tree))
     return (_SCRIPTS + first.name,), told
 

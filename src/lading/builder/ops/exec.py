@@ -14,7 +14,7 @@ from typing_extensions import override
 from lading.builder.errors import VertexError
 from lading.builder.ops import agents, contents
 from lading.builder.ops.files import paths
-from lading.builder.ops.mutables import Mutables, Sharing
+from lading.builder.ops.mutables import Mutable, Mutables, Sharing
 from lading.builder.ops.processes import Process, Processes, Stub, find_stubs, remove_stubs
 from lading.builder.ops.trees import NOTHING, Active, Tree, Trees
 from lading.builder.solver.operation import CacheMap, Context, Operation
@@ -49,6 +49,7 @@ class _Made:
     outputs: dict[int, tuple[Active, Tree]] = field(default_factory=dict[int, tuple[Active, Tree]])
     passed: dict[int, Tree] = field(default_factory=dict[int, Tree])
     """Outputs that are their read-only inputs."""
+    caches: dict[str, Mutable] = field(default_factory=dict[str, Mutable])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +101,7 @@ class ExecOperation(Operation[Tree]):
                 if self._needs_private()
                 else None
             )
+            await self._take_caches(stack, made, inputs)
             for number, mount in enumerate(self._op.mounts):
                 await self._mount(stack, made, mount, number, inputs, context, private)
             if not made.rootfs:
@@ -139,7 +141,8 @@ class ExecOperation(Operation[Tree]):
         if mount.type is ops.MountType.BIND:
             await self._bind(stack, made, mount, tree)
         elif mount.type is ops.MountType.CACHE:
-            await self._cache(stack, made, mount, tree)
+            assert mount.cache is not None
+            await self._add(stack, made, mount, list(made.caches[mount.cache.id].mounts))
         elif mount.type is ops.MountType.TMPFS:
             options = ["nosuid", "nodev", "mode=1777"]
             if mount.tmpfs_size:
@@ -198,19 +201,25 @@ class ExecOperation(Operation[Tree]):
             top = await stack.enter_async_context(self._tools.trees.mounted_at(shown))
         return await aio.run(aio.DISK, _resolve, top, mount.selector)
 
-    async def _cache(self, stack: AsyncExitStack, made: _Made, mount: ops.Mount, tree: Tree) -> None:
-        options = mount.cache
-        if options is None:
-            raise InvalidArgumentError(f"the cache mount at {mount.dest} has no options")
-        mutable = await self._tools.mutables.take(
-            CACHE_KIND,
-            options.id,
-            sharing=_SHARING[options.sharing],
-            description=f"cached mount {mount.dest} from exec {self._name}",
-            seed=tree,
-        )
-        stack.callback(self._tools.mutables.release, mutable)
-        await self._add(stack, made, mount, list(mutable.mounts))
+    async def _take_caches(self, stack: AsyncExitStack, made: _Made, inputs: Sequence[Tree]) -> None:
+        """Take all caches, in one order for everybody, so that no two processes wait for each other."""
+        wanted = [mount for mount in self._op.mounts if mount.type is ops.MountType.CACHE]
+        for mount in wanted:
+            if mount.cache is None:
+                raise InvalidArgumentError(f"the cache mount at {mount.dest} has no options")
+        for mount in sorted(wanted, key=lambda one: one.cache.id if one.cache else ""):
+            options = mount.cache
+            if options is None or options.id in made.caches:
+                continue
+            mutable = await self._tools.mutables.take(
+                CACHE_KIND,
+                options.id,
+                sharing=_SHARING[options.sharing],
+                description=f"cached mount {mount.dest} from exec {self._name}",
+                seed=NOTHING if mount.input is None else inputs[mount.input],
+            )
+            stack.callback(self._tools.mutables.release, mutable)
+            made.caches[options.id] = mutable
 
     async def _lend(
         self, stack: AsyncExitStack, made: _Made, mount: ops.Mount, context: Context, path: Path

@@ -7,11 +7,13 @@ from lading.builder.model import ResolveMode
 from lading.builder.ops.contents import Contents
 from lading.builder.ops.exec import ExecOperation, ExecTools
 from lading.builder.ops.file import FileOperation
+from lading.builder.ops.git import GitOperation
 from lading.builder.ops.images import ImageOperation, ImageSources
 from lading.builder.ops.layering import DiffOperation, MergeOperation
 from lading.builder.ops.local import LocalOperation
 from lading.builder.ops.mutables import Mutables
 from lading.builder.ops.trees import Tree, Trees
+from lading.builder.ops.web import Known, WebOperation
 from lading.builder.solver.live import Edge, Node
 from lading.builder.solver.operation import Operation
 from lading.errors import InvalidArgumentError, UnsupportedError
@@ -37,6 +39,8 @@ class World:
     images: ImageSources
     tools: ExecTools
     host: Platform
+    urls: dict[str, Known]
+    """What is known of files on the web."""
 
 
 def node(vertex: graph.Vertex, world: World) -> Node[Tree]:
@@ -74,8 +78,16 @@ def operation(vertex: graph.Vertex, world: World) -> Operation[Tree]:
             raise UnsupportedError("nested builds (BuildOp) are not supported")
 
 
+def _layout(op: ops.SourceOp) -> tuple[str, str] | None:
+    """The client's store of an OCI layout, and the session that has it."""
+    if op.scheme != "oci-layout":
+        return None
+    name = op.attrs.get("oci.store", "") or op.identifier.partition("://")[2].partition("@")[0]
+    return f"oci:{name}", op.attrs.get("oci.session", "")
+
+
 def _source(op: ops.SourceOp, vertex: graph.Vertex, platform: Platform, world: World) -> Operation[Tree]:
-    if op.scheme == "docker-image":
+    if op.scheme in ("docker-image", "oci-layout"):
         mode = op.attrs.get("image.resolvemode", "")
         if mode not in _MODES:
             raise InvalidArgumentError(f"unknown image resolve mode {mode!r}")
@@ -88,7 +100,12 @@ def _source(op: ops.SourceOp, vertex: graph.Vertex, platform: Platform, world: W
             mode=_MODES[mode],
             layers=int(limit) if limit.isdecimal() else None,
             checksum=op.attrs.get("image.checksum", ""),
+            layout=_layout(op),
         )
     if op.scheme == "local":
         return LocalOperation(op, world.mutables, vertex.name)
+    if op.scheme in ("http", "https"):
+        return WebOperation(op, world.trees, world.urls)
+    if op.scheme == "git":
+        return GitOperation(op, world.trees, world.mutables, world.tools.state)
     raise UnsupportedError(f"sources of kind {op.scheme}:// are not supported", subject=op.identifier[:200])

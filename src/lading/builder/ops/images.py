@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from lading.builder.model import ResolveMode
 from lading.builder.ops import contents
+from lading.builder.ops.layouts import LayoutFetcher
 from lading.builder.ops.trees import Base, Tree
 from lading.builder.solver.operation import CacheMap, Context, Operation
 from lading.core import content, images
@@ -113,6 +114,19 @@ class ImageSources:
             self._remember(image, wanted)
             return image
 
+    async def find_in_layout(
+        self, name: str, digest: Digest, wanted: Platform, *, session: Session, store: str, lease: LeaseID
+    ) -> Image:
+        """The image of a digest in an OCI layout of the client. Raises `NotFoundError`."""
+        place = Reference(domain="oci-layout.invalid", path=name.lower() or "layout", digest=digest)
+        fetcher = LayoutFetcher(session.content(store))
+        async with self._locks.hold((digest, wanted)):
+            document = await fetcher.target(digest)
+            located = await self._puller.locate_in(place, document, wanted, fetcher=fetcher, lease=lease)
+            image = await self._opened(located)
+            await self._hold(image, lease)
+            return image
+
     def _remember(self, image: Image, wanted: Platform) -> None:
         self._found[(image.located.target.digest, wanted)] = image
         while len(self._found) > _KEPT:
@@ -143,9 +157,8 @@ class ImageSources:
     async def _remote(
         self, name: Reference, wanted: Platform, sessions: Sequence[Session], lease: LeaseID
     ) -> Located:
-        host = "registry-1.docker.io" if name.domain == "docker.io" else name.domain
         refused: LadingError | None = None
-        for credentials in [*[await _credentials(session, host) for session in sessions], None]:
+        for credentials in [*[await credentials_of(session, name) for session in sessions], None]:
             if credentials is None and refused is not None and sessions:
                 raise refused
             try:
@@ -207,7 +220,9 @@ class ImageSources:
                     await self._cache.put_layer(self._snapshotter, chain, "", layer)
 
 
-async def _credentials(session: Session, host: str) -> Credentials | None:
+async def credentials_of(session: Session, reference: Reference) -> Credentials | None:
+    """The client's credentials for the registry of a reference; Docker Hub has two names."""
+    host = "registry-1.docker.io" if reference.domain == "docker.io" else reference.domain
     try:
         return await session.credentials(host)
     except (NotFoundError, UnavailableError):
@@ -270,7 +285,10 @@ class ImageOperation(Operation[Tree]):
         mode: ResolveMode = ResolveMode.DEFAULT,
         layers: int | None = None,
         checksum: str = "",
+        layout: tuple[str, str] | None = None,
     ) -> None:
+        """``layout`` is for an image in an OCI layout of the client: its store, and the session's ID or nothing."""
+        self._layout = layout
         self._name = name
         self._wanted = wanted
         self._sources = sources
@@ -289,15 +307,30 @@ class ImageOperation(Operation[Tree]):
         if self._image is None:
             shown = f"resolve {self._name}"
             context.status(shown)
-            self._image = await self._sources.find(
+            self._image = await self._search(context)
+            context.status(shown, completed=time.time_ns())
+        return self._image
+
+    async def _search(self, context: Context) -> Image:
+        if self._layout is None:
+            return await self._sources.find(
                 self._name,
                 self._wanted,
                 mode=self._mode,
                 sessions=context.sessions(),
                 lease=self._lease,
             )
-            context.status(shown, completed=time.time_ns())
-        return self._image
+        store, wanted = self._layout
+        name, _, digest = self._name.partition("@")
+
+        async def look(session: Session) -> Image:
+            if wanted and session.id != wanted:
+                raise NotFoundError(f"session {wanted} is not of this build")
+            return await self._sources.find_in_layout(
+                name, Digest(digest), self._wanted, session=session, store=store, lease=self._lease
+            )
+
+        return await context.with_session(look)
 
     @override
     async def cache_map(self, context: Context) -> CacheMap[Tree]:

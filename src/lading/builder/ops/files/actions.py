@@ -166,6 +166,13 @@ def _found(source: int, path: str, *, follow: bool) -> Generator[tuple[int, str,
         yield parent, name, os.stat(name, dir_fd=parent, follow_symlinks=False)
 
 
+def _true_parts(root: int, path: str) -> list[str]:
+    """The path of a file with the links in it followed: a copy onto a link writes what that points to."""
+    with paths.opened(root, path) as fd:
+        true = os.readlink(f"/proc/self/fd/{fd}")
+        return paths.parts_of(os.path.relpath(true, os.readlink(f"/proc/self/fd/{root}")))
+
+
 def _copy_one(action: ops.Copy, source: int, path: str, root: int, copier: Copier) -> None:
     into_directory = action.dest.endswith(("/", "/.")) or action.dest in ("", ".")
     with _found(source, path, follow=action.follow_symlink) as (parent, name, status):
@@ -180,6 +187,8 @@ def _copy_one(action: ops.Copy, source: int, path: str, root: int, copier: Copie
         if is_directory:
             _copy_directory(parent, name, root, parts, copier, existed=there is not None)
         else:
+            if there is not None and not inside and not action.always_replace:
+                parts = _true_parts(root, action.dest)
             target = paths.make_directories(root, "/".join(parts[:-1]), made=_maker(copier.rules))
             try:
                 copier.file(parent, name, status, target, parts[-1])

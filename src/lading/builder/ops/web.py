@@ -1,0 +1,285 @@
+"""``https://``: one file, fetched once. The server's word that it has not changed saves the download."""
+
+import email.utils
+import hashlib
+import posixpath
+import re
+import time
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import aiohttp
+import anyio
+import msgspec
+from typing_extensions import override
+
+from lading.builder.ops import contents
+from lading.builder.ops.files import single
+from lading.builder.ops.trees import NOTHING, Tree, Trees
+from lading.builder.solver.operation import CacheMap, Context, Operation
+from lading.core.snapshots import SnapshotName
+from lading.errors import (
+    DataLossError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+from lading.formats.llb import ops
+from lading.kit import aio
+from lading.oci.digest import Digest
+
+MAX_BYTES: Final = 64 << 30
+"""Most bytes of one file."""
+_CHUNK: Final = 1 << 20
+_SHOW_SECONDS: Final = 0.2
+_CONNECT_SECONDS: Final = 30
+_IDLE_SECONDS: Final = 120
+_REDIRECTS: Final = 10
+_NAME: Final = re.compile(r'filename="?([^";]+)"?')
+_HEADERS: Final = frozenset({"accept", "user-agent"})
+"""What a definition may ask to be sent (BuildKit, source/http)."""
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What is remembered of a URL: what the server said of it, and what it was."""
+
+    etag: str
+    modified: str
+    digest: str
+    name: str
+    snapshot: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wish:
+    """How the file is wanted."""
+
+    url: str
+    checksum: str
+    filename: str
+    mode: int
+    uid: int
+    gid: int
+    headers: Mapping[str, str]
+
+
+class WebOperation(Operation[Tree]):
+    """A file from a web server. ``memory`` outlives builds: what is known of each URL."""
+
+    def __init__(
+        self,
+        op: ops.SourceOp,
+        trees: Trees,
+        memory: dict[str, Known],
+        *,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        self._wish = _wish(op)
+        self._trees = trees
+        self._memory = memory
+        self._max_bytes = max_bytes
+        self._known: Known | None = None
+        self._tree: Tree | None = None
+
+    @property
+    @override
+    def slots(self) -> int:
+        return 0
+
+    @override
+    def close(self) -> None:
+        return
+
+    @override
+    async def cache_map(self, context: Context) -> CacheMap[Tree]:
+        wish = self._wish
+        if wish.checksum:
+            name = wish.filename or _name_in(wish.url)
+            return CacheMap(digests=(self._key(wish.checksum, name, ""),))
+        known = await self._fetch(context)
+        return CacheMap(digests=(self._key(known.digest, known.name, known.modified),))
+
+    def _key(self, digest: str, name: str, modified: str) -> Digest:
+        wish = self._wish
+        return contents.of_words("http", digest, name, modified, wish.mode, wish.uid, wish.gid)
+
+    @override
+    async def run(self, inputs: Sequence[Tree], context: Context) -> list[Tree]:
+        if self._tree is None:
+            await self._fetch(context)
+        assert self._tree is not None
+        return [self._tree]
+
+    async def _fetch(self, context: Context) -> Known:
+        """The file as a tree, and what is known of it."""
+        wish = self._wish
+        memory = await self._remembered()
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_IDLE_SECONDS)
+        headers = {"Accept-Encoding": "identity", **wish.headers}
+        if memory is not None:
+            if memory.etag:
+                headers["If-None-Match"] = memory.etag
+            elif memory.modified:
+                headers["If-Modified-Since"] = memory.modified
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout, auto_decompress=False, trust_env=True) as client,
+                client.get(
+                    wish.url, headers=headers, max_redirects=_REDIRECTS, allow_redirects=True
+                ) as reply,
+            ):
+                if reply.status == 304 and memory is not None:
+                    return memory
+                _check(reply.status, wish.url)
+                known = await self._receive(reply, context)
+        except (aiohttp.ClientError, TimeoutError) as exc:
+            raise UnavailableError(f"cannot fetch {_shown(wish.url)}: {exc or type(exc).__name__}") from exc
+        self._memory[self._memory_key()] = known
+        return known
+
+    def _memory_key(self) -> str:
+        wish = self._wish
+        return contents.of_words(wish.url, wish.filename, wish.mode, wish.uid, wish.gid, dict(wish.headers))
+
+    async def _remembered(self) -> Known | None:
+        """What is remembered, if the file is still there."""
+        known = self._memory.get(self._memory_key())
+        if known is None or (self._wish.checksum and known.digest != self._wish.checksum):
+            return None
+        try:
+            await self._trees.snapshotter.stat(known.snapshot)
+        except NotFoundError:
+            return None
+        name = SnapshotName(known.snapshot)
+        self._tree = Tree(layers=(name,), top=name, own=(name,))
+        return known
+
+    async def _receive(self, reply: aiohttp.ClientResponse, context: Context) -> Known:
+        wish = self._wish
+        name = wish.filename or _name(reply)
+        total = reply.content_length or 0
+        if total > self._max_bytes:
+            raise ResourceExhaustedError(f"{_shown(wish.url)} has {total} bytes, more than {self._max_bytes}")
+        modified = reply.headers.get("Last-Modified", "")
+        async with self._trees.active(NOTHING) as active:
+            async with self._trees.mounted_at(active.mounts) as path:
+                digest = await self._write(path, name, reply, total, context)
+            if wish.checksum and digest != wish.checksum:
+                raise DataLossError(
+                    f"digest mismatch {digest}: {wish.checksum}", hint="the file is not the expected one"
+                )
+            snapshot = await active.commit()
+        self._tree = Tree(layers=(snapshot,), top=snapshot, own=(snapshot,))
+        return Known(
+            etag=reply.headers.get("ETag", ""),
+            modified=modified,
+            digest=digest,
+            name=name,
+            snapshot=snapshot,
+        )
+
+    async def _write(
+        self, path: str, name: str, reply: aiohttp.ClientResponse, total: int, context: Context
+    ) -> str:
+        """Write the file; its digest."""
+        wish = self._wish
+        writer = await aio.run(aio.DISK, single.Writer, path, name)
+        try:
+            digest = await self._pump(reply, writer, total, context)
+            time_ns = _time(reply.headers.get("Last-Modified", ""))
+            await aio.run(aio.DISK, writer.finish, mode=wish.mode, uid=wish.uid, gid=wish.gid, time=time_ns)
+        finally:
+            await aio.run(aio.DISK, writer.close)
+        return digest
+
+    async def _pump(
+        self, reply: aiohttp.ClientResponse, writer: single.Writer, total: int, context: Context
+    ) -> str:
+        algorithm = self._wish.checksum.partition(":")[0] or "sha256"
+        hasher = hashlib.new(algorithm, usedforsecurity=False)
+        done, shown = 0, 0.0
+        async for chunk in reply.content.iter_chunked(_CHUNK):
+            done += len(chunk)
+            if done > self._max_bytes:
+                raise ResourceExhaustedError(
+                    f"{_shown(self._wish.url)} has more than {self._max_bytes} bytes"
+                )
+            hasher.update(chunk)
+            await aio.run(aio.DATA, writer.write, chunk)
+            if anyio.current_time() - shown > _SHOW_SECONDS:
+                shown = anyio.current_time()
+                context.status(_shown(self._wish.url), current=done, total=total)
+        context.status(_shown(self._wish.url), current=done, total=total, completed=time.time_ns())
+        return f"{algorithm}:{hasher.hexdigest()}"
+
+
+def _wish(op: ops.SourceOp) -> _Wish:
+    attrs = op.attrs
+    mode = attrs.get("http.perm", "") or "0600"
+    checksum = attrs.get("http.checksum", "")
+    if checksum:
+        Digest(checksum)
+    try:
+        numbers = int(mode, 0) if mode.startswith("0x") else int(mode, 8)
+        uid, gid = (int(attrs.get(f"http.{name}", "") or "0") for name in ("uid", "gid"))
+    except ValueError as exc:
+        raise InvalidArgumentError(f"malformed attribute of {_shown(op.identifier)}: {exc}") from exc
+    headers = {
+        name.removeprefix("http.header."): value
+        for name, value in attrs.items()
+        if name.startswith("http.header.")
+    }
+    for name in headers:
+        if name not in _HEADERS:
+            raise InvalidArgumentError(f"http header {name!r} may not be set")
+    return _Wish(
+        url=op.identifier,
+        checksum=checksum,
+        filename=posixpath.basename(attrs.get("http.filename", "")),
+        mode=numbers & 0o7777,
+        uid=uid,
+        gid=gid,
+        headers=headers,
+    )
+
+
+def _check(status: int, url: str) -> None:
+    if 200 <= status < 300:
+        return
+    message = f"invalid response status {status} from {_shown(url)}"
+    if status in (404, 410):
+        raise NotFoundError(message, subject=_shown(url))
+    if status >= 500 or status == 429:
+        raise UnavailableError(message, subject=_shown(url))
+    raise FailedPreconditionError(message, subject=_shown(url))
+
+
+def _shown(url: str) -> str:
+    """A URL without what may be a password."""
+    parts = urllib.parse.urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def _name(reply: aiohttp.ClientResponse) -> str:
+    match = _NAME.search(reply.headers.get("Content-Disposition", ""))
+    name = posixpath.basename(match[1]) if match else ""
+    return name if name not in ("", ".", "..") else _name_in(str(reply.url))
+
+
+def _name_in(url: str) -> str:
+    path = urllib.parse.unquote(urllib.parse.urlsplit(url).path)
+    name = posixpath.basename(path)
+    return "download" if name in ("", ".", "..") or "\0" in name else name
+
+
+def _time(modified: str) -> int | None:
+    """Nanoseconds since the epoch of a Last-Modified header; BuildKit gives files without one the epoch."""
+    try:
+        return round(email.utils.parsedate_to_datetime(modified).timestamp()) * 10**9
+    except (TypeError, ValueError):
+        return 0

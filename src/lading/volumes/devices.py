@@ -1,0 +1,56 @@
+"""Volumes with options: a file system of somewhere else, mounted where the volume's files are looked for. Blocking."""
+
+import subprocess
+from collections.abc import Mapping
+from typing import Final
+
+from lading.errors import FailedPreconditionError, InvalidArgumentError
+from lading.kit import linux
+
+_OPTIONS: Final = frozenset({"type", "o", "device"})
+_NO_DEVICE: Final = frozenset({"tmpfs"})
+_SECONDS: Final = 60.0
+
+
+def check(options: Mapping[str, str]) -> None:
+    """Judge the options of the local driver. Raises `InvalidArgumentError`."""
+    for name, value in options.items():
+        if name not in _OPTIONS:
+            raise InvalidArgumentError(
+                f"invalid option: {name!r}", hint="the local driver knows type, o and device"
+            )
+        if "\0" in value or value.startswith("-"):
+            raise InvalidArgumentError(f"invalid value of option {name!r}")
+    if options and not options.get("type"):
+        raise InvalidArgumentError('missing required option: "type"')
+    if options and not options.get("device") and options["type"] not in _NO_DEVICE:
+        raise InvalidArgumentError('missing required option: "device"')
+
+
+def mount(options: Mapping[str, str], target: str) -> None:
+    """Mount what the options name; nothing happens if something is mounted there. Raises `FailedPreconditionError`."""
+    if target in linux.mount_points(target):
+        return
+    words = ["mount", "-t", options["type"]]
+    if options.get("o"):
+        words += ["-o", options["o"]]
+    words += ["--", options.get("device") or options["type"], target]
+    try:
+        done = subprocess.run(
+            words, capture_output=True, check=False, timeout=_SECONDS, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise FailedPreconditionError(
+            f"mounting {options.get('device')} took over {_SECONDS:g} seconds"
+        ) from exc
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip().removeprefix(f"mount: {target}: ")[:500]
+        raise FailedPreconditionError(
+            f"error while mounting volume '{target}': failed to mount local volume: {reason}", subject=target
+        )
+
+
+def unmount(target: str) -> None:
+    """Take away every mount at and below ``target``; processes that use one keep it."""
+    for point in linux.mount_points(target):
+        linux.unmount(point)

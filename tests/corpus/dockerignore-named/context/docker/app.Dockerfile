@@ -1,0 +1,2 @@
+FROM corpus/base:1
+COPY . /all
