@@ -145,6 +145,18 @@ def test_several_platforms_come_in_one_pull(daemon: Daemon, publish) -> None:
     assert b"no matching manifest for linux/riscv64" in failed.stderr
 
 
+def test_all_tags_are_pulled(daemon: Daemon, registry: str, tmp_path: Path) -> None:
+    for tag in ("one", "two"):
+        layout = Layout(tmp_path / tag)
+        layout.name(layout.manifest([{"tag": File(tag.encode())}]), "image")
+        push(layout.path, "image", f"{registry}/every:{tag}")
+    daemon.docker("pull", "--all-tags", f"{registry}/every")
+    assert sorted(tag for row in listed(daemon) for tag in row["RepoTags"]) == [
+        f"{registry}/every:one",
+        f"{registry}/every:two",
+    ]
+
+
 def test_inspect_history_and_run_choose_a_platform(daemon: Daemon, publish) -> None:
     made = publish("chosen")
     daemon.docker("pull", "-q", "--platform", "all", made["name"])

@@ -17,6 +17,21 @@ def rows() -> dict[str, list[str]]:
     return {cells[0].strip(): [cell.strip() for cell in cells] for cells in tables}
 
 
+COMPATIBILITY = ROOT / "docs" / "reference" / "compatibility.md"
+FEATURES = 73
+
+
+def features() -> dict[int, list[str]]:
+    """Row of the compatibility table to its cells: feature, status, proof and remarks."""
+    lines = COMPATIBILITY.read_text().splitlines()
+    tables = [line.strip().strip("|").split("|") for line in lines if re.match(r"\| \d+ \|", line)]
+    return {int(cells[0]): [cell.strip() for cell in cells[1:]] for cells in tables}
+
+
+def proofs(cell: str) -> list[str]:
+    return re.findall(r"`([^`]*::[^`]*)`", cell)
+
+
 def problem(named: str) -> str | None:
     """What is wrong with ``file::test`` or ``file::test[case]``; None if it exists."""
     match = re.fullmatch(r"([\w/.]+)::(\w+)(?:\[(.*)\])?", named)
@@ -57,4 +72,22 @@ def test_every_row_of_hostile_input_has_an_attack_and_a_twin() -> None:
 def test_every_test_that_is_named_exists() -> None:
     named = [name for cells in rows().values() for name in re.findall(r"`([^`]*::[^`]*)`", " ".join(cells))]
     assert len(named) > 150
+    assert [each for each in map(problem, named) if each] == []
+
+
+def test_every_feature_has_a_status_and_what_works_has_a_proof() -> None:
+    found = features()
+    assert list(found) == list(range(1, FEATURES + 1))
+    for number, (feature, status, proof) in found.items():
+        assert feature, number
+        assert status in ("yes", "partly", "no"), number
+        if status != "no":
+            assert proofs(proof), number
+        if status == "yes":  # through an unmodified client, or by killing what serves it
+            assert any(name.startswith(("e2e/", "crash/")) for name in proofs(proof)), number
+
+
+def test_every_proof_of_a_feature_exists() -> None:
+    named = [name for cells in features().values() for name in proofs(cells[2])]
+    assert len(named) > 60
     assert [each for each in map(problem, named) if each] == []

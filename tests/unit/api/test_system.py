@@ -250,7 +250,7 @@ class Care:
     async def why(self, digest: Digest) -> dict[str, Any]:
         raise NotFoundError(f"blob {digest} is not in the store")
 
-    async def collect(self, *, dry_run: bool) -> Any:
+    async def collect(self, *, dry_run: bool, without: Any = ()) -> Any:
         yield {"result": {"Deleted": {"content": int(dry_run)}, "FreedBytes": 5}}
 
     async def check(self, *, repair: bool) -> Any:
