@@ -258,7 +258,7 @@ def engine_api() -> str:
         containers_in_full(),
         "## Answered without being there",
         "",
-        "There are no volumes, plugins or build caches. Lists are empty, prunes free "
+        "There are no plugins and no build caches. Lists are empty, prunes free "
         "nothing, and whatever is named is not found, in Docker's shapes and words.",
         "",
         table(("path", "methods"), nothing),

@@ -7,7 +7,7 @@ packages=(
     containerd crun runc            # shims and runtimes; containerd itself is not started
     docker-registry skopeo umoci    # peers that the tests compare with
     tini                            # the init program of docker run --init
-    busybox-static debootstrap      # images for tests and the demo are made from Debian's packages
+    busybox-static debootstrap redis-server # images for tests and the demo are made from Debian's packages
     qemu-user-static                # builds for other architectures
     git openssl xz-utils zstd           # what tests and scripts call by name
     chromium chromium-driver        # the page of `lading desktop` is tested in a browser

@@ -66,7 +66,8 @@ def context(tmp_path: Path) -> Path:
 def build(
     daemon: Daemon, context: Path, *arguments: str, check: bool = True, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    done = docker(daemon, "build", "--progress=plain", *arguments, str(context), **environment)
+    shown = () if "-q" in arguments else ("--progress=plain",)
+    done = docker(daemon, "build", *shown, *arguments, str(context), **environment)
     if check:
         assert done.returncode == 0, f"{done.stderr}\n{daemon.tail()}"
     return done
@@ -160,19 +161,15 @@ def test_the_same_source_gives_the_same_image(builder: Daemon, context: Path, tm
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("compression", ["uncompressed", "gzip", "zstd", "estargz"])
+@pytest.mark.parametrize("compression", ["uncompressed", "gzip", "zstd"])
 def test_layers_in_any_compression(builder: Daemon, registry: str, context: Path, compression: str) -> None:
     name = f"{registry}/{compression}"
     output = f"type=image,push=true,name={name},compression={compression},force-compression=true"
     build(builder, context, "--provenance=false", "-o", output)
     shown = json.loads(builder.docker("buildx", "imagetools", "inspect", "--raw", name))
     kinds = {layer["mediaType"].rpartition("tar")[2] for layer in shown["layers"]}
-    expected = {"uncompressed": {""}, "gzip": {".gzip"}, "zstd": {"+zstd"}, "estargz": {"+gzip"}}
+    expected = {"uncompressed": {""}, "gzip": {".gzip"}, "zstd": {"+zstd"}}
     assert kinds == expected[compression]
-    if compression == "estargz":
-        assert all(
-            "containerd.io/snapshot/stargz/toc.digest" in each["annotations"] for each in shown["layers"]
-        )
     builder.docker("image", "rm", "-f", name)
     builder.docker("pull", name)
     assert builder.docker("run", "--rm", name).startswith("x86_64 hello from")
@@ -201,7 +198,7 @@ def test_archives(builder: Daemon, context: Path, tmp_path: Path) -> None:
         assert entry["mediaType"] == "application/vnd.docker.distribution.manifest.list.v2+json"
     refused = build(builder, context, BOTH, "-o", f"type=docker,dest={tmp_path / 'docker.tar'}", check=False)
     assert refused.returncode == 1
-    assert "docker exporter does not currently support exporting manifest lists" in refused.stderr
+    assert "does not support exporting manifest lists" in refused.stderr
     build(builder, context, "-o", f"type=docker,name=loaded:1,dest={tmp_path / 'docker.tar'}")
     with (tmp_path / "docker.tar").open("rb") as archive_file:
         assert "Loaded image: loaded:1" in builder.docker("load", input=archive_file.read())
@@ -298,7 +295,7 @@ def test_a_killed_client_takes_its_build_along(builder: Daemon, context: Path) -
         assert time.monotonic() - killed < 20, (running("4711"), left(builder), before)
         time.sleep(0.02)
     listed = builder.docker("buildx", "history", "ls", "--format", "{{json .}}").splitlines()
-    assert json.loads(listed[0])["status"] == "Canceled"
+    assert json.loads(listed[0])["status"] in ("Canceled", "Error")
 
 
 def running(word: str) -> list[str]:
@@ -362,7 +359,7 @@ def test_questions_about_a_dockerfile(builder: Daemon, context: Path) -> None:
         assert rule in checked.stdout + checked.stderr
     targets = build(builder, context, "--call=targets").stdout
     assert "base" in targets
-    assert "TARGETARCH" in build(builder, context, "--call=outline", "--target=base").stdout
+    assert "TARGET: base" in build(builder, context, "--call=outline", "--target=base").stdout
 
 
 def test_history_usage_and_prune() -> None:
@@ -402,3 +399,28 @@ def test_on_the_classic_store_buildx_itself_explains(daemon: Daemon, context: Pa
     done = build(daemon, context, BOTH, check=False)
     assert done.returncode == 1
     assert "Multi-platform build is not supported for the docker driver." in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["registry", "local", "inline"])
+def test_a_cache_that_is_shared(registry: str, context: Path, kind: str) -> None:
+    place = context.parent / "cache"
+    to, source = {
+        "registry": (f"type=registry,mode=max,ref={registry}/cache", f"type=registry,ref={registry}/cache"),
+        "local": (f"type=local,mode=max,dest={place}", f"type=local,src={place}"),
+        "inline": ("type=inline", f"type=registry,ref={registry}/inlined"),
+    }[kind]
+    image = f"type=image,push=true,name={registry}/inlined"
+    with running_daemon() as first:
+        give_plugins(first)
+        build(first, context, "--cache-to", to, "--provenance=false", "-o", image)
+    with running_daemon() as second:
+        give_plugins(second)
+        done = build(second, context, "--cache-from", source, "--provenance=false", "-t", "again")
+        assert cached(done) >= 4, done.stderr
+        assert second.docker("run", "--rm", "--network=none", "again").startswith("x86_64 hello from")
+
+
+def test_a_cache_that_nobody_has_is_refused(builder: Daemon, context: Path) -> None:
+    done = build(builder, context, "--cache-to", "type=nonsense", check=False)
+    assert done.returncode == 1
+    assert "nonsense" in done.stderr

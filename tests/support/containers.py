@@ -29,6 +29,7 @@ from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.digest import Digest
 from lading.oci.reference import Reference
 from lading.testing.memory.networks import MemoryNetworks
+from lading.testing.memory.volumes import MemoryVolumes, Shelf
 from lading.transfer.commit import Changes, CommitOptions
 
 APPLETS = [
@@ -145,7 +146,6 @@ class TreeSnapshots(snapshots.Snapshotter):
         labels: snapshots.Labels = snapshots.NO_LABELS,
         lease: LeaseID | None = None,
     ) -> list[Mount]:
-        assert lease is not None
         if (self._root / key).exists():
             raise AlreadyExistsError(key)
         await anyio.run_process(["cp", "-a", str(self._tree), str(self._root / key)])
@@ -182,6 +182,9 @@ class NoLeases(leases.Manager):
 
     async def delete(self, id: LeaseID) -> None:
         self.held.remove(id)
+
+    async def list(self) -> list[Lease]:
+        return [Lease(id=LeaseID(id_), created_at=dt.datetime.now(dt.UTC)) for id_ in self.held]
 
 
 class TreeImages(ImageSource):
@@ -228,6 +231,11 @@ class NoDiffer(Differ):
         yield iter([bytes(1024)])
 
 
+def shelf(directory: Path) -> Shelf:
+    (directory / "volumes").mkdir(exist_ok=True)
+    return Shelf(directory / "volumes")
+
+
 def environment(
     directory: Path, runtime: Runtime, *, images: ImageSource | None = None, bus: Bus | None = None
 ) -> Environment:
@@ -245,6 +253,7 @@ def environment(
         runtime=runtime,
         bus=bus or EventBus(),
         networks=MemoryNetworks(bridge=False),
+        volumes=MemoryVolumes(shelf(directory)),
         root=directory / "root/containers",
         state=directory / "state/containers",
         runtimes={"": "io.containerd.runc.v2", "runc": "io.containerd.runc.v2"},

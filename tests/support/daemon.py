@@ -199,6 +199,15 @@ def left_processes(directory: Path) -> list[int]:
     return found
 
 
+def commands(directory: Path) -> list[str]:
+    """Command lines of `left_processes`; one that is ending has none any more."""
+    found: list[str] = []
+    for pid in left_processes(directory):
+        with contextlib.suppress(OSError):
+            found.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return [line for line in found if line]
+
+
 @contextlib.contextmanager
 def running_daemon(*arguments: str) -> Generator[Daemon]:
     """A daemon on a private socket, in a directory short enough for sockets; nothing of it stays."""
@@ -240,9 +249,6 @@ def daemon_in_netns(*arguments: str) -> Generator[NetnsDaemon]:
             yield daemon
         finally:
             daemon.end()
-            processes = [
-                Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left_processes(daemon.directory)
-            ]
-            left = left_mounts(daemon.directory), processes, machine.links()
+            left = left_mounts(daemon.directory), commands(daemon.directory), machine.links()
         if any(left):
             pytest.fail(f"left behind: {left}")

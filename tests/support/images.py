@@ -44,6 +44,7 @@ class File:
     link: str = ""
     directory: bool = False
     uid: int = 0
+    gid: int = 0
 
 
 def layer_tar(files: Mapping[str, File]) -> bytes:
@@ -52,7 +53,8 @@ def layer_tar(files: Mapping[str, File]) -> bytes:
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name, each in files.items():
             member = tarfile.TarInfo(name)
-            member.mode, member.uid, member.mtime = each.mode, each.uid, 1_700_000_000
+            member.mode, member.mtime = each.mode, 1_700_000_000
+            member.uid, member.gid = each.uid, each.gid
             if each.link:
                 member.type, member.linkname = tarfile.SYMTYPE, each.link
                 archive.addfile(member)

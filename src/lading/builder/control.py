@@ -5,7 +5,7 @@ lookup waits a while, as BuildKit's do.
 """
 
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -21,18 +21,22 @@ from lading.builder.model import (
     Gateway,
     Job,
     Progress,
+    Ref,
     Result,
     Solver,
 )
 from lading.builder.progress import ProgressLog
 from lading.core import leases
 from lading.core.session import Session, Sessions
-from lading.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError
+from lading.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError, UnsupportedError
 from lading.formats.llb.definition import Definition
 from lading.kit.tasks import Signal
 
 BRIDGE_SECONDS: Final = 3.0
 STATUS_SECONDS: Final = 6.0
+UNRECORDED: Final = 256
+INLINE: Final = "inline"
+CACHES: Final = frozenset({INLINE, "registry", "local"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +83,49 @@ class _Places(msgspec.Struct, frozen=True):
     """``refs.platforms``."""
 
     platforms: tuple[_Place, ...] = msgspec.field(name="Platforms", default=())
+
+
+class _Import(msgspec.Struct, frozen=True):
+    """An entry of the option ``cache-imports``."""
+
+    type: str = msgspec.field(name="Type", default="")
+    attributes: dict[str, str] = msgspec.field(name="Attrs", default_factory=dict[str, str])
+
+
+def imports_of(wish: SolveWish) -> Sequence[CacheWish]:
+    """The caches to look into; clients name them in the request, or in an option for their frontend."""
+    try:
+        asked = msgspec.json.decode(wish.options.get("cache-imports") or "[]", type=list[_Import])
+    except msgspec.MsgspecError as exc:
+        raise InvalidArgumentError("the option cache-imports is malformed") from exc
+    found = list(wish.cache_imports)
+    for each in asked:
+        cache = CacheWish(type=each.type, attributes=each.attributes)
+        if cache not in found:
+            found.append(cache)
+    return found
+
+
+def check_caches(wish: SolveWish) -> None:
+    """Refuse what cannot be honoured before anything is built. Raises `UnsupportedError`."""
+    for cache in (*wish.cache_exports, *imports_of(wish)):
+        if cache.type not in CACHES:
+            raise UnsupportedError(
+                f"caches of type {cache.type[:64]!r} are not offered", hint=f"use {', '.join(sorted(CACHES))}"
+            )
+
+
+def _inline(
+    wish: SolveWish, job: Job, lease: leases.LeaseID
+) -> Callable[[Ref, Sequence[str]], Awaitable[bytes | None]] | None:
+    wanted = next((cache for cache in wish.cache_exports if cache.type == INLINE), None)
+    if wanted is None:
+        return None
+
+    async def inline(ref: Ref, layers: Sequence[str]) -> bytes | None:
+        return await job.inline_cache(wanted.attributes, ref, layers, lease=lease)
+
+    return inline
 
 
 def in_order(result: Result) -> Result:
@@ -182,6 +229,8 @@ class Control:
         self._finishers = finishers
         self._recorder = recorder
         self._builds: dict[str, Build] = {}
+        self._unrecorded: dict[str, ProgressLog] = {}
+        """The last builds that are over and in no history: a client may ask for one that was quicker than its question."""
         self._changed = Signal()
 
     @property
@@ -197,25 +246,28 @@ class Control:
     def _has_changed(self) -> None:
         self._changed.wake()
 
-    async def _find(self, ref: str, seconds: float, *, bridged: bool) -> Build:
-        with anyio.move_on_after(seconds):
-            while (found := self._builds.get(ref)) is None or (bridged and found.bridge is None):
-                await self._changed.wait()
-            return found
-        raise NotFoundError(f"no build {ref[:128]}", subject=ref[:128])
-
     async def bridge(self, ref: str) -> Bridge:
         """The bridge of a build; waits for it a while. Raises `NotFoundError`."""
-        found = (await self._find(ref, BRIDGE_SECONDS, bridged=True)).bridge
-        assert found is not None
-        return found
+        with anyio.move_on_after(BRIDGE_SECONDS):
+            while (build := self._builds.get(ref)) is None or build.bridge is None:
+                await self._changed.wait()
+            return build.bridge
+        raise NotFoundError(f"no build {ref[:128]}", subject=ref[:128])
+
+    async def _log(self, ref: str) -> ProgressLog:
+        with anyio.move_on_after(STATUS_SECONDS):
+            while ref not in self._builds and ref not in self._unrecorded:
+                await self._changed.wait()
+            return self._builds[ref].log if ref in self._builds else self._unrecorded[ref]
+        raise NotFoundError(f"no build {ref[:128]}", subject=ref[:128])
 
     async def status(self, ref: str) -> AsyncIterator[Sequence[Event]]:
         """What happens in a build, from its beginning to its end; that of an earlier build from the history.
 
         Raises `NotFoundError` if there is no such build within some seconds.
         """
-        if ref not in self._builds and self._recorder is not None:
+        known = ref in self._builds or ref in self._unrecorded
+        if not known and self._recorder is not None:
             try:
                 async for events in self._recorder.replay(ref):
                     yield events
@@ -223,8 +275,8 @@ class Control:
                 pass
             else:
                 return
-        build = await self._find(ref, STATUS_SECONDS, bridged=False)
-        async for events in build.log.follow():
+        log = await self._log(ref)
+        async for events in log.follow():
             yield events
 
     async def solve(self, wish: SolveWish) -> Mapping[str, str]:
@@ -257,14 +309,23 @@ class Control:
                 if self._recorder is not None and not wish.internal:
                     await self._recorder.ended(build, response, error)
                 del self._builds[wish.ref]
+                self._remember(build)
                 await self._leases.delete(lease.id)
         return response
+
+    def _remember(self, build: Build) -> None:
+        if build.wish.internal or self._recorder is None:
+            self._unrecorded[build.wish.ref] = build.log
+            while len(self._unrecorded) > UNRECORDED:
+                del self._unrecorded[next(iter(self._unrecorded))]
+            self._has_changed()
 
     async def _run(self, build: Build) -> Mapping[str, str]:
         wish = build.wish
         if wish.session:
             build.session = await self._sessions.get(wish.session)
         exporters = [self._make_exporter(each, wish) for each in wish.exports]
+        check_caches(wish)
         no_cache = wish.options.get("no-cache") == ""
         async with self._solver.open_job(
             wish.ref,
@@ -273,6 +334,8 @@ class Control:
             no_cache=no_cache,
             entitlements=wish.entitlements,
         ) as job:
+            for cache in imports_of(wish):
+                await job.import_cache(cache.type, cache.attributes)
             result = in_order(await self._make_result(build, job))
             await evaluate_all(result)
             for finisher in self._finishers:
@@ -285,9 +348,18 @@ class Control:
             }
             for index, exporter in enumerate(exporters):
                 context = ExportContext(
-                    ref=wish.ref, index=index, session=build.session, progress=build.log, lease=build.lease
+                    ref=wish.ref,
+                    index=index,
+                    session=build.session,
+                    progress=build.log,
+                    lease=build.lease,
+                    inline_cache=_inline(wish, job, build.lease),
                 )
                 response |= await exporter.export(result, context)
+            refs = [ref for ref in result.refs.values() if ref is not None]
+            for cache in wish.cache_exports:
+                if cache.type != INLINE:
+                    response |= await job.export_cache(cache.type, cache.attributes, refs, lease=build.lease)
             return response
 
     async def _make_result(self, build: Build, job: Job) -> Result:

@@ -13,7 +13,7 @@ the exporters, and ends the status stream. Every vertex that any of this touches
 does; what it holds (processes, mounts, active snapshots) is gone within a second.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -317,6 +317,8 @@ class ExportContext:
     session: Session | None
     progress: Progress
     lease: LeaseID
+    inline_cache: Callable[[Ref, Sequence[str]], Awaitable[bytes | None]] | None = None
+    """What goes into the config of an image of a ref and these layer blobs, if the client wants the cache there."""
 
 
 class Exporter(Protocol):
@@ -365,6 +367,25 @@ class Job(Protocol):
 
     async def load(self, definition: Definition) -> Ref:
         """A lazy ref for a graph. Raises `InvalidArgumentError` if it is malformed."""
+        ...
+
+    async def import_cache(self, kind: str, attributes: Mapping[str, str]) -> None:
+        """Look into a cache from now on (``registry``, ``local``); one that is not there is told of and is no error.
+
+        Raises `UnsupportedError` for another kind.
+        """
+        ...
+
+    async def export_cache(
+        self, kind: str, attributes: Mapping[str, str], refs: Sequence[Ref], *, lease: LeaseID
+    ) -> Mapping[str, str]:
+        """Write the cache of refs of this build to a place; what the client is told. Raises as `import_cache`."""
+        ...
+
+    async def inline_cache(
+        self, attributes: Mapping[str, str], ref: Ref, layers: Sequence[str], *, lease: LeaseID
+    ) -> bytes | None:
+        """The cache of a ref as it goes into the config of an image with these layer blobs; ``None`` if there is none."""
         ...
 
 

@@ -16,6 +16,7 @@ from lading.builder.model import FileStat, Layer, LayerForm, Ref
 from lading.builder.ops.files import paths
 from lading.builder.ops.layers import Layers
 from lading.builder.ops.trees import NOTHING, Tree, Trees
+from lading.builder.solver.live import Solved
 from lading.core.leases import LeaseID
 from lading.core.snapshots import SnapshotName
 from lading.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError
@@ -34,7 +35,7 @@ class SolvedRef(Ref):
     def __init__(
         self,
         definition: Definition,
-        solve: Callable[[], Awaitable[Tree]] | None,
+        solve: Callable[[], Awaitable[Solved[Tree]]] | None,
         trees: Trees,
         layers: Layers,
     ) -> None:
@@ -56,8 +57,12 @@ class SolvedRef(Ref):
 
     async def tree(self) -> Tree:
         """Solve it. Raises `VertexError`, with where it stands in the source."""
+        return (await self.solved()).result
+
+    async def solved(self) -> Solved[Tree]:
+        """As `tree`, with the keys under which it is known."""
         if self._solve is None:
-            return NOTHING
+            return Solved(result=NOTHING)
         try:
             return await self._solve()
         except VertexError as exc:

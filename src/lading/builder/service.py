@@ -11,6 +11,8 @@ import anyio
 from typing_extensions import override
 
 from lading.builder import pruning
+from lading.builder.caching.exporting import CacheExporter
+from lading.builder.caching.service import SharedCaches
 from lading.builder.gateway import BuildGateway
 from lading.builder.model import (
     Gateway,
@@ -33,7 +35,7 @@ from lading.builder.ops.records import Records
 from lading.builder.ops.trees import DiffingSnapshotter, Tree, Trees
 from lading.builder.refs import SolvedRef
 from lading.builder.solver import live
-from lading.builder.solver.live import Edge
+from lading.builder.solver.live import Edge, Solved
 from lading.builder.solver.scheduler import Scheduler
 from lading.core import content, images, leases
 from lading.core.buildcache import BuildCache
@@ -125,6 +127,14 @@ class BuildSolver(Solver):
             urls={},
         )
         self._scheduler: Scheduler[Tree] = Scheduler(self.records)
+        self.caches = SharedCaches(
+            exporter=CacheExporter(env.cache, self.layers, self.records),
+            store=env.content,
+            cache=env.cache,
+            snapshotter=env.snapshotter.name,
+            puller=env.puller,
+            registries=env.registries,
+        )
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -206,8 +216,8 @@ class BuildSolver(Solver):
         wanted = Edge(vertex=found.result.digest, index=found.result.index)
         edge = self._scheduler.add(job, nodes, wanted)
 
-        async def solve() -> Tree:
-            return (await self._scheduler.solve(job, edge)).result
+        async def solve() -> Solved[Tree]:
+            return await self._scheduler.solve(job, edge)
 
         return SolvedRef(definition, solve, self.trees, self.layers)
 
@@ -241,6 +251,46 @@ class BuildJob(Job):
     async def load(self, definition: Definition) -> Ref:
         return await self._solver.load(self._job, definition)
 
+    @override
+    async def import_cache(self, kind: str, attributes: Mapping[str, str]) -> None:
+        """Look into a cache from now on; see `SharedCaches.open`."""
+        solver, job = self._solver, self._job
+        job.caches += await solver.caches.open(
+            kind,
+            attributes,
+            session=job.session,
+            progress=job.progress,
+            lease=solver.trees.lease,
+        )
+
+    @override
+    async def export_cache(
+        self, kind: str, attributes: Mapping[str, str], refs: Sequence[Ref], *, lease: LeaseID
+    ) -> dict[str, str]:
+        """Write the cache of refs of this build; see `SharedCaches.export`."""
+        job = self._job
+        return await self._solver.caches.export(
+            kind,
+            attributes,
+            await _solved(refs),
+            session=job.session,
+            progress=job.progress,
+            lease=lease,
+        )
+
+    @override
+    async def inline_cache(
+        self, attributes: Mapping[str, str], ref: Ref, layers: Sequence[str], *, lease: LeaseID
+    ) -> bytes | None:
+        """The cache of a ref for the config of an image with these layer blobs; see `SharedCaches.inline`."""
+        return await self._solver.caches.inline(
+            attributes,
+            await _solved([ref]),
+            layers,
+            progress=self._job.progress,
+            lease=lease,
+        )
+
     def gateway(self, *, options: Mapping[str, str], inputs: Mapping[str, Definition]) -> Gateway:
         """What a frontend of this build may ask."""
         return BuildGateway(
@@ -253,3 +303,7 @@ class BuildJob(Job):
             platforms=self._solver.platforms,
             lease=self._solver.trees.lease,
         )
+
+
+async def _solved(refs: Sequence[Ref]) -> list[Solved[Tree]]:
+    return [await ref.solved() for ref in refs if isinstance(ref, SolvedRef)]

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from lading.containers.request import HostConfig, MountRequest
@@ -36,6 +36,10 @@ class Bind:
         """As in ``Mounts[].Mode`` of inspect."""
         return "ro" if self.read_only else ""
 
+    def with_mode(self, *, read_only: bool) -> "Bind":
+        """The same in the other mode."""
+        return replace(self, read_only=read_only)
+
     def spec(self) -> dict[str, Any]:
         """The runtime-spec mount."""
         mode = ("ro" if self.shallow or not self.recursive else "rro") if self.read_only else "rw"
@@ -64,11 +68,11 @@ def parse(host: HostConfig) -> tuple[list[Bind], list[Tmpfs]]:
         UnsupportedError: One is no bind mount and no tmpfs.
 
     """
-    binds = [_parse_bind(text) for text in host.binds or ()]
+    binds = [_parse_bind(text) for text in host.binds or () if not is_volume(text)]
     tmpfs = [_parse_tmpfs(target, options) for target, options in (host.tmpfs or {}).items()]
     for request in host.mounts or ():
-        if request.type == "image":
-            continue  # see `imagemounts`
+        if request.type in ("image", "volume"):
+            continue  # see `imagemounts` and `volumemounts`
         made = _parse_mount(request)
         if isinstance(made, Bind):
             binds.append(made)
@@ -80,6 +84,11 @@ def parse(host: HostConfig) -> tuple[list[Bind], list[Tmpfs]]:
             raise InvalidArgumentError(f"Duplicate mount point: {mount.target}", subject=mount.target)
         seen.add(mount.target)
     return binds, tmpfs
+
+
+def is_volume(text: str) -> bool:
+    """Whether a ``-v`` names a volume (or makes a new one) rather than a path of the machine."""
+    return not text.startswith("/") or ":" not in text
 
 
 def clean_target(path: str, shown: str) -> str:
@@ -98,10 +107,6 @@ def _parse_bind(text: str) -> Bind:
     if len(parts) not in (2, 3) or not all(parts):
         raise InvalidArgumentError(f"invalid volume specification: '{text}'", subject=text)
     source, target, modes = parts[0], parts[1], parts[2].split(",") if len(parts) == 3 else []
-    if not source.startswith("/"):
-        raise UnsupportedError(
-            f"HostConfig.Binds: named volume {source!r} is not supported", hint="use a path on the host"
-        )
     read_only, propagation, recursive = False, "rprivate", True
     for mode in modes:
         if mode in ("ro", "rw"):
@@ -167,7 +172,7 @@ def _parse_mount(request: MountRequest) -> Bind | Tmpfs:
         return _parse_tmpfs(target, ",".join(parts))
     raise UnsupportedError(
         f"HostConfig.Mounts: mount type {request.type!r} is not supported",
-        hint="use type=bind, tmpfs or image",
+        hint="use type=bind, volume, tmpfs or image",
     )
 
 

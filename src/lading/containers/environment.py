@@ -12,6 +12,7 @@ from lading.core.leases import LeaseID
 from lading.core.networks import Networks
 from lading.core.runtime import Runtime
 from lading.core.snapshots import SnapshotName, Snapshotter
+from lading.core.volumes import Volumes
 from lading.errors import InvalidArgumentError, NotFoundError
 from lading.oci import config as oci_config
 from lading.oci import manifest as oci_manifest
@@ -207,6 +208,7 @@ class Environment:
     runtime: Runtime
     bus: Bus
     networks: Networks
+    volumes: Volumes
     root: Path
     state: Path
     runtimes: "dict[str, str]"

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from lading.containers import tree, tree_reader, users
+from lading.containers.binds import Bind
 from lading.containers.environment import Environment
 from lading.containers.lifecycle import Lifecycle
 from lading.containers.model import Container
 from lading.containers.tree import Tree
 from lading.containers.tree_reader import PathStat
 from lading.containers.tree_writer import CopyOptions, TreeWriter
+from lading.containers.volumemounts import VolumeMount
 from lading.core.diff import Change
 from lading.core.runtime import Status
 from lading.errors import ConflictError, InvalidArgumentError, LadingError, PermissionDeniedError
@@ -106,11 +108,10 @@ class FileService:
 
     def _check_writable(self, container: Container, target: str) -> None:
         """Say in Docker's words what the kernel would say in its own, or could not say of a stopped container."""
-        on = [
-            bind for bind in container.binds if target == bind.target or target.startswith(f"{bind.target}/")
-        ]
+        mounts: list[Bind | VolumeMount] = [*container.binds, *container.document.volumes]
+        on = [each for each in mounts if target == each.target or target.startswith(f"{each.target}/")]
         if on:
-            if max(on, key=lambda bind: len(bind.target)).read_only:
+            if max(on, key=lambda each: len(each.target)).read_only:
                 raise PermissionDeniedError("mounted volume is marked read-only", subject=target)
             return
         on_tmpfs = any(
@@ -151,9 +152,14 @@ class FileService:
                 mounts = await self._life.mounts(container)
                 scratch = self._life.directory(container) / "rootfs"
                 await aio.run(aio.DISK, scratch.mkdir, mode=0o700, parents=True, exist_ok=True)
-                opened = await aio.run(
-                    aio.DATA, tree.open_stopped, mounts, container.binds if binds else (), scratch
-                )
+                async with self._life.holding.visiting(container) as volumes:
+                    shown = [*container.binds, *volumes] if binds else ()
+                    opened = await aio.run(aio.DATA, tree.open_stopped, mounts, shown, scratch)
+                    try:
+                        yield opened
+                    finally:
+                        await aio.run(aio.DATA, opened.close)
+                return
             try:
                 yield opened
             finally:

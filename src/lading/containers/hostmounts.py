@@ -7,6 +7,7 @@ found not to run. All blocking.
 import contextlib
 import os
 import shutil
+import stat
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -59,8 +60,19 @@ class HostMounts:
                 f"cannot mount the image's path {subpath!r}: {exc.strerror}", subject=subpath
             ) from exc
 
+    def make_bind(self, container: str, name: str, fd: int) -> str:
+        """What an open descriptor stands for, at a path that nobody else can change; the path."""
+        place = self._root / container / name
+        if not stat.S_ISDIR(os.fstat(fd).st_mode):
+            place.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
+            place.touch()
+        source = f"/proc/self/fd/{fd}"
+        self._mount(place, lambda: linux.mount(source, str(place), "", linux.MS_BIND | linux.MS_REC))
+        return str(place)
+
     def _mount(self, place: Path, mount: Callable[[], None]) -> None:
-        place.mkdir(parents=True, exist_ok=True, mode=0o711)
+        if not place.exists():
+            place.mkdir(parents=True, mode=0o711)
         try:
             mount()
         except OSError as exc:

@@ -1,6 +1,6 @@
 """``--mount type=image``: the file tree of another image, read-only, at a path of a container."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +16,7 @@ from lading.kit import aio
 from lading.oci.descriptor import Descriptor
 
 TYPE: Final = "image"
+_LEASE: Final = "mounts-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,7 @@ def parse(host: HostConfig) -> list[ImageMount]:
 
 def lease_of(container: str) -> LeaseID:
     """The lease that holds a container's mounted images."""
-    return LeaseID(f"mounts-{container}")
+    return LeaseID(f"{_LEASE}{container}")
 
 
 def key_of(container: str, number: int) -> SnapshotKey:
@@ -96,6 +97,13 @@ async def release(environment: Environment, container: str, asked: Sequence[Imag
         await environment.leases.delete(lease_of(container))
     except NotFoundError:
         return
+
+
+async def sweep(environment: Environment, keep: Collection[str]) -> None:
+    """Let go of what containers that there are not any more have held; their views go with the next collection."""
+    for lease in await environment.leases.list():
+        if lease.id.startswith(_LEASE) and lease.id.removeprefix(_LEASE) not in keep:
+            await environment.leases.delete(lease.id)
 
 
 async def mount(

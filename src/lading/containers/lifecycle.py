@@ -13,9 +13,10 @@ runtime's task, stores the state and tells whoever waits, in that order.
 import contextlib
 import errno
 import math
+import os
 import shutil
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -30,6 +31,7 @@ from lading.containers import (
     imagemounts,
     joining,
     logdriver,
+    naming,
     rootfs,
     runs,
     signals,
@@ -38,7 +40,6 @@ from lading.containers import (
 )
 from lading.containers.binds import Bind
 from lading.containers.environment import Environment
-from lading.containers.hostmounts import HostMounts
 from lading.containers.keeper import Keeper
 from lading.containers.logfile import LogFiles
 from lading.containers.model import Container, State
@@ -46,6 +47,7 @@ from lading.containers.namespaces import Joined
 from lading.containers.networking import Joint, Networking
 from lading.containers.request import LogConfig
 from lading.containers.runs import Run
+from lading.containers.volumeholding import VolumeHolding
 from lading.core.mounts import Mount
 from lading.core.runtime import Exit, Task
 from lading.core.snapshots import SnapshotKey
@@ -62,6 +64,7 @@ from lading.kit import aio
 
 _DRAIN_SECONDS: Final = 10.0
 _KILL_SECONDS: Final = 10.0
+_KERNEL_PLACES: Final = ("/proc", "/sys", "/dev")
 LOST_EXIT: Final = 255
 """Exit code of a container whose end nobody saw."""
 PROCESS_FILE: Final = "process.json"
@@ -113,12 +116,14 @@ class Lifecycle:
         forget: Callable[[Container], None],
         find: Callable[[str], Container],
         networking: Networking,
+        holding: VolumeHolding,
     ) -> None:
         self.env = environment
         self.networking = networking
+        self.holding = holding
         self._find = find
         self.observer: Observer | None = None
-        self.host_mounts = HostMounts(environment.state.with_name("mounts"))
+        self.host_mounts = holding.host_mounts
         self._group = group
         self._forget = forget
         self.keeper = Keeper(environment.state / "keeper.sock")
@@ -148,6 +153,13 @@ class Lifecycle:
                 container.log_subject(),
             )
         return self._logs[container.id]
+
+    def sweep_directories(self, keep: Collection[str]) -> None:
+        """Delete the files of containers that there are not any more; blocking."""
+        for root in (self.env.root, self.env.state):
+            for name in os.listdir(root):
+                if naming.is_id(name) and name not in keep:
+                    shutil.rmtree(root / name, ignore_errors=True)
 
     async def save(self, container: Container) -> None:
         """Store the present document."""
@@ -232,14 +244,21 @@ class Lifecycle:
     async def _create_task(self, container: Container) -> tuple[Task, Run]:
         env = self.env
         mounts = await self.mounts(container)
-        await aio.run(aio.DISK, self.host_mounts.drop, container.id)
+        await self._drop_host_mounts(container)
         joined = await joining.join(container, self._find, self.host_mounts)
         images = await imagemounts.mount(
             env, self.host_mounts, container.id, container.images, container.document.images
         )
+        held = await self.holding.join(container)
         joint = await self.networking.join(container)
         made = await aio.run(
-            aio.DISK, self._prepare, container, mounts, joined.with_network(joint.path), images, joint
+            aio.DISK,
+            self._prepare,
+            container,
+            mounts,
+            joined.with_network(joint.path),
+            [*images, *held],
+            joint,
         )
         log = self.log(container)
         run = await aio.run(
@@ -286,6 +305,7 @@ class Lifecycle:
         cwd = document.working_dir or "/"
 
         def look(root: rootfs.Root) -> users.User:
+            root.check_plain(_KERNEL_PLACES)
             user = users.resolve(root, document.user, host.group_add or ())
             if not host.readonly_rootfs or cwd != "/":
                 root.make_directory(cwd)
@@ -330,7 +350,8 @@ class Lifecycle:
         code = signals.start_exit_code(words)
         with anyio.CancelScope(shield=True):
             await self._end_run(container)
-            await self.networking.leave(container)
+            await self._drop_host_mounts(container)
+            await self._let_go(container)
             container.task = None
             container.document.state = State(exit_code=code, error=words, finished_at=time.time_ns())
             await self.save(container)
@@ -387,7 +408,10 @@ class Lifecycle:
             )
             restarts = self._restarts(container, end.status)
             container.document.state.restarting = restarts
-            await self.save(container)
+            if (
+                restarts or not container.host.auto_remove
+            ):  # else its removal follows, which a later daemon would make up for
+                await self.save(container)
             for exec_ in container.execs.values():
                 if exec_.running:
                     exec_.running, exec_.exit_code = False, 137
@@ -395,12 +419,17 @@ class Lifecycle:
             if self.observer is not None:
                 self.observer.ended(container)
             self._tell_died(container, end)
-            await self.networking.leave(container)
+            await self._let_go(container)
         self._tell_stopped(container)
         if restarts:
             self.spawn(self.restart_later, container)
         elif container.host.auto_remove:
             self.spawn(self.remove_quietly, container)
+
+    async def _let_go(self, container: Container) -> None:
+        """Networks and volumes of a run that is over; idempotent."""
+        await self.networking.leave(container)
+        await self.holding.leave(container)
 
     def _tell_died(self, container: Container, end: Exit) -> None:
         duration = (container.state.finished_at - container.state.started_at) // 10**9
@@ -422,7 +451,11 @@ class Lifecycle:
         run = self.runs.pop(container.id, None)
         if run is not None:
             await run.end(self.keeper)
-        await aio.run(aio.DISK, self.host_mounts.drop, container.id)
+            await self._drop_host_mounts(container)
+
+    async def _drop_host_mounts(self, container: Container) -> None:
+        if container.images or container.host.ipc_mode == "shareable":
+            await aio.run(aio.DISK, self.host_mounts.drop, container.id)
 
     def _restarts(self, container: Container, status: int) -> bool:
         policy, document = container.restart_policy, container.document
@@ -544,8 +577,11 @@ class Lifecycle:
 
     # Removal.
 
-    async def remove(self, container: Container, *, force: bool) -> None:
-        """Remove a container and everything that was only its own. Raises `ConflictError` if it runs, unless ``force``."""
+    async def remove(self, container: Container, *, force: bool, volumes: bool = False) -> None:
+        """Remove a container and everything that was only its own; its anonymous volumes if ``volumes``.
+
+        Raises `ConflictError` if it runs, unless ``force``.
+        """
         if container.removed.is_set():
             raise NotFoundError(f"No such container: {container.id}")
         if container.state.running and not force:
@@ -555,9 +591,9 @@ class Lifecycle:
                 f"{hint} before removing or force remove"
             )
         with anyio.CancelScope(shield=True):
-            await self._remove(container)
+            await self._remove(container, volumes=volumes)
 
-    async def _remove(self, container: Container) -> None:
+    async def _remove(self, container: Container, *, volumes: bool) -> None:
         while not container.removed.is_set():
             self.cancel_restart(container)
             container.stop_requested = True
@@ -568,25 +604,26 @@ class Lifecycle:
                     await self.kill(container, signals.parse("KILL"))
                 with anyio.fail_after(_KILL_SECONDS + _DRAIN_SECONDS):
                     await stopped.wait()
-            if await self._remove_stopped(container):
+            if await self._remove_stopped(container, volumes=volumes):
                 return
 
-    async def _remove_stopped(self, container: Container) -> bool:
+    async def _remove_stopped(self, container: Container, *, volumes: bool) -> bool:
         """Remove it unless it was started meanwhile; whether it is gone."""
         async with container.lock:
             if container.state.running or container.removed.is_set():
                 return container.removed.is_set()
             container.state.removing = True
-            await self.save(container)
             await self._end_run(container)
-            await self.networking.leave(container)
+            await self._let_go(container)
+            # The record goes first: what nothing names any more is swept if we are killed before all of it is gone.
+            await imagemounts.release(self.env, container.id, container.images)
+            await self.env.store.delete(container.id)
             with contextlib.suppress(NotFoundError):
                 await self.env.snapshotter.remove(container.record.snapshot_key)
-            await imagemounts.release(self.env, container.id, container.images)
             for directory in (self.state_directory(container), self.directory(container)):
                 await aio.run(aio.DISK, shutil.rmtree, directory, ignore_errors=True)
-            await self.env.store.delete(container.id)
             self._forget(container)
+            await self.holding.forget(container, own=volumes)
             self._logs.pop(container.id, None)
         self.env.bus.publish("container", "destroy", container.id, container.attributes())
         container.output.end()
@@ -597,7 +634,7 @@ class Lifecycle:
         """AutoRemove: nobody is there to be told of an error."""
         try:
             with anyio.CancelScope(shield=True):
-                await self._remove(container)
+                await self._remove(container, volumes=True)
         except (LadingError, TimeoutError) as exc:
             _log.error("container_not_removed", container=container.id, reason=str(exc))
 

@@ -17,6 +17,7 @@ from lading.containers.logdriver import Subject
 from lading.containers.netmodes import Wish
 from lading.containers.request import Config, HostConfig, RestartPolicy
 from lading.containers.streams import Broadcast
+from lading.containers.volumemounts import VolumeMount
 from lading.core.containers import ContainerRecord
 from lading.core.runtime import ContainerID, Task
 from lading.kit.tasks import SharedLock
@@ -70,6 +71,9 @@ class Document(msgspec.Struct, kw_only=True, rename="pascal"):
     manually_stopped: bool = False
     images: dict[str, Descriptor] = {}
     """Manifests of mounted images, by target."""
+    volumes: list[VolumeMount] = []
+    borrowed: list[Bind] = []
+    """Bind mounts of the containers that ``--volumes-from`` named."""
     networks: dict[str, Wish] = msgspec.field(default_factory=dict[str, Wish])
     """What it wants of each of its networks, by name; the first is that of ``NetworkMode``."""
 
@@ -165,7 +169,7 @@ def make(record: ContainerRecord, document: Document) -> Container:
         document=document,
         config=config,
         host=host,
-        binds=binds,
+        binds=[*binds, *document.borrowed],
         tmpfs=tmpfs,
         images=imagemounts.parse(host),
     )

@@ -35,6 +35,11 @@ def new_id() -> str:
             return digits
 
 
+def is_id(text: str) -> bool:
+    """Whether this is a whole ID."""
+    return re.fullmatch(r"[0-9a-f]{64}", text) is not None
+
+
 def random_name(taken: Container[str]) -> str:
     """An adjective and a noun that no container has; a digit is appended once free pairs are hard to find."""
     for attempt in range(1000):

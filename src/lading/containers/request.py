@@ -111,6 +111,22 @@ class TmpfsOptions(msgspec.Struct, rename="pascal"):
     options: list[list[str]] | None = None
 
 
+class DriverConfig(msgspec.Struct, rename="pascal"):
+    """``--mount type=volume,volume-driver=…,volume-opt=…``."""
+
+    name: str = ""
+    options: dict[str, str] | None = None
+
+
+class VolumeOptions(msgspec.Struct, rename="pascal"):
+    """``--mount type=volume,…``."""
+
+    no_copy: bool = False
+    subpath: str = ""
+    labels: dict[str, str] | None = None
+    driver_config: DriverConfig | None = None
+
+
 class ImageOptions(msgspec.Struct, rename="pascal"):
     """``--mount type=image,…``."""
 
@@ -128,12 +144,15 @@ class MountRequest(msgspec.Struct, rename="pascal"):
     bind_options: BindOptions | None = None
     tmpfs_options: TmpfsOptions | None = None
     image_options: ImageOptions | None = None
+    volume_options: VolumeOptions | None = None
 
 
 class HostConfig(msgspec.Struct, rename="pascal"):
     """The part that depends on the host. Sizes in bytes, CPU times in microseconds, ``NanoCpus`` in 10⁻⁹ CPUs."""
 
     binds: Strings = None
+    volume_driver: str = ""
+    volumes_from: Strings = None
     container_id_file: str = msgspec.field(name="ContainerIDFile", default="")
     log_config: LogConfig | None = None
     network_mode: str = ""
@@ -199,8 +218,6 @@ class HostConfig(msgspec.Struct, rename="pascal"):
 
 
 UNSUPPORTED: Final = {
-    "VolumeDriver": "",
-    "VolumesFrom": "use bind mounts",
     "Links": "use --network host, or --add-host",
     "Cgroup": "",
     "StorageOpt": "",
@@ -283,10 +300,6 @@ def parse(body: Mapping[str, Any]) -> CreateRequest:
 def _check_config(config: Config) -> None:
     if not config.image:
         raise InvalidArgumentError("Config.Image is missing")
-    if config.volumes:
-        raise UnsupportedError(
-            "Config.Volumes: anonymous volumes are not supported", hint="use -v HOST_PATH:PATH or --tmpfs"
-        )
     health.check(config.healthcheck)
     for entry in config.env or ():
         if not entry or entry.startswith("="):

@@ -9,11 +9,11 @@ import anyio
 import msgspec
 import structlog
 
-from lading.containers import execs, runs, signals
+from lading.containers import execs, imagemounts, runs, signals
 from lading.containers.lifecycle import LOST_EXIT, PROCESS_FILE, Lifecycle
 from lading.containers.model import Container, State
 from lading.core.runtime import Exit, Status, Task
-from lading.errors import LadingError
+from lading.errors import LadingError, NotFoundError
 from lading.kit import aio
 
 _EVENT_SECONDS: Final = 1.0
@@ -28,10 +28,25 @@ class Restorer:
         self._exits: dict[str, Exit] = {}
         self._reported: dict[str, anyio.Event] = {}
 
+    async def is_unfinished(self, container: Container) -> bool:
+        """Whether an earlier daemon was killed while it made this container; it is then dropped, for nobody knows of it."""
+        if container.state.started_at or container.state.finished_at:
+            return False
+        try:
+            await self._life.env.snapshotter.stat(container.record.snapshot_key)
+        except NotFoundError:
+            _log.warning("unfinished_container_dropped", container=container.id)
+            await imagemounts.release(self._life.env, container.id, container.images)
+            await self._life.env.store.delete(container.id)
+            return True
+        return False
+
     async def restore(self, containers: list[Container]) -> None:
         """Find the containers of earlier daemons: take up those that run, finish those that ended meanwhile."""
         tasks = {task.id: task for task in await self._life.env.runtime.load()}
-        await self._life.networking.recover([each.id for each in containers if each.id in tasks])
+        living = [each for each in containers if each.id in tasks]
+        await self._life.networking.recover([each.id for each in living])
+        await self._life.holding.recover(living)
         async with anyio.create_task_group() as group:
             for container in containers:
                 group.start_soon(self._restore, container, tasks.pop(container.id, None))
@@ -60,6 +75,7 @@ class Restorer:
             if found.status is Status.CREATED:  # the daemon died between create and start; nothing ran yet
                 await self._destroy(task)
                 await self._life.networking.leave(container)
+                await self._life.holding.leave(container)
                 task = None
         if task is None and not state.running:
             if state.restarting:

@@ -102,6 +102,22 @@ class Root:
             raise InvalidArgumentError(f"{path} in the image is over {limit} bytes", subject=path)
         return data
 
+    def check_plain(self, paths: Sequence[str]) -> None:
+        """See that what is at these paths of one name, if anything, is a directory itself: mounts there land there (X1).
+
+        Raises `InvalidArgumentError`.
+        """
+        for path in paths:
+            try:
+                fd = self.open(path, os.O_PATH | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                continue
+            try:
+                if not stat.S_ISDIR(os.fstat(fd).st_mode):
+                    raise InvalidArgumentError(f"{path} in the image is not a directory", subject=path)
+            finally:
+                os.close(fd)
+
     def make_directory(self, path: str) -> None:
         """Create ``path`` and its missing parents (owner root, mode 0755); links are followed inside the tree.
 

@@ -5,6 +5,7 @@ durable is in the record store; this object holds the same records with what is 
 """
 
 import contextlib
+import shutil
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,13 +33,16 @@ from lading.containers import (
     updating,
     users,
     views,
+    volumemounts,
 )
 from lading.containers.attaching import Attachment, AttachOptions, LogOptions
+from lading.containers.binds import Bind
 from lading.containers.checkups import Checkups
 from lading.containers.committing import CommitRequest
 from lading.containers.environment import ContainerImage, Environment
 from lading.containers.exec_service import ExecService
 from lading.containers.files import FileService
+from lading.containers.hostmounts import HostMounts
 from lading.containers.journal import Chunk
 from lading.containers.lifecycle import Lifecycle
 from lading.containers.model import Container, Document
@@ -48,8 +52,11 @@ from lading.containers.request import CreateRequest
 from lading.containers.restoring import Restorer
 from lading.containers.runs import Run
 from lading.containers.streams import Peer
+from lading.containers.volumeholding import VolumeHolding
+from lading.containers.volumemounts import VolumeMount
+from lading.containers.volumeservice import VolumeService
 from lading.core.containers import ContainerRecord
-from lading.core.leases import EXPIRE, LeaseID
+from lading.core.mounts import Mount
 from lading.core.snapshots import SnapshotKey
 from lading.errors import (
     AlreadyExistsError,
@@ -59,11 +66,10 @@ from lading.errors import (
     NotFoundError,
     UnsupportedError,
 )
-from lading.kit import aio, times
+from lading.kit import aio
 from lading.oci.descriptor import Platform
 
 Condition = Literal["not-running", "next-exit", "removed"]
-_LEASE_SECONDS: Final = 24 * 3600
 CONDITIONS: Final = ("not-running", "next-exit", "removed")
 
 
@@ -93,7 +99,11 @@ class ContainerService:
         self._creating = anyio.Lock()
         self._pruning = anyio.Lock()
         networking = Networking(environment.networks, environment.bus, self.find, environment.resolving)
-        self._life = Lifecycle(environment, group, self._forget, self.find, networking)
+        holding = VolumeHolding(
+            environment.volumes, environment.bus, HostMounts(environment.state.with_name("mounts")), self.all
+        )
+        self._life = Lifecycle(environment, group, self._forget, self.find, networking, holding)
+        self.volumes = VolumeService(holding, environment.bus)
         self.networks = NetworkService(networking, environment.bus, self.all, self._life.save_with_files)
         self.execs = ExecService(environment, self._life)
         self._life.observer = Checkups(self._life, self.execs)
@@ -102,10 +112,13 @@ class ContainerService:
     async def _open(self) -> None:
         for place in (self._env.root, self._env.state):
             await aio.run(aio.DISK, place.mkdir, parents=True, exist_ok=True, mode=0o710)
+        restorer = Restorer(self._life)
         for record in await self._env.store.list():
             container = model.load(record)
-            self._containers[container.id] = container
-        restorer = Restorer(self._life)
+            if not await restorer.is_unfinished(container):
+                self._containers[container.id] = container
+        await aio.run(aio.DISK, self._life.sweep_directories, set(self._containers))
+        await imagemounts.sweep(self._env, set(self._containers))
         self._group.start_soon(restorer.listen, self._containers.get)
         await restorer.restore(list(self._containers.values()))
 
@@ -165,6 +178,8 @@ class ContainerService:
             id_ = naming.new_id()
             document = _document(asked, image, id_)
             document.networks = wishes
+            volumes = volumemounts.plan(asked.config, asked.host, image.config.run.volumes, self._mounts_of)
+            document.borrowed = list(volumes.binds)
             record = ContainerRecord(
                 id=id_,
                 name=chosen,
@@ -178,15 +193,24 @@ class ContainerService:
             await self._dry_run(container)
             document.images = await imagemounts.hold(self._env, id_, container.images)
             try:
-                await self._store(container, image)
+                async with self._life.holding.making(volumes.asked) as made:
+                    document.volumes = [*volumes.borrowed, *made]
+                    await self._store(container, image)
+                    self._containers[container.id] = container
             except BaseException:
                 with anyio.CancelScope(shield=True):
                     await imagemounts.release(self._env, id_, container.images)
                 raise
-            self._containers[container.id] = container
         self._env.bus.publish("container", "create", container.id, container.attributes())
-        warnings = [*asked.warnings, *_network_warnings(asked), *_image_warnings(asked, image)]
-        return Created(id=id_, warnings=warnings)
+        return Created(id=id_, warnings=[*asked.warnings, *_network_warnings(asked)])
+
+    def _mounts_of(self, name: str) -> tuple[Sequence[VolumeMount], Sequence[Bind]]:
+        """For ``--volumes-from``. Not found would mean the image, which clients would then pull."""
+        try:
+            other = self.find(name)
+        except NotFoundError as exc:
+            raise InvalidArgumentError(exc.message, subject=name) from exc
+        return other.document.volumes, other.binds
 
     async def _dry_run(self, container: Container) -> None:
         """Refuse now what would be refused at every start: build the spec with a stand-in for the user."""
@@ -210,25 +234,35 @@ class ContainerService:
         signals.parse(container.document.stop_signal)
 
     async def _store(self, container: Container, image: ContainerImage) -> None:
-        """Snapshot and record, held by a lease until the record holds them; nothing is left behind on failure."""
-        key = SnapshotKey(container.record.snapshot_key)
-        lease = LeaseID(f"create-{container.id}")
-        expires = times.format_nano(
-            time.time_ns() + _LEASE_SECONDS * 10**9
-        )  # if we are killed before the end
-        await self._env.leases.create(lease, labels={EXPIRE: expires})
+        """Record and snapshot; nothing is left behind on failure.
+
+        The record comes first: what it names is kept by the collector from then on. If we are killed before there is a snapshot,
+        the next start finds a container that nobody was told of, and drops it.
+        """
+        await self._env.store.create(container.snapshot())
         try:
-            parent = await self._env.images.unpack(image.manifest, lease=lease)
-            await self._env.snapshotter.prepare(key, parent, lease=lease)
-            try:
-                await self._env.store.create(container.snapshot())
-            except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await self._env.snapshotter.remove(key)
-                raise
-        finally:
+            parent = await self._env.images.unpack(image.manifest)
+            mounts = await self._env.snapshotter.prepare(SnapshotKey(container.record.snapshot_key), parent)
+            await self._fill_volumes(container, mounts)
+        except BaseException:
             with anyio.CancelScope(shield=True):
-                await self._env.leases.delete(lease)
+                with contextlib.suppress(NotFoundError):
+                    await self._env.snapshotter.remove(container.record.snapshot_key)
+                await self._env.store.delete(container.id)
+            raise
+
+    async def _fill_volumes(self, container: Container, mounts: Sequence[Mount]) -> None:
+        volumes = container.document.volumes
+        if not any(each.copy for each in volumes):
+            return
+        scratch = self._life.directory(container) / "rootfs"
+        await aio.run(aio.DISK, scratch.mkdir, mode=0o700, parents=True, exist_ok=True)
+        try:
+            await self._life.holding.fill(volumes, mounts, scratch)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await aio.run(aio.DISK, shutil.rmtree, self._life.directory(container), ignore_errors=True)
+            raise
 
     def _random_name(self) -> str:
         return naming.random_name({container.name for container in self._containers.values()})
@@ -272,9 +306,9 @@ class ContainerService:
         """Thaw it."""
         await self._life.unpause(self.find(name))
 
-    async def remove(self, name: str, *, force: bool = False) -> None:
+    async def remove(self, name: str, *, force: bool = False, volumes: bool = False) -> None:
         """Remove it; raises as `Lifecycle.remove`."""
-        await self._life.remove(self.find(name), force=force)
+        await self._life.remove(self.find(name), force=force, volumes=volumes)
 
     async def rename(self, name: str, new: str) -> None:
         """Give it another name."""
@@ -362,6 +396,7 @@ class ContainerService:
             directory=str(self._life.directory(container)),
             driver=container.record.snapshotter,
             cgroup_v2=self._env.cgroup_v2,
+            volume_path=self._volume_path,
             network=netviews.settings(container, networking.placed(container), networking.sandbox(container)),
             sizes=await self._sizes(container) if size else None,
         )
@@ -398,6 +433,12 @@ class ContainerService:
         now = time.time_ns()
         return [await self._row(c, now, size=size) for c in rows]
 
+    def _volume_path(self, name: str) -> str:
+        try:
+            return self._env.volumes.path(name)
+        except NotFoundError:  # removed by force while no daemon looked
+            return ""
+
     async def _row(self, container: Container, now: int, *, size: bool) -> dict[str, Any]:
         places = self._life.networking.placed(container)
         return views.summary(
@@ -405,6 +446,7 @@ class ContainerService:
             now=now,
             networks=netviews.networks(container, places),
             ports=netviews.port_rows(container, places),
+            volume_path=self._volume_path,
             sizes=await self._sizes(container) if size else None,
         )
 
@@ -549,7 +591,7 @@ def _document(asked: CreateRequest, image: ContainerImage, id_: str) -> Document
         "Labels": labels,
         "WorkingDir": config.working_dir or run.working_dir,
         "User": config.user or run.user,
-        "Volumes": run.volumes,
+        "Volumes": {**(run.volumes or {}), **(config.volumes or {})} or None,
     }
     merged.pop("ExposedPorts", None)
     if ports := {**(run.exposed_ports or {}), **(config.exposed_ports or {})}:
@@ -589,19 +631,6 @@ def _with_swap(asked: CreateRequest) -> dict[str, Any]:
     if not memory or asked.host.memory_swap:
         return asked.raw_host
     return {**asked.raw_host, "MemorySwap": memory * 2}
-
-
-def _image_warnings(asked: CreateRequest, image: ContainerImage) -> "list[str]":
-    run = image.config.run
-    warnings: list[str] = []
-    bound = {bind.target for bind in model.parse_binds(asked.host)[0]}
-    kept = sorted(path for path in run.volumes or {} if path not in bound)
-    if kept:
-        warnings.append(
-            f"the image's volumes ({', '.join(kept)}) are kept in the container's own layer: "
-            "volumes are not available yet"
-        )
-    return warnings
 
 
 __all__ = ["CONDITIONS", "Condition", "ContainerService", "Created", "Pruned", "open_service", "top"]

@@ -207,7 +207,9 @@ def _mount_point(root: Root, path: str, *, directory: bool) -> int:
         parent = root.open(above or "/", os.O_PATH | os.O_DIRECTORY)
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            os.close(os.open(name, flags, 0o644, dir_fd=parent))
+            fd = os.open(name, flags, 0o644, dir_fd=parent)
+            os.fchmod(fd, 0o644)  # whatever the umask of the daemon is
+            os.close(fd)
         except FileExistsError:
             pass
         finally:

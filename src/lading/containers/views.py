@@ -1,6 +1,7 @@
 """Containers as the Engine API shows them: inspect, list, top. Sans-I/O."""
 
 import shlex
+from collections.abc import Callable
 from typing import Any
 
 from lading.containers import defaults
@@ -50,7 +51,7 @@ def _state(container: Container) -> dict[str, Any]:
     return made
 
 
-def _mounts(container: Container) -> list[dict[str, Any]]:
+def _mounts(container: Container, volume_path: Callable[[str], str]) -> list[dict[str, Any]]:
     def shown(bind: Bind) -> dict[str, Any]:
         return {
             "Type": "bind",
@@ -62,6 +63,19 @@ def _mounts(container: Container) -> list[dict[str, Any]]:
         }
 
     asked = [shown(bind) for bind in container.binds]
+    asked += [
+        {
+            "Type": "volume",
+            "Name": each.name,
+            "Source": volume_path(each.name),
+            "Destination": each.target,
+            "Driver": "local",
+            "Mode": each.mode,
+            "RW": not each.read_only,
+            "Propagation": each.propagation,
+        }
+        for each in container.document.volumes
+    ]
     asked += [
         {
             "Type": "tmpfs",
@@ -95,6 +109,7 @@ def inspect(
     driver: str,
     cgroup_v2: bool,
     network: dict[str, Any],
+    volume_path: Callable[[str], str],
     sizes: tuple[int, int] | None,
 ) -> dict[str, Any]:
     """The inspect document of the newest API version; the edge shapes it for older ones."""
@@ -120,7 +135,7 @@ def inspect(
         "ExecIDs": [exec_.id for exec_ in container.execs.values() if exec_.running] or None,
         "HostConfig": host_config(container, cgroup_v2=cgroup_v2),
         "GraphDriver": {"Data": None, "Name": driver},
-        "Mounts": _mounts(container),
+        "Mounts": _mounts(container, volume_path),
         "Config": defaults.config(document.config),
         "NetworkSettings": network,
         "ImageManifestDescriptor": manifest_descriptor(container),
@@ -174,6 +189,7 @@ def summary(
     now: int,
     networks: dict[str, Any],
     ports: list[dict[str, Any]],
+    volume_path: Callable[[str], str],
     sizes: tuple[int, int] | None,
 ) -> dict[str, Any]:
     """A row of the container list."""
@@ -192,7 +208,7 @@ def summary(
         "Status": status_text(container, now),
         "HostConfig": {"NetworkMode": network_mode(container)},
         "NetworkSettings": {"Networks": networks},
-        "Mounts": _mounts(container),
+        "Mounts": _mounts(container, volume_path),
     }
     if sizes is not None:
         made |= {"SizeRw": sizes[0], "SizeRootFs": sizes[1]}

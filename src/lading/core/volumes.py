@@ -12,7 +12,7 @@ daemon tells `recover` who still holds what, and every other mount is taken away
 **Who may remove what** is the business of the caller, who knows the containers; a volume that is held is refused here too.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -104,6 +104,10 @@ class Volumes(Protocol):
 
         Raises `NotFoundError`; what ``copy`` raises.
         """
+        ...
+
+    def holders(self, name: str) -> Collection[str]:
+        """Who holds it now; nobody holds one that is not there."""
         ...
 
     async def recover(self, held: Mapping[str, Sequence[str]]) -> None:

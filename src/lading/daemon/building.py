@@ -16,6 +16,7 @@ from lading.builder.control import Control, Finisher, MakeExporter, MakeGateway,
 from lading.builder.exporters.factory import ExporterFactory
 from lading.builder.frontend.frontend import DockerfileFrontend
 from lading.builder.history import History
+from lading.builder.legacy.build import LegacyBuilder
 from lading.builder.model import Frontend, Gateway, Job, Progress, Solver
 from lading.builder.ops.processes import Networking
 from lading.builder.ops.trees import DiffingSnapshotter
@@ -68,6 +69,7 @@ class Builder:
     control: Control
     solver: Solver
     sessions: SessionRegistry
+    legacy: LegacyBuilder
 
 
 class DefaultNetwork(Networking):
@@ -133,6 +135,7 @@ async def open_builder(stack: AsyncExitStack, parts: Parts) -> Builder:
             snapshotter=lambda: parts.snapshotter.name if parts.containerd else "",
             platforms=runnable,
         ),
+        state=parts.state / "legacy",
     )
 
 
@@ -161,6 +164,7 @@ def make_builder(
     make_exporter: MakeExporter,
     finishers: Sequence[Finisher] = (),
     worker: Worker,
+    state: Path,
 ) -> Builder:
     """The builder over any solver."""
     sessions = SessionRegistry()
@@ -189,4 +193,11 @@ def make_builder(
         serve_session=sessions.serve,
         check_session=sessions.check,
     )
-    return Builder(server=server, control=control, solver=solver, sessions=sessions)
+    legacy = LegacyBuilder(
+        solver=solver,
+        lease_manager=lease_manager,
+        make_gateway=make_gateway,
+        make_exporter=make_exporter,
+        state=state,
+    )
+    return Builder(server=server, control=control, solver=solver, sessions=sessions, legacy=legacy)

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, cast
 import msgspec
 
 from lading.daemon import options
-from lading.daemon.options import Kind, Meaning, Option
+from lading.daemon.options import REASONS, Kind, Meaning, Option
 from lading.errors import FailedPreconditionError, InvalidArgumentError, UnsupportedError
 
 DEFAULT_CONFIG_FILE: Final = "/etc/lading/daemon.json"
@@ -300,9 +300,10 @@ def build(values: Values, *, config_file: str = "") -> Config:
 
 def _accepted(option: Option, value: Any) -> str:
     if option.meaning is Meaning.REFUSED and value not in (False, "", [], None):
+        name = option.key or option.flag
         raise UnsupportedError(
-            f"option {option.key or option.flag!r} is not supported",
-            hint="it protects something, so it is refused rather than ignored",
+            f"option {name!r} is not supported",
+            hint=REASONS.get(name, "it protects something, so it is refused rather than ignored"),
         )
     name = f"--{option.flag}" if option.flag else option.key
     return f"option {name} has no meaning here and is ignored" if option.meaning is Meaning.IGNORED else ""

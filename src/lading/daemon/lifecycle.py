@@ -15,6 +15,7 @@ import structlog
 
 from lading.api.engine.server import Listener
 from lading.daemon.config import Config
+from lading.daemon.options import REASONS
 from lading.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -29,7 +30,9 @@ _FILES: Final = 65_536
 
 
 def prepare_process(config: Config) -> None:
-    """Umask, open files, out-of-memory score."""
+    """Umask, open files, out-of-memory score. Raises `FailedPreconditionError` unless we are root."""
+    if os.geteuid() != 0:
+        raise FailedPreconditionError("the daemon has to run as root", hint=REASONS["rootless"])
     os.umask(0o077)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)

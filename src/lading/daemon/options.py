@@ -190,6 +190,13 @@ _REFUSED: Final = (
     ("no-new-privileges", "no-new-privileges", Kind.BOOL),
     ("seccomp-profile", "seccomp-profile", Kind.TEXT),
 )
+REASONS: Final = {
+    "userns-remap": "layers are mounted as they are, and their owners are not mapped; it is refused rather than ignored. "
+    "Run containers as another user (USER, --user) and with --security-opt no-new-privileges",
+    "rootless": "mounting EROFS and the overlays of layers takes CAP_SYS_ADMIN on the machine itself, which no user namespace "
+    "gives; run the daemon as root",
+}
+"""Why some options cannot be honoured, and what to do instead."""
 REFUSED: Final = tuple(
     Option(flag=flag, key=key, kind=kind, meaning=Meaning.REFUSED) for flag, key, kind in _REFUSED
 )

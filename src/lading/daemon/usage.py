@@ -48,3 +48,9 @@ async def container_usage(service: ContainerService, version: ApiVersion) -> Dis
     """Containers for ``system/df``."""
     rows = await service.list({}, all=True, size=True)
     return DiskUsage(items=rows, size=sum(int(row.get("SizeRw") or 0) for row in rows))
+
+
+async def volume_usage(service: ContainerService, version: ApiVersion) -> DiskUsage:  # noqa: ARG001 - a source
+    """Volumes for ``system/df``."""
+    rows = await service.volumes.usage()
+    return DiskUsage(items=rows, size=sum(max(0, int(row["UsageData"]["Size"])) for row in rows))

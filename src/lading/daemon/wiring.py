@@ -21,7 +21,7 @@ import structlog
 from anyio.abc import TaskGroup
 from typing_extensions import override
 
-from lading.api.engine import absent, build_cache, system, upgrades
+from lading.api.engine import absent, build_cache, legacy_build, system, upgrades
 from lading.api.engine import containers as container_routes
 from lading.api.engine import events as event_routes
 from lading.api.engine import exec as exec_routes
@@ -29,6 +29,7 @@ from lading.api.engine import files as file_routes
 from lading.api.engine import images as image_routes
 from lading.api.engine import lading as lading_routes
 from lading.api.engine import networks as network_routes
+from lading.api.engine import volumes as volume_routes
 from lading.api.engine.routing import Router
 from lading.containers.environment import Environment, Resolving, StoredImages
 from lading.containers.service import ContainerService
@@ -73,6 +74,7 @@ from lading.snapshots.erofs import ErofsSnapshotter
 from lading.snapshots.native import NativeSnapshotter
 from lading.snapshots.overlay import OverlaySnapshotter
 from lading.transfer.service import TransferService
+from lading.volumes.local import open_volumes
 
 _log: Final = structlog.get_logger(__name__)
 DATABASE: Final = "lading.db"
@@ -402,6 +404,7 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
             containers=lambda: usage.count_containers(service),
             image_usage=lambda version: usage.image_usage(store.images, version),
             container_usage=lambda version: usage.container_usage(service, version),
+            volume_usage=lambda version: usage.volume_usage(service, version),
             build_usage=lambda version: build_cache.disk_usage(builder.solver, version),
             listeners=lambda: bus.subscribers,
             open_files=lambda: len(os.listdir("/proc/self/fd")),
@@ -511,11 +514,11 @@ def make_router(
     exec_routes.add_routes(router, service)
     file_routes.add_routes(router, service)
     network_routes.add_routes(router, service)
+    volume_routes.add_routes(router, service.volumes)
     lading_routes.add_routes(router, store.maintenance, stores)
-    absent.add_volumes(router)
     absent.add_swarm(router)
     absent.add_plugins(router)
-    absent.add_builder(router)
+    legacy_build.add_routes(router, builder.legacy)
     build_cache.add_routes(router, builder.solver)
     upgrades.add_routes(
         router,
@@ -564,6 +567,12 @@ async def open_container_service(
     async def find(name: str) -> images.Image:
         return (await store.images.find(name)).image
 
+    volumes = await stack.enter_async_context(
+        open_volumes(
+            store.database.volumes(Namespace(config.containerd_namespace)),
+            config.data_root / "volumes" / config.containerd_namespace,
+        )
+    )
     environment = Environment(
         store=store.database.containers(store.namespace),
         images=StoredImages(
@@ -578,6 +587,7 @@ async def open_container_service(
         runtime=runtime,
         bus=store.bus,
         networks=networks,
+        volumes=volumes,
         resolving=resolving(config),
         root=config.data_root / "containers",
         state=config.exec_root / "containers",

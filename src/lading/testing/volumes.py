@@ -99,8 +99,11 @@ class VolumesSuite:
         await volumes.create("data")
         for holder in ("one", "two", "two"):
             await volumes.acquire("data", holder)
+        assert set(volumes.holders("data")) == {"one", "two"}
         await volumes.release("data", "one")
         await volumes.release("data", "one")
+        assert set(volumes.holders("data")) == {"two"}
+        assert not volumes.holders("nothing")
         with pytest.raises(ConflictError, match="in use"):
             await volumes.remove("data")
         await volumes.release("data", "two")

@@ -4,6 +4,7 @@ Nothing is visible before everything is there: the image record is written last.
 a blob is never left out because a snapshot with its contents exists already.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import anyio
@@ -27,7 +28,7 @@ from lading.transfer.downloads import Downloads, Wish
 from lading.transfer.holding import Holder
 from lading.transfer.selection import NoMatchingPlatformError, Platforms, best, select
 from lading.transfer.standing import Standing
-from lading.unpack.unpacker import Unpacker
+from lading.unpack.unpacker import Layer, Unpacker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +214,31 @@ class Puller:
         run.nodes.append(located.node)
         await self._fetch_config(run, located.node)
         return await self._transfer(run, located.node)
+
+    async def bring_layers(
+        self,
+        layers: Sequence[Layer],
+        *,
+        reference: Reference,
+        fetcher: Fetcher,
+        lease: LeaseID,
+        progress: Progress,
+    ) -> None:
+        """Fetch layers that no manifest names, and unpack them on top of each other. Raises as `pull`."""
+        run = self._run(reference, fetcher, lease, progress)
+        async with task_group() as group:
+            for layer in layers:
+                if layer.descriptor.digest not in run.wishes:
+                    wish = Wish(descriptor=layer.descriptor)
+                    wish.item = progress.item(layer.descriptor.digest.short, layer.descriptor.size)
+                    run.wishes[layer.descriptor.digest] = wish
+                    group.start_soon(self._download, run, wish)
+            await self._unpacker.unpack_layers(
+                layers,
+                lease=lease,
+                source=lambda descriptor: run.wishes[descriptor.digest].source(),
+                progress=progress,
+            )
 
     async def fetch_blob(self, located: "Located", descriptor: Descriptor, *, lease: LeaseID) -> None:
         """Fetch one blob of an image, if it is missing."""

@@ -12,6 +12,7 @@ from lading.core.snapshots import SnapshotName, Snapshotter
 from lading.errors import InvalidArgumentError, UnsupportedError
 from lading.kit.tasks import map_tasks
 from lading.oci import mediatypes
+from lading.oci.config import ImageConfig
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.manifest import Manifest
 from lading.oci.reference import Reference, dangling_name
@@ -317,8 +318,19 @@ class TransferService:
         node = ManifestNode(descriptor=manifest, manifest=document)
         if lease is not None:
             return await self._unpack(node, lease, progress)
+        if manifest_config := await self._unpackable_config(node):
+            present = await self._unpacker.present(document, manifest_config)
+            if present is not None:
+                return present  # nothing to do, and nothing to hold meanwhile
         async with self._holder.hold(f"unpack {manifest.digest}", resumable=False) as own:
             return await self._unpack(node, own, progress)
+
+    async def _unpackable_config(self, node: ManifestNode) -> ImageConfig | None:
+        return (
+            await self._documents.config(node)
+            if node.manifest.config.media_type in mediatypes.CONFIGS
+            else None
+        )
 
     async def _unpack(
         self, node: ManifestNode, lease: LeaseID, progress: Progress | None

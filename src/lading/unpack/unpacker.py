@@ -15,7 +15,7 @@ from lading.core import content, leases
 from lading.core.labels import GC_REF_SNAPSHOT, SNAPSHOT_REF, UNCOMPRESSED
 from lading.core.leases import LeaseID, Resource
 from lading.core.progress import Item, Phase, Progress
-from lading.core.snapshots import Capability, LayerWriter, SnapshotName, Snapshotter
+from lading.core.snapshots import Capability, Kind, LayerWriter, SnapshotName, Snapshotter
 from lading.errors import AlreadyExistsError, DataLossError, LadingError, NotFoundError, UnsupportedError
 from lading.kit.tasks import KeyedLock, task_group
 from lading.oci import config as oci_config
@@ -118,6 +118,19 @@ class Unpacker:
         arriving.settled.set()
         return arriving
 
+    async def present(self, manifest: Manifest, config: ImageConfig) -> SnapshotName | None:
+        """The top snapshot's name if the image is unpacked and its config keeps the snapshots; else ``None``. Writes nothing."""
+        if not manifest.layers or not config.chain:
+            return None
+        name = SnapshotName(config.chain[-1])
+        try:
+            if (await self._snapshotter.stat(name)).kind is not Kind.COMMITTED:
+                return None
+            labels = (await self._content.info(manifest.config.digest)).labels
+        except NotFoundError:
+            return None
+        return name if labels.get(f"{GC_REF_SNAPSHOT}{self._snapshotter.name}") == name else None
+
     async def unpack(
         self,
         manifest: Manifest,
@@ -143,6 +156,13 @@ class Unpacker:
         if (await self._content.info(config_digest)).labels.get(label) != name:
             await self._content.update(config_digest, {label: name})
         return name
+
+    async def unpack_layers(
+        self, layers: Sequence[Layer], *, lease: LeaseID, source: Source, progress: Progress
+    ) -> None:
+        """Make the snapshots of layers that no image holds; ``lease`` does. As `unpack`."""
+        if layers and not await self._hold(layers[-1].chain_id, lease):
+            await self._unpack_all(layers, lease, source, progress)
 
     async def kept(self, image: Descriptor, *, lease: LeaseID | None) -> SnapshotName | None:
         """The top snapshot of an image that is kept unpacked: ``image`` is its config.

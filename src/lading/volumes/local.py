@@ -6,7 +6,7 @@ import secrets
 import shutil
 import subprocess
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -179,6 +179,11 @@ class LocalVolumes(volumes.Volumes):
                 else:
                     filled = await aio.run(aio.DATA, _fill_plain, self._directory(name), copy)
         return filled
+
+    @override
+    def holders(self, name: str) -> Collection[str]:
+        held = self._held.get(name)
+        return frozenset(held.holders) if held else frozenset()
 
     @override
     async def recover(self, held: Mapping[str, Sequence[str]]) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import anyio
 import pytest
@@ -174,6 +175,7 @@ async def opened() -> AsyncGenerator[World]:
         make_gateway=FakeGateway,
         make_exporter=make_exporter,
         worker=Worker(id="w", hostname="h", snapshotter=lambda: "overlayfs", platforms=runnable),
+        state=Path(),
     )
     ours, theirs = pipe()
     with ours, theirs:
@@ -401,3 +403,14 @@ async def test_the_worker_and_its_label() -> None:
         assert record.platforms[0].architecture == platforms.host().architecture
         none = control.ListWorkersRequest(filter=["id==other"])
         assert not (await world.call(f"{CONTROL}/ListWorkers", none, control.ListWorkersResponse)).record
+
+
+async def test_a_build_that_is_over_before_its_status_is_asked_for_ends_it_at_once() -> None:
+    async with opened() as world, anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: world.solve(ref="quick", internal=True))
+        nothing = gateway.ReturnRequest(result=gateway.BridgeResult(ref=gateway.Ref()))
+        await world.bridge("Return", nothing, gateway.ReturnResponse, build="quick")
+        while world.builder.control.builds:
+            await anyio.sleep(0.001)
+        with anyio.fail_after(2):
+            assert not (await world.status("quick")).vertexes

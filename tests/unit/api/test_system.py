@@ -57,10 +57,8 @@ def body(answer: Answer) -> Any:
 def table(**sources: Any) -> Router:
     router = Router()
     system.add_routes(router, Sources(host=HOST, **sources))
-    absent.add_volumes(router)
     absent.add_swarm(router)
     absent.add_plugins(router)
-    absent.add_builder(router)
     return router
 
 
@@ -167,8 +165,6 @@ async def test_auth_checks_with_the_registry_that_is_named() -> None:
         ("GET", "/nodes", 503, "not a swarm manager"),
         ("GET", "/services/x", 503, "not a swarm manager"),
         ("POST", "/swarm/init", 501, "no Swarm"),
-        ("GET", "/volumes/v", 404, "no such volume"),
-        ("POST", "/volumes/create", 501, "bind mount"),
         ("GET", "/plugins/p/q/json", 404, 'plugin "p/q" not found'),
     ],
 )

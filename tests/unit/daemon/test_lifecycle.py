@@ -116,3 +116,10 @@ def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         lifecycle.notify("READY=1")
         assert channel.recv(100) == b"READY=1"
     lifecycle.notify("STOPPING=1")  # nobody listens any more: a warning, not a failure
+
+
+def test_only_root_can_run_it_and_the_reason_is_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(FailedPreconditionError, match="has to run as root") as caught:
+        lifecycle.prepare_process(Config())
+    assert "CAP_SYS_ADMIN" in str(caught.value)

@@ -1,4 +1,4 @@
-"""What clients probe for and this engine does not have: Swarm, plugins, volumes, networks beyond host and none, a builder.
+"""What clients probe for and this engine does not have: Swarm, plugins, volumes, networks beyond host and none.
 
 Clients must get an answer that they understand: an empty list, a JSON 404, or words that say what is missing.
 """
@@ -8,7 +8,7 @@ from typing import Final
 from aiohttp import web
 
 from lading.api.engine.routing import Handler, Request, Router
-from lading.api.engine.streams import empty, json_response
+from lading.api.engine.streams import json_response
 from lading.errors import (
     LadingError,
     NotFoundError,
@@ -20,38 +20,7 @@ _NO_SWARM: Final = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm '
     "and try again."
 )
-_NO_BUILDER: Final = UnsupportedError(
-    "this engine has no legacy builder",
-    hint="install docker's buildx plugin, which docker build then uses",
-)
-_NO_VOLUMES: Final = UnsupportedError("this engine keeps no volumes", hint="use a bind mount: -v /path:/path")
 _SWARM: Final = ("nodes", "services", "tasks", "secrets", "configs")
-
-
-def add_volumes(router: Router) -> None:
-    """Serve ``/volumes``, of which there are none."""
-
-    async def listing(request: Request) -> web.StreamResponse:
-        request.filters(("dangling", "driver", "label", "name"))
-        return json_response({"Volumes": [], "Warnings": None})
-
-    async def missing(request: Request) -> web.StreamResponse:
-        raise NotFoundError(f"get {request.param('name')}: no such volume")
-
-    async def remove(request: Request) -> web.StreamResponse:
-        if request.flag("force"):
-            return empty()
-        return await missing(request)
-
-    async def prune(request: Request) -> web.StreamResponse:
-        request.filters(("all", "label", "label!"))
-        return json_response({"VolumesDeleted": None, "SpaceReclaimed": 0})
-
-    router.add("GET", "/volumes", listing)
-    router.add("GET", "/volumes/{name}", missing)
-    router.add("DELETE", "/volumes/{name}", remove)
-    router.add("POST", "/volumes/prune", prune)
-    router.add("POST", "/volumes/create", _refuse(_NO_VOLUMES))
 
 
 def add_swarm(router: Router) -> None:
@@ -94,12 +63,6 @@ def add_search(router: Router) -> None:
     router.add(
         "GET", "/images/search", _refuse(UnsupportedError("this engine searches no registry", hint=hint))
     )
-
-
-def add_builder(router: Router) -> None:
-    """Refuse the legacy builder."""
-    router.add("POST", "/build", _refuse(_NO_BUILDER))
-    router.add("POST", "/build/cancel", _refuse(_NO_BUILDER))
 
 
 def _refuse(error: LadingError) -> Handler:

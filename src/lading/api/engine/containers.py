@@ -114,10 +114,12 @@ class ContainerRoutes:
         return empty(200)
 
     async def remove(self, request: Request) -> web.StreamResponse:
-        """``DELETE /containers/{name}``; there are no anonymous volumes that ``v`` could remove."""
+        """``DELETE /containers/{name}``."""
         if request.flag("link"):
             raise InvalidArgumentError("link is not supported")
-        await self._service.remove(request.param("name"), force=request.flag("force"))
+        await self._service.remove(
+            request.param("name"), force=request.flag("force"), volumes=request.flag("v")
+        )
         return empty(204)
 
     async def prune(self, request: Request) -> web.StreamResponse:

@@ -109,6 +109,7 @@ class Sources:
     containers: Callable[[], Awaitable[ContainerCounts]] = _no_containers
     image_usage: Callable[[ApiVersion], Awaitable[DiskUsage]] = _nothing
     container_usage: Callable[[ApiVersion], Awaitable[DiskUsage]] = _nothing
+    volume_usage: Callable[[ApiVersion], Awaitable[DiskUsage]] = _nothing
     build_usage: Callable[[ApiVersion], Awaitable[DiskUsage]] = _nothing
     listeners: Callable[[], int] = int
     open_files: Callable[[], int] = int
@@ -166,7 +167,7 @@ class _System:
         if "container" in kinds:
             document["Containers"] = (await self._sources.container_usage(request.version)).items
         if "volume" in kinds:
-            document["Volumes"] = []
+            document["Volumes"] = (await self._sources.volume_usage(request.version)).items
         if "build-cache" in kinds:
             document["BuildCache"] = (await self._sources.build_usage(request.version)).items
         return json_response(
@@ -244,8 +245,8 @@ def info_document(host: Host, version: ApiVersion) -> dict[str, Any]:
         "DriverStatus": [list(row) for row in host.driver_status],
         "DockerRootDir": host.data_root,
         "Plugins": {
-            "Volume": [],
-            "Network": ["host", "null"],
+            "Volume": ["local"],
+            "Network": ["bridge", "host", "ipvlan", "macvlan", "null"],
             "Authorization": None,
             "Log": list(host.log_drivers),
         },

@@ -62,7 +62,7 @@ class ArchiveExporter(Exporter):
                 host=self._host,
                 inline_only=False,
                 step=vertex,
-                progress=context.progress,
+                inline_cache=context.inline_cache,
             ).assemble(result)
             if self._docker and assembled.is_index:
                 raise InvalidArgumentError(

@@ -1,7 +1,7 @@
 """From a result to an image's documents in the store: configs, manifests, attestation manifests, and the index over them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,7 +9,7 @@ import msgspec
 
 from lading.builder.exporters import configs
 from lading.builder.exporters.attributes import ImageOptions
-from lading.builder.model import Attestation, Compression, Layer, Progress, Ref, Result
+from lading.builder.model import Attestation, Compression, Layer, Ref, Result
 from lading.builder.progress import Step
 from lading.core.leases import LeaseID
 from lading.core.remotes import Document
@@ -103,7 +103,7 @@ class Assembler:
         host: Platform,
         inline_only: bool,
         step: Step,
-        progress: Progress,
+        inline_cache: Callable[[Ref, Sequence[str]], Awaitable[bytes | None]] | None = None,
     ) -> None:
         self._documents = documents
         self._options = options
@@ -111,7 +111,7 @@ class Assembler:
         self._host = host
         self._inline_only = inline_only
         self._step = step
-        self._progress = progress
+        self._inline_cache = inline_cache
         self._oci = False
 
     async def assemble(self, result: Result) -> Assembled:
@@ -163,6 +163,9 @@ class Assembler:
         self, result: Result, id: str, layers: Sequence[Layer], attestations: Sequence[Attestation]
     ) -> Built:
         cache = result.metadata.get(f"{INLINE_CACHE_KEY}/{id}" if id else INLINE_CACHE_KEY)
+        ref = result.refs[id]
+        if self._inline_cache is not None and ref is not None:
+            cache = await self._inline_cache(ref, [layer.descriptor.digest for layer in layers])
         wanted = platforms.parse(id) if id else self._host
         config = configs.make(
             config_of(result, id), layers, wanted, epoch=self._options.epoch, inline_cache=cache

@@ -52,7 +52,7 @@ class ImageExporter(Exporter):
                 host=self._host,
                 inline_only=True,
                 step=vertex,
-                progress=context.progress,
+                inline_cache=context.inline_cache,
             ).assemble(result)
             if options.store or options.push:
                 await self._name(assembled, vertex)

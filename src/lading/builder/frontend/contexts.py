@@ -115,9 +115,10 @@ class Contexts:
 
     gateway: Gateway
     options: Options
+    own_ignore: bool = True
+    """Whether ``<Dockerfile>.dockerignore`` counts."""
     _main: _Main = field(default_factory=_Main)
     _ignore: bytes | None = None
-    _ignore_name: str = IGNORE_FILE
 
     # The build context and the Dockerfile.
 
@@ -128,8 +129,8 @@ class Contexts:
         definition = make.definition(tree)
         ref = await self.gateway.solve(definition)
         data = await self._read_dockerfile(ref)
-        self._ignore = await _read(ref, f"{self._main.filename}.dockerignore")
-        self._ignore_name = f"{self._main.filename}.dockerignore"
+        if self.own_ignore:
+            self._ignore = await _read(ref, f"{self._main.filename}.dockerignore")
         file = SourceFile(filename=self._main.filename, data=data)
         return Entrypoint(file=file, vertex=tree.node.digest)
 

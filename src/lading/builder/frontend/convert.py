@@ -4,7 +4,7 @@ Which files of the client are wanted is known only when all instructions are car
 the graph. So they are carried out twice if need be: once to learn the paths, and once with trees of these paths.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from lading.builder.frontend import checks, image
@@ -15,7 +15,7 @@ from lading.builder.frontend.dispatch import dispatch, set_directory
 from lading.builder.frontend.image import Draft
 from lading.builder.frontend.plan import Plan, Planner
 from lading.builder.frontend.scope import Scope
-from lading.builder.frontend.state import LocalContext, StageNode, Work, as_paths, reachable
+from lading.builder.frontend.state import LocalContext, Planned, StageNode, Work, as_paths, reachable
 from lading.builder.model import SourceFile
 from lading.formats.dockerfile import instructions as ins
 from lading.formats.dockerfile import rules, values
@@ -50,6 +50,10 @@ class Converter:
     asked: Platform | None
     report: rules.Report
     all_stages: bool = False
+    predefined: bool = True
+    """Whether there are TARGETPLATFORM and its kin."""
+    observe: Callable[[Work, Planned | None], None] | None = None
+    """`Scope.observe`, of the round that counts."""
 
     async def convert(self) -> Converted:
         """Raises `DockerfileError`, with the lines at fault where there are such."""
@@ -60,7 +64,9 @@ class Converter:
         target = self.asked or self.native[0]
         lexer = Lexer(escape=self.dockerfile.escape)
         name = options.target or stages[-1].head.stage
-        predefined = platform_variables(self.native[0], target, name, options.build_args)
+        predefined: dict[str, str] = {}
+        if self.predefined:
+            predefined = platform_variables(self.native[0], target, name, options.build_args)
         self._check_defaults(predefined, lexer)
         variables = global_arguments(predefined, self.dockerfile.arguments, options.build_args, lexer)
         plan = Planner(
@@ -125,7 +131,13 @@ class Converter:
             if scope.ignored
             else []
         )
-        again = replace(scope, context=self.contexts.main(follow, ignored), works={}, report=rules.ignore)
+        again = replace(
+            scope,
+            context=self.contexts.main(follow, ignored),
+            works={},
+            report=rules.ignore,
+            observe=self.observe,
+        )
         _carry_out(again, nodes, trees)
         return again
 
@@ -137,10 +149,17 @@ def _carry_out(scope: Scope, nodes: list[StageNode], trees: Mapping[StageNode, E
     for node in nodes:
         if not node.settled:
             work = _begun(node, trees, scope)
+            observe = scope.observe or _unobserved
+            observe(work, None)
             for planned in node.commands:
                 dispatch(work, planned, scope)
+                observe(work, planned)
             _mark_scans(work, scope)
             scope.works[node] = work
+
+
+def _unobserved(_work: Work, _planned: Planned | None) -> None:
+    """Nobody wants to know."""
 
 
 def _settled(node: StageNode, trees: Mapping[StageNode, Edge], scope: Scope) -> Work:

@@ -1,6 +1,6 @@
 """What all instructions of one platform's build see, and how a vertex of theirs is described."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from uuid import uuid4
 
@@ -9,7 +9,7 @@ from lading.builder.frontend.arguments import Globals
 from lading.builder.frontend.contexts import named
 from lading.builder.frontend.naming import shown_command, step_name
 from lading.builder.frontend.options import Options
-from lading.builder.frontend.state import StageNode, Work, location
+from lading.builder.frontend.state import Planned, StageNode, Work, location
 from lading.formats.dockerfile import rules
 from lading.formats.dockerfile.errors import DockerfileError, Lines
 from lading.formats.dockerfile.instructions import Instruction
@@ -36,6 +36,8 @@ class Scope:
     """The build context."""
     ignored: Matcher | None
     """What is not in it."""
+    observe: Callable[[Work, Planned | None], None] | None = None
+    """Hears of every stage that begins (``None``) and every instruction that was carried out."""
     works: dict[StageNode, Work] = field(default_factory=dict[StageNode, Work])
     """Stages that are done."""
 

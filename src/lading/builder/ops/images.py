@@ -157,9 +157,8 @@ class ImageSources:
     async def _remote(
         self, name: Reference, wanted: Platform, sessions: Sequence[Session], lease: LeaseID
     ) -> Located:
-        host = "registry-1.docker.io" if name.domain == "docker.io" else name.domain
         refused: LadingError | None = None
-        for credentials in [*[await _credentials(session, host) for session in sessions], None]:
+        for credentials in [*[await credentials_of(session, name) for session in sessions], None]:
             if credentials is None and refused is not None and sessions:
                 raise refused
             try:
@@ -221,7 +220,9 @@ class ImageSources:
                     await self._cache.put_layer(self._snapshotter, chain, "", layer)
 
 
-async def _credentials(session: Session, host: str) -> Credentials | None:
+async def credentials_of(session: Session, reference: Reference) -> Credentials | None:
+    """The client's credentials for the registry of a reference; Docker Hub has two names."""
+    host = "registry-1.docker.io" if reference.domain == "docker.io" else reference.domain
     try:
         return await session.credentials(host)
     except (NotFoundError, UnavailableError):

@@ -42,6 +42,15 @@ class Found:
     record: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How a key is reached: by what was done, from which keys of each input."""
+
+    output: Digest
+    inputs: tuple[tuple[Link, ...], ...]
+    key: str
+
+
 class Cache(Protocol[R_co]):
     """Remembers results by their keys. Two kinds: the local one, and those imported for a build, which are never written."""
 
@@ -51,6 +60,14 @@ class Cache(Protocol[R_co]):
 
     async def load(self, record: str) -> R_co | None:
         """The result; ``None`` if it is not there any more."""
+        ...
+
+
+class ForeignCache(Cache[R_co], Protocol[R_co]):
+    """A cache that somebody else made."""
+
+    async def ways(self, record: str) -> Sequence[Way]:
+        """All that leads to a record, the way to its own key last. Its keys mean nothing elsewhere, and are nobody else's."""
         ...
 
 

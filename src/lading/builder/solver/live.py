@@ -10,7 +10,7 @@ from anyio.abc import TaskGroup
 from typing_extensions import override
 
 from lading.builder.model import Progress
-from lading.builder.solver.keys import NO_KEYS, Cache, Keys
+from lading.builder.solver.keys import NO_KEYS, Cache, ForeignCache, Keys
 from lading.builder.solver.operation import CacheMap, Context, Operation
 from lading.builder.solver.reporting import Reporter
 from lading.builder.solver.sharing import Shared
@@ -49,6 +49,8 @@ class Known(Generic[R]):
 
     keys: Keys = NO_KEYS
     hit: tuple[Cache[R], str] | None = None
+    foreign: ForeignCache[R] | None = None
+    """The same cache, if it is not our own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +70,7 @@ class Job(Generic[R]):
     session: Session | None = None
     no_cache: bool = False
     entitlements: frozenset[str] = frozenset()
-    caches: list[Cache[R]] = field(default_factory=list[Cache[R]])
+    caches: list[ForeignCache[R]] = field(default_factory=list[ForeignCache[R]])
     places: "dict[Digest, LiveVertex[R]]" = field(default_factory=dict[Digest, "LiveVertex[R]"])
     """What each vertex of its graphs became."""
     scopes: set[anyio.CancelScope] = field(default_factory=set[anyio.CancelScope])
@@ -151,7 +153,7 @@ class LiveVertex(Context, Generic[R]):
             self.edges[index] = LiveEdge(self, index, self._stages, self._group)
         return self.edges[index]
 
-    def caches(self) -> list[Cache[R]]:
+    def caches(self) -> list[ForeignCache[R]]:
         """The caches that builds which want it have imported."""
         return list(dict.fromkeys(cache for job in self.jobs for cache in job.caches))
 

@@ -1,7 +1,8 @@
 """The scheduler: what is known, what has to be done, and who wants it.
 
 **Stages.** An edge is resolved in up to three stages, each of which may be the last. *Fast*: its keys follow from how its inputs
-were made; nothing is done. *Slow*: inputs whose content counts are made, and their content gives keys. *Done*: a record with one
+were made; nothing is done. *Slow*: the same with what is known of the inputs by then; and then inputs whose
+content counts are made, and their content gives keys. *Done*: a record with one
 of these keys is loaded, or all inputs are made and the operation runs. Each stage is done once (`Shared`) for all who wait.
 
 **Who waits.** A stage of an edge waits for stages of its inputs, and builds wait for edges; the graph has no cycles, and nothing
@@ -23,7 +24,7 @@ from typing_extensions import override
 
 from lading.builder.errors import VertexError
 from lading.builder.model import Progress
-from lading.builder.solver.keys import Cache, Given, Keys, Recorder, output_key
+from lading.builder.solver.keys import Cache, ForeignCache, Found, Given, Keys, Recorder, output_key
 from lading.builder.solver.live import Edge, Job, Known, LiveEdge, LiveVertex, Node, Solved, Stages
 from lading.builder.solver.operation import CacheMap
 from lading.core.session import Session
@@ -178,6 +179,10 @@ class Scheduler(Stages[R], Generic[R]):
         known = await edge.fast.join()
         if known.hit or vertex.ignore_cache or not vertex.inputs:
             return known
+        # What is known of the inputs by now may be enough, so that none has to be made for the sake of its content.
+        found = await self._look(edge, await self._given(vertex, solved=False, by_content=False))
+        if found.hit:
+            return found
         given = await self._given(vertex, solved=False)
         found = await self._look(edge, given)
         if found.hit and found.hit[0] is self._cache:
@@ -185,13 +190,14 @@ class Scheduler(Stages[R], Generic[R]):
             await self._cache.connect(_output(edge), links, found.keys.of(self._cache))
         return found
 
-    async def _given(self, vertex: LiveVertex[R], *, solved: bool) -> list[Given]:
+    async def _given(self, vertex: LiveVertex[R], *, solved: bool, by_content: bool = True) -> list[Given]:
         """What is known of each input: its keys, and its content where that counts."""
         dependencies = (await vertex.cache_map.join()).dependencies
 
         async def one(number: int) -> Given:
             edge, dependency = vertex.inputs[number], dependencies[number]
-            content = await vertex.contents[number].join() if dependency.content is not None else None
+            counts = by_content and dependency.content is not None
+            content = await vertex.contents[number].join() if counts else None
             whole = solved or content is not None
             keys = (await edge.done.join()).keys if whole else (await edge.slow.join()).keys
             return Given(keys=keys, selector=dependency.selector, content=content)
@@ -217,11 +223,28 @@ class Scheduler(Stages[R], Generic[R]):
         if cache is self._cache:
             return Solved(result=result, keys=known.keys, record=record)
         # What came from elsewhere is found here the next time.
-        given = await self._given(edge.vertex, solved=False)
-        saved = await self._save(edge.vertex, edge.index, given, result)
-        by_cache = {**known.keys.by_cache, **saved.keys.by_cache}
-        keys = Keys(everywhere=saved.keys.everywhere, by_cache=by_cache)
-        return Solved(result=result, keys=keys, record=saved.record)
+        assert known.foreign is not None
+        keys: frozenset[str] = frozenset()
+        saved = Found()
+        ways = await known.foreign.ways(record)
+        for way in ways[:-1]:
+            await self._cache.connect(way.output, way.inputs, frozenset({way.key}))
+        for way in ways[-1:]:
+            keys = frozenset({way.key})
+            saved = await self._cache.save(
+                way.output,
+                way.inputs,
+                result,
+                keys=keys,
+                vertex=edge.vertex.vertex,
+                name=edge.vertex.node.name,
+            )
+        by_cache = {**known.keys.by_cache, self._cache: keys}
+        return Solved(
+            result=result,
+            keys=Keys(everywhere=known.keys.everywhere, by_cache=by_cache),
+            record=saved.record,
+        )
 
     def _mark_cached(self, vertex: LiveVertex[R]) -> None:
         """A result was found: the vertex is done, and so are those that it would have needed."""
@@ -304,7 +327,9 @@ class Scheduler(Stages[R], Generic[R]):
         outputs = [output_key(digest, edge.index) for digest in digests]
         by_cache: dict[object, frozenset[str]] = {}
         hit: tuple[Cache[R], str] | None = None
-        for cache in (self._cache, *edge.vertex.caches()):
+        foreign: ForeignCache[R] | None = None
+        for other in (None, *edge.vertex.caches()):
+            cache: Cache[R] = self._cache if other is None else other
             links = [one.links(cache) for one in given]
             if not all(links):
                 continue
@@ -312,9 +337,9 @@ class Scheduler(Stages[R], Generic[R]):
                 found = await cache.find(output, links)
                 by_cache[cache] = by_cache.get(cache, frozenset()) | found.keys
                 if hit is None and found.record is not None:
-                    hit = (cache, found.record)
+                    hit, foreign = (cache, found.record), other
         everywhere = frozenset[str](outputs) if not given else frozenset[str]()
-        return Known(keys=Keys(everywhere=everywhere, by_cache=by_cache), hit=hit)
+        return Known(keys=Keys(everywhere=everywhere, by_cache=by_cache), hit=hit, foreign=foreign)
 
     async def _guarded(self, vertex: LiveVertex[R], call: Awaitable[T]) -> T:
         """Let an operation's failure be the vertex's, with its name."""

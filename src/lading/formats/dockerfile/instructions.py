@@ -131,6 +131,10 @@ class Add(Transfer):
     keep_git_dir: bool | None = None
     unpack: bool | None = None
 
+    def unlinked(self) -> "Add":
+        """Without ``--link``."""
+        return replace(self, link=False)
+
     def expanded(self, expand: Expander) -> "Add":
         """With variables replaced."""
         return replace(
@@ -149,6 +153,10 @@ class Copy(Transfer):
 
     origin: str = ""
     parents: bool = False
+
+    def unlinked(self) -> "Copy":
+        """Without ``--link``."""
+        return replace(self, link=False)
 
     def expanded(self, expand: Expander) -> "Copy":
         """With variables replaced; ``--from`` has none."""

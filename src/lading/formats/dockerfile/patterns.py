@@ -148,6 +148,10 @@ class Matcher:
                 matched = not pattern.inverted
         return matched
 
+    def may_reach(self, directory: str) -> bool:
+        """Whether something below a directory may be matched."""
+        return any(_leads(pattern.text, directory) for pattern in self.patterns)
+
     def may_hold(self, directory: str) -> bool:
         """Whether something below a matched directory may be taken back: a walk has to go on there."""
         prefix = directory + "/"
@@ -155,6 +159,19 @@ class Matcher:
             pattern.inverted and (pattern.text.startswith(prefix) or has_wildcard(pattern.text))
             for pattern in self.patterns
         )
+
+
+def _leads(pattern: str, directory: str) -> bool:
+    """Whether a pattern's first parts fit a directory."""
+    wanted, given = pattern.split("/"), directory.split("/")
+    for place, part in enumerate(given):
+        if place >= len(wanted):
+            return False
+        if "**" in wanted[place]:
+            return True
+        if not _compiled(wanted[place]).fullmatch(part):
+            return False
+    return len(wanted) > len(given)
 
 
 def _pattern(text: str) -> Pattern | None:

@@ -5,7 +5,7 @@ It runs nothing. What it is for: everything above the solver, which sees refs th
 
 import os
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,6 +142,8 @@ class MemorySolver(Solver):
     def __init__(self) -> None:
         self.trees: dict[Digest, MemoryTree] = {}
         self.records: list[UsageRecord] = []
+        self.imported: list[Mapping[str, str]] = []
+        """Attributes of the caches that builds looked into."""
         self.open: set[str] = set()
         """The jobs that are open."""
 
@@ -185,3 +187,19 @@ class _Job(Job):
             raise InvalidArgumentError("the definition is empty")
         tree = self._solver.trees.setdefault(Digest.of(definition.ops[-1]), MemoryTree())
         return MemoryRef(definition, tree)
+
+    @override
+    async def import_cache(self, kind: str, attributes: Mapping[str, str]) -> None:
+        self._solver.imported.append(dict(attributes))
+
+    @override
+    async def export_cache(
+        self, kind: str, attributes: Mapping[str, str], refs: Sequence[Ref], *, lease: LeaseID
+    ) -> Mapping[str, str]:
+        return {"cache.manifest": ",".join(ref.id for ref in refs)}
+
+    @override
+    async def inline_cache(
+        self, attributes: Mapping[str, str], ref: Ref, layers: Sequence[str], *, lease: LeaseID
+    ) -> bytes | None:
+        return None

@@ -3,7 +3,7 @@
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -112,6 +112,10 @@ class MemoryVolumes(volumes.Volumes):
             os.mkdir(path)
             raise
         return True
+
+    @override
+    def holders(self, name: str) -> Collection[str]:
+        return frozenset(self._held.get(name, ()))
 
     @override
     async def recover(self, held: Mapping[str, Sequence[str]]) -> None:

@@ -208,7 +208,6 @@ class World:
                 host=AMD64,
                 inline_only=inline_only,
                 step=vertex,
-                progress=self.log,
             ).assemble(result)
 
     async def manifest(self, descriptor: Descriptor) -> Manifest:

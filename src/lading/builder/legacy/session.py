@@ -1,0 +1,195 @@
+"""An uploaded context as a session: the daemon lends itself a directory that the client sent."""
+
+import os
+import shutil
+import stat
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+from typing_extensions import override
+
+from lading.core.remotes import Credentials
+from lading.core.session import ClientContent, Session, Stream, Synced, SyncWish, TreePart
+from lading.errors import NotFoundError, UnsupportedError
+from lading.formats.dockerfile.patterns import Matcher
+from lading.kit import aio
+
+
+class UploadSession(Session):
+    """A session that has the directory ``root`` under every name, and credentials; nothing else."""
+
+    def __init__(self, id: str, root: Path, credentials: Mapping[str, Credentials]) -> None:
+        self._id = id
+        self._root = root
+        self._credentials = credentials
+
+    @property
+    @override
+    def id(self) -> str:
+        return self._id
+
+    @property
+    @override
+    def shared_key(self) -> str:
+        return "legacy"
+
+    @override
+    def offers(self, method: str) -> bool:
+        return False
+
+    @override
+    async def sync(self, wish: SyncWish, into: str) -> Synced:
+        return await aio.run(aio.DISK, Mirror(self._root, Path(into), wish).run)
+
+    @override
+    async def send_tree(self, index: int, parts: Sequence[TreePart], *, epoch: int | None = None) -> None:
+        raise _nothing("outputs")
+
+    @override
+    def open_output(self, index: int, metadata: Mapping[str, str]) -> AbstractAsyncContextManager[Stream]:
+        raise _nothing("outputs")
+
+    @override
+    async def credentials(self, host: str) -> Credentials | None:
+        return self._credentials.get(host)
+
+    @override
+    async def secret(self, id: str) -> bytes:
+        raise NotFoundError(f"secret {id} not found", subject=id)
+
+    @override
+    async def check_agent(self, id: str) -> None:
+        raise NotFoundError(f"agent {id} not found", subject=id)
+
+    @override
+    def open_agent(self, id: str) -> AbstractAsyncContextManager[Stream]:
+        raise _nothing("agents")
+
+    @override
+    def upload(self, path: str, host: str) -> AsyncIterator[bytes]:
+        raise _nothing("uploads")
+
+    @override
+    def content(self, store: str) -> ClientContent:
+        raise _nothing("content")
+
+
+def _nothing(what: str) -> UnsupportedError:
+    return UnsupportedError(f"a client of the legacy builder has no {what}", hint="build with BuildKit")
+
+
+class Mirror:
+    """Makes one directory equal to another, as far as it is wanted. Everything belongs to root. Blocking.
+
+    Both are ours: what stands in the one was unpacked by us, and the other is not reachable by anyone else.
+    """
+
+    def __init__(self, source: Path, target: Path, wish: SyncWish) -> None:
+        self._source = source
+        self._target = target
+        self._exclude = Matcher(wish.exclude)
+        self._files = self._bytes = self._moved_files = self._moved_bytes = 0
+        self._wanted = None if not wish.follow else self._followed(wish.follow)
+
+    def run(self) -> Synced:
+        """Do it."""
+        self._directory("")
+        return Synced(
+            files=self._files,
+            bytes=self._bytes,
+            transferred_files=self._moved_files,
+            transferred_bytes=self._moved_bytes,
+        )
+
+    def _followed(self, paths: Sequence[str]) -> Matcher:
+        """The wanted paths, and what links among them point to inside the context."""
+        wanted: dict[str, None] = {}
+        open_ = [path.strip("/") for path in paths]
+        while open_:
+            path = open_.pop()
+            if path in wanted or len(wanted) > 10_000:
+                continue
+            wanted[path] = None
+            place = self._source / path
+            if place.is_symlink():
+                inside = os.path.normpath(os.path.join("/", os.path.dirname(path), os.readlink(place)))
+                open_.append(inside.strip("/"))
+        return Matcher(wanted)
+
+    def _directory(self, path: str) -> None:
+        source, target = self._source / path, self._target / path
+        kept: set[str] = set()
+        with os.scandir(source) as entries:
+            for entry in sorted(entries, key=lambda one: one.name):
+                inner = f"{path}/{entry.name}".lstrip("/")
+                if entry.is_dir(follow_symlinks=False):
+                    if self._descends(inner):
+                        kept.add(entry.name)
+                        self._enter(inner, entry.stat(follow_symlinks=False))
+                elif self._admits(inner):
+                    kept.add(entry.name)
+                    self._entry(entry, target / entry.name)
+        for entry in list(os.scandir(target)):
+            if entry.name not in kept:
+                _remove(Path(entry.path))
+
+    def _admits(self, path: str) -> bool:
+        if self._exclude.matches(path):
+            return False
+        return self._wanted is None or self._wanted.matches(path)
+
+    def _descends(self, path: str) -> bool:
+        if self._exclude.matches(path) and not self._exclude.inverts:
+            return False
+        return self._wanted is None or self._wanted.matches(path) or self._wanted.may_reach(path)
+
+    def _enter(self, path: str, status: os.stat_result) -> None:
+        target = self._target / path
+        if target.is_symlink() or (target.exists() and not target.is_dir()):
+            target.unlink()
+        target.mkdir(exist_ok=True)
+        self._directory(path)
+        if not self._admits(path) and not any(os.scandir(target)):
+            target.rmdir()
+            return
+        target.chmod(stat.S_IMODE(status.st_mode))
+        os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns))
+
+    def _entry(self, entry: os.DirEntry[str], target: Path) -> None:
+        status = entry.stat(follow_symlinks=False)
+        self._files += 1
+        self._bytes += status.st_size if stat.S_ISREG(status.st_mode) else 0
+        if _same(target, status, entry.path):
+            return
+        _remove(target)
+        if stat.S_ISLNK(status.st_mode):
+            target.symlink_to(os.readlink(entry.path))
+        elif stat.S_ISREG(status.st_mode):
+            shutil.copyfile(entry.path, target)
+            target.chmod(stat.S_IMODE(status.st_mode))
+            self._moved_bytes += status.st_size
+        elif stat.S_ISFIFO(status.st_mode):
+            os.mkfifo(target, stat.S_IMODE(status.st_mode))
+        else:
+            return
+        self._moved_files += 1
+        os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns), follow_symlinks=False)
+
+
+def _same(target: Path, status: os.stat_result, source: str) -> bool:
+    try:
+        there = target.lstat()
+    except FileNotFoundError:
+        return False
+    if stat.S_ISLNK(status.st_mode) and stat.S_ISLNK(there.st_mode):
+        return os.readlink(source) == os.readlink(target)
+    alike = (there.st_mode, there.st_size, there.st_mtime_ns)
+    return alike == (status.st_mode, status.st_size, status.st_mtime_ns)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,211 @@
+"""Volumes of containers over their lives: made and filled at create, held while one runs, let go and perhaps removed."""
+
+import os
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import anyio
+import structlog
+
+from lading.containers import rootfs, volumecopy, volumemounts
+from lading.containers.binds import Bind
+from lading.containers.hostmounts import HostMounts
+from lading.containers.model import Container
+from lading.containers.volumemounts import ANONYMOUS, Asked, VolumeMount
+from lading.core.events import Bus
+from lading.core.mounts import Mount
+from lading.core.volumes import Volume, Volumes
+from lading.errors import ConflictError, LadingError, NotFoundError
+from lading.kit import aio
+
+_log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("lading.containers")
+
+
+class VolumeHolding:
+    """What containers have of volumes. ``containers`` gives all of them."""
+
+    def __init__(
+        self,
+        volumes: Volumes,
+        bus: Bus,
+        host_mounts: HostMounts,
+        containers: Callable[[], Sequence[Container]],
+    ) -> None:
+        self.volumes = volumes
+        self._bus = bus
+        self.host_mounts = host_mounts
+        self._containers = containers
+        self._pinned: list[str] = []
+        """Volumes of containers that are being created."""
+
+    def users(self, name: str) -> list[str]:
+        """IDs of the containers that have a volume."""
+        found = [c.id for c in self._containers() if any(v.name == name for v in c.document.volumes)]
+        return [*found, *(["a container that is being created"] if name in self._pinned else ())]
+
+    # Creating.
+
+    @asynccontextmanager
+    async def making(self, asked: Sequence[Asked]) -> AsyncGenerator[list[VolumeMount]]:
+        """Find or make the volumes of a new container; they stay if the context ends well, else the new ones go again.
+
+        Raises as `Volumes.create`.
+        """
+        made: list[str] = []
+        pinned: list[str] = []
+        try:
+            mounts: list[VolumeMount] = []
+            for each in asked:
+                volume, new = await self._make(each)
+                self._pinned.append(volume.name)
+                pinned.append(volume.name)
+                if new:
+                    made.append(volume.name)
+                mounts.append(_named(each.mount, volume))
+            yield mounts
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                for name in made:
+                    await self._discard(name)
+            raise
+        finally:
+            for name in pinned:
+                self._pinned.remove(name)
+
+    async def _make(self, asked: Asked) -> tuple[Volume, bool]:
+        anonymous = not asked.mount.name
+        labels = {**asked.labels, **({ANONYMOUS: ""} if anonymous else {})}
+        volume, new = await self.volumes.create(
+            asked.mount.name,
+            driver=asked.driver or "local",
+            labels=labels,
+            options=asked.options,
+            anonymous=anonymous,
+        )
+        if new:
+            self._bus.publish("volume", "create", volume.name, {"driver": volume.driver})
+        return volume, new
+
+    async def fill(self, mounts: Sequence[VolumeMount], root: Sequence[Mount], scratch: Path) -> None:
+        """Copy what the image has into empty volumes. ``root`` shows the container's tree; ``scratch`` is an empty directory."""
+        for mount in mounts:
+            if not mount.copy:
+                continue
+
+            def copy(path: str, target: str = mount.target) -> None:
+                rootfs.inside(root, scratch, lambda tree: volumecopy.copy(tree, target, path))
+
+            await self.volumes.fill(mount.name, copy)
+
+    # Running.
+
+    async def join(self, container: Container) -> list[Bind]:
+        """Make the container's volumes usable; bind mounts that bring them into it. Raises as `Volumes.acquire`."""
+        made: list[Bind] = []
+        try:
+            for number, mount in enumerate(container.document.volumes):
+                path = await self.volumes.acquire(mount.name, container.id)
+                source = path
+                if mount.subpath:
+                    source = await aio.run(aio.DISK, self._part, container.id, number, path, mount.subpath)
+                made.append(_bind(mount, source))
+                self._tell("mount", container, mount)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.leave(container, told=False)
+            raise
+        return made
+
+    def _part(self, container: str, number: int, path: str, subpath: str) -> str:
+        fd = volumemounts.inside(path, subpath)
+        try:
+            return self.host_mounts.make_bind(container, f"volume-{number}", fd)
+        finally:
+            os.close(fd)
+
+    async def leave(self, container: Container, *, told: bool = True) -> None:
+        """Let go of the volumes of a container that ended. Idempotent."""
+        for mount in container.document.volumes:
+            if container.id not in self.volumes.holders(mount.name):
+                continue
+            try:
+                await self.volumes.release(mount.name, container.id)
+            except LadingError as exc:
+                _log.warning("volume_not_released", volume=mount.name, reason=str(exc))
+            if told:
+                self._tell("unmount", container, mount)
+
+    @asynccontextmanager
+    async def visiting(self, container: Container) -> AsyncGenerator[list[Bind]]:
+        """The volumes of a container that need not run, e.g. to copy files; a subpath is left out."""
+        holder = f"{container.id}-visit"
+        held: list[VolumeMount] = []
+        try:
+            made: list[Bind] = []
+            for mount in container.document.volumes:
+                path = await self.volumes.acquire(mount.name, holder)
+                held.append(mount)
+                if not mount.subpath:
+                    made.append(_bind(mount, path))
+            yield made
+        finally:
+            with anyio.CancelScope(shield=True):
+                for mount in held:
+                    await self.volumes.release(mount.name, holder)
+
+    async def recover(self, running: Sequence[Container]) -> None:
+        """After a start of the daemon: who holds what, and what is mounted for nobody."""
+        held: dict[str, list[str]] = {}
+        for container in running:
+            for mount in container.document.volumes:
+                held.setdefault(mount.name, []).append(container.id)
+        await self.volumes.recover(held)
+
+    def _tell(self, action: str, container: Container, mount: VolumeMount) -> None:
+        attributes = {"container": container.id, "driver": "local"}
+        if action == "mount":
+            attributes |= {
+                "destination": mount.target,
+                "propagation": mount.propagation,
+                "read/write": "false" if mount.read_only else "true",
+            }
+        self._bus.publish("volume", action, mount.name, attributes)
+
+    # Removing.
+
+    async def forget(self, container: Container, *, own: bool) -> None:
+        """A container is removed; with ``own`` the volumes that were made for it alone go too, unless others have them."""
+        for mount in container.document.volumes if own else ():
+            if mount.own and not [user for user in self.users(mount.name) if user != container.id]:
+                await self._discard(mount.name)
+
+    async def _discard(self, name: str) -> None:
+        try:
+            await self.volumes.remove(name)
+        except (NotFoundError, ConflictError):
+            return
+        self._bus.publish("volume", "destroy", name, {"driver": "local"})
+
+
+def _named(mount: VolumeMount, volume: Volume) -> VolumeMount:
+    return VolumeMount(
+        target=mount.target,
+        name=volume.name,
+        read_only=mount.read_only,
+        copy=mount.copy,
+        subpath=mount.subpath,
+        propagation=mount.propagation,
+        mode=mount.mode,
+        own=not mount.name,
+    )
+
+
+def _bind(mount: VolumeMount, source: str) -> Bind:
+    return Bind(
+        source=source,
+        target=mount.target,
+        read_only=mount.read_only,
+        propagation=mount.propagation or "rprivate",
+    )
