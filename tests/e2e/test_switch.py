@@ -32,6 +32,9 @@ def test_there_and_back_again(daemon: Daemon, images: MakeImage) -> None:
     name = images("switch:one", layers=2)
     daemon.docker("pull", name)
     daemon.docker("create", "--name", "modern", "--network", "none", name, "cat", "/layer-0")
+    daemon.docker("start", "-a", "modern")
+    logs = daemon.docker("logs", "modern")
+    assert logs
     modern = listed(daemon)
     assert "driver-type" in daemon.docker("info", "--format", "{{json .DriverStatus}}")
 
@@ -65,6 +68,7 @@ def test_there_and_back_again(daemon: Daemon, images: MakeImage) -> None:
     assert use(daemon, "containerd").returncode == 0
     assert listed(daemon) == modern
     assert daemon.docker("ps", "-a", "--format", "{{.Names}}") == "modern\n"
+    assert daemon.docker("logs", "modern") == logs
     assert daemon.docker("start", "-a", "modern").strip("0\n") == ""
     found = status(daemon)
     assert (found["Store"], found["HiddenImages"], found["HiddenContainers"]) == ("containerd", 1, 1)

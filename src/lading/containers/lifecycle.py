@@ -157,10 +157,14 @@ class Lifecycle:
         return self._logs[container.id]
 
     def sweep_directories(self, keep: Collection[str]) -> None:
-        """Delete the files of containers that there are not any more; blocking."""
+        """Delete the files of containers that there are not any more; blocking.
+
+        In a data-root of dockerd its containers have directories of the same form, which are not ours to delete.
+        """
         for root in (self.env.root, self.env.state):
             for name in os.listdir(root):
-                if naming.is_id(name) and name not in keep:
+                theirs = (root / name / "config.v2.json").exists()
+                if naming.is_id(name) and name not in keep and not theirs:
                     shutil.rmtree(root / name, ignore_errors=True)
 
     async def save(self, container: Container) -> None:

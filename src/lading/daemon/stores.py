@@ -37,6 +37,11 @@ def namespace_of(config: Config, kind: StoreKind) -> Namespace:
     return Namespace(base if kind is StoreKind.CONTAINERD else f"{base}.classic")
 
 
+def containers_directory(kind: StoreKind) -> str:
+    """The directory, in the data-root and in the exec-root, for the files of a store's containers."""
+    return "containers" if kind is StoreKind.CONTAINERD else "containers.classic"
+
+
 async def selected(config: Config, database: metadata.Database) -> Selection:
     """Which store to open; raises as `lading.daemon.selection.select`."""
     chosen = await database.setting(SETTING)

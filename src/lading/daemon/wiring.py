@@ -621,8 +621,9 @@ async def open_container_service(
         networks=networks,
         volumes=volumes,
         resolving=resolving(config),
-        root=config.data_root / "containers",
-        state=config.exec_root / "containers",
+        # A sweep deletes what has no record, so each store has directories of its own.
+        root=config.data_root / stores.containers_directory(store.selection.kind),
+        state=config.exec_root / stores.containers_directory(store.selection.kind),
         runtimes={"": default} | {name: name for name in available},
         cgroup_v2=host.cgroup_version() == "2",
         init_path=host.init_program(),
