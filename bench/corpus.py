@@ -5,6 +5,7 @@ small-files   35,000 files, one layer
 eight-layers  1 GB in 8 layers
 torch-like    709 MB in one layer: shared libraries, headers and Python code of PyTorch and its like
 ninety        eight-layers with its top layer changed
+fleet-0 to 7  5,000 files in common, and a layer of 10 MB of its own on top
 tiny          two small layers, for what is not about bytes
 sixteen       16 layers of 500 MB (only with --memory)
 """
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
+from functools import partial
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "scripts"))
 from debian_image import EPOCH, Layout
@@ -107,6 +109,7 @@ class Corpus:
                 "tiny": self._tiny,
                 "torch-like": self._torch_like,
                 "ninety": self._ninety,
+                **{f"fleet-{number}": partial(self._fleet, number) for number in range(8)},
             }
             manifest = layout.image(
                 AMD64,
@@ -205,16 +208,17 @@ class Corpus:
         layout.add("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
 
     def _with_shell(self, number: int, data: bytes) -> bytes:
-        return data if number else _append(data, [("true", _static_true())], mode=0o755)
+        programs = [("true", _static_true()), ("busybox", _static_true())]
+        return data if number else _append(data, programs, mode=0o755)
 
     def _one_file(self) -> list[bytes]:
         return [_tar([("data", self._bytes(0, 500 * MB))])]
 
-    def _small_files(self) -> list[bytes]:
+    def _small_files(self, count: int = 35_000) -> list[bytes]:
         files = []
         for info, data in self._members():
             files.append((info.name, data))
-            if len(files) == 35_000:
+            if len(files) == count:
                 break
         return [_tar(files)]
 
@@ -252,6 +256,9 @@ class Corpus:
 
     def _ninety(self) -> list[bytes]:
         return [*self._eight_layers()[:-1], _tar([("changed", self._bytes(0, 100 * MB))])]
+
+    def _fleet(self, number: int) -> list[bytes]:
+        return [*self._small_files(5_000), _tar([("fleet", self._bytes(number * 10 * MB, 10 * MB))])]
 
     def _packages(self, names: list[str]) -> list[pathlib.Path]:
         """Debian's packages of these names, downloaded on first use; those that this release lacks are left out."""

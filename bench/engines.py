@@ -109,14 +109,41 @@ class Engine:
         self.docker("pull", "-q", f"{self.registry}/{image}:latest")
 
     def push(self, image: str, to: str) -> None:
-        self.docker("tag", f"{self.registry}/{image}:latest", f"{self.registry}/{to}:latest")
-        self.docker("push", "-q", f"{self.registry}/{to}:latest")
+        """Push an image under another name, registry and all."""
+        self.docker("tag", f"{self.registry}/{image}:latest", to)
+        self.docker("push", "-q", to)
 
     def save(self, image: str, path: pathlib.Path) -> None:
         self.docker("save", "-o", str(path), f"{self.registry}/{image}:latest")
 
     def load(self, path: pathlib.Path) -> None:
         self.docker("load", "-q", "-i", str(path))
+
+    tags_copies = True
+    """Whether a push to another name leaves that name."""
+
+    def container(self, image: str, name: str, script: str) -> None:
+        """Run a script in a container that stays."""
+        self.docker("run", "--name", name, "--network", "host", f"{self.registry}/{image}:latest", "/busybox", "sh", "-c", script)  # fmt: skip
+
+    def shell(self, image: str, script: str) -> None:
+        """Run a script in a container that goes."""
+        self.docker("run", "--rm", "--network", "host", f"{self.registry}/{image}:latest", "/busybox", "sh", "-c", script)  # fmt: skip
+
+    def diff(self, container: str) -> None:
+        """List what a container has changed."""
+        self.docker("diff", container)
+
+    def commit(self, container: str, image: str) -> None:
+        """Make an image of a container."""
+        self.docker("commit", container, f"{self.registry}/{image}:latest")
+
+    def discard(self, container: str) -> None:
+        """Remove a container."""
+        self.docker("rm", "-f", container)
+
+    empty = ""
+    """Host of a registry that has nothing."""
 
     def collect(self) -> None:
         """Free what the removed images held, where removal has not done so before it returned."""
@@ -135,7 +162,7 @@ class Engine:
         return data
 
     def remove(self, image: str) -> None:
-        self.docker("rmi", "-f", f"{self.registry}/{image}:latest")
+        self.docker("rmi", "-f", image if "/" in image else f"{self.registry}/{image}:latest")
 
     def images(self) -> None:
         self.docker("image", "ls", "-q")
@@ -179,6 +206,7 @@ class Lading(Engine):
     """This project's daemon."""
 
     name = "lading"
+    options: Sequence[str] = ()
 
     def start(self) -> None:
         root = self.volume.path
@@ -186,7 +214,7 @@ class Lading(Engine):
         begun = time.perf_counter()
         self._spawn(
             "daemon", str(self._command), "daemon", "--data-root", str(root / "data"), "--exec-root", str(root / "run/exec"),
-            "--pidfile", str(root / "run/pid"), "--host", f"unix://{self.socket}",
+            "--pidfile", str(root / "run/pid"), "--host", f"unix://{self.socket}", "--insecure-registry", self.registry, *self.options,
             env=self._python,
         )  # fmt: skip
         self._wait(lambda: self.api("GET", "/_ping"))
@@ -206,6 +234,18 @@ class Lading(Engine):
         return kept | {"PYTHONPATH": str(_ROOT / "src")}
 
 
+class LadingCompressed(Lading):
+    """This project's daemon, keeping layers compressed."""
+
+    name = "lading-compressed"
+
+    def start(self) -> None:
+        config = self.volume.path / "daemon.json"
+        config.write_text('{"lading": {"layers-keep": "compressed"}}')
+        self.options = ("--config-file", str(config))
+        super().start()
+
+
 class Peer(Engine):
     """An engine in the chroot; its state is on the volume, which is bound into the chroot."""
 
@@ -216,6 +256,19 @@ class Peer(Engine):
         self._mounted: list[pathlib.Path] = []
 
     def start(self) -> None:
+        self._enter()
+        config = self.volume.path / "containerd.toml"
+        config.write_text(
+            'version = 3\nroot = "/bench/containerd"\nstate = "/bench/run/containerd"\n'
+            '[grpc]\naddress = "/bench/run/containerd.sock"\n'
+        )
+        begun = time.perf_counter()
+        self._in_chroot("containerd", "containerd", "-c", "/bench/containerd.toml")
+        self._wait(lambda: self.ctr("version"))
+        self.started = time.perf_counter() - begun
+
+    def _enter(self) -> None:
+        """Make the volume visible in the chroot, and the chroot a machine."""
         self._bind.mkdir(exist_ok=True)
         for name in ("proc", "sys", "dev", "tmp", "run"):  # the daemons want a machine around them
             where = self.chroot / name
@@ -228,15 +281,6 @@ class Peer(Engine):
                 self._mounted.append(where)
         (self.volume.path / "run").mkdir(exist_ok=True)
         run("mount", "--bind", str(self.volume.path), str(self._bind))
-        config = self.volume.path / "containerd.toml"
-        config.write_text(
-            'version = 3\nroot = "/bench/containerd"\nstate = "/bench/run/containerd"\n'
-            '[grpc]\naddress = "/bench/run/containerd.sock"\n'
-        )
-        begun = time.perf_counter()
-        self._in_chroot("containerd", "containerd", "-c", "/bench/containerd.toml")
-        self._wait(lambda: self.ctr("version"))
-        self.started = time.perf_counter() - begun
 
     def stop(self) -> None:
         super().stop()
@@ -286,6 +330,7 @@ class Containerd(Peer):
 
     name = "containerd-overlayfs"
     snapshotter = "overlayfs"
+    tags_copies = False
 
     def pull(self, image: str) -> None:
         # The transfer service takes its snapshotter from the daemon's configuration; --local takes it from here.
@@ -304,7 +349,7 @@ class Containerd(Peer):
             "images",
             "push",
             "--plain-http",
-            f"{self.registry}/{to}:latest",
+            to,
             f"{self.registry}/{image}:latest",
         )
 
@@ -331,6 +376,13 @@ class Containerd(Peer):
             "/true",
         )
 
+    def shell(self, image: str, script: str) -> None:
+        self.ctr("run", "--rm", "--snapshotter", self.snapshotter, f"{self.registry}/{image}:latest", f"bench-{time.monotonic_ns()}", "/busybox", "sh", "-c", script)  # fmt: skip
+
+    def container(self, image: str, name: str, script: str) -> None:
+        del image, name, script
+        raise RuntimeError("ctr has no commit and no diff of a container")
+
     def _inside(self, path: pathlib.Path) -> pathlib.Path:
         return pathlib.Path("/bench") / path.relative_to(self.volume.path)
 
@@ -340,6 +392,55 @@ class ContainerdErofs(Containerd):
 
     name = "containerd-erofs"
     snapshotter = "erofs"
+
+
+class Podman(Peer):
+    """podman 5, which has no daemon."""
+
+    name = "podman"
+
+    def __init__(self, volume: Volume, registry: str, chroot: pathlib.Path) -> None:
+        super().__init__(volume, registry, chroot)
+        self._used = 0.0
+
+    def start(self) -> None:
+        self._enter()
+
+    def docker(self, *arguments: str) -> str:
+        before = os.times()
+        try:
+            # crun refuses machines with cgroup v1 and v2 side by side.
+            return run(
+                "chroot", str(self.chroot), "podman", "--root", "/bench/podman", "--runroot", "/bench/run/podman", "--storage-driver", "overlay",
+                "--runtime", "runc", "--cgroup-manager", "cgroupfs", *arguments,
+            )  # fmt: skip
+        finally:
+            after = os.times()
+            self._used += (
+                after.children_user + after.children_system - before.children_user - before.children_system
+            )
+
+    def cpu_seconds(self) -> float:
+        return self._used
+
+    def pull(self, image: str) -> None:
+        self.docker("pull", "-q", "--tls-verify=false", f"{self.registry}/{image}:latest")
+
+    def push(self, image: str, to: str) -> None:
+        self.docker("tag", f"{self.registry}/{image}:latest", to)
+        self.docker("push", "-q", "--tls-verify=false", to)
+
+    def save(self, image: str, path: pathlib.Path) -> None:
+        self.docker(
+            "save",
+            "-q",
+            "-o",
+            f"/bench/{path.relative_to(self.volume.path)}",
+            f"{self.registry}/{image}:latest",
+        )
+
+    def load(self, path: pathlib.Path) -> None:
+        self.docker("load", "-q", "-i", f"/bench/{path.relative_to(self.volume.path)}")
 
 
 def run(*command: str, env: dict[str, str] | None = None) -> str:
@@ -354,7 +455,7 @@ def available(chroot: pathlib.Path) -> Sequence[type[Peer]]:
     """The peers that this machine has."""
     if not (chroot / "usr/sbin/dockerd").exists() and not (chroot / "usr/bin/dockerd").exists():
         return ()
-    return (Docker, DockerClassic, Containerd, ContainerdErofs)
+    return (Docker, DockerClassic, Containerd, ContainerdErofs, Podman)
 
 
 @contextlib.contextmanager

@@ -169,7 +169,7 @@ def routes() -> list[Route]:
 
 
 TESTS: Final = Path(__file__).parents[1] / "tests" / "e2e"
-_CONTAINERS: Final = ("/containers", "/exec", "/commit")
+_CONTAINERS: Final = ("/containers", "/exec", "/commit", "/networks", "/volumes")
 
 
 def proofs() -> dict[str, list[str]]:
@@ -192,7 +192,7 @@ def _proved(function: ast.FunctionDef) -> Iterator[str]:
 
 
 def container_routes() -> list[str]:
-    """Method and pattern of every route of containers and execs."""
+    """Method and pattern of every route of containers, execs, networks and volumes."""
     return [
         f"{route.method} {route.pattern}"
         for route in routes()
@@ -214,7 +214,7 @@ def containers_in_full() -> list[str]:
     rows = [(f"`{name}`", "<br>".join(proved.get(name, []))) for name in container_routes()]
     fields = [(f"`{name}`", state, "<br>".join(proved.get(name, []))) for name, state in container_fields()]
     return [
-        "## Containers: what is proved by which test",
+        "## Containers, networks and volumes: what is proved by which test",
         "",
         (
             "Each test in `tests/e2e` drives the unmodified `docker` command or docker-py. A value of a supported field that "

@@ -24,7 +24,9 @@ class NetavarkWorld:
         self.database = MemoryDatabase()
         program = netavark()
         assert program, "make setup installs netavark"
-        self.settings = Settings(program=machine.wrapper(directory, program))
+        self.settings = Settings(
+            program=machine.wrapper(directory, program), nft=machine.wrapper(directory, "/usr/sbin/nft")
+        )
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Networks]:
@@ -38,7 +40,11 @@ class NetavarkWorld:
         return addresses(Netns(Path(path)).links())
 
     async def leftovers(self) -> list[str]:
-        rules = [line for line in self.machine.rules().splitlines() if "10.251." in line or " nv_" in line]
+        rules = [
+            line
+            for line in self.machine.rules().splitlines()
+            if any(word in line for word in ("10.251.", " nv_", "lading-"))
+        ]
         names = list((self.root / "netavark/aardvark-dns").glob("*"))
         return [*[each["ifname"] for each in self.machine.links()], *rules, *map(str, names)]
 

@@ -219,3 +219,25 @@ def test_docker_py_speaks_with_it(engine: Engine, client: docker.DockerClient):
     made.stop(timeout=0)
     assert made.wait()["StatusCode"] == 137
     made.remove()
+
+
+@pytest.mark.daemon_args(
+    "--log-driver", "local", "--log-opt", "max-size=4k", "--log-opt", "max-file=2", "--init"
+)
+def test_what_the_daemon_s_configuration_says(daemon: Daemon):
+    engine = boxed(daemon)
+    assert (
+        engine.docker("info", "-f", "{{.LoggingDriver}} {{.Plugins.Log}}") == "local [json-file local none]\n"
+    )
+    engine.docker("run", "--network", "none", "--name", "cc", "box", "cat", "/proc/1/comm")
+    assert engine.docker("logs", "cc") == "docker-init\n"
+    found = json.loads(engine.docker("inspect", "cc"))[0]["HostConfig"]["LogConfig"]
+    assert found == {"Type": "local", "Config": {"max-size": "4k", "max-file": "2"}}
+    options = ["--log-driver", "json-file", "--log-opt", "max-size=1m", "--init=false"]
+    engine.docker("run", "--network", "none", "--name", "dd", *options, "box", "cat", "/proc/1/comm")
+    assert engine.docker("logs", "dd") == "cat\n"
+    found = json.loads(engine.docker("inspect", "dd"))[0]["HostConfig"]["LogConfig"]
+    assert found == {"Type": "json-file", "Config": {"max-size": "1m"}}
+    refused = engine.daemon.lading("daemon", "--validate", "--log-driver", "syslog")
+    assert "syslog" in refused.stderr
+    engine.docker("rm", "-f", "cc", "dd")

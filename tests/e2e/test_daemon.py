@@ -19,7 +19,7 @@ pytestmark = pytest.mark.e2e
 def test_docker_is_told_what_it_asks_first(daemon: Daemon) -> None:
     assert (
         daemon.docker("version", "--format", "{{.Server.APIVersion}} {{.Server.MinAPIVersion}}")
-        == "1.51 1.40\n"
+        == "1.55 1.40\n"
     )
     info = daemon.docker(
         "info", "--format", "{{.Driver}} {{.DriverStatus}} {{.Swarm.LocalNodeState}} {{.OSType}}"

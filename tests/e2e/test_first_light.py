@@ -6,6 +6,7 @@ import subprocess
 import pytest
 from e2e.conftest import MakeImage
 from support.daemon import Daemon
+from support.registry import docker_registry
 
 pytestmark = pytest.mark.e2e
 
@@ -41,13 +42,26 @@ def test_pull_run_tag_push_keeps_the_digest(
     assert digest_of(copy) == digest
 
 
-def test_what_was_not_pulled_is_not_pushed(shared_daemon: Daemon, registry: str, images: MakeImage) -> None:
+def test_what_was_not_pulled_is_not_pushed_elsewhere(shared_daemon: Daemon, images: MakeImage) -> None:
     name = images("two-platforms:one")
     shared_daemon.docker("pull", name)
-    copy = f"{registry}/one-platform:one"
+    with docker_registry() as elsewhere:
+        copy = f"{elsewhere}/one-platform:one"
+        shared_daemon.docker("tag", name, copy)
+        assert "Not all multiplatform-content is present" in shared_daemon.docker("push", copy)
+        assert digest_of(copy) == inspected_manifest(shared_daemon, name)
+
+
+def test_what_was_not_pulled_is_copied_within_its_registry(
+    shared_daemon: Daemon, registry: str, images: MakeImage
+) -> None:
+    name = images("both-platforms:one")
+    shared_daemon.docker("pull", name)
+    copy = f"{registry}/both-platforms-too:one"
     shared_daemon.docker("tag", name, copy)
-    assert "Not all multiplatform-content is present" in shared_daemon.docker("push", copy)
-    assert digest_of(copy) == inspected_manifest(shared_daemon, name)
+    assert "Not all multiplatform-content" not in shared_daemon.docker("push", copy)
+    assert digest_of(copy) == digest_of(name)
+    shared_daemon.docker("pull", "--platform", "linux/s390x", copy)
 
 
 def inspected_manifest(daemon: Daemon, name: str) -> str:
@@ -80,6 +94,11 @@ def test_lading_s_own_commands(daemon: Daemon, images: MakeImage) -> None:
     assert "image" in why.stdout
     assert name in why.stdout
     assert daemon.lading("fsck").stdout.endswith("0 damaged, 0 repaired\n")
+    assert json.loads(daemon.lading("gc", "--dry-run", "--json").stdout)["Deleted"] == {}
+    planned = json.loads(daemon.lading("gc", "--dry-run", "--without", name, "--json").stdout)
+    assert planned["FreedBytes"] == status["BlobBytes"] + status["LayerBytes"]
+    assert daemon.lading("gc", "--without", name).returncode != 0
+    assert daemon.lading("gc", "--dry-run", "--without", "absent").returncode != 0
     daemon.docker("rmi", name)
     freed = daemon.lading("gc")
     assert freed.returncode == 0, freed.stderr

@@ -6,12 +6,14 @@ import signal
 import socket
 import time
 from collections.abc import Generator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from support import engine as engines
 from support.daemon import NetnsDaemon, daemon_in_netns
 from support.engine import Engine, boxed
-from support.netns import inside
+from support.netns import Netns, inside, new_netns
 
 pytestmark = pytest.mark.e2e
 engines.APPLETS += ("httpd", "ip", "nc", "nslookup", "ping", "wget")
@@ -64,12 +66,14 @@ def look(engine: Engine, container: str, template: str) -> str:
     return engine.docker("inspect", "--format", template, container).strip()
 
 
+@pytest.mark.proves("HostConfig.NetworkMode")
 def test_the_default_network_has_a_gateway(engine: Engine):
     said = engine.docker("run", "--rm", "box", "ip", "route")
     assert "default via 172.17.0.1 dev eth0" in said
     assert engine.docker("run", "--rm", "box", "ping", "-c1", "-W2", "172.17.0.1")
 
 
+@pytest.mark.proves("GET /networks", "DELETE /networks/{name}")
 def test_predefined_networks_cannot_be_removed(engine: Engine):
     assert engine.docker("network", "ls", "--format", "{{.Name}}").split() == ["bridge", "host", "none"]
     for name in ("bridge", "host", "none"):
@@ -77,6 +81,7 @@ def test_predefined_networks_cannot_be_removed(engine: Engine):
         assert engine.run("network", "create", name).returncode
 
 
+@pytest.mark.proves("POST /networks/create", "Config.Hostname")
 def test_containers_find_each_other_by_every_name(engine: Engine):
     engine.docker("network", "create", "--label", "a=b", "net")
     id_ = serve(engine, "web", "--network", "net", "--network-alias", "www", "--hostname", "host-of-web")
@@ -108,6 +113,7 @@ def test_networks_are_apart(engine: Engine):
     assert engine.run("run", "--rm", "box", "wget", "-T2", "-qO-", f"http://{address}/").returncode
 
 
+@pytest.mark.proves("HostConfig.PortBindings", "Config.ExposedPorts")
 def test_published_ports(engine: Engine, daemon: NetnsDaemon):
     serve(
         engine, "web", "-p", "127.0.0.1:8080:80", "-p", "80", "-p", "9000-9001:9000-9001", "--expose", "7/udp"
@@ -167,6 +173,13 @@ def test_udp_is_published(engine: Engine, daemon: NetnsDaemon):
         assert asking.recv(100) == b"ping pong"
 
 
+@pytest.mark.proves(
+    "Config.MacAddress",
+    "Config.Domainname",
+    "HostConfig.ExtraHosts",
+    "HostConfig.DnsSearch",
+    "HostConfig.DnsOptions",
+)
 def test_addresses_names_and_resolvers_that_were_asked_for(engine: Engine):
     engine.docker("network", "create", "--subnet", "10.77.0.0/24", "--ip-range", "10.77.0.128/25", "net")
     options = [
@@ -204,6 +217,7 @@ def test_addresses_names_and_resolvers_that_were_asked_for(engine: Engine):
     assert "user defined networks" in engine.run("run", "--rm", "--ip", "172.17.0.9", "box", "true").stderr
 
 
+@pytest.mark.proves("POST /networks/create")
 def test_options_of_a_network(engine: Engine):
     options = ["--opt", "com.docker.network.driver.mtu=1400", "--opt", "com.docker.network.bridge.name=mine0"]
     engine.docker("network", "create", "--ipv6", "--subnet", "fd00:77::/64", "--internal", *options, "net")
@@ -223,6 +237,7 @@ def test_options_of_a_network(engine: Engine):
     assert "not supported" in engine.run("network", "create", "-d", "overlay", "other").stderr
 
 
+@pytest.mark.proves("POST /networks/{name}/connect", "POST /networks/{name}/disconnect")
 def test_a_running_container_is_connected_and_disconnected(engine: Engine):
     engine.docker("network", "create", "net")
     serve(engine, "web", "--network", "net")
@@ -244,6 +259,9 @@ def test_a_running_container_is_connected_and_disconnected(engine: Engine):
     assert "hello" in engine.docker("exec", "other", "wget", "-qO-", "http://web/")
 
 
+@pytest.mark.proves(
+    "GET /networks/{name}", "DELETE /networks/{name}", "POST /networks/prune", "GET /networks"
+)
 def test_a_network_in_use_stays(engine: Engine):
     engine.docker("network", "create", "net")
     engine.docker("network", "create", "unused")
@@ -259,6 +277,7 @@ def test_a_network_in_use_stays(engine: Engine):
     assert engine.docker("ps", "-q", "--filter", "network=bridge") == ""
 
 
+@pytest.mark.proves("HostConfig.NetworkMode")
 def test_the_network_of_another_container(engine: Engine):
     serve(engine, "web", "--hostname", "webby")
     words = ("run", "--rm", "--network", "container:web", "box", "sh", "-c")
@@ -269,6 +288,7 @@ def test_the_network_of_another_container(engine: Engine):
     assert "conflicting options" in both.stderr
 
 
+@pytest.mark.proves("HostConfig.NetworkMode")
 def test_the_machine_s_own_network(engine: Engine, daemon: NetnsDaemon):
     result = engine.run("run", "--rm", "--network", "host", "-p", "80:80", "box", "ip", "-o", "link")
     assert len(result.stdout.splitlines()) == len(daemon.machine.links()) + 1
@@ -320,5 +340,62 @@ def test_rules_of_a_network_go_with_its_last_container(engine: Engine, daemon: N
     serve(engine, "web", "--network", "net", "-p", "127.0.0.1:8080:80")
     assert "10.78.0." in daemon.machine.rules()
     engine.docker("rm", "-f", "web")
+    engine.docker("network", "rm", "net")  # waits for what is being left
     assert "10.78.0." not in daemon.machine.rules()
     assert not list((daemon.exec_root / "network/namespaces").iterdir())
+
+
+@pytest.mark.proves("HostConfig.PublishAllPorts", "HostConfig.Dns", "Config.NetworkDisabled")
+def test_every_exposed_port_and_a_resolver_of_its_own(engine: Engine, daemon: NetnsDaemon):
+    serve(engine, "web", "--expose", "80", "-P", "--dns", "192.0.2.53")
+    [line] = engine.docker("port", "web").splitlines()
+    assert "hello from" in fetch(daemon, "127.0.0.1", int(line.rpartition(":")[2]))
+    assert "nameserver 192.0.2.53" in engine.docker("exec", "web", "cat", "/etc/resolv.conf")
+    body = json.dumps({"Image": "box", "Cmd": ["ip", "-o", "link"], "NetworkDisabled": True})
+    head = f"POST /containers/create?name=alone HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    assert b" 201 " in daemon.raw(f"{head}\r\n\r\n{body}".encode())
+    assert len(engine.docker("start", "-a", "alone").splitlines()) == 1
+
+
+def outside(daemon: NetnsDaemon, stack: ExitStack) -> Netns:
+    """Another machine, 192.0.2.9, which sends packets for containers to this one, 192.0.2.1."""
+    other = stack.enter_context(new_netns())
+    daemon.machine.run(
+        "ip", "link", "add", "up0", "type", "veth", "peer", "name", "up1", "netns", str(other.path)
+    )
+    stack.callback(daemon.machine.run, "ip", "link", "del", "up0")
+    daemon.machine.run("ip", "addr", "add", "192.0.2.1/24", "dev", "up0")
+    daemon.machine.run("ip", "link", "set", "up0", "up")
+    other.run("ip", "addr", "add", "192.0.2.9/24", "dev", "up1")
+    other.run("ip", "link", "set", "up1", "up")
+    other.run("ip", "route", "add", "default", "via", "192.0.2.1")
+    return other
+
+
+def test_other_machines_reach_published_ports_alone(engine: Engine, daemon: NetnsDaemon):
+    engine.docker("network", "create", "--internal", "--subnet", "10.82.0.0/24", "inner")
+    serve(engine, "open", "-p", "8080:80")
+    serve(engine, "closed")
+    serve(engine, "inside", "--network", "inner")
+    with ExitStack() as stack:
+        other = outside(daemon, stack)
+
+        def reach(address: str, port: int, seconds: float = 1) -> bool:
+            try:
+                with other.call(lambda: socket.create_connection((address, port), timeout=seconds)):
+                    return True
+            except OSError:
+                return False
+
+        assert reach("192.0.2.1", 8080, 10)
+        for name, network in (("open", "bridge"), ("closed", "bridge"), ("inside", "inner")):
+            address = look(engine, name, f"{{{{.NetworkSettings.Networks.{network}.IPAddress}}}}")
+            assert not reach(address, 80), name
+        # An internal network has no way out either, also not for who makes a route.
+        key = look(engine, "inside", "{{.NetworkSettings.SandboxKey}}")
+        Netns(Path(key)).run("ip", "route", "add", "default", "via", "10.82.0.1")
+        assert engine.run("exec", "inside", "ping", "-c1", "-W1", "192.0.2.9").returncode
+    for name in ("open", "closed", "inside"):
+        engine.docker("rm", "-f", name)
+    engine.docker("network", "rm", "inner")
+    assert "lading-" not in daemon.machine.rules()

@@ -58,6 +58,9 @@ def names(engine: Engine) -> list[str]:
     return engine.docker("volume", "ls", "-q").split()
 
 
+@pytest.mark.proves(
+    "POST /volumes/create", "GET /volumes/{name}", "DELETE /volumes/{name}", "HostConfig.Binds"
+)
 def test_a_named_volume_outlives_its_containers(engine: Engine):
     assert engine.docker("volume", "create", "--label", "a=b", "data") == "data\n"
     run(engine, "echo words >/v/file", "-v", "data:/v")
@@ -90,6 +93,7 @@ def test_an_empty_volume_gets_what_the_image_has(engine: Engine):
     assert run(engine, "ls /elsewhere", "-v", "other:/elsewhere", image="withdata") == ""
 
 
+@pytest.mark.proves("Config.Volumes", "GET /volumes", "POST /volumes/prune", "DELETE /containers/{name}")
 def test_a_volume_of_the_image_is_made_and_goes_with_its_container(engine: Engine):
     assert run(engine, "cat /data/file", image="withdata") == "from the image\n"
     assert names(engine) == []  # --rm
@@ -113,6 +117,7 @@ def test_a_volume_of_the_image_is_made_and_goes_with_its_container(engine: Engin
     assert names(engine) == ["kept"]
 
 
+@pytest.mark.proves("POST /volumes/prune")
 def test_prune_keeps_named_ones_unless_told(engine: Engine):
     engine.docker("volume", "create", "--label", "keep=1", "one")
     engine.docker("volume", "create", "two")
@@ -132,6 +137,7 @@ def test_what_is_used_is_not_removed(engine: Engine):
     assert engine.docker("volume", "ls", "-q", "--filter", "dangling=false") == "used\n"
 
 
+@pytest.mark.proves("HostConfig.VolumesFrom")
 def test_volumes_of_another_container(engine: Engine, tmp_path: Path):
     engine.docker(
         "create", "--network", "none", "--name", "giver", "-v", "data:/v", "-v", f"{tmp_path}:/h", "box"
@@ -145,6 +151,7 @@ def test_volumes_of_another_container(engine: Engine, tmp_path: Path):
     assert "No such container" in engine.run("create", "--volumes-from", "nobody", "box").stderr
 
 
+@pytest.mark.proves("POST /volumes/create")
 def test_options_of_the_local_driver(engine: Engine, tmp_path: Path):
     (tmp_path / "file").write_text("there\n")
     bind = ("--opt", "type=none", "--opt", "o=bind", "--opt", f"device={tmp_path}")
@@ -166,6 +173,7 @@ def test_options_of_the_local_driver(engine: Engine, tmp_path: Path):
     assert (tmp_path / "file").read_text() == "there\n"
 
 
+@pytest.mark.proves("HostConfig.Mounts")
 def test_part_of_a_volume(engine: Engine):
     run(
         engine,
@@ -181,6 +189,13 @@ def test_part_of_a_volume(engine: Engine):
         assert failed.returncode == 125, path
         assert "cannot access path" in failed.stderr
     assert run(engine, "ls /p", "--mount", f"{part}up") == run(engine, "ls /v", "-v", "data:/v")
+
+
+@pytest.mark.proves("PUT /volumes/{name}")
+def test_only_volumes_of_a_cluster_can_be_updated(engine: Engine, daemon: Daemon):
+    engine.docker("volume", "create", "data")
+    assert daemon.api("PUT", "/v1.51/volumes/data")[0] == 501
+    assert daemon.api("PUT", "/v1.51/volumes/nothing")[0] == 404
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "-x", "x"])

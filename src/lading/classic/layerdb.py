@@ -20,7 +20,7 @@ from lading.kit import fs
 from lading.oci.digest import ChainID, DiffID
 
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
-_TREE: Final = re.compile(r"[0-9a-zA-Z]{1,128}(?:-init)?")
+_TREE: Final = re.compile(r"[0-9a-f]{64}(?:-init)?")
 OURS: Final = "lading"
 """A file in a mount's directory that says who made it. dockerd reads known names only."""
 SPLIT: Final = "tar-split.json.gz"

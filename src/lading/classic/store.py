@@ -1,7 +1,7 @@
 """The classic store: images come in from blobs and go out as blobs, and are configs and unpacked layers in between."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
@@ -175,6 +175,21 @@ class LocalClassicStore(ClassicStore):
         if self._foreign is None:
             self._foreign = await aio.run(aio.DISK, foreign_containers, self._layout.root)
         return self._foreign
+
+    @override
+    async def check_layers(self) -> AsyncIterator[tuple[ChainID, str]]:
+        for record in await aio.run(aio.DISK, self._layers.layers):
+            yield record.chain_id, await aio.run(aio.DATA, self._problem, record)
+
+    def _problem(self, record: LayerRecord) -> str:
+        hasher = record.diff_id.hasher()
+        try:
+            for piece in self._stream(record):
+                hasher.update(piece)
+        except DataLossError as exc:
+            return exc.message
+        found = DiffID.from_hasher(hasher, record.diff_id.algorithm)
+        return "" if found == record.diff_id else f"its tree gives {found} instead of {record.diff_id}"
 
     # Going out.
 

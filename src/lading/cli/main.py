@@ -139,10 +139,17 @@ def why(context: click.Context, host: str, digest: str, *, as_json: bool) -> Non
 @_HOST
 @_JSON
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option(
+    "--without",
+    multiple=True,
+    metavar="IMAGE",
+    help="With --dry-run: as if this image were removed; repeatable.",
+)
 @click.pass_context
-def gc(context: click.Context, host: str, *, dry_run: bool, as_json: bool) -> None:
-    """Collect garbage now."""
-    result = _follow(_client(context, host), f"/lading/gc?dry-run={int(dry_run)}", "collecting")
+def gc(context: click.Context, host: str, *, dry_run: bool, without: tuple[str, ...], as_json: bool) -> None:
+    """Collect garbage now, or say what a collection or the removal of images would free."""
+    query = "".join(f"&without={_quoted(name)}" for name in without)
+    result = _follow(_client(context, host), f"/lading/gc?dry-run={int(dry_run)}{query}", "collecting")
     if as_json:
         _print_json(result)
         return

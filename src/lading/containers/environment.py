@@ -215,6 +215,11 @@ class Environment:
     """Names that ``--runtime`` may say, to names that the runtime port knows; ``""`` is the default."""
     init_path: str = ""
     """The host's program that ``--init`` makes process 1; empty if there is none."""
+    init: bool = False
+    """Whether containers that do not say get an init process."""
+    log_driver: str = "json-file"
+    log_options: "dict[str, str]" = field(default_factory=dict[str, str])
+    """Of containers that name no driver, or this one."""
     resolving: Resolving = field(default_factory=Resolving)
     cgroup_v2: bool = True
     stop_seconds: int = 10

@@ -15,6 +15,7 @@ import select
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 _MESSAGE = 4096
@@ -85,10 +86,11 @@ def _answer(client: socket.socket, held: dict[bytes, int]) -> bool:
 
 
 class Keeper:
-    """The daemon's side. Blocking; one thread at a time."""
+    """The daemon's side. Blocking, for threads."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock = threading.RLock()
         self._socket: socket.socket | None = None
 
     def hold(self, name: str, fd: int) -> None:
@@ -101,10 +103,11 @@ class Keeper:
 
     def connect(self) -> None:
         """Reach the keeper, or start one. Raises `OSError`."""
-        if self._socket is None and not self._reach():
-            self._start()
-            if not self._reach():
-                raise ConnectionError(f"the keeper does not answer on {self._path}")
+        with self._lock:
+            if self._socket is None and not self._reach():
+                self._start()
+                if not self._reach():
+                    raise ConnectionError(f"the keeper does not answer on {self._path}")
 
     def close(self) -> None:
         """Disconnect; the keeper goes on as long as it holds something. Idempotent."""
@@ -113,18 +116,19 @@ class Keeper:
             self._socket = None
 
     def _call(self, message: str, fds: list[int]) -> None:
-        for attempt in (0, 1):
-            self.connect()
-            assert self._socket is not None
-            try:
-                socket.send_fds(self._socket, [message.encode()], fds)
-                if self._socket.recv(_MESSAGE):
-                    return
-            except OSError:
-                if attempt:
-                    raise
-            self.close()
-        raise ConnectionError("the keeper left")
+        with self._lock:
+            for attempt in (0, 1):
+                self.connect()
+                assert self._socket is not None
+                try:
+                    socket.send_fds(self._socket, [message.encode()], fds)
+                    if self._socket.recv(_MESSAGE):
+                        return
+                except OSError:
+                    if attempt:
+                        raise
+                self.close()
+            raise ConnectionError("the keeper left")
 
     def _reach(self) -> bool:
         made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)

@@ -61,6 +61,7 @@ from lading.errors import (
     ResourceExhaustedError,
 )
 from lading.kit import aio
+from lading.kit.tasks import task_group
 
 _DRAIN_SECONDS: Final = 10.0
 _KILL_SECONDS: Final = 10.0
@@ -120,6 +121,7 @@ class Lifecycle:
     ) -> None:
         self.env = environment
         self.networking = networking
+        networking.spawn = self.spawn
         self.holding = holding
         self._find = find
         self.observer: Observer | None = None
@@ -243,14 +245,22 @@ class Lifecycle:
 
     async def _create_task(self, container: Container) -> tuple[Task, Run]:
         env = self.env
-        mounts = await self.mounts(container)
-        await self._drop_host_mounts(container)
-        joined = await joining.join(container, self._find, self.host_mounts)
-        images = await imagemounts.mount(
-            env, self.host_mounts, container.id, container.images, container.document.images
-        )
-        held = await self.holding.join(container)
-        joint = await self.networking.join(container)
+        joints: list[Joint] = []
+
+        async def join_networks() -> None:
+            joints.append(await self.networking.join(container))
+
+        async with task_group() as group:  # the network takes longest
+            group.start_soon(join_networks)
+            mounts = await self.mounts(container)
+            await self._drop_host_mounts(container)
+            joined = await joining.join(container, self._find, self.host_mounts)
+            images = await imagemounts.mount(
+                env, self.host_mounts, container.id, container.images, container.document.images
+            )
+            held = await self.holding.join(container)
+            run = self.runs[container.id] = await self._begin_run(container)
+        [joint] = joints
         made = await aio.run(
             aio.DISK,
             self._prepare,
@@ -260,18 +270,6 @@ class Lifecycle:
             [*images, *held],
             joint,
         )
-        log = self.log(container)
-        run = await aio.run(
-            aio.DISK,
-            runs.begin,
-            self.state_directory(container),
-            self.keeper,
-            container.output,
-            stdin=container.config.open_stdin,
-            terminal=container.config.tty,
-            log=log,
-        )
-        self.runs[container.id] = run
         self.processes[container.id] = made["process"]
         process_file = self.state_directory(container) / PROCESS_FILE
         await aio.run(aio.DISK, process_file.write_bytes, msgspec.json.encode(made["process"]))
@@ -280,6 +278,18 @@ class Lifecycle:
             container.id, runtime=runtime, spec=made, rootfs=mounts, stdio=run.stdio
         )
         return task, run
+
+    async def _begin_run(self, container: Container) -> Run:
+        return await aio.run(
+            aio.DISK,
+            runs.begin,
+            self.state_directory(container),
+            self.keeper,
+            container.output,
+            stdin=container.config.open_stdin,
+            terminal=container.config.tty,
+            log=self.log(container),
+        )
 
     async def mounts(self, container: Container) -> list[Mount]:
         """The root file system's mounts; layers lost to an unclean boot are unpacked again first."""
@@ -454,7 +464,8 @@ class Lifecycle:
             await self._drop_host_mounts(container)
 
     async def _drop_host_mounts(self, container: Container) -> None:
-        if container.images or container.host.ipc_mode == "shareable":
+        parts = any(each.subpath for each in container.document.volumes)
+        if container.images or parts or container.host.ipc_mode == "shareable":
             await aio.run(aio.DISK, self.host_mounts.drop, container.id)
 
     def _restarts(self, container: Container, status: int) -> bool:

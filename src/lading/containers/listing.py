@@ -44,14 +44,14 @@ def check(filters: Mapping[str, Sequence[str]]) -> None:
     for status in filters.get("status", ()):
         if status not in _STATUSES:
             raise InvalidArgumentError(f"invalid filter 'status={status[:80]}'")
+    for key in ("publish", "expose"):
+        for text in filters.get(key, ()):
+            port_range(text)
     for health in filters.get("health", ()):
         if health not in _HEALTH:
             raise InvalidArgumentError(f"invalid filter 'health={health[:80]}'")
     for name in filters.get("name", ()):
         patterns.compiled(name, "invalid filter 'name'")
-    for key in ("publish", "expose"):
-        for text in filters.get(key, ()):
-            port_range(text)
     for code in filters.get("exited", ()):
         if not code.lstrip("-").isdigit():
             raise InvalidArgumentError(f"invalid filter 'exited={code[:80]}'")
@@ -108,13 +108,6 @@ def matches(
     return all(passes(key, values) for key, values in filters.items() if values)
 
 
-def _name_matches(container: Container, values: Sequence[str]) -> bool:
-    """Docker's rule: a regular expression that fits a part of the name, with or without the slash before it."""
-    found = [patterns.compiled(value, "invalid filter 'name'") for value in values]
-    names = (container.name, f"/{container.name}")
-    return any(pattern.search(name) for pattern in found for name in names)
-
-
 def port_range(text: str) -> list[tuple[int, str]]:
     """Ports of a filter's value: ``80``, ``80/udp``, ``8000-8010/tcp``. Raises `InvalidArgumentError`."""
     numbers, _, protocol = text.partition("/")
@@ -122,6 +115,13 @@ def port_range(text: str) -> list[tuple[int, str]]:
     low, kind = netmodes.split_port(f"{first}/{protocol or 'tcp'}")
     high = netmodes.split_port(f"{last}/{kind}")[0] if dash else low
     return [(number, kind) for number in range(low, high + 1)]
+
+
+def _name_matches(container: Container, values: Sequence[str]) -> bool:
+    """Docker's rule: a regular expression that fits a part of the name, with or without the slash before it."""
+    found = [patterns.compiled(value, "invalid filter 'name'") for value in values]
+    names = (container.name, f"/{container.name}")
+    return any(pattern.search(name) for pattern in found for name in names)
 
 
 def prune_before(filters: Mapping[str, Sequence[str]], now: int) -> int | None:

@@ -90,6 +90,7 @@ class NetworkService:
     async def remove(self, name: str) -> None:
         """Remove it. Raises as `Networks.remove`."""
         network = self._networks.find(name)
+        await self._networking.settle()
         await self._networks.remove(network.id)
         self._tell("destroy", network)
 
@@ -100,6 +101,7 @@ class NetworkService:
         before = listing.prune_before(filters, time.time_ns())
         removed: list[str] = []
         async with self._pruning:
+            await self._networking.settle()
             for network in self._networks.list():
                 if network.predefined or self._networks.endpoints(network.id):
                     continue
@@ -150,6 +152,7 @@ class NetworkService:
                 "IPv6Address": f"{each.ipv6}/{each.ipv6_prefix}" if each.ipv6 else "",
             }
             for sandbox, each in self._networks.endpoints(network.id)
+            if not self._networking.is_leaving(sandbox)
         }
 
     def _matches(self, network: Network, filters: Mapping[str, Sequence[str]]) -> bool:

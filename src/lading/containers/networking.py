@@ -3,10 +3,11 @@
 What a container wants is kept with it (`Document.networks`); what it has lives with its sandbox, whose ID is the container's.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import anyio
 import structlog
 
 from lading.containers import netmodes
@@ -34,6 +35,7 @@ from lading.errors import (
     LadingError,
     NotFoundError,
     PermissionDeniedError,
+    ResourceExhaustedError,
 )
 
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("lading.containers")
@@ -71,6 +73,9 @@ class Networking:
         self.resolving = resolving or Resolving()
         self._bus = bus
         self._find = find
+        self._leaving: dict[str, anyio.Event] = {}
+        self.spawn: Callable[[Callable[[], Awaitable[object]]], None] | None = None
+        """Runs something in the background; without it nothing is."""
 
     def wishes(self, config: Config, host: HostConfig, asked: NetworkingConfig) -> dict[str, Wish]:
         """The networks that a new container is to be on.
@@ -99,20 +104,24 @@ class Networking:
         if not container.document.networks:
             return Joint()
         id_ = SandboxID(container.id)
+        await self.settle(container.id)
         await self.networks.close_sandbox(id_)  # of a run whose end was not seen
         await self.networks.open_sandbox(id_)
         try:
-            ports = netmodes.published(container.config, container.host)
-            for name, wish in container.document.networks.items():
-                network = self.networks.find(name)
-                publishes = network.driver == BRIDGE and not network.internal
-                await self._connect(container, network, wish, ports if publishes else [])
-                if publishes:
-                    ports = []
+            await self._connect_all(container)
         except BaseException:
             await self.networks.close_sandbox(id_)
             raise
         return self.joint(container)
+
+    async def _connect_all(self, container: Container) -> None:
+        ports = netmodes.published(container.config, container.host)
+        for name, wish in container.document.networks.items():
+            network = self.networks.find(name)
+            publishes = network.driver == BRIDGE and not network.internal
+            await self._connect(container, network, wish, ports if publishes else [])
+            if publishes:
+                ports = []
 
     def _share(self, container: Container, name: str) -> Joint:
         other = self._find(name)
@@ -153,20 +162,49 @@ class Networking:
             resolvers=tuple(container.host.dns or self.resolving.servers) if network.resolves_names else (),
             priority=wish.gw_priority,
         )
-        endpoint = await self.networks.connect(SandboxID(container.id), network.id, request)
+        try:
+            endpoint = await self.networks.connect(SandboxID(container.id), network.id, request)
+        except (ConflictError, ResourceExhaustedError):
+            if not self._leaving:
+                raise
+            await self.settle()  # what is wanted may be another one's that is just given up
+            endpoint = await self.networks.connect(SandboxID(container.id), network.id, request)
         self._tell("connect", network, container)
         return endpoint
 
     async def leave(self, container: Container) -> None:
-        """Take a container that ended out of its networks. Idempotent."""
+        """Take a container that ended out of its networks, in the background; `settle` waits for it. Idempotent."""
         sandbox = self.sandbox(container)
-        if sandbox is None:
+        if sandbox is None or container.id in self._leaving:
             return
-        await self.networks.close_sandbox(sandbox.id)
         known = {each.id: each for each in self.networks.list()}
         for endpoint in sandbox.endpoints:
             if network := known.get(endpoint.network):
                 self._tell("disconnect", network, container)
+        done = self._leaving[container.id] = anyio.Event()
+
+        async def close() -> None:
+            try:
+                await self.networks.close_sandbox(sandbox.id)
+            finally:
+                del self._leaving[container.id]
+                done.set()
+
+        if self.spawn is None:
+            await close()
+        else:
+            self.spawn(close)
+
+    def is_leaving(self, container: str) -> bool:
+        """Whether it ended, and its networks are about to forget it."""
+        return container in self._leaving
+
+    async def settle(self, container: str = "") -> None:
+        """Wait until one container, or every one, has left the networks that it is leaving."""
+        leaving = [self._leaving.get(container)] if container else list(self._leaving.values())
+        for done in leaving:
+            if done is not None:
+                await done.wait()
 
     async def recover(self, running: Collection[str]) -> None:
         """After a start of the daemon: keep the networks of running containers, clean up all others."""
@@ -236,7 +274,7 @@ class Networking:
         if mode.kind in (Kind.HOST, Kind.NONE) or alone:
             name = HOST if mode.kind is Kind.HOST else NONE
             return [Placed(name=name, network=self._known(name))]
-        sandbox = self.sandbox(container)
+        sandbox = self.sandbox(container) if container.state.running else None
         found: list[Placed] = []
         for name, wish in container.document.networks.items():
             network = self._known(name)

@@ -38,6 +38,7 @@ class Restorer:
             _log.warning("unfinished_container_dropped", container=container.id)
             await imagemounts.release(self._life.env, container.id, container.images)
             await self._life.env.store.delete(container.id)
+            await self._life.holding.forget(container, own=True)
             return True
         return False
 

@@ -48,7 +48,7 @@ from lading.containers.lifecycle import Lifecycle
 from lading.containers.model import Container, Document
 from lading.containers.netservice import NetworkService
 from lading.containers.networking import Networking
-from lading.containers.request import CreateRequest
+from lading.containers.request import CreateRequest, LogConfig
 from lading.containers.restoring import Restorer
 from lading.containers.runs import Run
 from lading.containers.streams import Peer
@@ -122,6 +122,11 @@ class ContainerService:
         self._group.start_soon(restorer.listen, self._containers.get)
         await restorer.restore(list(self._containers.values()))
 
+    async def warm(self) -> None:
+        """Have ready what the first start needs. A hint; what fails here is said there."""
+        with contextlib.suppress(OSError):
+            await aio.run(aio.DISK, self._life.keeper.connect)
+
     def _close(self) -> None:
         self._life.let_go()
 
@@ -166,7 +171,7 @@ class ContainerService:
             InvalidArgumentError, UnsupportedError: A field is wrong or not offered; the message names it.
 
         """
-        asked = request.parse(body)
+        asked = request.parse(_with_defaults(body, self._env))
         wishes = self._life.networking.wishes(asked.config, asked.host, asked.networking)
         runtime = asked.host.runtime
         if runtime not in self._env.runtimes and not runtime.startswith(("io.containerd.", "/")):
@@ -397,7 +402,11 @@ class ContainerService:
             driver=container.record.snapshotter,
             cgroup_v2=self._env.cgroup_v2,
             volume_path=self._volume_path,
-            network=netviews.settings(container, networking.placed(container), networking.sandbox(container)),
+            network=netviews.settings(
+                container,
+                networking.placed(container),
+                networking.sandbox(container) if container.state.running else None,
+            ),
             sizes=await self._sizes(container) if size else None,
         )
 
@@ -623,6 +632,21 @@ def _document(asked: CreateRequest, image: ContainerImage, id_: str) -> Document
 def _network_warnings(asked: CreateRequest) -> "list[str]":
     published = asked.host.port_bindings or asked.host.publish_all_ports
     return [netmodes.PORTS_DISCARDED] if published and asked.host.network_mode == "host" else []
+
+
+def _with_defaults(body: Mapping[str, Any], environment: Environment) -> dict[str, Any]:
+    """What the daemon's configuration says where the request says nothing."""
+    try:
+        host = msgspec.convert(body.get("HostConfig") or {}, dict[str, Any])
+        log = msgspec.convert(host.get("LogConfig") or {}, LogConfig)
+    except msgspec.ValidationError:
+        return dict(body)  # whoever judges the request says what is wrong
+    if (log.type or environment.log_driver) == environment.log_driver:
+        options = {**environment.log_options, **(log.config or {})}
+        host["LogConfig"] = {"Type": environment.log_driver, "Config": options}
+    if environment.init and host.get("Init") is None:
+        host["Init"] = True
+    return {**body, "HostConfig": host}
 
 
 def _with_swap(asked: CreateRequest) -> dict[str, Any]:

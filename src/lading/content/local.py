@@ -1,5 +1,6 @@
 """`LocalContentStore`: blobs in files, what they are in rows."""
 
+import os
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -114,6 +115,10 @@ class LocalContentStore(content.Store):
                 raise self._lost(digest, f"has {reader.size} bytes instead of {info.size}")
             yield reader
 
+    def open_file(self, digest: Digest) -> int:
+        """A descriptor of a blob's file, for whoever hashes what it reads. Blocking. Raises `FileNotFoundError`."""
+        return os.open(self.files.blob(digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
     @staticmethod
     def _lost(digest: Digest, how: str) -> DataLossError:
         return DataLossError(f"the file of blob {digest} {how}", hint="pull its image again", subject=digest)
@@ -147,6 +152,10 @@ class LocalContentStore(content.Store):
                 digest: self._read(digest, sizes[digest], limit) for digest in digests if digest in sizes
             },
         )
+
+    @override
+    async def infos(self, digests: Collection[Digest]) -> Mapping[Digest, Info]:
+        return await self._blobs.infos(digests)
 
     @override
     async def sizes(self, digests: Collection[Digest]) -> Mapping[str, int]:

@@ -5,7 +5,7 @@ built or committed. Layers are kept unpacked. To send an image out its layers ar
 for byte, verified, and stored as blobs for as long as a lease holds them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -38,6 +38,10 @@ class ClassicStore(images.Naming, Protocol):
 
     async def foreign_uses(self) -> Mapping[str, Digest]:
         """Containers of dockerd that stand on images here, by ID: they are not ours to show, and keep their image."""
+        ...
+
+    def check_layers(self) -> AsyncIterator[tuple[ChainID, str]]:
+        """Read every layer, and say what is wrong with it, or nothing: whether its tree still gives the bytes that it had."""
         ...
 
     async def known_blobs(

@@ -188,6 +188,10 @@ class Store(Protocol):
         """`read` for several small blobs; those that are not here are left out."""
         ...
 
+    async def infos(self, digests: Collection[Digest]) -> Mapping[Digest, Info]:
+        """`info` for those of the blobs that are here."""
+        ...
+
     async def sizes(self, digests: Collection[Digest]) -> Mapping[str, int]:
         """Length in bytes of those of the blobs that are here."""
         ...

@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.digest import ChainID, Digest
-from lading.oci.manifest import ANNOTATION_REFERENCE_DIGEST
+from lading.oci.manifest import attested
 
 
 class Kind(Enum):
@@ -55,7 +55,7 @@ class ManifestFacts:
     @property
     def attests(self) -> str:
         """Digest of the manifest that an attestation is for, or empty."""
-        return self.descriptor.annotations.get(ANNOTATION_REFERENCE_DIGEST, "")
+        return attested(self.descriptor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +112,11 @@ class Inventory:
     blobs: Mapping[str, int]
     snapshots: Mapping[str, int]
 
+    @property
+    def total(self) -> int:
+        """Bytes of everything, each part once."""
+        return sum(self.blobs.values()) + sum(self.snapshots.values())
+
     def content(self, manifest: ManifestFacts) -> int:
         """Bytes of the manifest's blobs that are here."""
         return sum([self.blobs.get(digest, 0) for digest in manifest.blobs])
@@ -160,6 +165,6 @@ class Store(Protocol):
         """Bytes that all images take together, each part once."""
         ...
 
-    async def freed_by(self, targets: Collection[Digest]) -> int:
-        """Bytes of the parts that none but these targets have: what removing them all would free."""
+    async def exclusive(self, targets: Collection[Digest]) -> Inventory:
+        """Parts that are here and that none but these targets have: what removing them all would free."""
         ...

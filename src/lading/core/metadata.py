@@ -52,6 +52,10 @@ class Blobs(Protocol):
         """In order of digest."""
         ...
 
+    async def infos(self, digests: Collection[Digest]) -> Mapping[Digest, content.Info]:
+        """`get` for those of the blobs that are here, in one read."""
+        ...
+
     async def sizes(self, digests: Collection[Digest]) -> Mapping[str, int]:
         """Length in bytes of those of the blobs that are here, in one read."""
         ...
@@ -306,8 +310,11 @@ class Database(Protocol):
         """All that is there and what keeps it (containerd's rules), read from one consistent snapshot; blocks no writer."""
         ...
 
-    async def mark(self, namespace: Namespace, *, now: datetime) -> Marked:
-        """What no root leads to in `graph`, by the same rules, without holding anyone up however large the graph is."""
+    async def mark(self, namespace: Namespace, *, now: datetime, without: Collection[str] = ()) -> Marked:
+        """What no root leads to in `graph`, by the same rules, without holding anyone up however large the graph is.
+
+        ``without`` names images that are taken for removed, to learn what that would free.
+        """
         ...
 
     async def condemn(

@@ -110,6 +110,16 @@ class Pusher(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """A repository that a search found; ``name`` is as users write it below the registry's name."""
+
+    name: str
+    description: str = ""
+    stars: int = 0
+    official: bool = False
+
+
 Known = Callable[[Digest, str], Awaitable[Document | None]]
 """Gives the document of a digest and media type if the caller has it, verified."""
 
@@ -132,6 +142,13 @@ class Resolver(Protocol):
 
     def tags(self, repository: Reference) -> AsyncIterator[str]:
         """All tags of a repository."""
+        ...
+
+    async def search(self, registry: str, term: str, *, limit: int) -> list[SearchResult]:
+        """At most ``limit`` repositories of ``registry`` (a domain) that fit ``term``, in the registry's order.
+
+        Raises `UnsupportedError` if it cannot be searched; `UnauthenticatedError`; `UnavailableError`.
+        """
         ...
 
     def fetcher(self, repository: Reference) -> Fetcher:

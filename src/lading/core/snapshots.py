@@ -49,6 +49,9 @@ class Capability(Enum):
 
     PARALLEL_LAYERS = "parallel-layers"
     """`Snapshotter.open_layer` takes bytes before the parent is committed; only `LayerWriter.commit` needs it."""
+    REBUILDS = "rebuilds"
+    """A layer committed with the label `lading.core.labels.LAYER_BLOB` keeps its contents only as long as there is room: they are
+    made again from that blob when the layer is used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, cast
 
 import msgspec
 
+from lading.containers import logdriver
 from lading.daemon import options
 from lading.daemon.options import REASONS, Kind, Meaning, Option
 from lading.errors import FailedPreconditionError, InvalidArgumentError, UnsupportedError
@@ -40,6 +41,11 @@ class LadingSettings:
 
     durability: Literal["lazy", "strict"] = "lazy"
     """``lazy``: unpacked layers may be flushed after the pull is acknowledged; ``strict``: before (core/snapshots.py)."""
+    layers_keep: Literal["both", "compressed"] = "both"
+    """``both``: a pulled layer stays compressed, for pushing, and ready to be mounted. ``compressed``: what is mounted is only a
+    cache, made again from the compressed layer when a container needs it (erofs only)."""
+    layers_cache: int = 0
+    """Bytes that this cache may take beyond what is in use; what was unused for longest goes first."""
     gc_interval: int = 600
     """Longest time in seconds between two runs of the garbage collector; it also runs whenever something was let go."""
     registry_idle_timeout: int = 30
@@ -81,6 +87,9 @@ class Config:
     shutdown_timeout: int = 10
     oom_score_adjust: int = -500
     default_runtime: str = "runc"
+    log_driver: str = logdriver.DEFAULT
+    log_opts: Mapping[str, str] = field(default_factory=dict[str, str])
+    init: bool = False
     runtimes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     http_proxy: str = field(default="", repr=False)
     https_proxy: str = field(default="", repr=False)
@@ -295,6 +304,7 @@ def build(values: Values, *, config_file: str = "") -> Config:
         warnings=tuple(warning for warning in warnings if warning),
     )
     _check(config)
+    logdriver.check(config.log_driver, config.log_opts)
     return config
 
 
@@ -401,6 +411,10 @@ def _settings(value: Any) -> LadingSettings:
         settings = msgspec.convert({known[key]: each for key, each in document.items()}, LadingSettings)
     except msgspec.ValidationError as exc:
         raise InvalidArgumentError(f"invalid value in 'lading': {exc}") from exc
+    if settings.layers_cache < 0:
+        raise InvalidArgumentError(
+            f"invalid lading.layers-cache: {settings.layers_cache}", hint="bytes, or 0"
+        )
     if settings.gc_interval < 1:
         raise InvalidArgumentError(
             f"invalid lading.gc-interval: {settings.gc_interval}", hint="at least 1 second"

@@ -80,6 +80,7 @@ def facts(config: Config, *, id: str, driver: str, driver_status: Sequence[Seque
     release = _os_release()
     return Host(
         id=id,
+        log_driver=config.log_driver,
         name=socket.gethostname(),
         version=version(),
         python=platform.python_version(),

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,15 +14,17 @@ from typing_extensions import override
 from lading.api.engine.lading import Maintenance
 from lading.content.local import LocalContentStore
 from lading.content.sweep import sweep
-from lading.core import metadata
+from lading.core import images, metadata
+from lading.core.classic import ClassicStore
 from lading.core.metadata import Namespace, Node
 from lading.core.snapshots import Kind
 from lading.daemon.fsck import Checker
-from lading.errors import LadingError
+from lading.errors import InvalidArgumentError, LadingError
 from lading.gc.collector import Collector, SnapshotFiles
 from lading.gc.mark import Step
+from lading.images import lookup
 from lading.kit import aio
-from lading.oci.digest import Digest
+from lading.oci.digest import ChainID, Digest
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -39,6 +41,7 @@ class StoreMaintenance(Maintenance):
     collector: Collector
     checker: Checker
     data_root: Path
+    classic: ClassicStore | None = None
 
     async def run(self) -> None:
         """Clean up after the last process, then collect for as long as this one runs. Ends by cancellation only."""
@@ -88,9 +91,14 @@ class StoreMaintenance(Maintenance):
         return {"Digest": str(digest), "Path": [_words(step) for step in steps]}
 
     @override
-    async def collect(self, *, dry_run: bool) -> AsyncIterator[dict[str, Any]]:
+    async def collect(self, *, dry_run: bool, without: Sequence[str] = ()) -> AsyncIterator[dict[str, Any]]:
+        if without and not dry_run:
+            raise InvalidArgumentError(
+                "images are left out in a dry run only", hint="remove them with docker rmi"
+            )
+        names = [record.name for text in without for record in await self._meant(text)]
         yield {"current": 0, "total": 0}
-        planned = await self.collector.dry_run()
+        planned = await self.collector.dry_run(without=names)
         if dry_run:
             yield _result(planned.nodes, sum(planned.nodes.values()), 0)
         else:
@@ -98,10 +106,37 @@ class StoreMaintenance(Maintenance):
             freed = sum(planned.nodes.get(node, 0) for node in collected.nodes)
             yield _result(collected.nodes, freed, len(collected.failed))
 
+    async def _meant(self, text: str) -> Sequence[images.Image]:
+        """The records that a removal of ``text`` would take: the name, or by an ID all names."""
+        found = await lookup.find(self.database.images(self.namespace), text)
+        return found.records if found.by_name is None else [found.by_name]
+
     @override
     async def check(self, *, repair: bool) -> AsyncIterator[dict[str, Any]]:
+        result: dict[str, Any] = {}
         async for each in self.checker.run(repair=repair):
-            yield each
+            result = each.get("result", result)
+            if "result" not in each:
+                yield each
+        async for chain_id, problem in self.classic.check_layers() if self.classic else _no_layers():
+            result["Checked"] += 1
+            if problem:
+                result["Damaged"] += 1
+                hint = "remove its images and pull them again"
+                yield {
+                    "finding": {
+                        "Kind": "layer",
+                        "ID": str(chain_id),
+                        "Problem": f"{problem}; {hint}",
+                        "Repaired": False,
+                    }
+                }
+        yield {"current": result["Bytes"], "total": result["Bytes"], "result": result}
+
+
+async def _no_layers() -> AsyncIterator[tuple[ChainID, str]]:
+    for each in ():
+        yield each
 
 
 def _result(nodes: Iterable[Node], freed: int, failed: int) -> dict[str, Any]:

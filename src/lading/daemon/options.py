@@ -105,6 +105,9 @@ USED: Final = (
     _used("https-proxy", Kind.TEXT, "Proxy for https registries (default: HTTPS_PROXY)"),
     _used("no-proxy", Kind.TEXT, "Hosts to reach without a proxy, comma-separated (default: NO_PROXY)"),
     _used("", Kind.ANY, "The three proxy options as one object", key="proxies"),
+    _used("log-driver", Kind.TEXT, "Log driver of containers that name none"),
+    _used("log-opt", Kind.MAP, "name=value option of that log driver", key="log-opts"),
+    _used("init", Kind.BOOL, "Run an init process in every container"),
     _used("label", Kind.LIST, "key=value label of the daemon", key="labels", reload=True),
     _used("shutdown-timeout", Kind.INT, "Seconds that a shutdown may take, at most 10", reload=True),
     _used("oom-score-adjust", Kind.INT, "The daemon's own oom_score_adj"),
@@ -143,7 +146,7 @@ def _ignored(kind: Kind, *names: str) -> Iterator[Option]:
 IGNORED: Final = (
     *_ignored(
         Kind.BOOL,
-        *("allow-direct-routing", "bridge-accept-fwmark", "cri-containerd", "experimental", "icc", "init"),
+        *("allow-direct-routing", "bridge-accept-fwmark", "cri-containerd", "experimental", "icc"),
         *("ip-forward", "ip-forward-no-drop", "ip-masq", "ip6tables", "iptables", "ipv6", "live-restore"),
         *("raw-logs", "userland-proxy"),
     ),
@@ -167,7 +170,7 @@ IGNORED: Final = (
             "default-shm-size",
             "firewall-backend",
         ),
-        *("fixed-cidr", "fixed-cidr-v6", "init-path", "log-driver"),
+        *("fixed-cidr", "fixed-cidr-v6", "init-path"),
         *("metrics-addr", "swarm-default-advertise-addr", "userland-proxy-path"),
     ),
     *_ignored(
@@ -178,7 +181,7 @@ IGNORED: Final = (
         ),
         *("exec-opt|exec-opts", "node-generic-resource|node-generic-resources", "storage-opt|storage-opts"),
     ),
-    *_ignored(Kind.MAP, "default-ulimit|default-ulimits", "log-opt|log-opts"),
+    *_ignored(Kind.MAP, "default-ulimit|default-ulimits"),
     *_ignored(Kind.ANY, "default-network-opt|default-network-opts"),
     Option(flag="", key="builder", kind=Kind.ANY),
 )

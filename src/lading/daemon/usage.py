@@ -17,6 +17,7 @@ def container_uses(service: ContainerService) -> list[Use]:
             target=each.record.target,
             manifest=each.record.image,
             running=each.state.running,
+            reference=each.config.image,
         )
         for each in service.all()
     ]
@@ -41,16 +42,37 @@ async def image_usage(service: ImageService, version: ApiVersion) -> DiskUsage:
     size = await service.total()
     # What usage tells of containers makes RECLAIMABLE.
     items = [image_shapes.list_row(row, version, usage=True) for row in rows]
-    return DiskUsage(items=items, size=size)
+    unused = [row.target.digest for row in rows if not row.containers]
+    return DiskUsage(
+        items=items,
+        size=size,
+        active=len(rows) - len(unused),
+        reclaimable=await service.freed_by(unused)
+        if version >= (1, 52)
+        else 0,  # older clients add it up themselves
+    )
 
 
 async def container_usage(service: ContainerService, version: ApiVersion) -> DiskUsage:  # noqa: ARG001 - a source
     """Containers for ``system/df``."""
     rows = await service.list({}, all=True, size=True)
-    return DiskUsage(items=rows, size=sum(int(row.get("SizeRw") or 0) for row in rows))
+    stopped = [row for row in rows if row.get("State") not in ("running", "paused", "restarting")]
+    return DiskUsage(
+        items=rows,
+        size=sum(int(row.get("SizeRw") or 0) for row in rows),
+        active=len(rows) - len(stopped),
+        reclaimable=sum(int(row.get("SizeRw") or 0) for row in stopped),
+    )
 
 
 async def volume_usage(service: ContainerService, version: ApiVersion) -> DiskUsage:  # noqa: ARG001 - a source
     """Volumes for ``system/df``."""
     rows = await service.volumes.usage()
-    return DiskUsage(items=rows, size=sum(max(0, int(row["UsageData"]["Size"])) for row in rows))
+    sizes = [max(0, int(row["UsageData"]["Size"])) for row in rows]
+    used = [int(row["UsageData"]["RefCount"]) > 0 for row in rows]
+    return DiskUsage(
+        items=rows,
+        size=sum(sizes),
+        active=sum(used),
+        reclaimable=sum(size for size, kept in zip(sizes, used, strict=True) if not kept),
+    )

@@ -8,7 +8,7 @@ the snapshotter, whose table is `SNAPSHOTTERS`.
 import hashlib
 import os
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -62,6 +62,7 @@ from lading.network.networks import Settings as NetworkSettings
 from lading.network.networks import open_networks
 from lading.oci import platform as platforms
 from lading.oci.descriptor import Platform
+from lading.oci.digest import Digest
 from lading.remotes.config import Config as RemotesConfig
 from lading.remotes.config import Limits
 from lading.remotes.dial import Proxies
@@ -151,8 +152,15 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
             config, snapshots=rows, records=records, blobs=store, leases=lease_manager
         )
         records = classic.records
+    if classic is not None and config.lading.layers_keep != "both":
+        raise FailedPreconditionError(
+            f"the classic store cannot keep layers {config.lading.layers_keep}",
+            hint="remove lading.layers-keep from the configuration, or use the containerd store",
+        )
     snapshotter: DirectorySnapshotter = (
-        classic.snapshotter if classic else await open_snapshotter(config, database, selection.driver)
+        classic.snapshotter
+        if classic
+        else await open_snapshotter(config, database, selection.driver, store.open_file)
     )
     stack.push_async_callback(snapshotter.close)
     registries = ReloadableRegistries(config)
@@ -191,6 +199,7 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         collector=collector,
         checker=Checker(store=store, records=records, leases=lease_manager, registries=registries),
         data_root=config.data_root,
+        classic=classic.store if classic else None,
     )
 
     async def used() -> Sequence[Use]:
@@ -207,6 +216,7 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         bus=bus,
         host=machine,
         collect=collector.trigger,
+        collected=collector.collect,
     )
     exchange = make_exchange(service=service, records=records, transfer=transfer, registries=registries)
     return Store(
@@ -247,17 +257,21 @@ class SnapshotterKind:
 
     make: Callable[..., DirectorySnapshotter]
     probe: Callable[[Path], str | None]
+    rebuilds: bool = False
+    """Whether it can make the contents of layers again, so that they need not be kept."""
 
 
 SNAPSHOTTERS: Final[Mapping[str, SnapshotterKind]] = {
-    "erofs": SnapshotterKind(make=ErofsSnapshotter, probe=erofs.probe),
+    "erofs": SnapshotterKind(make=ErofsSnapshotter, probe=erofs.probe, rebuilds=True),
     "overlayfs": SnapshotterKind(make=OverlaySnapshotter, probe=overlay.probe),
     "native": SnapshotterKind(make=NativeSnapshotter, probe=lambda _: None),
 }
 """Snapshotters by name, in the order in which they are tried when the configuration names none and none has snapshots yet."""
 
 
-async def open_snapshotter(config: Config, database: metadata.Database, driver: str) -> DirectorySnapshotter:
+async def open_snapshotter(
+    config: Config, database: metadata.Database, driver: str, open_blob: Callable[[Digest], int]
+) -> DirectorySnapshotter:
     """The snapshotter ``driver``, else the first that works on this machine, recovered from the last boot.
 
     Raises `FailedPreconditionError`, with what was tried.
@@ -274,6 +288,14 @@ async def open_snapshotter(config: Config, database: metadata.Database, driver: 
         # A sweep deletes what has no row, so each namespace has a directory of its own.
         root = config.data_root / "snapshots" / name / config.containerd_namespace
         problem = await aio.run(aio.DISK, kind.probe, root) if kind else "there is no such snapshotter"
+        more: dict[str, Any] = {}
+        if kind is not None and kind.rebuilds:
+            compressed = config.lading.layers_keep == "compressed"
+            more = {"open_blob": open_blob, "cache_bytes": config.lading.layers_cache if compressed else None}
+        elif config.lading.layers_keep != "both":
+            problem = (
+                problem or f"it cannot keep layers {config.lading.layers_keep} only (lading.layers-keep)"
+            )
         if kind is None or problem:
             tried.append(f"{name}: {problem}")
             continue
@@ -282,6 +304,7 @@ async def open_snapshotter(config: Config, database: metadata.Database, driver: 
             database.snapshots(namespace, name),
             durability=config.lading.durability,
             boot_id=linux.boot_id(),
+            **more,
         )
         _log.info("snapshotter_chosen", name=name, passed_over=tried)
         lost = await snapshotter.recover()
@@ -323,6 +346,7 @@ class Engine:
     store: Store
     config: Config
     sources: system.Sources
+    warm: Callable[[], Coroutine[Any, Any, None]]
     restart: anyio.Event
     """Set when the engine is to be closed and opened again, with the store that was chosen meanwhile."""
 
@@ -330,6 +354,7 @@ class Engine:
         """Begin background work, once clients are served."""
         tasks.start_soon(supervise, "maintenance", self.store.maintenance.run)
         tasks.start_soon(supervise, "snapshotter", self.store.snapshotter.run)
+        tasks.start_soon(self.warm)
 
     def reload(self, config: Config) -> None:
         """Take over reloadable options."""
@@ -414,7 +439,14 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
         )
         for warning in await hidden_warnings(config, store):
             _log.warning("images_hidden", detail=warning)
-        engine = Engine(router=Router(), store=store, config=config, sources=sources, restart=anyio.Event())
+        engine = Engine(
+            router=Router(),
+            store=store,
+            config=config,
+            sources=sources,
+            warm=service.warm,
+            restart=anyio.Event(),
+        )
         switch = stores.Switch(
             database=store.database,
             selection=store.selection,
@@ -527,7 +559,6 @@ def make_router(
         session=builder.server.serve_session,
         check_session=builder.server.check_session,
     )
-    absent.add_search(router)
     return router
 
 
@@ -595,6 +626,9 @@ async def open_container_service(
         runtimes={"": default} | {name: name for name in available},
         cgroup_v2=host.cgroup_version() == "2",
         init_path=host.init_program(),
+        init=config.init,
+        log_driver=config.log_driver,
+        log_options=dict(config.log_opts),
     )
     return await stack.enter_async_context(open_containers(environment))
 

@@ -7,7 +7,7 @@
 A crash between 2 and 3 leaves files without rows, which the sweep at start deletes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
@@ -165,9 +165,9 @@ class Collector:
                 failed.append((Node("snapshot", "", name), str(exc)))
         return freed
 
-    async def dry_run(self) -> Planned:
-        """What `collect` would delete now, and the bytes of it."""
-        marked = await self._database.mark(self._namespace, now=self._clock())
+    async def dry_run(self, *, without: Collection[str] = ()) -> Planned:
+        """What `collect` would delete now, or if these images were removed, and the bytes of it."""
+        marked = await self._database.mark(self._namespace, now=self._clock(), without=without)
         nodes = await aio.run(_CLEAN, self._order, marked)
         foreign = len(marked.garbage) - len(nodes)
         return Planned(nodes={node: marked.garbage[node] for node in nodes}, kept=marked.kept + foreign)

@@ -4,7 +4,7 @@ What lists, filters, looks up and names is the same as over the containerd store
 platform and may have a parent; a digest is one more name; what is pushed and saved is made again from the layers.
 """
 
-from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -17,12 +17,14 @@ from lading.core.facts import ManifestFacts, TargetFacts
 from lading.core.leases import LeaseID
 from lading.core.progress import Progress
 from lading.core.remotes import Registries
-from lading.errors import ConflictError, InvalidArgumentError, NotFoundError
+from lading.errors import ConflictError, InvalidArgumentError, NotFoundError, UnsupportedError
 from lading.images import lookup, removal
 from lading.images.exchange import ImageExchange, Login
 from lading.images.listing import ImageRow, parse_flag
+from lading.images.pruning import Pruned
 from lading.images.removal import Change, Removed, Use, Uses
-from lading.images.service import HistoryRow, ImageDetail, ImageService, PlatformMissingError, Pruned
+from lading.images.service import HistoryRow, ImageDetail, ImageService, PlatformMissingError
+from lading.images.statements import Statement
 from lading.oci import platform as oci_platform
 from lading.oci import reference
 from lading.oci.descriptor import Descriptor, Platform
@@ -57,6 +59,7 @@ class ClassicImageService(ImageService):
         bus: events.Bus,
         host: Platform,
         collect: Callable[[], None],
+        collected: Callable[[], Awaitable[object]],
         classic: ClassicStore,
     ) -> None:
         super().__init__(
@@ -68,6 +71,7 @@ class ClassicImageService(ImageService):
             bus=bus,
             host=host,
             collect=collect,
+            collected=collected,
         )
         self._classic = classic
 
@@ -153,6 +157,17 @@ class ClassicImageService(ImageService):
             rows[number] = replace(row, id=str(image), tags=_tags(records))
             image = parents.get(image)
         return rows
+
+    @override
+    async def attestations(
+        self,
+        name: str,
+        *,
+        platform: Platform | None = None,
+        types: Collection[str] = (),
+        bodies: bool = False,
+    ) -> Sequence[Statement]:
+        raise UnsupportedError("image attestations are not supported by this image store", subject=name)
 
     # Removal.
 
@@ -297,7 +312,7 @@ class ClassicImageService(ImageService):
         rows = await self.list({k: v for k, v in filters.items() if k != "dangling"}, all=False)
         going = [row for row in rows if not (dangling_only and (row.tags or row.digests))]
         going = [row for row in going if not await self._users(row.target.digest)]
-        reclaimed = await self._fact_rows.freed_by([row.target.digest for row in going])
+        reclaimed = await self.freed_by([row.target.digest for row in going])
         removed: list[Removed] = []
         for row in going:
             try:

@@ -2,11 +2,11 @@
 
 from collections.abc import AsyncIterable, Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from lading.core import images
 from lading.core.progress import Progress
-from lading.core.remotes import Credentials, Document, Registries
+from lading.core.remotes import Credentials, Document, Registries, SearchResult
 from lading.errors import (
     InvalidArgumentError,
     LadingError,
@@ -14,6 +14,7 @@ from lading.errors import (
     PermissionDeniedError,
     UnauthenticatedError,
 )
+from lading.images.listing import parse_flag
 from lading.images.service import ImageService
 from lading.oci import config as oci_config
 from lading.oci import manifest as oci_manifest
@@ -27,10 +28,13 @@ from lading.transfer.commit import Changes, CommitOptions
 from lading.transfer.import_ import ImportOptions
 from lading.transfer.pull import PullResult
 from lading.transfer.push import PushResult
-from lading.transfer.selection import NoMatchingPlatformError
+from lading.transfer.selection import NoMatchingPlatformError, Platforms
 from lading.transfer.service import TransferService
 
 T = TypeVar("T")
+SEARCH_FILTERS: Final = frozenset({"is-automated", "is-official", "stars"})
+_SEARCH_LIMIT: Final = 25
+_SEARCH_MOST: Final = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,14 +70,14 @@ class ImageExchange:
         self._registries = registries
 
     async def pull(
-        self, ref: Reference, *, platforms: Sequence[Platform] = (), login: Login, progress: Progress
+        self, ref: Reference, *, platforms: Platforms = None, login: Login, progress: Progress
     ) -> PullResult:
-        """Pull one tag or digest. Raises `NotFoundError` and the like in Docker's words."""
+        """Pull one tag or digest, for this host or the platforms named. Raises `NotFoundError` and the like in Docker's words."""
         return await _worded(
             ref,
             self._transfer.pull(
                 ref,
-                platforms=list(platforms) or None,
+                platforms=platforms or None,
                 credentials=login.credentials,
                 headers=dict(login.headers or {}),
                 progress=progress,
@@ -148,6 +152,30 @@ class ImageExchange:
             raise InvalidArgumentError(f"the config of {ref} is over {CONFIG_LIMIT} bytes")
         return Remote(document=document, platforms=[oci_config.parse(body.body).platform])
 
+    async def search(
+        self, term: str, *, login: Login, limit: int = 0, filters: Mapping[str, Sequence[str]] | None = None
+    ) -> Sequence[SearchResult]:
+        """Repositories that fit ``term``, on Docker Hub or on the registry that the term begins with.
+
+        Raises `InvalidArgumentError` for a bad limit or filter; as `lading.core.remotes.Resolver.search`.
+        """
+        filters = filters or {}
+        limit = limit or _SEARCH_LIMIT
+        if not term or "://" in term:
+            raise InvalidArgumentError(
+                f"invalid repository name: repository name ({term[:80]}) should not have a scheme or be empty"
+            )
+        if limit > _SEARCH_MOST:
+            raise InvalidArgumentError(f"limit {limit} is outside the range of [1, {_SEARCH_MOST}]")
+        stars = max((_stars(each) for each in filters.get("stars", ())), default=0)
+        official = parse_flag(filters, "is-official")
+        if parse_flag(filters, "is-automated"):
+            return []
+        registry, sought = _split_term(term)
+        resolver = self._registries.resolver(login.credentials, headers=login.headers)
+        found = await resolver.search(registry, sought, limit=limit)
+        return [each for each in found if each.stars >= stars and official in (None, each.official)]
+
     async def to_save(self, names: Sequence[str]) -> Sequence[SavedImage]:
         """What a save of these names means. A name without tag or digest means every tag of the repository.
 
@@ -198,6 +226,20 @@ class ImageExchange:
     ) -> Descriptor:
         """Make an image of a root file system's tar; its target."""
         return await self._transfer.import_(source, options, reference=name)
+
+
+def _split_term(term: str) -> tuple[str, str]:
+    """The registry of a search term and what is sought there; a first part with a dot or a port names a registry."""
+    first, slash, rest = term.partition("/")
+    if slash and ("." in first or ":" in first or first == "localhost"):
+        return first, rest
+    return "docker.io", term.removeprefix("library/")
+
+
+def _stars(value: str) -> int:
+    if not value.isascii() or not value.isdigit():
+        raise InvalidArgumentError(f"invalid filter 'stars={value[:32]}'", hint="give a whole number")
+    return int(value[:9])
 
 
 async def _worded(ref: Reference, work: Awaitable[T]) -> T:

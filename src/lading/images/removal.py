@@ -16,12 +16,13 @@ from lading.oci import reference
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Use:
-    """A container that uses an image: ``target`` and ``manifest`` are digests."""
+    """A container that uses an image: ``target`` and ``manifest`` are digests, ``reference`` is what its user named."""
 
     container: str
     target: str
     manifest: str
     running: bool
+    reference: str = ""
 
 
 Uses = Callable[[], Awaitable[Sequence[Use]]]

@@ -1,7 +1,7 @@
 """The image service: what an edge asks about images, over whichever stores are active."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
@@ -18,7 +18,7 @@ from lading.errors import (
     InvalidArgumentError,
     NotFoundError,
 )
-from lading.images import lookup, removal
+from lading.images import lookup, pruning, removal, statements
 from lading.images.listing import (
     ImageRow,
     ManifestRow,
@@ -29,17 +29,19 @@ from lading.images.listing import (
     names,
     parse_flag,
 )
+from lading.images.pruning import Pruned
 from lading.images.removal import Removed, Use, Uses
+from lading.images.statements import Identity, Statement
 from lading.kit import times
 from lading.oci import platform as oci_platform
 from lading.oci import reference
 from lading.oci.config import History, ImageConfig
 from lading.oci.descriptor import Descriptor, Platform
+from lading.oci.digest import ALGORITHMS, Digest
 from lading.oci.reference import Reference
 from lading.transfer.service import TransferService
 
 _ROWS_AT_ONCE: Final = 256
-PRUNE_FILTERS = frozenset({"dangling", "until", "label", "label!"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,14 +71,6 @@ class HistoryRow:
     size: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pruned:
-    """What a prune removed, and the bytes that nothing needs any more."""
-
-    removed: Sequence[Removed]
-    reclaimed: int
-
-
 class PlatformMissingError(NotFoundError):
     """The image is here, but not for that platform."""
 
@@ -95,6 +89,7 @@ class ImageService:
         bus: Where events go.
         host: What this machine runs.
         collect: Called after something was let go, to wake the collector; must not block.
+        collected: Collects and waits for it, where the answer is about what is gone.
 
     """
 
@@ -109,6 +104,7 @@ class ImageService:
         bus: events.Bus,
         host: Platform,
         collect: Callable[[], None],
+        collected: Callable[[], Awaitable[object]],
     ) -> None:
         self.facts = transfer.facts
         self.host = host
@@ -119,6 +115,7 @@ class ImageService:
         self._uses = uses
         self._bus = bus
         self._collect = collect
+        self._collected = collected
         self._pruning = False
 
     async def find(self, name: str) -> lookup.Found:
@@ -128,6 +125,10 @@ class ImageService:
     async def total(self) -> int:
         """Bytes that all images take together: every blob and every snapshot of theirs once."""
         return await self._fact_rows.total()
+
+    async def freed_by(self, targets: Collection[Digest]) -> int:
+        """Bytes that removing these targets would free: what no other image has too."""
+        return (await self._fact_rows.exclusive(targets)).total
 
     async def list(
         self,
@@ -146,9 +147,7 @@ class ImageService:
         """
         filters = filters or {}
         check_filters(filters)
-        by_target: dict[str, list[images.Image]] = {}
-        for record in await self._records.list():
-            by_target.setdefault(record.target.digest, []).append(record)
+        by_target = _by_target(await self._records.list())
         summaries = await self._summaries(by_target)
         uses = await self._uses()
         containers = Counter(use.target for use in uses)
@@ -157,9 +156,7 @@ class ImageService:
         for number, (digest, group) in enumerate(by_target.items()):
             if number % _ROWS_AT_ONCE == 0:
                 await anyio.lowlevel.checkpoint()
-            summary = summaries.get(digest) or Summary(
-                digest, readable=False, created=0, labels={}, size=0, shared=0
-            )
+            summary = summaries.get(digest) or _unreadable(digest)
             tags, digests = names(group)
             rows.append(
                 ImageRow(
@@ -304,11 +301,17 @@ class ImageService:
 
         Raises `NotFoundError` for the source; `InvalidArgumentError` for a name with a digest.
         """
+        if name.familiar_name in ALGORITHMS:
+            raise InvalidArgumentError(
+                "refusing to create an ambiguous tag using digest algorithm as name", subject=str(name)
+            )
         if name.digest is not None:
             raise InvalidArgumentError("refusing to create a tag with a digest reference", subject=str(name))
         found = await self.find(source)
         await self._transfer.point(str(name.with_default_tag()), found.image.target)
-        self._publish("tag", found.image.target.digest, name.with_default_tag().familiar)
+        labels = await self.facts.labels(found.image.target)
+        shown = name.with_default_tag().familiar
+        self._bus.publish("image", "tag", found.image.target.digest, {**labels, "name": shown})
 
     async def remove(
         self, name: str, *, force: bool = False, platforms: Sequence[Platform] = ()
@@ -344,48 +347,60 @@ class ImageService:
     async def _remove_platforms(
         self, found: lookup.Found, name: str, platforms: Sequence[Platform], *, force: bool
     ) -> Sequence[Removed]:
-        facts = await self.facts.target(found.image.target)
         if not force:
             raise InvalidArgumentError(
-                "deleting a platform requires --force", hint="repeat with --force", subject=name
+                "the platform's content is removed from every image that refers to it",
+                hint="repeat with --force",
+                subject=name,
             )
-        uses = await self._uses()
-        answer: list[Removed] = []
-        chosen = [self.choose(facts, platform, name) for platform in platforms]
+        facts = await self.facts.target(found.image.target)
+        chosen = [m for platform in platforms if (m := self._removable(facts, platform, name)) is not None]
         for manifest in chosen:
-            user = next((u for u in uses if u.manifest == manifest.descriptor.digest), None)
-            if user is not None:
-                raise ConflictError(
-                    f"conflict: unable to delete {name} (cannot be forced) - platform "
-                    f"{oci_platform.formatted(manifest.platform)} is being used by container {user.container[:12]}",
-                    subject=name,
-                )
-        for manifest in chosen:
-            await self._forget_manifest(facts, manifest)
-            answer.append(Removed(change=removal.Change.DELETED, subject=manifest.descriptor.digest))
-            self._publish("delete", manifest.descriptor.digest, name)
-        self._collect()
-        return answer
-
-    async def _forget_manifest(self, facts: TargetFacts, manifest: ManifestFacts) -> None:
-        """Take the index's hold off a manifest; blobs that other images share stay, the collector sees to the rest."""
-        if not facts.indexes:
+            self._check_unused(manifest, name, await self._uses())
+        dropped = {m.descriptor.digest for m in chosen}
+        dropped |= {m.descriptor.digest for m in facts.manifests if m.attests in dropped}
+        if dropped and not facts.indexes:
             raise FailedPreconditionError("the image has a single platform", hint="remove the image itself")
         for index in facts.indexes:
-            info = await self._store.info(index.digest)
-            dropped: dict[str, str | None] = {
-                k: None for k, v in info.labels.items() if v == manifest.descriptor.digest
-            }
-            if dropped:
-                await self._store.update(index.digest, dropped)
+            await self._let_go(index.digest, dropped)
+        await self._collected()
+        return [Removed(change=removal.Change.DELETED, subject=m.descriptor.digest) for m in chosen]
+
+    def _removable(self, facts: TargetFacts, platform: Platform, name: str) -> ManifestFacts | None:
+        """The manifest of a platform; ``None`` if it is gone already, which is no failure of a removal by force."""
+        try:
+            return self.choose(facts, platform, name)
+        except PlatformMissingError:
+            if any(oci_platform.same(platform, m.platform) for m in facts.manifests if m.kind is Kind.IMAGE):
+                return None
+            raise
+
+    @staticmethod
+    def _check_unused(manifest: ManifestFacts, name: str, uses: Sequence[Use]) -> None:
+        user = next((u for u in uses if u.manifest == manifest.descriptor.digest), None)
+        if user is not None:
+            raise ConflictError(
+                f"conflict: unable to delete {name} (cannot be forced) - platform "
+                f"{oci_platform.formatted(manifest.platform)} is being used by container {user.container[:12]}",
+                subject=name,
+            )
+
+    async def _let_go(self, index: Digest, manifests: Collection[str]) -> None:
+        """Take an index's hold off manifests; blobs that other images share stay, the collector sees to the rest."""
+        labels = (await self._store.info(index)).labels
+        dropped: dict[str, str | None] = {key: None for key, value in labels.items() if value in manifests}
+        if dropped:
+            await self._store.update(index, dropped)
 
     async def prune(self, filters: Mapping[str, Sequence[str]] | None = None) -> Pruned:
-        """Remove dangling images, or with ``dangling=false`` all that no container uses.
+        """Remove dangling names, or with ``dangling=false`` all that no container uses; see `lading.images.pruning`.
+
+        Without another filter, what interrupted pulls left to be taken up again goes too.
 
         Raises `ConflictError` while another prune runs; `InvalidArgumentError` for an unknown filter.
         """
         filters = filters or {}
-        check_filters(filters, PRUNE_FILTERS)
+        check_filters(filters, pruning.FILTERS)
         if self._pruning:
             raise ConflictError("a prune operation is already running")
         self._pruning = True
@@ -395,29 +410,85 @@ class ImageService:
             self._pruning = False
 
     async def _prune(self, filters: Mapping[str, Sequence[str]]) -> Pruned:
-        dangling_only = parse_flag(filters, "dangling") is not False
-        rows = await self.list({k: v for k, v in filters.items() if k != "dangling"}, manifests=False)
-        used = {u.target for u in await self._uses()}
-        going = [r for r in rows if r.target.digest not in used and not (dangling_only and r.tags)]
-        if dangling_only:
-            going = [r for r in going if not await self._has_name(r.target)]
-        reclaimed = await self._fact_rows.freed_by([row.target.digest for row in going])
-        removed: list[Removed] = []
-        for row in going:
-            records = await self._records.by_target(row.target.digest)
-            for record in records:
-                await self._delete_record(record)
-            removed += removal.lines(records, target=row.target.digest, gone=True)
-            self._publish("delete", row.target.digest, row.target.digest)
-        self._bus.publish("image", "prune", "", {"reclaimed": str(reclaimed)})
-        self._collect()
-        return Pruned(removed=removed, reclaimed=reclaimed)
+        passes, dangling = pruning.accepts(filters), pruning.dangling_only(filters)
+        records = await self._records.list()
+        summaries = await self._summaries(_by_target(records))
 
-    async def _has_name(self, target: Descriptor) -> bool:
-        return any(not reference.is_dangling(r.name) for r in await self._records.by_target(target.digest))
+        def accept(record: images.Image) -> bool:
+            summary = summaries.get(record.target.digest)
+            return passes(summary or _unreadable(record.target.digest))
+
+        going = pruning.choose(records, await self._uses(), accept=accept, dangling=dangling)
+        gone = pruning.gone(records, going)
+        freed = await self._fact_rows.exclusive(gone)
+        documents = {d: [x for x in await self._documents(d) if x in freed.blobs] for d in gone}
+        removed: list[Removed] = []
+        for record in going:
+            await self._delete_record(record)
+            digest = record.target.digest
+            removed += removal.lines([record], target=digest, gone=False)
+            self._publish("untag", digest, _shown(record))
+            if deleted := documents.pop(digest, None):
+                removed += [Removed(change=removal.Change.DELETED, subject=each) for each in deleted]
+                self._publish("delete", digest, _shown(record))
+        if not filters.keys() - {"dangling"}:
+            await self._transfer.abandon()
+        await self._collected()
+        self._bus.publish("image", "prune", "", {"reclaimed": str(freed.total)})
+        return Pruned(removed=removed, reclaimed=freed.total)
+
+    async def _documents(self, target: Digest) -> Sequence[Digest]:
+        """The target and the indexes and manifests below it, as far as its facts are known."""
+        known = await self._fact_rows.get(target)
+        if known is None:
+            return [target]
+        return [
+            target,
+            *(d.digest for d in known.indexes[1:]),
+            *(m.descriptor.digest for m in known.manifests if m.descriptor.digest != target),
+        ]
+
+    async def attestations(
+        self,
+        name: str,
+        *,
+        platform: Platform | None = None,
+        types: Collection[str] = (),
+        bodies: bool = False,
+    ) -> Sequence[Statement]:
+        """The in-toto statements about a platform of an image; empty if there are none.
+
+        Raises `NotFoundError`; `PlatformMissingError`; as `lading.images.statements.read`.
+        """
+        facts = await self.facts.target((await self.find(name)).image.target)
+        about = statements.attestation_for(facts, self.choose(facts, platform, name))
+        return [] if about is None else await statements.read(self._store, about, types=types, bodies=bodies)
+
+    async def identities(self, digests: Collection[Digest]) -> Mapping[str, Identity]:
+        """Where targets and manifests came from, of those that are here."""
+        return await statements.identities(self._store, digests)
 
     def _publish(self, action: str, actor: str, name: str) -> None:
         self._bus.publish("image", action, actor, {"name": name})
+
+
+def _by_target(records: Sequence[images.Image]) -> dict[str, list[images.Image]]:
+    found: dict[str, list[images.Image]] = {}
+    for record in records:
+        found.setdefault(record.target.digest, []).append(record)
+    return found
+
+
+def _unreadable(digest: str) -> Summary:
+    """What is shown of a target whose documents are damaged."""
+    return Summary(digest, readable=False, created=0, labels={}, size=0, shared=0)
+
+
+def _shown(record: images.Image) -> str:
+    """A record's name as users write it; of a dangling one the digest."""
+    return (
+        record.target.digest if reference.is_dangling(record.name) else reference.parse(record.name).familiar
+    )
 
 
 def _by_manifest(uses: Sequence[Use]) -> dict[str, list[str]]:

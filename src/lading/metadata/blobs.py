@@ -62,6 +62,19 @@ class SqliteBlobs(metadata.Blobs):
         )
 
     @override
+    async def infos(self, digests: Collection[Digest]) -> Mapping[Digest, Info]:
+        wanted = encode_list(digests)
+
+        def job(connection: Connection) -> Mapping[Digest, Info]:
+            rows = connection.execute(
+                f"{_SELECT} AND digest IN (SELECT value FROM json_each(?))",  # noqa: S608 -- constants
+                (self._namespace, wanted),
+            )
+            return {info.digest: info for info in map(_info, rows)}
+
+        return await self._session.read(job)
+
+    @override
     async def sizes(self, digests: Collection[Digest]) -> Mapping[str, int]:
         wanted = encode_list(digests)
         return await self._session.read(

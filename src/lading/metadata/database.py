@@ -1,7 +1,7 @@
 """`SqliteDatabase`: one file, one process, one writer thread."""
 
 import os
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -168,10 +168,10 @@ class SqliteDatabase(metadata.Database):
         )
 
     @override
-    async def mark(self, namespace: Namespace, *, now: datetime) -> Marked:
+    async def mark(self, namespace: Namespace, *, now: datetime, without: Collection[str] = ()) -> Marked:
         version = self._session.version(namespace)
         return await self._session.read(
-            lambda connection: marking.mark(connection, namespace, now=now, version=version)
+            lambda connection: marking.mark(connection, namespace, now=now, version=version, without=without)
         )
 
     @override

@@ -46,11 +46,11 @@ UPDATE target SET stale = EXISTS (
     AND seen <> EXISTS (SELECT 1 FROM blob WHERE namespace = part.namespace AND digest = part.digest)
 ) WHERE id = ? RETURNING stale
 """
-_FREED: Final = """
-SELECT coalesce(sum(size), 0) FROM part JOIN (
+_EXCLUSIVE: Final = """
+SELECT kind, digest, size FROM part JOIN (
     SELECT part, count(*) AS held FROM holding JOIN target ON target.id = holding.target
     WHERE namespace = ?1 AND digest IN (SELECT value FROM json_each(?2)) GROUP BY part
-) ON part = part.id WHERE held = holders
+) ON part = part.id WHERE held = holders AND copies > 0
 """
 
 
@@ -174,10 +174,10 @@ class SqliteFacts(facts.Store):
         )
 
     @override
-    async def freed_by(self, targets: Collection[Digest]) -> int:
+    async def exclusive(self, targets: Collection[Digest]) -> Inventory:
         chosen = encode_list(targets)
         return await self._session.read(
-            lambda connection: int(connection.execute(_FREED, (self._namespace, chosen)).fetchall()[0][0])
+            lambda connection: _inventory(connection.execute(_EXCLUSIVE, (self._namespace, chosen)))
         )
 
 

@@ -7,6 +7,7 @@ once for each distinct key.
 """
 
 from collections import defaultdict
+from collections.abc import Collection
 from datetime import datetime
 from typing import Final
 
@@ -15,7 +16,7 @@ from lading.core.labels import GC_EXPIRE, GC_ROOT
 from lading.core.leases import FLAT
 from lading.core.metadata import Marked, Namespace, Node
 from lading.kit.sqlite import Connection
-from lading.metadata.codec import to_microseconds
+from lading.metadata.codec import encode_list, to_microseconds
 from lading.metadata.graph import expired
 
 _TABLES: Final = """
@@ -97,6 +98,11 @@ _LABELLED_ROOTS: Final = """
 INSERT OR IGNORE INTO mark_root SELECT DISTINCT node, node IN (SELECT node FROM mark_label WHERE key = :flat)
     FROM mark_label WHERE key = :root;
 """
+_WITHOUT: Final = """
+DELETE FROM mark_root WHERE id IN (
+    SELECT id FROM mark_node WHERE kind = 'image' AND scope = '' AND key IN (SELECT value FROM json_each(?))
+)
+"""
 _ALIVE: Final = """
 WITH RECURSIVE alive (id) AS (
     SELECT id FROM mark_root WHERE NOT flat
@@ -118,11 +124,18 @@ AND upper.id NOT IN (SELECT id FROM mark_alive) AND lower.id NOT IN (SELECT id F
 """
 
 
-def mark(connection: Connection, namespace: Namespace, *, now: datetime, version: int) -> Marked:
-    """What no root leads to, in the caller's transaction."""
+def mark(
+    connection: Connection,
+    namespace: Namespace,
+    *,
+    now: datetime,
+    version: int,
+    without: Collection[str] = (),
+) -> Marked:
+    """What no root leads to, in the caller's transaction; the images ``without`` are no roots."""
     connection.execute(_DROP + _TABLES)
     try:
-        _fill(connection, namespace, now)
+        _fill(connection, namespace, now, without)
         garbage = {Node(kind, key, scope): size for kind, key, scope, size in connection.execute(_GARBAGE)}
         edges: defaultdict[Node, list[Node]] = defaultdict(list)
         for key, scope, other, other_scope in connection.execute(_GARBAGE_EDGES):
@@ -133,7 +146,7 @@ def mark(connection: Connection, namespace: Namespace, *, now: datetime, version
     return Marked(garbage=garbage, edges=edges, kept=kept, version=version)
 
 
-def _fill(connection: Connection, namespace: Namespace, now: datetime) -> None:
+def _fill(connection: Connection, namespace: Namespace, now: datetime, without: Collection[str]) -> None:
     """Nodes, then what labels say, then edges and roots, then what is alive."""
     given = {"namespace": namespace, "now": to_microseconds(now), "flat": FLAT, "root": GC_ROOT}
     connection.execute(_NODES + _LABELS, given)
@@ -145,4 +158,6 @@ def _fill(connection: Connection, namespace: Namespace, now: datetime) -> None:
     for node, value in labelled.fetchall():
         if expired({GC_EXPIRE: value}, now):
             connection.execute("DELETE FROM mark_root WHERE id = ?", (node,))
-    connection.execute(_LABELLED_ROOTS + _ALIVE, given)
+    connection.execute(_LABELLED_ROOTS, given)
+    connection.execute(_WITHOUT, (encode_list(without),))
+    connection.execute(_ALIVE)

@@ -41,6 +41,7 @@ from lading.errors import (
 )
 from lading.kit import aio
 from lading.network import definitions, places
+from lading.network.guard import Guard
 from lading.network.netavark import Netavark
 from lading.network.ports import Reservations
 from lading.network.state import Place, Record, State, check_id
@@ -64,6 +65,7 @@ class Settings:
     host_ip: str = ""
     program: str = ""
     resolver: str = ""
+    nft: str = ""
 
 
 @dataclass(slots=True)
@@ -82,6 +84,7 @@ class NetavarkNetworks(networks.Networks):
         self._settings = settings
         self._state = State(root)
         self._program = Netavark(self._state.programs, program=settings.program, resolver=settings.resolver)
+        self._guard = Guard(settings.nft)
         self._ports = Reservations()
         self._networks: dict[NetworkID, Network] = {}
         self._locks: dict[NetworkID, anyio.Lock] = {}
@@ -268,9 +271,12 @@ class NetavarkNetworks(networks.Networks):
         return places.with_ports(endpoint, ports)
 
     async def _make(self, record: Record, place: Place) -> None:
+        first = not self.endpoints(place.network.id)
         record.places.append(place)
         try:
             await aio.run(aio.DISK, self._state.save, record)
+            if first:
+                await self._guard.close(place.network)
             async with self._runs:
                 await self._program.setup(
                     self._state.path(record.id), record.id, place.network, place.endpoint
@@ -322,6 +328,11 @@ class NetavarkNetworks(networks.Networks):
             _log.info("endpoint_was_incomplete", sandbox=record.id, network=network.name, reason=exc.message)
             await self._sweep(record, place)
         record.places.remove(place)
+        if not self.endpoints(network.id):
+            try:
+                await self._guard.open(network)
+            except LadingError as exc:
+                _log.warning("rules_not_removed", network=network.name, reason=exc.message)
         self._ports.release(_holder(record.id, network.id))
         with contextlib.suppress(OSError):
             await aio.run(aio.DISK, self._state.save, record)
@@ -347,6 +358,7 @@ class NetavarkNetworks(networks.Networks):
         if not self._live:
             return []
         await self._program.wait_for_others()
+        await self._guard.sweep([each for id_, each in self._networks.items() if not self.endpoints(id_)])
         gone: list[SandboxID] = []
         for id_, live in list(self._live.items()):
             alive = await aio.run(aio.DISK, self._state.alive, id_)

@@ -129,6 +129,11 @@ def is_attestation(descriptor: Descriptor) -> bool:
     return descriptor.annotations.get(ANNOTATION_REFERENCE_TYPE) == ATTESTATION_TYPE
 
 
+def attested(descriptor: Descriptor) -> str:
+    """Digest of the manifest that an attestation manifest is about; empty for other entries."""
+    return descriptor.annotations.get(ANNOTATION_REFERENCE_DIGEST, "") if is_attestation(descriptor) else ""
+
+
 def descriptor_of(data: bytes, media_type: str, *, platform: Platform | None = None) -> Descriptor:
     """The descriptor of a document that this process made."""
     return Descriptor(media_type=media_type, digest=Digest.of(data), size=len(data), platform=platform)

@@ -9,7 +9,16 @@ from urllib.parse import urljoin, urlsplit
 import msgspec
 from typing_extensions import override
 
-from lading.core.remotes import Credentials, Document, Fetcher, HostReply, Known, Pusher, Resolver
+from lading.core.remotes import (
+    Credentials,
+    Document,
+    Fetcher,
+    HostReply,
+    Known,
+    Pusher,
+    Resolver,
+    SearchResult,
+)
 from lading.errors import InvalidArgumentError, LadingError
 from lading.oci import manifest
 from lading.oci.digest import Digest
@@ -23,6 +32,7 @@ from lading.remotes.fetcher import HttpFetcher
 from lading.remotes.hosts import DOCKER_HUB, Capability, Host, split_host
 from lading.remotes.keychain import HUB_KEY, bare_host
 from lading.remotes.pusher import HttpPusher
+from lading.remotes.search import search
 from lading.remotes.session import Call, HostFailedError, Session, Shared
 
 _NO_HEAD: Final = frozenset({400, 405, 501})
@@ -168,6 +178,11 @@ class HttpResolver(Resolver):
         if here.netloc != there.netloc or not there.path.endswith("/tags/list"):
             raise RemoteDataError(f"{what}: the next page is said to be elsewhere, at {there.netloc[:80]!r}")
         return "&".join(part for part in there.query.split("&") if not part.startswith("ns="))
+
+    @override
+    async def search(self, registry: str, term: str, *, limit: int) -> list[SearchResult]:
+        split_host(registry)
+        return await search(self._session(Reference(domain=registry, path="")), term, limit)
 
     @override
     def fetcher(self, repository: Reference) -> Fetcher:

@@ -1,11 +1,13 @@
 """Starting shims, and cleaning up after dead ones, through their executable.
 
 Two launch protocols exist (containerd's ``core/runtime/v2``): shims from 2.3 on read ``BootstrapParams`` on stdin and need
-them; some older ones refuse them, because they parse stdin as runtime options. Neither kind says beforehand which it is.
-So the new one is tried first, the old one on failure, and the answer is remembered for that very file.
+them; some older ones refuse them, because they parse stdin as runtime options. containerd's own shims tell it by their
+version, for which `Launcher.look` asks. Of others the new protocol is tried first, the old one on failure. Either way
+the answer is remembered for that very file.
 """
 
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Callable
@@ -28,6 +30,9 @@ _SHIMS: Final = aio.Lane("shims", 8)
 _TIMEOUT: Final = 60
 _SOCKET_PATH: Final = 106
 """Bytes of a unix socket's path that every shim can bind."""
+_VERSION: Final = re.compile(rb"containerd-shim-runc-v2:\s+Version:\s+v?(\d+)\.(\d+)\.")
+_BOOTSTRAP: Final = (2, 3)
+"""The first version of containerd's own shims that reads ``BootstrapParams``."""
 _COMPAT_VERSION: Final = "2.3.0"
 """The containerd whose launch protocol this is."""
 
@@ -65,6 +70,18 @@ class Launcher:
     _running: set[int] = field(default_factory=set[int])
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    async def look(self, shim: Path) -> None:
+        """Find out beforehand, where it can be, how a shim is started; its file is in memory then, too. Never raises."""
+        result = await aio.run(_SHIMS, _version, shim)
+        match = _VERSION.search(result)
+        if match is not None:
+            self._legacy[await self._key(shim)] = (int(match[1]), int(match[2])) < _BOOTSTRAP
+
+    @staticmethod
+    async def _key(shim: Path) -> tuple[int, int, int]:
+        stat = await aio.run(aio.DISK, os.stat, shim)
+        return stat.st_dev, stat.st_ino, stat.st_mtime_ns
+
     async def start(self, shim: Path, bundle: Bundle) -> Bootstrap:
         """Start the shim of a bundle. Cancellation waits for the executable, at most a minute.
 
@@ -73,8 +90,7 @@ class Launcher:
             UnsupportedError: It answered something that is not understood here.
 
         """
-        stat = await aio.run(aio.DISK, os.stat, shim)
-        key = stat.st_dev, stat.st_ino, stat.st_mtime_ns
+        key = await self._key(shim)
         known = self._legacy.get(key)
         said: list[str] = []
         for legacy in (False, True) if known is None else (known,):
@@ -174,6 +190,13 @@ class Launcher:
             "MAX_SHIM_VERSION": "2",
             "GOMAXPROCS": "2",
         }
+
+
+def _version(shim: Path) -> bytes:
+    try:
+        return subprocess.run([shim, "-v"], capture_output=True, timeout=_TIMEOUT, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return b""
 
 
 def _words(result: subprocess.CompletedProcess[bytes]) -> str:

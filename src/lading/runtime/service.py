@@ -101,8 +101,17 @@ class ShimRuntime(Runtime):
             self._group = await stack.enter_async_context(anyio.create_task_group())
             service = events_service(self._namespace, self._event_arrived)
             await stack.enter_async_context(ttrpc.serve(self._ttrpc_address, service))
+            self._group.start_soon(self._look_ahead)
             self._stack = stack.pop_all()
         return self
+
+    async def _look_ahead(self) -> None:
+        """Learn how the configured shims are started, so that the first container does not find it out by a failure."""
+        for config in self._runtimes.values():
+            with contextlib.suppress(LadingError, OSError):
+                await self._launcher.look(
+                    await aio.run(aio.DISK, find_shim, config.runtime, beside=self._beside)
+                )
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()

@@ -374,11 +374,14 @@ class DirectorySnapshotter(Snapshotter, Differ):
     async def run(self) -> None:
         """Flush and delete in the background, until cancelled."""
         while True:
-            await self._work.wait()
+            await self._wait_for_work()
             self._work = anyio.Event()
             if self._unflushed:
                 await anyio.sleep(self._flush_delay)
             await self.settle()
+
+    async def _wait_for_work(self) -> None:
+        await self._work.wait()
 
     async def settle(self) -> None:
         """Do now what `run` does in the background. What fails is logged and left to the next start."""
@@ -514,7 +517,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
             extractor = await run(
                 DISK, self._extractor, number, diff_id, compressed_size, lowest=parent is None
             )
-            layer = _Layer(self, number, name, parent, diff_id, extractor, lease)
+            layer = PendingLayer(self, number, name, parent, diff_id, extractor, lease)
             try:
                 yield layer
             finally:
@@ -545,7 +548,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
             target.mkdir(mode=0o700)
             return Extractor(target, budget=budget(compressed_size, self._max_layer_bytes), lowest=lowest)
 
-    async def publish(self, layer: "_Layer", extracted: Extracted, labels: Labels) -> bool:
+    async def publish(self, layer: "PendingLayer", extracted: Extracted, labels: Labels) -> bool:
         """Commit an unpacked layer; whether it was this one that came to be visible."""
         try:
             parents = await self._parents(layer.name, layer.parent)
@@ -580,7 +583,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
             self._work.set()
         return True
 
-    async def _join(self, layer: "_Layer") -> bool:
+    async def _join(self, layer: "PendingLayer") -> bool:
         row = await self._rows.get(layer.name)
         if row.info.kind is not Kind.COMMITTED:
             raise AlreadyExistsError(f"snapshot {layer.name} exists and is not committed", subject=layer.name)
@@ -646,7 +649,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
         return freed
 
 
-class _Layer(LayerWriter):
+class PendingLayer(LayerWriter):
     """A layer on its way from a tar stream into a directory."""
 
     def __init__(
@@ -665,7 +668,7 @@ class _Layer(LayerWriter):
         self.lease = lease
         self.published = False
         self._owner = owner
-        self._promised = diff_id
+        self.diff_id = diff_id
         self._extractor = extractor
         self._hasher = new_hasher(diff_id.algorithm)
         self._extracted: Extracted | None = None
@@ -682,18 +685,18 @@ class _Layer(LayerWriter):
         if self._found is None:
             self._extracted = self._extractor.finish()
             self._extractor.close()
-            self._found = DiffID.from_hasher(self._hasher, self._promised.algorithm)
+            self._found = DiffID.from_hasher(self._hasher, self.diff_id.algorithm)
         return self._found
 
     @override
     async def commit(self, *, labels: Labels = NO_LABELS) -> None:
         if self._extracted is None:
             raise FailedPreconditionError(f"layer {self.name} is not finished", subject=self.name)
-        if self._found != self._promised:
+        if self._found != self.diff_id:
             raise DiffIDMismatchError(
-                f"layer {self.name} unpacks to {self._found}, not to the promised {self._promised}",
+                f"layer {self.name} unpacks to {self._found}, not to the promised {self.diff_id}",
                 hint="the image is damaged or its config lies about it",
-                subject=self._promised,
+                subject=self.diff_id,
             )
         if not self._done:
             self.published = await self._owner.publish(self, self._extracted, labels)

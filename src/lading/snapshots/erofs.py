@@ -1,8 +1,9 @@
 """The erofs snapshotter: a layer is its tar stream and a metadata image, mounted as one, and stacked by overlayfs.
 
 **On disk.** A layer's directory holds ``layer.data`` (the stream), ``layer.side`` (contents of sparse files, if any),
-``layer.erofs`` (the metadata) and ``mnt``, where they are mounted. Active snapshots, and those committed from one, are
-directories as the overlayfs snapshotter has them: overlayfs stacks both kinds.
+``layer.erofs`` (the metadata) and ``mnt``, where they are mounted. Instead of ``layer.data`` there may be ``layer.cache``,
+or nothing, see rebuild.py. Active snapshots, and those committed from one, are directories as the overlayfs snapshotter
+has them: overlayfs stacks both kinds.
 
 **Mounts.** A layer is mounted once, when a snapshot above first needs it, and shared by all; overlayfs keeps a reference, so
 unmounting a layer (`MNT_DETACH`) takes nothing away from containers that run. A mount found in place is used as it is, so
@@ -26,17 +27,18 @@ import anyio
 from typing_extensions import override
 
 from lading.core import metadata
+from lading.core.labels import LAYER_BLOB
 from lading.core.metadata import SnapshotRow
 from lading.core.mounts import Mount
-from lading.core.snapshots import Kind, SnapshotKey, Usage
+from lading.core.snapshots import Capability, Kind, Labels, SnapshotKey, Usage
 from lading.errors import DataLossError
 from lading.formats.erofs.writer import Device, ImageWriter, Node
 from lading.formats.tar.entry import BLOCK
 from lading.kit import linux
 from lading.kit.aio import DISK, run
 from lading.kit.failpoints import failpoint
-from lading.kit.fs import write_all
-from lading.oci.digest import DiffID
+from lading.kit.fs import write_all, write_out
+from lading.oci.digest import DiffID, Digest
 from lading.snapshots import trees
 from lading.snapshots.base import (
     FLUSH_DELAY,
@@ -44,6 +46,7 @@ from lading.snapshots.base import (
     OPAQUE_ROOT,
     Durability,
     LayerExtractor,
+    PendingLayer,
     probe_directory,
 )
 from lading.snapshots.diff import Difference
@@ -52,21 +55,25 @@ from lading.snapshots.extract import Extracted, budget
 from lading.snapshots.faults import translated
 from lading.snapshots.layers import Lowers
 from lading.snapshots.overlay import OverlaySnapshotter, mount_options
+from lading.snapshots.rebuild import Cache, Layer, OpenBlob
 
 IMAGE: Final = "layer.erofs"
 """The metadata image."""
+CACHE: Final = "layer.cache"
+"""The tar stream of a layer whose contents are only a cache (rebuild.py)."""
 POINT: Final = "mnt"
 """Where a layer is mounted."""
 METADATA: Final = "erofs"
 """Key in `SnapshotRow.extra`: SHA-256 of the metadata image. Rows without it are directories."""
 DEVICES: Final = "devices"
 """Key in `SnapshotRow.extra`: lengths in bytes of the devices, separated by commas."""
+DIFF_ID: Final = "diff-id"
+"""Key in `SnapshotRow.extra` of layers whose contents are only a cache (rebuild.py): what they are."""
 IDLE_SECONDS: Final = 60.0
 """How long a layer stays mounted that no snapshot needs."""
 _FLAGS: Final = linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
 """Of the layers' own mounts (T7, T22); those that stack them decide for themselves."""
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILES: Final = (DATA, SIDE)
 
 
 class DamagedLayerError(DataLossError):
@@ -147,8 +154,14 @@ class ErofsSnapshotter(OverlaySnapshotter):
         max_layer_bytes: int = MAX_LAYER_BYTES,
         flush_delay: float = FLUSH_DELAY,
         idle_seconds: float = IDLE_SECONDS,
+        open_blob: OpenBlob | None = None,
+        cache_bytes: int | None = None,
     ) -> None:
-        """As `DirectorySnapshotter`; ``idle_seconds`` is how long a layer stays mounted that no snapshot needs."""
+        """As `DirectorySnapshotter`.
+
+        ``idle_seconds`` is how long a layer stays mounted that no snapshot needs. With ``cache_bytes`` the contents of
+        layers whose blob is known are only a cache of this size, beyond what is in use; ``open_blob`` makes them again.
+        """
         super().__init__(
             root,
             rows,
@@ -158,6 +171,8 @@ class ErofsSnapshotter(OverlaySnapshotter):
             flush_delay=flush_delay,
         )
         self._idle_seconds = idle_seconds
+        self._cache = Cache(self._directory.parent, open_blob or _no_blob, cache_bytes)
+        self._restoring = threading.Lock()
         self._mounting = threading.Lock()
         self._used: dict[int, float] = {}
 
@@ -165,6 +180,20 @@ class ErofsSnapshotter(OverlaySnapshotter):
     @override
     def name(self) -> str:
         return "erofs"
+
+    @property
+    @override
+    def capabilities(self) -> frozenset[Capability]:
+        more = frozenset({Capability.REBUILDS}) if self._cache.budget is not None else frozenset[Capability]()
+        return super().capabilities | more
+
+    @override
+    async def recover(self) -> list[str]:
+        gone = await super().recover()
+        kept = [self._rebuildable(row) for row in await self._rows.list() if DIFF_ID in row.extra]
+        with translated("cannot tidy up layers"):
+            await run(DISK, self._cache.open, kept, self._boot_id)
+        return gone
 
     # Layers.
 
@@ -174,6 +203,15 @@ class ErofsSnapshotter(OverlaySnapshotter):
             return LayerBuilder(
                 self.path(id), budget=budget(compressed_size, self._max_layer_bytes), lowest=lowest
             )
+
+    @override
+    async def publish(self, layer: PendingLayer, extracted: Extracted, labels: Labels) -> bool:
+        assert isinstance(extracted, Built)
+        if self._cache.budget is not None and LAYER_BLOB in labels and extracted.data:
+            extracted.facts[DIFF_ID] = layer.diff_id
+            with self._mounting:
+                self._used[layer.id] = time.monotonic()  # those above may need it soon
+        return await super().publish(layer, extracted, labels)
 
     @override
     def _complete(self, directory: Path, extracted: Extracted, parents: Sequence[SnapshotRow]) -> Usage:
@@ -192,7 +230,9 @@ class ErofsSnapshotter(OverlaySnapshotter):
             failpoint("layer.imaged")
             extracted.facts[DEVICES] = ",".join(map(str, lengths))
             (directory / POINT).mkdir(mode=0o700)
-        size = sum(os.stat(entry).st_blocks for entry in os.scandir(directory)) * 512
+            if DIFF_ID in extracted.facts:
+                os.rename(directory / DATA, directory / CACHE)
+        size = sum(os.stat(entry).st_blocks for entry in os.scandir(directory) if entry.name != CACHE) * 512
         return Usage(size=size, inodes=extracted.usage.inodes)
 
     @override
@@ -263,13 +303,26 @@ class ErofsSnapshotter(OverlaySnapshotter):
 
     def _mount(self, rows: Sequence[SnapshotRow]) -> None:
         """Have these layers mounted, as far down as anything of them is seen. Blocking."""
-        for row in rows:
-            if METADATA in row.extra:
-                with self._mounting:
-                    self._used[row.id] = time.monotonic()
-                    self._mount_one(row)
-            if row.extra.get(OPAQUE_ROOT):
-                break
+        opaque = next((at for at, row in enumerate(rows) if row.extra.get(OPAQUE_ROOT)), len(rows))
+        layers = [row for row in rows[: opaque + 1] if METADATA in row.extra]
+        with self._mounting:
+            self._used.update({row.id: time.monotonic() for row in layers})
+        rebuilt = [self._rebuildable(row) for row in layers if DIFF_ID in row.extra]
+        if rebuilt:
+            with self._restoring, translated("cannot make the contents of a layer again"):
+                self._cache.have(rebuilt)
+        for row in layers:
+            with self._mounting:
+                self._used[row.id] = time.monotonic()
+                self._mount_one(row)
+
+    def _rebuildable(self, row: SnapshotRow) -> Layer:
+        return Layer(
+            data=self.path(row.id) / CACHE,
+            length=int(row.extra[DEVICES].partition(",")[0]),
+            blob=Digest(row.info.labels.get(LAYER_BLOB, "")),
+            diff_id=DiffID(row.extra[DIFF_ID]),
+        )
 
     def _mount_one(self, row: SnapshotRow) -> None:
         directory = self.path(row.id)
@@ -278,7 +331,7 @@ class ErofsSnapshotter(OverlaySnapshotter):
                 return
             self._verify(row)
             lengths = row.extra[DEVICES].split(",") if row.extra[DEVICES] else []
-            _mount_layer(directory, directory / POINT, _FILES[: len(lengths)])
+            _mount_layer(directory, directory / POINT, _files(row)[: len(lengths)])
             failpoint("layer.mounted")
 
     def _verify(self, row: SnapshotRow) -> None:
@@ -290,7 +343,7 @@ class ErofsSnapshotter(OverlaySnapshotter):
                 found = hashlib.file_digest(image, "sha256").hexdigest()
             intact = found == row.extra[METADATA] and all(
                 os.stat(directory / name).st_size == length
-                for name, length in zip(_FILES, lengths, strict=False)
+                for name, length in zip(_files(row), lengths, strict=False)
             )
         except FileNotFoundError:
             intact = False
@@ -339,8 +392,21 @@ class ErofsSnapshotter(OverlaySnapshotter):
                     if time.monotonic() - self._used.get(row.id, float("-inf")) >= seconds:
                         self._unmount(self.path(row.id))
                         self._used.pop(row.id, None)
+            with self._mounting, translated("cannot evict contents of layers"):
+                unused: list[Layer] = []
+                in_use: list[Layer] = []
+                for row in rows.values():
+                    if DIFF_ID in row.extra:
+                        used = row.id in self._used or row.id in needed
+                        (in_use if used else unused).append(self._rebuildable(row))
+                self._cache.evict(unused, in_use)
 
         await run(DISK, rest)
+
+    @override
+    async def _wait_for_work(self) -> None:
+        with anyio.move_on_after(self._idle_seconds):
+            await super()._wait_for_work()
 
     @override
     async def close(self) -> None:
@@ -348,6 +414,14 @@ class ErofsSnapshotter(OverlaySnapshotter):
             with anyio.CancelScope(shield=True):
                 await self._unmount_idle(0)
         await super().close()
+
+
+def _files(row: SnapshotRow) -> tuple[str, str]:
+    return (CACHE if DIFF_ID in row.extra else DATA), SIDE
+
+
+def _no_blob(digest: Digest) -> int:
+    raise FileNotFoundError(digest)
 
 
 def _inherit(path: str, node: Directory, lowers: Lowers) -> None:
@@ -372,6 +446,6 @@ def _flush_file(path: Path) -> None:
     except FileNotFoundError:
         return
     try:
-        os.fsync(fd)
+        write_out(fd)
     finally:
         os.close(fd)

@@ -370,6 +370,8 @@ class ContentStoreSuite:
         await store_blob(store, b"two!")
         assert await store.read_many([two, absent, one], limit=4) == {one: b"one", two: b"two!"}
         assert await store.sizes([two, absent, one]) == {one: 3, two: 4}
+        infos = await store.infos([two, absent])
+        assert infos == {two: await store.info(two)}
         assert await store.read_many([], limit=4) == await store.sizes([]) == {}
         with pytest.raises(ResourceExhaustedError):
             await store.read_many([one, two], limit=3)

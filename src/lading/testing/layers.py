@@ -1,7 +1,7 @@
 """Layers for tests, member by member, so that a test says what an archive holds rather than what a directory did."""
 
 from lading.core.leases import LeaseID
-from lading.core.snapshots import SnapshotName, Snapshotter
+from lading.core.snapshots import NO_LABELS, Labels, SnapshotName, Snapshotter
 from lading.formats import whiteouts
 from lading.formats.tar import writer
 from lading.formats.tar.entry import Entry, EntryType
@@ -108,6 +108,7 @@ async def unpack(
     *,
     lease: LeaseID | None = None,
     chunk: int = 1 << 18,
+    labels: Labels = NO_LABELS,
 ) -> SnapshotName:
     """Unpack an archive as a layer, in chunks; its name."""
     async with snapshotter.open_layer(
@@ -123,5 +124,5 @@ async def unpack(
             layer.finish()
 
         await run(DATA, feed)
-        await layer.commit()
+        await layer.commit(labels=labels)
     return SnapshotName(name)

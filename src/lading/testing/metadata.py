@@ -578,6 +578,8 @@ class DatabaseSuite:
         marked = await database.mark(HERE, now=moment)
         assert set(marked.garbage) == mark(graph)
         assert (marked.kept, marked.version) == (len(graph.nodes) - len(marked.garbage), graph.version)
+        without = set((await database.mark(HERE, now=moment, without=["i", "absent"])).garbage)
+        assert without == {*marked.garbage, Node("image", "i"), a}
         assert Node("image", "old") in graph.nodes
         assert Node("ingest", "stale") in graph.nodes
         assert (await database.graph(THERE, now=moment)).nodes == frozenset()
@@ -718,9 +720,9 @@ class DatabaseSuite:
             await store.put(known(name, blobs=blobs))
             assert await shared() == {digest(n): size for n, size in sizes.items()}
         assert await store.total() == 13
-        assert await store.freed_by([digest("a")]) == 1
-        assert await store.freed_by([digest("bb"), digest("ccc")]) == 8
-        assert await store.freed_by([digest(name) for name in images]) == 13
+        assert (await store.exclusive([digest("a")])).total == 1
+        assert (await store.exclusive([digest("bb"), digest("ccc")])).total == 8
+        assert (await store.exclusive([digest(name) for name in images])).total == 13
         await store.put(known("bb", blobs=["bb", "base"]))
         assert await shared() == {digest("a"): 4, digest("bb"): 4, digest("ccc"): 4}
         await database.images(HERE).delete("a")

@@ -7,7 +7,7 @@ Documents are then found by name, as bytes or by digest. What nothing refers to 
 
 import posixpath
 import re
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable, Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Final
@@ -36,7 +36,7 @@ from lading.oci import reference as oci_reference
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.digest import Digest
 from lading.oci.document import CONFIG_LIMIT, decode, encode
-from lading.oci.manifest import Index, Manifest, descriptor_of, is_attestation
+from lading.oci.manifest import Index, Manifest, attested, descriptor_of, is_attestation
 from lading.oci.reference import Reference
 from lading.transfer import limits
 from lading.transfer.archive_out import IMAGE_NAME, ORIGINAL, REF_NAME
@@ -141,7 +141,7 @@ class Loader:
         """
         intake = await self._take_in(source, lease, progress or Progress())
         if "index.json" in intake.documents:
-            found = await self._from_layout(intake, lease)
+            found = await self._from_layout(intake, lease, platforms)
         elif "manifest.json" in intake.documents:
             found = await self._from_legacy(intake, lease)
         else:
@@ -236,21 +236,37 @@ class Loader:
         item.phase = Phase.COMPLETE
         return info.digest, info.size
 
-    async def _from_layout(self, intake: Intake, lease: LeaseID) -> list[tuple[Reference | None, Descriptor]]:
-        """The images of an OCI layout's ``index.json``, with the indexes that reduced ones stand for put back."""
+    async def _from_layout(
+        self, intake: Intake, lease: LeaseID, platforms: Sequence[Platform] | None
+    ) -> list[tuple[Reference | None, Descriptor]]:
+        """The images of an OCI layout's ``index.json``, with the indexes that reduced ones stand for put back.
+
+        Of other platforms than those named nothing is kept; the attestations about these are.
+        """
         index = oci_manifest.parse(intake.documents["index.json"], mediatypes.OCI_INDEX, what="index.json")
         assert isinstance(index, Index)
 
         async def image(entry: Descriptor) -> tuple[Reference | None, Descriptor]:
             target = _bare(entry)
-            await self._documents.keep_below(target, lease=lease)
-            original = await self._original(entry, intake, lease)
+            only = await self._wanted(target, platforms) if platforms else None
+            await self._documents.keep_below(target, lease=lease, only=only)
+            original = await self._original(entry, intake, lease, only)
             return _named(entry), original or target
 
         entries = [entry for entry in index.manifests if is_document(entry)]
         return await map_tasks(image, entries, limit=limits.IMAGES_AT_ONCE)
 
-    async def _original(self, entry: Descriptor, intake: Intake, lease: LeaseID) -> Descriptor | None:
+    async def _wanted(self, target: Descriptor, platforms: Sequence[Platform]) -> set[str]:
+        """The manifests for these platforms, and the attestations about them."""
+        survey = await self._documents.survey(target)
+        images = [n for n in survey.tree.manifests if not is_attestation(n.descriptor) and survey.complete(n)]
+        best = [platform.best(wanted, images, key=survey.platform) for wanted in platforms]
+        chosen = {str(node.descriptor.digest) for node in best if node is not None}
+        return chosen | {str(d.digest) for d, _ in survey.tree.entries if attested(d) in chosen}
+
+    async def _original(
+        self, entry: Descriptor, intake: Intake, lease: LeaseID, only: Collection[str] | None
+    ) -> Descriptor | None:
         """The full index that a reduced one stands for, if its bytes are in the archive and it covers the reduced one."""
         named = entry.annotations.get(ORIGINAL)
         if named is None:
@@ -268,7 +284,7 @@ class Loader:
             child.digest not in covered and ORIGINAL not in child.annotations for child in reduced.manifests
         ):
             raise ArchiveError(f"the archive's reduced index is no part of {digest}")
-        await self._documents.keep_below(original, lease=lease)
+        await self._documents.keep_below(original, lease=lease, only=only)
         return original
 
     async def _from_legacy(self, intake: Intake, lease: LeaseID) -> list[tuple[Reference | None, Descriptor]]:
@@ -332,6 +348,9 @@ class Loader:
                     subject=shown,
                 )
         runnable = [offer for offer in offers if offer[0].unpackable]
+        if platforms and self._packed:  # what was not asked for is not kept, so it is not unpacked either
+            fitting = (platform.best(wanted, runnable, key=lambda offer: offer[1]) for wanted in platforms)
+            runnable = [offer for offer in fitting if offer is not None]
         wanted = platforms[0] if platforms and not self._packed else self._host
         best = platform.best(wanted, runnable, key=lambda offer: offer[1])
         if best is None and not self._packed:

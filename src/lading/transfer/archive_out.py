@@ -21,7 +21,7 @@ from lading.oci import mediatypes, platform
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.digest import Digest
 from lading.oci.document import encode
-from lading.oci.manifest import Index, descriptor_of, is_attestation
+from lading.oci.manifest import Index, attested, descriptor_of, is_attestation
 from lading.oci.reference import Reference
 from lading.transfer.documents import Documents, ManifestNode, Survey, Tree
 from lading.transfer.push import ContentMissingError
@@ -71,7 +71,8 @@ class Saver:
     ) -> None:
         """Write an archive of ``images`` to ``sink``, in chunks of at most 1 MiB, holding no layer in memory.
 
-        With one platform its manifest is saved in place of the index; with several, a reduced index. Nothing is written before
+        With one platform its manifest is saved in place of the index; with several, a reduced index with the attestations about
+        them. Nothing is written before
         everything that can be refused has been.
 
         Raises:
@@ -199,7 +200,10 @@ def _of_platforms(
                 subject=image.target.digest,
             )
         chosen.append(found[0])
-    return chosen
+    if len(platforms) == 1:
+        return chosen  # saved as a manifest, which has no place for what is said about it
+    digests = {node.descriptor.digest for node in chosen}
+    return [*chosen, *(node for node in nodes if attested(node.descriptor) in digests)]
 
 
 def _directory(path: str) -> bytes:

@@ -1,6 +1,6 @@
 """Manifests, indexes and configs: fetched, checked, and kept byte for byte with labels for what they keep."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -131,10 +131,15 @@ class Documents:
             if not labels.items() <= dict(present).items():
                 await self._content.update(descriptor.digest, labels)
 
-    async def keep_below(self, target: Descriptor, *, lease: LeaseID) -> None:
-        """Label every stored document below ``target`` with what it keeps, in one transaction; ``lease`` holds them."""
+    async def keep_below(
+        self, target: Descriptor, *, lease: LeaseID, only: Collection[str] | None = None
+    ) -> None:
+        """Label every stored document below ``target`` with what it keeps, in one transaction; ``lease`` holds them.
+
+        With ``only``, indexes keep of their manifests these alone.
+        """
         tree = await self.tree(target)
-        labels = {descriptor.digest: child_labels(index) for descriptor, index in tree.indexes}
+        labels = {descriptor.digest: _kept(index, only) for descriptor, index in tree.indexes}
         labels |= {node.descriptor.digest: child_labels(node.manifest) for node in tree.manifests}
         await self._content.label(labels, lease=lease)
 
@@ -219,6 +224,15 @@ class Documents:
                     document = found[each.digest] = parse(body, each)
                     level += document.manifests if isinstance(document, Index) else ()
         return found
+
+
+def _kept(index: Index, only: Collection[str] | None) -> dict[str, str]:
+    dropped = {
+        child.digest
+        for child in index.manifests
+        if only is not None and child.digest not in only and not mediatypes.is_index(child.media_type)
+    }
+    return {key: value for key, value in child_labels(index).items() if value not in dropped}
 
 
 def _few(items: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -1,5 +1,7 @@
 """Facts: reading what an image's documents say, once, and keeping it as rows (`lading.core.facts`)."""
 
+from collections.abc import Mapping
+
 from lading.core import facts
 from lading.core.facts import Kind, ManifestFacts, TargetFacts
 from lading.errors import LadingError, NotFoundError
@@ -42,6 +44,13 @@ class FactReader:
             await self.target(target)
         except LadingError:
             return
+
+    async def labels(self, target: Descriptor) -> Mapping[str, str]:
+        """The labels of the image as it stands for this host; none where they cannot be read."""
+        try:
+            return (await self.target(target)).labels
+        except LadingError:
+            return {}
 
     async def _refresh(self, target: Descriptor) -> TargetFacts:
         known = await self.read(target)

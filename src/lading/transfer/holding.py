@@ -81,6 +81,17 @@ class Holder:
             if RESUMABLE not in lease.labels:
                 await self._discard(lease.id, spare=wanted)
 
+    async def abandon(self) -> None:
+        """End the leases of interrupted transfers, and drop what they were writing; transfers under way keep theirs."""
+        leases_ = [lease for lease in await self._leases.list() if PURPOSE in lease.labels]
+        wanted: set[Resource] = set()
+        for lease in leases_:
+            if lease.id in self._active:
+                wanted.update(await self._leases.resources(lease.id))
+        for lease in leases_:
+            if lease.id not in self._active:
+                await self._discard(lease.id, spare=wanted)
+
     async def add(self, lease: LeaseID, digest: Digest) -> None:
         """Let the lease hold a blob and everything below it."""
         await self._leases.add(lease, Resource(kind="content", id=digest))

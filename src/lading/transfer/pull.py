@@ -154,6 +154,8 @@ class Puller:
                 labels=labels,
                 keep_displaced=keep_displaced,
             )
+        if platforms is not None and pointed.replaced is not None and pointed.moved:
+            progress.messages.append(_moved(reference, pointed.replaced.target))
         return PullResult(
             name=name,
             reference=reference,
@@ -407,6 +409,14 @@ class Puller:
             source=lambda descriptor: run.wishes[descriptor.digest].source(),
             progress=run.progress,
         )
+
+
+def _moved(reference: Reference, old: Descriptor) -> str:
+    """What to say when pulling a platform made the tag mean another image: its other platforms are not under the tag now."""
+    return (
+        f"{reference.familiar} was {old.digest} before and means another image now; "
+        f"the platforms pulled then stay without a name under that ID"
+    )
 
 
 def _record_name(reference: Reference) -> str:

@@ -1,8 +1,8 @@
 """Push: an image to a repository, with nothing sent that is there already, and the digest unchanged.
 
 What the local store lacks may still be pushed: the repository may have it, or another repository of the same registry, from
-which it is mounted (``distribution.source`` labels). If something stays missing, the best complete manifest goes instead of
-the index.
+which blobs are mounted and manifests copied (``distribution.source`` labels). If something stays missing, the best complete
+manifest goes instead of the index.
 """
 
 from collections.abc import Sequence
@@ -12,17 +12,32 @@ import anyio
 
 from lading.core import content
 from lading.core.progress import Item, Phase, Progress
-from lading.core.remotes import Credentials, Registries
+from lading.core.remotes import Credentials, Document, Registries, Resolver
 from lading.core.remotes import Pusher as RemotePusher
-from lading.errors import ConflictError, InvalidArgumentError, NotFoundError
+from lading.errors import (
+    ConflictError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 from lading.kit.tasks import task_group
 from lading.oci import platform
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.digest import Digest
-from lading.oci.manifest import is_attestation
+from lading.oci.manifest import Index, Manifest, children, is_attestation
 from lading.oci.reference import Reference
 from lading.transfer import limits
-from lading.transfer.documents import Documents, ManifestNode, Survey, Tree
+from lading.transfer.documents import (
+    Documents,
+    ManifestNode,
+    Survey,
+    Tree,
+    Walk,
+    check_size,
+    is_document,
+    parse,
+)
 from lading.transfer.holding import Holder
 from lading.transfer.labels import Sources
 
@@ -58,11 +73,14 @@ class _Push:
     """One push in progress."""
 
     reference: Reference
+    resolver: Resolver
     remote: RemotePusher
     progress: Progress
     limiter: anyio.CapacityLimiter
     present: set[Digest] = field(default_factory=set[Digest])
     """What the repository is known to have."""
+    borrowed: dict[Digest, Document] = field(default_factory=dict[Digest, Document])
+    """Documents that are not stored here, read from another repository of the same registry; outer ones first."""
     via: list[Digest] = field(default_factory=list[Digest])
     """Local documents whose ``distribution.source`` tells where blobs without a row of their own came from."""
 
@@ -113,9 +131,11 @@ class Pusher:
         if reference.digest:
             raise InvalidArgumentError("cannot push a digest reference", subject=str(reference))
         reference = reference.with_default_tag()
+        resolver = self._registries.resolver(credentials, headers=headers)
         run = _Push(
             reference=reference,
-            remote=self._registries.resolver(credentials, headers=headers).pusher(reference),
+            resolver=resolver,
+            remote=resolver.pusher(reference),
             progress=progress or Progress(),
             limiter=anyio.CapacityLimiter(self._max_uploads),
         )
@@ -134,6 +154,7 @@ class Pusher:
         if missing:
             if wanted is not None or not tree.indexes:
                 raise _lacks(missing)
+            run.borrowed.clear()
             tree = _only(self._best_complete(survey, missing))
         await self._upload(run, tree)
         return PushResult(reference=run.reference, target=target, pushed=tree.target, missing=tuple(missing))
@@ -161,13 +182,47 @@ class Pusher:
         for node in tree.manifests:
             absent += [blob for blob in node.blobs() if not survey.present(blob)]
         missing: list[Descriptor] = []
-        for descriptor in absent:
-            item = run.progress.item(descriptor.digest.short, descriptor.size)
-            if await run.remote.exists(descriptor) or await self._mount(run, descriptor, item):
+        walk = Walk()
+        while absent:
+            descriptor = absent.pop(0)
+            if not walk.enter(descriptor, 0):
+                continue
+            if await run.remote.exists(descriptor):
+                run.present.add(descriptor.digest)
+            elif is_document(descriptor):
+                document = await self._borrow(run, descriptor)
+                absent += children(document) if document is not None else ()
+                missing += [descriptor] if document is None else ()
+            elif await self._mount(
+                run, descriptor, run.progress.item(descriptor.digest.short, descriptor.size)
+            ):
                 run.present.add(descriptor.digest)
             else:
                 missing.append(descriptor)
         return missing
+
+    async def _borrow(self, run: _Push, descriptor: Descriptor) -> Manifest | Index | None:
+        """A manifest or index that only the registry has, in the repository where the image came from; it is not stored here.
+
+        A manifest cannot be mounted as a blob can; it is small, so it is read there and put here.
+        """
+        check_size(descriptor)
+        for source in await self._seen_in(run, descriptor.digest):
+            repository = Reference(domain=run.reference.domain, path=source)
+            try:
+                document = await run.resolver.fetcher(repository).document(descriptor)
+            except (NotFoundError, UnauthenticatedError, PermissionDeniedError):
+                continue
+            run.borrowed[descriptor.digest] = document
+            return parse(document.body, descriptor)
+        return None
+
+    async def _seen_in(self, run: _Push, digest: Digest) -> list[str]:
+        """Other repositories of the same registry that are known to have a blob, or else the image that it is part of."""
+        known = await self._sources.list(digest, run.reference)
+        for via in run.via if not known else ():
+            known += await self._sources.list(via, run.reference)
+        return [source for source in dict.fromkeys(known) if source != run.reference.path]
 
     async def _upload(self, run: _Push, tree: Tree) -> None:
         """Blobs first, then manifests, then indexes from the inside out, the tag last of all."""
@@ -179,6 +234,8 @@ class Pusher:
                         seen.add(blob.digest)
                         item = run.progress.item(blob.digest.short, blob.size)
                         group.start_soon(self._upload_blob, run, blob, item)
+        for document in reversed(run.borrowed.values()):
+            await run.remote.put(document.descriptor, document.body)
         for node in tree.manifests:
             if node.descriptor.digest != tree.target.digest:
                 await self._put(run, node.descriptor, tag=None)
@@ -205,11 +262,8 @@ class Pusher:
 
     async def _mount(self, run: _Push, blob: Descriptor, item: Item) -> bool:
         """Try to mount the blob from wherever on the same registry it is known to be."""
-        known = await self._sources.list(blob.digest, run.reference)
-        for digest in run.via if not known else ():
-            known += await self._sources.list(digest, run.reference)
-        for source in dict.fromkeys(known):
-            if source != run.reference.path and await run.remote.mount(blob, source):
+        for source in await self._seen_in(run, blob.digest):
+            if await run.remote.mount(blob, source):
                 item.phase, item.detail = Phase.MOUNTED, source
                 return True
         return False

@@ -111,6 +111,10 @@ class TransferService:
         """Let go of what a crashed process's pushes, saves and loads held. Called once, before any transfer."""
         await self._holder.recover()
 
+    async def abandon(self) -> None:
+        """Give up what interrupted transfers left to be taken up again; those under way go on."""
+        await self._holder.abandon()
+
     @property
     def puller(self) -> Puller:
         """Finds and completes images of registries, without naming them."""
@@ -141,7 +145,7 @@ class TransferService:
             labels=labels,
         )
         await self.facts.remember(result.image)
-        self._publish("pull", result.reference.familiar, result.reference.familiar_name)
+        await self._publish("pull", result.reference.familiar, result.reference.familiar_name, result.image)
         return result
 
     async def push(
@@ -186,7 +190,7 @@ class TransferService:
             headers=headers,
             progress=progress,
         )
-        self._publish("push", reference.familiar, reference.familiar_name)
+        await self._publish("push", reference.familiar, reference.familiar_name, target)
         return result
 
     async def save(
@@ -198,7 +202,7 @@ class TransferService:
                 await self._holder.add(lease, image.target.digest)
             await self._saver.save(images, sink, platforms=platforms)
         for image in images:
-            self._publish("save", image.target.digest, image.target.digest)
+            await self._publish("save", image.target.digest, image.target.digest, image.target)
 
     async def load(
         self,
@@ -231,8 +235,7 @@ class TransferService:
             await map_tasks(point, list(enumerate(loaded)), limit=limits.IMAGES_AT_ONCE)
         answer = [named[number] for number in range(len(loaded))]
         for image in answer:
-            shown = image.reference.familiar if image.reference else image.target.digest
-            self._publish("load", image.target.digest, shown)
+            await self._publish("load", image.target.digest, image.target.digest, image.target)
         return answer
 
     async def import_(
@@ -255,7 +258,7 @@ class TransferService:
             digest = node.descriptor.digest
             name = str(reference.with_default_tag()) if reference else dangling_name(digest)
             image = (await self.point(name, node.descriptor)).image.target
-        self._publish("import", image.digest, reference.familiar if reference else image.digest)
+        await self._publish("import", image.digest, image.digest, image)
         return image
 
     async def point(
@@ -345,5 +348,6 @@ class TransferService:
         config = await self._documents.config(node)
         return await self._unpacker.unpack(node.manifest, config, lease=lease, progress=progress)
 
-    def _publish(self, action: str, actor: str, name: str) -> None:
-        self._bus.publish("image", action, actor, {"name": name})
+    async def _publish(self, action: str, actor: str, name: str, target: Descriptor) -> None:
+        """Tell an event; the image's labels go along, as filters expect."""
+        self._bus.publish("image", action, actor, {**await self.facts.labels(target), "name": name})

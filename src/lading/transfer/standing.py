@@ -9,10 +9,10 @@ from lading.core.labels import GC_REF_SNAPSHOT
 from lading.core.progress import Phase, Progress
 from lading.core.remotes import Document
 from lading.core.snapshots import SnapshotName
-from lading.errors import LadingError
+from lading.errors import LadingError, NotFoundError
 from lading.oci import mediatypes, platform
 from lading.oci.descriptor import Descriptor, Platform
-from lading.oci.manifest import Manifest, is_attestation
+from lading.oci.manifest import Manifest
 from lading.oci.reference import Reference
 from lading.transfer import selection
 from lading.transfer.documents import Documents, ManifestNode, parse
@@ -48,31 +48,34 @@ class Standing:
         try:
             if (await self._images.get(name)).target.digest != document.descriptor.digest:
                 return None
-            nodes = await self._nodes(reference, document)
-            unpack = selection.best(self._host, nodes) if nodes else None
-            if nodes is None or not all([await self._complete(node, reference) for node in nodes]):
+            found = await self._nodes(reference, document)
+            if found is None:
+                return None
+            nodes, unpack = found
+            if not all([await self._complete(node, reference) for node in nodes]):
                 return None
             snapshot = await self._snapshot(unpack) if unpack else None
         except LadingError:
             return None  # the pull says what is wrong, or repairs it
-        if unpack and snapshot is None:
-            return None
         for node in nodes:
             for layer in node.manifest.layers:
                 item = progress.item(layer.digest.short, layer.size)
                 item.phase, item.current = Phase.EXISTS, layer.size
         return nodes, snapshot
 
-    async def _nodes(self, reference: Reference, document: Document) -> list[ManifestNode] | None:
+    async def _nodes(
+        self, reference: Reference, document: Document
+    ) -> tuple[list[ManifestNode], ManifestNode | None] | None:
+        """The manifests of the image and the one that is unpacked here; ``None`` if that is not plain."""
         parsed = parse(document.body, document.descriptor)
         if not await self._seen(document.descriptor, reference):
             return None
         if isinstance(parsed, Manifest):
             node = ManifestNode(descriptor=document.descriptor, manifest=parsed)
             if not parsed.is_image:
-                return [node]
+                return [node], None
             offered = (await self._documents.config(node)).platform
-            return [node] if platform.rank(self._host, offered) is not None else None
+            return [node], node if platform.rank(self._host, offered) is not None else None
         if any(mediatypes.is_index(child.media_type) for child in parsed.manifests):
             return None
         nodes: list[ManifestNode] = []
@@ -81,7 +84,7 @@ class Standing:
             if not isinstance(found, Manifest) or not await self._seen(descriptor, reference):
                 return None
             nodes.append(ManifestNode(descriptor=descriptor, manifest=found))
-        return nodes
+        return nodes, selection.best(self._host, nodes)
 
     async def _complete(self, node: ManifestNode, reference: Reference) -> bool:
         for descriptor in node.blobs():
@@ -98,13 +101,14 @@ class Standing:
         return reference.path in labels.get(source_key(reference), "").split(",")
 
     async def _snapshot(self, node: ManifestNode) -> SnapshotName | None:
-        if not node.unpackable or is_attestation(node.descriptor):
-            return None
-        layers = stack(node.manifest, await self._documents.config(node))
+        """The top snapshot, there and kept by the config. Raises `NotFoundError` if it is not."""
+        layers = stack(node.manifest, await self._documents.config(node)) if node.unpackable else []
         if not layers:
             return None
         snapshotter = self._unpacker.snapshotter
         name = SnapshotName(layers[-1].chain_id)
         await snapshotter.stat(name)
         labels = (await self._content.info(node.manifest.config.digest)).labels
-        return name if labels.get(f"{GC_REF_SNAPSHOT}{snapshotter.name}") == name else None
+        if labels.get(f"{GC_REF_SNAPSHOT}{snapshotter.name}") != name:
+            raise NotFoundError(f"nothing keeps snapshot {name}", subject=name)
+        return name

@@ -1,77 +1,23 @@
 """One layer, from compressed bytes to a tree: inflate on one thread, hash the tar stream and extract on another.
 
-Between the two stands a queue of at most `QUEUE_BYTES`; before them stands the ingest itself (`lading.unpack.arriving`).
+Between the two stands a `ChunkQueue`; before them stands the ingest itself (`lading.unpack.arriving`).
 The C calls that do the work run outside the interpreter lock, so the stages use a core each.
 """
 
-import threading
-from collections import deque
 from typing import Final
 
 import anyio
-from typing_extensions import Buffer
 
 from lading.core.progress import Item, Phase
 from lading.core.snapshots import LayerWriter
 from lading.formats import compression
-from lading.kit.tasks import StoppedError, run_stage, task_group
+from lading.kit.queues import ChunkQueue
+from lading.kit.tasks import run_stage, task_group
 from lading.oci.digest import DiffID
 from lading.unpack.arriving import Cursor
 
 READ_BYTES: Final = 256 * 1024
 """Read size from the ingest: the C calls dominate, and the allocator recycles buffers of this size."""
-QUEUE_BYTES: Final = 4 * 1024 * 1024
-"""Most inflated bytes between the two threads of one layer."""
-
-
-class ChunkQueue:
-    """A queue between two threads that is bounded in bytes."""
-
-    def __init__(self, limit: int = QUEUE_BYTES) -> None:
-        self._limit = limit
-        self._chunks: deque[Buffer] = deque()
-        self._bytes = 0
-        self._closed = False
-        self._aborted = False
-        self._condition = threading.Condition()
-
-    def put(self, chunk: Buffer, size: int) -> None:
-        """Add ``size`` bytes; blocks while the queue is full. Raises `StoppedError` after `abort`."""
-        with self._condition:
-            while self._bytes and self._bytes + size > self._limit and not self._aborted:
-                self._condition.wait()
-            if self._aborted:
-                raise StoppedError
-            self._chunks.append(chunk)
-            self._bytes += size
-            self._condition.notify_all()
-
-    def get(self) -> Buffer | None:
-        """The next chunk; ``None`` after the last one. Raises `StoppedError` after `abort`."""
-        with self._condition:
-            while not self._chunks and not self._closed and not self._aborted:
-                self._condition.wait()
-            if self._aborted:
-                raise StoppedError
-            if not self._chunks:
-                return None
-            chunk = self._chunks.popleft()
-            self._bytes -= memoryview(chunk).nbytes
-            self._condition.notify_all()
-            return chunk
-
-    def close(self) -> None:
-        """No more chunks will come."""
-        with self._condition:
-            self._closed = True
-            self._condition.notify_all()
-
-    def abort(self) -> None:
-        """Drop everything and stop both ends; idempotent."""
-        with self._condition:
-            self._aborted = True
-            self._chunks.clear()
-            self._condition.notify_all()
 
 
 async def unpack(cursor: Cursor, layer: LayerWriter, *, item: Item | None = None) -> DiffID:

@@ -12,7 +12,7 @@ from typing import Final
 import anyio
 
 from lading.core import content, leases
-from lading.core.labels import GC_REF_SNAPSHOT, SNAPSHOT_REF, UNCOMPRESSED
+from lading.core.labels import GC_REF_SNAPSHOT, LAYER_BLOB, SNAPSHOT_REF, UNCOMPRESSED
 from lading.core.leases import LeaseID, Resource
 from lading.core.progress import Item, Phase, Progress
 from lading.core.snapshots import Capability, Kind, LayerWriter, SnapshotName, Snapshotter
@@ -253,7 +253,10 @@ class Unpacker:
                 )
             if parent:
                 await parent.wait()
-            await writer.commit(labels={SNAPSHOT_REF: layer.chain_id})
+            labels = {SNAPSHOT_REF: str(layer.chain_id)}
+            if Capability.REBUILDS in self._snapshotter.capabilities:
+                labels[LAYER_BLOB] = layer.descriptor.digest
+            await writer.commit(labels=labels)
         await self._content.update(layer.descriptor.digest, {UNCOMPRESSED: layer.diff_id})
 
     async def _feed(self, blob: Arriving, writer: LayerWriter, item: Item) -> DiffID:

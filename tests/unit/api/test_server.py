@@ -24,25 +24,25 @@ def router() -> Router:
     return table
 
 
-@pytest.mark.parametrize("prefix", ["", "/v1.40", "/v1.51"])
+@pytest.mark.parametrize("prefix", ["", "/v1.40", "/v1.55"])
 async def test_routes_answer_with_and_without_a_version(prefix: str) -> None:
     async with serving(router()) as path:
         answer = await get(path, f"{prefix}/images/library/alpine%3alatest/json")
     assert answer.status == 200
     assert answer.headers["content-type"] == "application/json"
-    assert answer.headers["api-version"] == "1.51"
+    assert answer.headers["api-version"] == "1.55"
     document = json.loads(answer.body)
     assert document["name"] == "library/alpine:latest"
-    assert document["version"] == ([1, 40] if "40" in prefix else [1, 51])
+    assert document["version"] == ([1, 40] if "40" in prefix else [1, 55])
 
 
 @pytest.mark.parametrize(
     ("target", "status", "words"),
     [
         (
-            "/v1.52/images/a/json",
+            "/v1.56/images/a/json",
             400,
-            "client version 1.52 is too new. Maximum supported API version is 1.51",
+            "client version 1.56 is too new. Maximum supported API version is 1.55",
         ),
         (
             "/v1.24/images/a/json",

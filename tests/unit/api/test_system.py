@@ -68,7 +68,7 @@ async def test_ping_tells_what_clients_negotiate_with() -> None:
             answer = await get(path, "/_ping", method)
             assert answer.status == 200
             assert answer.body == (b"OK" if method == "GET" else b"")
-            assert answer.headers["api-version"] == "1.51"
+            assert answer.headers["api-version"] == "1.55"
             assert answer.headers["ostype"] == "linux"
             assert answer.headers["builder-version"] == "2"
             assert answer.headers["swarm"] == "inactive"

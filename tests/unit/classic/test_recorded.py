@@ -144,6 +144,11 @@ async def test_it_opens_as_it_is(root: Path, layout: Layout, tmp_path: Path) -> 
             assert (tree / "bin" / "tool").stat().st_mode & 0o7777 == 0o4755
         await store.export("child:1", tmp_path / "child.tar")
 
+        history = await store._parts.images.history("child:1")
+        assert [row.id for row in history[:2]] == [names["child:1"], names["library:1"]]
+        with pytest.raises(ConflictError, match="has dependent child images"):
+            await store.remove(names["library:1"], force=True)
+
         # A container of dockerd stands on it, and dockerd alone shows that.
         with pytest.raises(ConflictError, match="is using its referenced image"):
             await store.remove("child:1")
@@ -158,6 +163,18 @@ async def test_it_opens_as_it_is(root: Path, layout: Layout, tmp_path: Path) -> 
     assert len(ImageDatabase(layout).ids()) == 3
     assert len(LayerDatabase(layout).layers()) == 5
     assert {each.name for each in layout.trees.glob("rm-*")} == set()
+
+
+async def test_damage_is_found(root: Path, layout: Layout) -> None:
+    layer = next(each for each in LayerDatabase(layout).layers() if each.parent is None and each.size > 200)
+    (layout.trees / layer.tree / "diff" / "bin" / "tool").write_bytes(b"!" * 280)
+    async with lading.open_store(root) as store:
+        told = [each async for each in store._parts.maintenance.check(repair=False)]
+    (finding,) = [each["finding"] for each in told if "finding" in each]
+    assert (finding["Kind"], finding["ID"]) == ("layer", layer.chain_id)
+    assert "bin/tool" in finding["Problem"]
+    assert told[-1]["result"]["Damaged"] == 1
+    assert told[-1]["result"]["Checked"] == 4 + 6
 
 
 async def test_a_database_that_was_lost_is_made_again(root: Path, layout: Layout) -> None:

@@ -288,6 +288,8 @@ def test_bad_flags_say_what_to_do(arguments: list[str], words: str) -> None:
         ({"lading": {"durabilty": "strict"}}, "did you mean durability"),
         ({"lading": {"durability": "never"}}, "lading"),
         ({"lading": {"gc-interval": -1}}, "at least 1 second"),
+        ({"lading": {"layers-cache": -1}}, "layers-cache"),
+        ({"lading": {"layers-keep": "unpacked"}}, "invalid value in 'lading'"),
         ({"lading": 3}, "give an object"),
         ({"runtimes": {"x": 3}}, "invalid runtimes"),
         ("[1]", "expected an object"),
@@ -383,3 +385,20 @@ def test_registries_in_every_form_are_accepted() -> None:
             "insecure-registries": ["r.example", "r.example:5000", "10.0.0.0/8", "fd00::/8"],
         }
     )
+
+
+def test_the_feature_that_chooses_the_store(tmp_path: Path) -> None:
+    assert run().containerd_snapshotter is None
+    assert run("--feature", "containerd-snapshotter=false").containerd_snapshotter is False
+    file = tmp_path / "daemon.json"
+    file.write_text('{"features": {"containerd-snapshotter": true, "buildkit": true}}')
+    config = run(f"--config-file={file}")
+    assert config.containerd_snapshotter is True
+    assert any("buildkit" in each for each in config.warnings)
+    with pytest.raises(InvalidArgumentError, match="containerd-snapshotter"):
+        run("--feature", "containerd-snapshotter=perhaps")
+
+
+def test_docker_driver_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_DRIVER", "overlay2")
+    assert run("--storage-driver=erofs").storage_driver == "overlay2"

@@ -40,12 +40,16 @@ class Images:
             bus=self.world.bus,
             host=make.AMD64,
             collect=self._collect,
+            collected=self._collected,
         )
 
     async def _uses(self) -> Sequence[Use]:
         return self.uses
 
     def _collect(self) -> None:
+        self.collected += 1
+
+    async def _collected(self) -> None:
         self.collected += 1
 
     async def pull(

@@ -87,6 +87,40 @@ async def test_pulling_again_fetches_nothing_and_says_so(world: World):
     assert {item.phase for item in progress.items.values()} <= {Phase.EXISTS, Phase.COMPLETE}
 
 
+async def test_pulling_again_writes_nothing(world: World, monkeypatch: pytest.MonkeyPatch):
+    image = make.image([BASE, TOP])
+    make.publish(world.repository, make.index([image]), "latest")
+    await world.service.pull(world.reference)
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("something was written")
+
+    for port, method in (
+        (world.leases, "create"),
+        (world.content, "update"),
+        (world.images, "put"),
+        (world.images, "delete"),
+    ):
+        monkeypatch.setattr(port, method, refuse)
+    result = await world.service.pull(world.reference)
+    assert result.snapshot == image.chain[-1]
+    assert [d.digest for d in result.manifests] == [image.descriptor.digest]
+
+
+async def test_pulling_again_brings_back_what_is_gone(world: World):
+    image = make.image([BASE, TOP])
+    make.publish(world.repository, image, "latest")
+    await world.service.pull(world.reference)
+    await world.content.delete(TOP.descriptor.digest)
+    result = await world.service.pull(world.reference)
+    assert not result.updated
+    assert await world.has(TOP.descriptor.digest)
+    for name in reversed(image.chain):
+        await world.snapshotter.remove(name)
+    result = await world.service.pull(world.reference)
+    assert await world.snapshot_names() == set(image.chain)
+
+
 async def test_only_the_hosts_platform_is_fetched(world: World):
     native, foreign = make.image([BASE]), make.image([TOP], platform=make.ARM64)
     make.publish(world.repository, make.index([foreign, native]), "latest")

@@ -10,11 +10,12 @@ from typing_extensions import Buffer
 
 from lading.core import snapshots
 from lading.errors import InvalidArgumentError
+from lading.kit.queues import QUEUE_BYTES, ChunkQueue
 from lading.kit.tasks import StoppedError
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import DiffID, Digest
 from lading.unpack.arriving import Arriving
-from lading.unpack.pipeline import QUEUE_BYTES, ChunkQueue, unpack
+from lading.unpack.pipeline import unpack
 
 pytestmark = pytest.mark.anyio
 

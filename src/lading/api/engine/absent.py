@@ -57,14 +57,6 @@ def add_plugins(router: Router) -> None:
     router.add("POST", "/plugins/pull", _refuse(UnsupportedError("this engine has no plugins")))
 
 
-def add_search(router: Router) -> None:
-    """Refuse to search: the v1 search protocol belongs to one hub."""
-    hint = "browse the registry's own page, or name the image"
-    router.add(
-        "GET", "/images/search", _refuse(UnsupportedError("this engine searches no registry", hint=hint))
-    )
-
-
 def _refuse(error: LadingError) -> Handler:
     async def handler(request: Request) -> web.StreamResponse:  # noqa: ARG001 - the shape of a handler
         raise type(error)(error.message, hint=error.hint)

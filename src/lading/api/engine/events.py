@@ -8,7 +8,7 @@ import anyio
 from aiohttp import web
 
 from lading.api.engine.routing import Request, Router
-from lading.api.engine.streams import encode, open_stream, write
+from lading.api.engine.streams import JSON, encode, open_stream, write
 from lading.api.engine.version import ApiVersion
 from lading.core.events import Bus, Event
 from lading.errors import InvalidArgumentError
@@ -27,6 +27,15 @@ _OBJECTS: Final = (
     "volume",
 )
 FILTERS: Final = frozenset({*_OBJECTS, "event", "label", "scope", "type"})
+JSON_LINES: Final = "application/jsonl"
+JSON_SEQUENCE: Final = "application/json-seq"
+"""RFC 7464: every object begins with a record separator."""
+_STREAMS: Final = {
+    JSON_LINES: (1, 53),
+    "application/x-ndjson": (1, 52),
+    JSON_SEQUENCE: (1, 52),
+    JSON: (1, 40),
+}
 _NANO: Final = 1_000_000_000
 
 
@@ -42,11 +51,13 @@ def add_routes(router: Router, bus: Bus) -> None:
         filters = request.filters(FILTERS)
         async with bus.subscribe() as coming:
             past = bus.history(since, until or now) if request.text("since") else []
-            response = await open_stream(request)
+            media_type = stream_type(request.raw.headers.get("Accept", ""), request.version)
+            before = b"\x1e" if media_type == JSON_SEQUENCE else b""
+            response = await open_stream(request, media_type)
 
             async def tell(event: Event) -> None:
                 if matches(event, filters) and visible(event, request.version):
-                    await write(response, encode(shape(event, request.version)) + b"\n")
+                    await write(response, before + encode(shape(event, request.version)) + b"\n")
 
             for event in past:
                 await tell(event)
@@ -58,6 +69,15 @@ def add_routes(router: Router, bus: Bus) -> None:
         return response
 
     router.add("GET", "/events", events, endless=True)
+
+
+def stream_type(accept: str, version: ApiVersion) -> str:
+    """The media type of the stream: the first that the client names, else what the version has always sent."""
+    for each in accept.split(","):
+        named = each.partition(";")[0].strip().lower()
+        if named in _STREAMS:
+            return named
+    return JSON_LINES if version >= (1, 52) else JSON
 
 
 def visible(event: Event, version: ApiVersion) -> bool:

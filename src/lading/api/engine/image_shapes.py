@@ -1,18 +1,23 @@
 """Wire shapes of images, per API version. Pure: records in, JSON objects out."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
+
+import msgspec
 
 from lading.core.facts import Kind
+from lading.core.remotes import SearchResult
 from lading.images.listing import ImageRow, ManifestRow
 from lading.images.removal import Removed
 from lading.images.service import HistoryRow, ImageDetail
+from lading.images.statements import Identity, Statement
 from lading.kit import times
 from lading.oci import mediatypes
-from lading.oci.config import RunConfig
+from lading.oci.config import ImageConfig, RunConfig
 from lading.oci.descriptor import Descriptor, Platform
 
 Json = dict[str, Any]
+NO_IDENTITIES: Final[Mapping[str, Identity]] = {}
 Version = tuple[int, int]
 
 
@@ -47,7 +52,14 @@ def unix_seconds(created: str) -> int:
     return times.parse_nano(created) // times.SECOND
 
 
-def list_row(row: ImageRow, version: Version, *, manifests: bool = False, usage: bool = False) -> Json:
+def list_row(
+    row: ImageRow,
+    version: Version,
+    *,
+    manifests: bool = False,
+    usage: bool = False,
+    identities: Mapping[str, Identity] = NO_IDENTITIES,
+) -> Json:
     """An item of ``GET /images/json``, or of ``usage``: that tells older clients too how many containers use an image."""
     tags, digests = row.tags, row.digests
     if version < (1, 43):
@@ -71,11 +83,11 @@ def list_row(row: ImageRow, version: Version, *, manifests: bool = False, usage:
     if version >= (1, 48):
         shape["Descriptor"] = descriptor(row.target)
     if manifests and version >= (1, 47):
-        shape["Manifests"] = [manifest_row(m) for m in row.manifests]
+        shape["Manifests"] = [manifest_row(m, identities) for m in row.manifests]
     return shape
 
 
-def manifest_row(row: ManifestRow) -> Json:
+def manifest_row(row: ManifestRow, identities: Mapping[str, Identity] = NO_IDENTITIES) -> Json:
     """An item of ``Manifests``; what is not here is listed as unavailable."""
     facts = row.facts
     shape: Json = {
@@ -90,10 +102,44 @@ def manifest_row(row: ManifestRow) -> Json:
             "Platform": platform(facts.platform),
             "Containers": list(row.containers),
             "Size": {"Unpacked": row.unpacked},
+            **identity(identities.get(facts.descriptor.digest)),
         }
     elif facts.kind is Kind.ATTESTATION:
         shape["AttestationData"] = {"For": facts.attests}
     return shape
+
+
+def identity(value: Identity | None) -> Json:
+    """The ``Identity`` field; nothing where nothing is known. Signatures are not verified here, so that none is claimed."""
+    if not value:
+        return {}
+    shape: Json = {}
+    if value.pulled:
+        shape["Pull"] = [{"Repository": name} for name in value.pulled]
+    if value.built:
+        shape["Build"] = [
+            {"Ref": ref, "CreatedAt": created or times.ZERO} for ref, created in value.built.items()
+        ]
+    return {"Identity": shape}
+
+
+def statement(value: Statement) -> Json:
+    """An item of ``GET /images/{name}/attestations``."""
+    shape: Json = {"Descriptor": descriptor(value.descriptor), "PredicateType": value.predicate}
+    if value.body is not None:
+        shape["Statement"] = msgspec.Raw(value.body)
+    return shape
+
+
+def search_result(value: SearchResult) -> Json:
+    """An item of ``GET /images/search``."""
+    return {
+        "star_count": value.stars,
+        "is_official": value.official,
+        "name": value.name,
+        "is_automated": False,
+        "description": value.description,
+    }
 
 
 def inspect(detail: ImageDetail, version: Version, *, manifests: bool, chosen: bool, driver: str) -> Json:
@@ -105,10 +151,7 @@ def inspect(detail: ImageDetail, version: Version, *, manifests: bool, chosen: b
         "Id": str(subject.digest),
         "RepoTags": list(detail.tags),
         "RepoDigests": list(detail.digests),
-        "Parent": detail.parent,
-        "Comment": (config.history[-1].comment if config and config.history else ""),
         "Created": (config.created if config else None) or times.ZERO,
-        "Author": config.author if config else "",
         "Config": run_config(config.run, version) if config else None,
         "Architecture": config.architecture if config else "",
         "Os": config.os if config else "",
@@ -122,6 +165,11 @@ def inspect(detail: ImageDetail, version: Version, *, manifests: bool, chosen: b
         shape["Variant"] = config.variant
     if config and config.os_version:
         shape["OsVersion"] = config.os_version
+    shape |= (
+        _told_always(detail.parent, config)
+        if version < (1, 52)
+        else _present(_told_always(detail.parent, config))
+    )
     if version < (1, 45):
         shape["Container"] = ""
         shape["ContainerConfig"] = None
@@ -138,6 +186,15 @@ def inspect(detail: ImageDetail, version: Version, *, manifests: bool, chosen: b
         if manifests:
             shape["Manifests"] = [manifest_row(m) for m in detail.rows]
     return shape
+
+
+def _told_always(parent: str, config: ImageConfig | None) -> Json:
+    """Fields that 1.52 leaves out where they are empty."""
+    return {
+        "Parent": parent,
+        "Comment": (config.history[-1].comment if config and config.history else ""),
+        "Author": config.author if config else "",
+    }
 
 
 def run_config(run: RunConfig, version: Version) -> Json:

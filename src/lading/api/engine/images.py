@@ -10,10 +10,11 @@ from lading.api.engine.progress import pull_object, push_object, tell
 from lading.api.engine.routing import Request, Router
 from lading.api.engine.streams import ProgressStream, empty, json_response, open_stream, write
 from lading.core.progress import Progress
-from lading.errors import InvalidArgumentError, UnsupportedError
-from lading.images.exchange import ImageExchange, Login
+from lading.errors import InvalidArgumentError, NotFoundError, UnsupportedError
+from lading.images.exchange import SEARCH_FILTERS, ImageExchange, Login
 from lading.images.listing import FILTERS
-from lading.images.service import PRUNE_FILTERS, ImageService
+from lading.images.pruning import FILTERS as PRUNE_FILTERS
+from lading.images.service import ImageService
 from lading.oci import mediatypes, platform, reference
 from lading.oci.config import RunConfig
 from lading.oci.descriptor import Platform
@@ -22,7 +23,9 @@ from lading.oci.reference import Reference
 from lading.transfer import changes
 from lading.transfer.archive_in import LoadedImage
 from lading.transfer.import_ import ImportOptions
+from lading.transfer.pull import PullResult
 from lading.transfer.push import PushResult
+from lading.transfer.selection import Platforms
 
 Json = dict[str, Any]
 TAR: Final = "application/x-tar"
@@ -33,11 +36,13 @@ def add_routes(router: Router, service: ImageService, exchange: ImageExchange, *
     routes = ImageRoutes(service, exchange, driver)
     router.add("GET", "/images/json", routes.list)
     router.add("GET", "/images/get", routes.save_many)
+    router.add("GET", "/images/search", routes.search)
     router.add("POST", "/images/create", routes.create)
     router.add("POST", "/images/load", routes.load)
     router.add("POST", "/images/prune", routes.prune)
     router.add("GET", "/images/{name:.*}/json", routes.inspect)
     router.add("GET", "/images/{name:.*}/history", routes.history)
+    router.add("GET", "/images/{name:.*}/attestations", routes.attestations)
     router.add("GET", "/images/{name:.*}/get", routes.save_one)
     router.add("POST", "/images/{name:.*}/push", routes.push)
     router.add("POST", "/images/{name:.*}/tag", routes.tag)
@@ -55,14 +60,26 @@ class ImageRoutes:
 
     async def list(self, request: Request) -> web.StreamResponse:
         """``GET /images/json``."""
-        manifests = request.flag("manifests")
+        manifests = request.flag("manifests") and request.at_least(1, 47)
+        identity = request.flag("identity") and request.at_least(1, 54)
+        if identity and not manifests:
+            raise InvalidArgumentError("conflicting options: identity requires manifests=1")
         rows = await self._service.list(
             request.filters(FILTERS),
-            shared_size=request.flag("shared-size"),
+            shared_size=request.flag("shared-size") and request.at_least(1, 42),
             manifests=manifests,
             all=request.flag("all"),
         )
-        return json_response([shapes.list_row(row, request.version, manifests=manifests) for row in rows])
+        known = (
+            await self._service.identities(
+                [m.facts.descriptor.digest for row in rows for m in row.manifests if m.available]
+            )
+            if identity
+            else shapes.NO_IDENTITIES
+        )
+        return json_response(
+            [shapes.list_row(row, request.version, manifests=manifests, identities=known) for row in rows]
+        )
 
     async def inspect(self, request: Request) -> web.StreamResponse:
         """``GET /images/{name}/json``."""
@@ -73,11 +90,36 @@ class ImageRoutes:
                 "conflicting options: manifests and platform options cannot both be set"
             )
         detail = await self._service.inspect(request.param("name"), platform=wanted)
-        return json_response(
-            shapes.inspect(
-                detail, request.version, manifests=manifests, chosen=wanted is not None, driver=self._driver
-            )
+        shape = shapes.inspect(
+            detail, request.version, manifests=manifests, chosen=wanted is not None, driver=self._driver
         )
+        if request.at_least(1, 53):
+            known = await self._service.identities([detail.target.digest])
+            shape |= shapes.identity(known.get(detail.target.digest))
+        return json_response(shape)
+
+    async def attestations(self, request: Request) -> web.StreamResponse:
+        """``GET /images/{name}/attestations``, since 1.55."""
+        if not request.at_least(1, 55):
+            raise NotFoundError("page not found")
+        bodies = request.flag("statement")
+        found = await self._service.attestations(
+            request.param("name"),
+            platform=request.platform_json("platform"),
+            types=request.query.getall("type", []),
+            bodies=bodies,
+        )
+        return json_response([shapes.statement(each) for each in found])
+
+    async def search(self, request: Request) -> web.StreamResponse:
+        """``GET /images/search``."""
+        found = await self._exchange.search(
+            request.text("term"),
+            login=_login(request),
+            limit=request.integer("limit", minimum=0),
+            filters=request.filters(SEARCH_FILTERS),
+        )
+        return json_response([shapes.search_result(each) for each in found])
 
     async def history(self, request: Request) -> web.StreamResponse:
         """``GET /images/{name}/history``."""
@@ -125,7 +167,7 @@ class ImageRoutes:
 
     async def _pull(self, request: Request) -> web.StreamResponse:
         ref = _reference(request.text("fromImage"), request.text("tag"))
-        wanted = platform.parse(request.text("platform")) if request.text("platform") else None
+        wanted = _platforms(request.query.getall("platform", []))
         login = _login(request)
         async with ProgressStream(request) as stream:
             if ref.tag or ref.digest:
@@ -136,12 +178,10 @@ class ImageRoutes:
         return stream.response
 
     async def _pull_one(
-        self, stream: ProgressStream, ref: Reference, wanted: Platform | None, login: Login
+        self, stream: ProgressStream, ref: Reference, wanted: Platforms, login: Login
     ) -> None:
-        async def work(progress: Progress) -> Any:
-            return await self._exchange.pull(
-                ref, platforms=[wanted] if wanted else (), login=login, progress=progress
-            )
+        async def work(progress: Progress) -> PullResult:
+            return await self._exchange.pull(ref, platforms=wanted, login=login, progress=progress)
 
         heading = {"status": f"Pulling from {ref.path}", "id": ref.tag or str(ref.digest)}
         result = await tell(stream, work, pull_object, heading=heading)
@@ -213,7 +253,7 @@ class ImageRoutes:
         return await self._save(request, names)
 
     async def _save(self, request: Request, names: Sequence[str]) -> web.StreamResponse:
-        platforms = request.platforms_json("platform") if request.at_least(1, 48) else []
+        platforms = _several(request)
         chosen = await self._exchange.to_save(names)
         response: web.StreamResponse | None = None
 
@@ -227,7 +267,7 @@ class ImageRoutes:
 
     async def load(self, request: Request) -> web.StreamResponse:
         """``POST /images/load``."""
-        platforms = request.platforms_json("platform") if request.at_least(1, 48) else []
+        platforms = _several(request)
 
         async with ProgressStream(request) as stream:
 
@@ -239,6 +279,26 @@ class ImageRoutes:
             )
             await stream.send_many([{"stream": _loaded(image) + "\n"} for image in loaded])
         return stream.response
+
+
+def _several(request: Request) -> list[Platform]:
+    """The platforms of a save or load: one since 1.48, several since 1.52."""
+    if not request.at_least(1, 48):
+        return []
+    found = request.platforms_json("platform")
+    if len(found) > 1 and not request.at_least(1, 52):
+        raise InvalidArgumentError(
+            "multiple platform parameters are not supported in this API version; use API version 1.52 or later"
+        )
+    return found
+
+
+def _platforms(values: Sequence[str]) -> Platforms:
+    """The platforms of a pull. Ours beyond Docker's: several, by commas or by repeating the field, and ``all``."""
+    named = [each.strip() for value in values for each in value.split(",") if each.strip()]
+    if "all" in named:
+        return "all"
+    return [platform.parse(each) for each in named] or None
 
 
 def _nothing(_item: object) -> Json | None:

@@ -1,6 +1,6 @@
 """Our own routes, for what Docker has no word for, under ``/lading/``. The ``lading`` command and the page use them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -21,8 +21,8 @@ class Maintenance(Protocol):
         """``{"Digest", "Path": [root, …, blob]}``: what keeps it, empty if nothing does. Raises `NotFoundError`."""
         ...
 
-    def collect(self, *, dry_run: bool) -> AsyncIterator[dict[str, Any]]:
-        """Collect garbage; progress objects, the last one with ``result``."""
+    def collect(self, *, dry_run: bool, without: Sequence[str] = ()) -> AsyncIterator[dict[str, Any]]:
+        """Collect garbage; progress objects, the last one with ``result``. A dry run may take images for removed."""
         ...
 
     def check(self, *, repair: bool) -> AsyncIterator[dict[str, Any]]:
@@ -65,7 +65,10 @@ def add_routes(router: Router, maintenance: Maintenance, stores: Stores) -> None
         return json_response(await maintenance.why(Digest(request.param("digest"))))
 
     async def collect(request: Request) -> web.StreamResponse:
-        return await _stream(request, maintenance.collect(dry_run=request.flag("dry-run")))
+        return await _stream(
+            request,
+            maintenance.collect(dry_run=request.flag("dry-run"), without=request.query.getall("without", [])),
+        )
 
     async def check(request: Request) -> web.StreamResponse:
         return await _stream(request, maintenance.check(repair=request.flag("repair")))

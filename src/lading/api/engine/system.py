@@ -20,7 +20,13 @@ from lading.errors import InvalidArgumentError
 DEFAULT_REGISTRY: Final = "https://index.docker.io/v1/"
 BUILDER_VERSION: Final = "2"
 """BuildKit: what ``docker build`` uses when it has the buildx plugin."""
-_DF_TYPES: Final = frozenset({"container", "image", "volume", "build-cache"})
+_DF_ORDER: Final = {
+    "image": "Image",
+    "container": "Container",
+    "volume": "Volume",
+    "build-cache": "BuildCache",
+}
+"""Kinds of objects in ``/system/df``, with the word for them in the answer."""
 _PING: Final = {
     **COMMON_HEADERS,
     "Builder-Version": BUILDER_VERSION,
@@ -64,7 +70,7 @@ class Host:
     debug: bool = False
     warnings: Sequence[str] = ()
     log_driver: str = "json-file"
-    log_drivers: Sequence[str] = ("json-file", "none")
+    log_drivers: Sequence[str] = ("json-file", "local", "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +88,10 @@ class DiskUsage:
 
     items: Sequence[Any] = ()
     size: int = 0
+    active: int = 0
+    """Number of items in use."""
+    reclaimable: int = 0
+    """Bytes that removing what is not in use would free."""
 
 
 async def _no_images() -> int:
@@ -128,6 +138,33 @@ def add_routes(router: Router, sources: Sources) -> None:
     router.add("POST", "/auth", system.auth)
 
 
+def usage_document(found: Mapping[str, DiskUsage], version: ApiVersion, *, verbose: bool) -> dict[str, Any]:
+    """The answer of ``/system/df``: Docker's older shape below 1.52, from then on the newer, and without ``verbose`` both."""
+    newer: dict[str, Any] = {
+        f"{_DF_ORDER[kind]}Usage": _present(
+            {
+                "ActiveCount": usage.active,
+                "TotalCount": len(usage.items),
+                "Reclaimable": usage.reclaimable,
+                "TotalSize": usage.size,
+                "Items": list(usage.items) if verbose else [],
+            }
+        )
+        for kind, usage in found.items()
+    }
+    if version >= (1, 52) and verbose:
+        return newer
+    older: dict[str, Any] = {"LayersSize": found["image"].size if "image" in found else 0}
+    for kind, name in _DF_ORDER.items():
+        plural = name if kind == "build-cache" else f"{name}s"
+        older[plural] = list(found[kind].items) if kind in found else None
+    return older | newer if version >= (1, 52) else older
+
+
+def _present(shape: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in shape.items() if value}
+
+
 class _System:
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
@@ -156,24 +193,18 @@ class _System:
         return json_response(document | changing | told)
 
     async def df(self, request: Request) -> web.StreamResponse:
-        kinds = set(request.query.getall("type", [])) or _DF_TYPES
-        unknown = sorted(kinds - _DF_TYPES)
+        kinds = set(request.query.getall("type", [])) or set(_DF_ORDER)
+        unknown = sorted(kinds - _DF_ORDER.keys())
         if unknown:
             raise InvalidArgumentError(f"unknown object type: {unknown[0][:64]}")
-        document: dict[str, Any] = {}
-        images = await self._sources.image_usage(request.version) if "image" in kinds else DiskUsage()
-        if "image" in kinds:
-            document |= {"LayersSize": images.size, "Images": images.items}
-        if "container" in kinds:
-            document["Containers"] = (await self._sources.container_usage(request.version)).items
-        if "volume" in kinds:
-            document["Volumes"] = (await self._sources.volume_usage(request.version)).items
-        if "build-cache" in kinds:
-            document["BuildCache"] = (await self._sources.build_usage(request.version)).items
-        return json_response(
-            {"LayersSize": 0, "Images": None, "Containers": None, "Volumes": None, "BuildCache": None}
-            | document
-        )
+        sources = {
+            "image": self._sources.image_usage,
+            "container": self._sources.container_usage,
+            "volume": self._sources.volume_usage,
+            "build-cache": self._sources.build_usage,
+        }
+        found = {kind: await sources[kind](request.version) for kind in _DF_ORDER if kind in kinds}
+        return json_response(usage_document(found, request.version, verbose=request.flag("verbose")))
 
     async def auth(self, request: Request) -> web.StreamResponse:
         document = await request.json()

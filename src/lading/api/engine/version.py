@@ -6,13 +6,13 @@ from typing import Final
 from lading.errors import InvalidArgumentError
 
 ApiVersion = tuple[int, int]
-MAX: Final[ApiVersion] = (1, 51)
+MAX: Final[ApiVersion] = (1, 55)
 MIN: Final[ApiVersion] = (1, 40)
 _PATTERN: Final = re.compile(r"v(\d{1,4})\.(\d{1,4})", re.ASCII)
 
 
 def text(version: ApiVersion) -> str:
-    """``1.51``."""
+    """``1.55``."""
     return f"{version[0]}.{version[1]}"
 
 

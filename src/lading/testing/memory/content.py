@@ -215,6 +215,10 @@ class MemoryContentStore(content.Store):
         return {digest: await self.read(digest, limit=limit) for digest in await self._here(digests)}
 
     @override
+    async def infos(self, digests: Collection[Digest]) -> Mapping[Digest, Info]:
+        return await self.rows.infos(digests)
+
+    @override
     async def sizes(self, digests: Collection[Digest]) -> Mapping[str, int]:
         return await self.rows.sizes(digests)
 

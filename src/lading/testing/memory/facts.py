@@ -72,25 +72,25 @@ class MemoryFacts(facts.Store):
     @override
     async def inventory(self, target: Digest | None = None) -> Inventory:
         chosen = {d: known for d, known in self._all().items() if target in (None, d)}
-        held = {part for known in chosen.values() for part in self._held(known)}
-        here = {part: size for part, size in self._here().items() if part in held}
+        return self._inventory({part for known in chosen.values() for part in self._held(known)})
+
+    @override
+    async def total(self) -> int:
+        return (await self.inventory()).total
+
+    @override
+    async def exclusive(self, targets: Collection[Digest]) -> Inventory:
+        held = {digest: self._held(known) for digest, known in self._all().items()}
+        staying = {part for digest, parts in held.items() if digest not in targets for part in parts}
+        going = {part for digest, parts in held.items() if digest in targets for part in parts}
+        return self._inventory(going - staying)
+
+    def _inventory(self, parts: Collection[_Part]) -> Inventory:
+        here = {part: size for part, size in self._here().items() if part in parts}
         return Inventory(
             blobs={digest: size for (kind, digest), size in here.items() if kind == "blob"},
             snapshots={digest: size for (kind, digest), size in here.items() if kind == "snapshot"},
         )
-
-    @override
-    async def total(self) -> int:
-        found = await self.inventory()
-        return sum(found.blobs.values()) + sum(found.snapshots.values())
-
-    @override
-    async def freed_by(self, targets: Collection[Digest]) -> int:
-        held = {digest: self._held(known) for digest, known in self._all().items()}
-        staying = {part for digest, parts in held.items() if digest not in targets for part in parts}
-        going = {part for digest, parts in held.items() if digest in targets for part in parts}
-        here = self._here()
-        return sum(here.get(part, 0) for part in going - staying)
 
     def _here(self) -> Mapping[_Part, int]:
         space = self._space()

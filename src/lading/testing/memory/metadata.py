@@ -124,8 +124,8 @@ class MemoryDatabase(metadata.Database):
         return graph_of(self.space(namespace), now)
 
     @override
-    async def mark(self, namespace: Namespace, *, now: datetime) -> Marked:
-        return marked(self.space(namespace), now)
+    async def mark(self, namespace: Namespace, *, now: datetime, without: Collection[str] = ()) -> Marked:
+        return marked(self.space(namespace), now, without)
 
     @override
     async def condemn(
@@ -180,6 +180,11 @@ class MemoryBlobs(metadata.Blobs):
     async def list(self) -> Sequence[Info]:
         blobs = self._database.space(self._namespace).blobs
         return [blobs[digest] for digest in sorted(blobs)]
+
+    @override
+    async def infos(self, digests: Collection[Digest]) -> Mapping[Digest, Info]:
+        here = self._database.space(self._namespace).blobs
+        return {digest: here[digest] for digest in digests if digest in here}
 
     @override
     async def sizes(self, digests: Collection[Digest]) -> Mapping[str, int]:

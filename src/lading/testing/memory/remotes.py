@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from lading.core import remotes
 from lading.core.content import Reader
-from lading.core.remotes import Credentials, Document, Fetcher, Known, Pusher, Resolver, Sink
+from lading.core.remotes import Credentials, Document, Fetcher, Known, Pusher, Resolver, SearchResult, Sink
 from lading.errors import (
     DataLossError,
     InvalidArgumentError,
@@ -140,6 +140,11 @@ class _Resolver(Resolver):
             raise NotFoundError(f"{repository.name} not found", subject=repository.name)
         for tag in sorted(found.tags):
             yield tag
+
+    @override
+    async def search(self, registry: str, term: str, *, limit: int) -> list[SearchResult]:
+        found = sorted(self._registry(registry).repositories)
+        return [SearchResult(name=name) for name in found if term in name][:limit]
 
     @override
     def fetcher(self, repository: Reference) -> Fetcher:

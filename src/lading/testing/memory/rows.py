@@ -1,7 +1,7 @@
 """Rows of a namespace in memory, and the collector's view of them, decided by reading everything."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from lading.core import references
@@ -118,9 +118,11 @@ def _parents(held: set[Node], edges: Mapping[Node, Sequence[Node]]) -> set[Node]
     return seen
 
 
-def marked(space: Space, now: datetime) -> Marked:
+def marked(space: Space, now: datetime, without: Collection[str]) -> Marked:
     """As `Database.mark`."""
     graph = graph_of(space, now)
+    dropped = {Node("image", name) for name in without}
+    graph = replace(graph, roots={root: why for root, why in graph.roots.items() if root not in dropped})
     garbage = mark(graph)
     sizes = {Node("content", digest): info.size for digest, info in space.blobs.items()}
     sizes |= {Node("snapshot", key, scope): row.usage.size for (scope, key), row in space.snapshots.items()}

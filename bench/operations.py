@@ -1,0 +1,152 @@
+"""What is measured: each function takes a fresh engine, does its work, and notes values by operation."""
+
+import concurrent.futures
+import contextlib
+import json
+import pathlib
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+
+import engines
+
+Note = Callable[[str, float], None]
+READ_ALL = "/busybox find / -xdev -type f -exec /busybox cat {} + | /busybox wc -c"
+FIND = "/busybox find / -xdev -size +99999999k"
+GREP = "/busybox grep -rqs no-such-text-anywhere /usr/include /linux-source-6.1/arch/arm; true"
+FLEET = tuple(f"fleet-{number}" for number in range(8))
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def pull(engine: engines.Engine, image: str, note: Note) -> None:
+    """Pull to ready, the same again, the first container and the next ones, removal."""
+    note(f"daemon start {image}", engine.started)
+    note(f"memory idle MB {image}", engine.idle_memory() / 1e6)
+    cpu = engine.cpu_seconds()
+    note(f"pull {image}", timed(lambda: engine.pull(image)))
+    note(f"pull cpu-s {image}", engine.cpu_seconds() - cpu)
+    with attempted(engine, "run"):
+        note(f"run true, first {image}", timed(lambda: engine.run_true(image)))
+        for _ in range(3):
+            note(f"run true {image}", timed(lambda: engine.run_true(image)))
+    note(f"pull again {image}", timed(lambda: engine.pull(image)))
+    engine.volume.flush()
+    note(f"disk MB {image}", engine.volume.used() / 1e6)
+    if image == "eight-layers":
+        note("pull, most layers there ninety", timed(lambda: engine.pull("ninety")))
+    note(f"rmi {image}", timed(lambda: engine.remove(image)))
+    note(f"peak memory MB {image}", engine.peak_memory() / 1e6)
+
+
+def everything(engine: engines.Engine, image: str, note: Note) -> None:
+    """What one does with an image besides pulling it."""
+    note(f"pull and flush {image}", timed(lambda: (engine.pull(image), engine.volume.flush())))
+    copy = f"{engine.empty}/copy-{engine.name}-{time.time_ns()}:latest"
+    mounted = copy.replace(engine.empty, engine.registry)
+    with attempted(engine, "push"):
+        note(f"push to an empty registry {image}", timed(lambda: engine.push(image, copy)))
+        note(f"push, again {image}", timed(lambda: engine.push(image, copy)))
+        note(f"push, layers mounted {image}", timed(lambda: engine.push(image, mounted)))
+    with attempted(engine, "commit and diff"):
+        engine.container(image, "changed", "echo x > /changed")
+        note(f"diff {image}", timed(lambda: engine.diff("changed")))
+        note(f"commit {image}", timed(lambda: engine.commit("changed", "committed")))
+    archive = engine.volume.path / "saved.tar"
+    with attempted(engine, "save and load"):
+        note(f"save {image}", timed(lambda: engine.save(image, archive)))
+        with contextlib.suppress(RuntimeError):
+            engine.discard("changed")
+            engine.remove("committed")
+        names = [image, *([copy, mounted] if engine.tags_copies else [])]
+        note(f"rmi, all {image}", timed(lambda: [engine.remove(each) for each in names]))
+        if type(engine).collect is not engines.Engine.collect:
+            note(f"gc {image}", timed(engine.collect))
+        note(f"load {image}", timed(lambda: engine.load(archive)))
+        archive.unlink()
+
+
+def reads(engine: engines.Engine, image: str, note: Note) -> None:
+    """Pull and read everything; then walk and search, warm and cold, and what the page cache holds afterwards."""
+    with attempted(engine, "reads"):
+        note(f"pull and read all {image}", timed(lambda: (engine.pull(image), engine.shell(image, READ_ALL))))
+        note(f"find, warm {image}", timed(lambda: engine.shell(image, FIND)))
+        note(f"grep -r, warm {image}", timed(lambda: engine.shell(image, GREP)))
+        engine.volume.flush()
+        for name, script in (("find", FIND), ("grep -r", GREP), ("read all", READ_ALL)):
+            drop_caches()
+            before = cached()
+            note(f"{name}, cold {image}", timed(lambda script=script: engine.shell(image, script)))
+            if script == READ_ALL:
+                note(f"page cache MB {image}", (cached() - before) / 1e6)
+
+
+def fleet(engine: engines.Engine, _: str, note: Note) -> None:
+    """Eight images with a common base at once."""
+    with concurrent.futures.ThreadPoolExecutor(len(FLEET)) as pool:
+        note("pull eight at once", timed(lambda: list(pool.map(engine.pull, FLEET))))
+
+
+def link(engine: engines.Engine, image: str, note: Note) -> None:
+    """A pull over a shaped link."""
+    note(f"pull, 400 Mbit/s {image}", timed(lambda: engine.pull(image)))
+
+
+def compressed(engine: engines.Engine, image: str, note: Note) -> None:
+    """Lading with ``layers-keep: compressed``: what is on the disk before first use, and what the first use costs."""
+    note(f"pull, kept compressed {image}", timed(lambda: engine.pull(image)))
+    engine.stop()  # what is only a cache goes a minute after its last use, or now
+    engine.volume.flush()
+    note(f"disk MB, kept compressed {image}", engine.volume.used() / 1e6)
+    engine.start()
+    note(f"run true, first, kept compressed {image}", timed(lambda: engine.run_true(image)))
+    note(f"run true, second, kept compressed {image}", timed(lambda: engine.run_true(image)))
+
+
+def many(engine: engines.Engine, archive: pathlib.Path, count: int, note: Note) -> None:
+    """Load and list ``count`` images that share their layers, and start with them there."""
+    with archive.open("rb") as body:
+        note(f"load {count} images", timed(lambda: engine.api("POST", "/images/load?quiet=1", body)))
+    found = json.loads(engine.api("GET", "/images/json"))
+    if len(found) != count:
+        raise RuntimeError(f"{engine.name} lists {len(found)} images instead of {count}")
+    for _ in range(5):
+        note(f"list {count} images", timed(lambda: engine.api("GET", "/images/json")))
+    for _ in range(3):
+        note(f"list {count} images by the client", timed(engine.images))
+    note(f"memory with {count} images MB", engine.idle_memory() / 1e6)
+    if type(engine).collect is not engines.Engine.collect:
+        note(f"gc with {count} images", timed(engine.collect))
+    for _ in range(3):
+        engine.stop()
+        engine.start()
+        note(f"start with {count} images", engine.started)
+    note(f"first list after a start with {count} images", timed(lambda: engine.api("GET", "/images/json")))
+
+
+failures: list[str] = []
+
+
+@contextlib.contextmanager
+def attempted(engine: engines.Engine, what: str) -> Iterator[None]:
+    """An engine that cannot do something is listed with its words, and the others go on."""
+    try:
+        yield
+    except RuntimeError as exc:
+        failures.append(f"{engine.name}: {what}: {exc}")
+        print(f"FAILED {failures[-1][:400]}", flush=True)
+
+
+def cached() -> int:
+    """Bytes in the machine's page cache."""
+    with open("/proc/meminfo") as facts:
+        return next(int(line.split()[1]) * 1024 for line in facts if line.startswith("Cached:"))
+
+
+def drop_caches() -> None:
+    """Forget clean pages, names and inodes."""
+    subprocess.run(["sh", "-c", "echo 3 > /proc/sys/vm/drop_caches"], check=True)

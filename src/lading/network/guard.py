@@ -1,0 +1,75 @@
+"""What netavark leaves open: who may send packets to a bridge from outside it, and from an internal one to anywhere.
+
+One nftables table for each bridge in use, made and deleted whole, so that it is there or not. Only new connections to published
+ports come in, as with Docker 28; nothing enters or leaves the bridge of an internal network. Where there is no nft, netavark's
+own rules are all there is.
+"""
+
+import json
+import shutil
+from collections.abc import Collection
+from typing import Final
+
+import anyio
+
+from lading.core.networks import BRIDGE, Network
+from lading.errors import UnavailableError
+
+_PREFIX: Final = "lading-"
+_COMMON: Final = 'oifname "{0}" iifname != "{0}" '
+_RULES: Final = {
+    False: (_COMMON + "ct status dnat accept", _COMMON + "ct state new drop"),
+    True: (_COMMON + "drop", 'iifname "{0}" oifname != "{0}" drop'),
+}
+"""By whether the network is internal."""
+
+
+class Guard:
+    """The tables. ``program`` is nft; looked for if empty."""
+
+    def __init__(self, program: str = "") -> None:
+        self._program = program or shutil.which("nft") or ""
+
+    async def close(self, network: Network) -> None:
+        """Let in only what is published. Idempotent. Raises `UnavailableError` in nft's words."""
+        if network.driver != BRIDGE:
+            return
+        name = table_of(network)
+        rules = "\n".join(rule.format(network.interface) for rule in _RULES[network.internal])
+        await self._apply(
+            f"add table inet {name}\ndelete table inet {name}\ntable inet {name} {{\n"
+            f"chain forward {{\ntype filter hook forward priority filter; policy accept;\n{rules}\n}}\n}}\n"
+        )
+
+    async def open(self, network: Network) -> None:
+        """Take the table of a network away that nobody uses any more. Idempotent."""
+        if network.driver == BRIDGE:
+            name = table_of(network)
+            await self._apply(f"add table inet {name}\ndelete table inet {name}\n")
+
+    async def sweep(self, unused: Collection[Network]) -> None:
+        """Take away the tables that a killed daemon left for networks that nobody uses."""
+        if not self._program or not unused:
+            return
+        done = await anyio.run_process([self._program, "-j", "list", "tables"], check=False)
+        try:
+            listed = json.loads(done.stdout)["nftables"]
+        except (ValueError, KeyError):
+            return
+        there = {each["table"]["name"] for each in listed if "table" in each}
+        for network in unused:
+            if table_of(network) in there:
+                await self.open(network)
+
+    async def _apply(self, script: str) -> None:
+        if not self._program:
+            return
+        done = await anyio.run_process([self._program, "-f", "-"], input=script.encode(), check=False)
+        if done.returncode:
+            reason = done.stderr.decode(errors="replace").strip()[:500]
+            raise UnavailableError(f"nft: {reason}", hint="the daemon needs CAP_NET_ADMIN and nf_tables")
+
+
+def table_of(network: Network) -> str:
+    """The table's name."""
+    return f"{_PREFIX}{network.id[:12]}"

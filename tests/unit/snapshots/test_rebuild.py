@@ -1,0 +1,234 @@
+"""Layers that are kept compressed: their contents are a cache, made again from the blob, and nothing else is ever shown."""
+
+import contextlib
+import gzip
+import os
+import subprocess
+
+import pytest
+
+from lading.core.labels import LAYER_BLOB
+from lading.core.metadata import Namespace
+from lading.core.snapshots import Capability, SnapshotKey
+from lading.errors import DataLossError
+from lading.formats.compression import Compression, compressor
+from lading.kit import linux
+from lading.metadata.database import SqliteDatabase
+from lading.oci.digest import DiffID, Digest
+from lading.snapshots.erofs import CACHE, DATA, SIDE, ErofsSnapshotter, probe
+from lading.snapshots.rebuild import Cache, Layer, RebuildError
+from lading.testing.layers import directory, file, tar, unpack
+from lading.testing.snapshots import describe, inside
+
+pytestmark = pytest.mark.anyio
+ARCHIVE = tar(directory("d"), file("d/a", b"first" * 1000), file("b", b"second"))
+OTHER = tar(file("c", b"third" * 100_000))
+
+
+class Blobs:
+    """Blob files, and how often each was opened."""
+
+    def __init__(self, place):
+        self.place = place
+        self.opened = []
+        place.mkdir()
+
+    def add(self, archive, compression=Compression.GZIP):
+        if compression is Compression.GZIP:
+            data = gzip.compress(archive, 6, mtime=0)
+        else:
+            made = compressor(compression)
+            data = b"".join([*made.feed(archive), made.finish()])
+        digest = Digest.of(data)
+        (self.place / digest.hex).write_bytes(data)
+        return digest
+
+    def open(self, digest):
+        self.opened.append(digest)
+        return os.open(self.place / digest.hex, os.O_RDONLY)
+
+
+@pytest.fixture
+async def database(tmp_path):
+    reason = probe(tmp_path / "probe")
+    if reason:
+        pytest.skip(f"no EROFS here: {reason}")
+    async with SqliteDatabase.open(tmp_path / "lading.db", reserve=0) as database:
+        try:
+            yield database
+        finally:
+            for point in linux.mount_points(str(tmp_path)):
+                with contextlib.suppress(OSError):
+                    linux.unmount(point)
+
+
+@pytest.fixture
+def blobs(tmp_path):
+    return Blobs(tmp_path / "blobs")
+
+
+def make(tmp_path, database, blobs, boot="boot-1", cache=0, idle=0.0):
+    rows = database.snapshots(Namespace("default"), "erofs")
+    return ErofsSnapshotter(
+        tmp_path / "root", rows, boot_id=boot, idle_seconds=idle, open_blob=blobs.open, cache_bytes=cache
+    )
+
+
+def caches(tmp_path):
+    return sorted(path.parent.name for path in tmp_path.glob(f"root/snapshots/*/{CACHE}"))
+
+
+async def add(snapshotter, blobs, archive, name="base", parent=None, compression=Compression.GZIP):
+    digest = blobs.add(archive, compression)
+    return await unpack(snapshotter, name, parent, archive, labels={LAYER_BLOB: digest})
+
+
+async def shown(snapshotter, key, name):
+    mounts = await snapshotter.view(SnapshotKey(key), name)
+    return await inside(mounts, describe)
+
+
+@pytest.mark.parametrize("compression", [Compression.GZIP, Compression.ZSTD, Compression.NONE])
+async def test_contents_go_when_unused_and_come_back_when_used(tmp_path, database, blobs, compression):
+    snapshotter = make(tmp_path, database, blobs)
+    assert Capability.REBUILDS in snapshotter.capabilities
+    base = await add(snapshotter, blobs, ARCHIVE, compression=compression)
+    assert caches(tmp_path) == ["1"]
+    await snapshotter.settle()
+    assert caches(tmp_path) == []
+    assert (await snapshotter.usage(base)).size < len(ARCHIVE) + 16384
+    expected = {"b": "f 644 second", "d": "d 755", "d/a": "f 644 " + "first" * 1000}
+    assert await shown(snapshotter, "view", base) == expected
+    assert await shown(snapshotter, "again", base) == expected
+    assert len(blobs.opened) == 1
+    await snapshotter.settle()
+    assert caches(tmp_path) == ["1"]  # in use
+    for key in ("view", "again"):
+        await snapshotter.remove(key)
+    await snapshotter.settle()
+    assert caches(tmp_path) == []
+
+
+async def test_several_layers_come_back_at_once(tmp_path, database, blobs):
+    snapshotter = make(tmp_path, database, blobs)
+    base = await add(snapshotter, blobs, ARCHIVE)
+    top = await add(snapshotter, blobs, OTHER, "top", base)
+    await snapshotter.settle()
+    assert set(await shown(snapshotter, "view", top)) == {"b", "c", "d", "d/a"}
+    assert caches(tmp_path) == ["1", "2"]
+
+
+async def test_the_budget_keeps_what_was_used_last(tmp_path, database, blobs):
+    size = 512 * 1024
+    snapshotter = make(tmp_path, database, blobs, cache=2 * size)
+    names = [
+        await add(snapshotter, blobs, tar(file("f", bytes([n]) * (size - 4096))), f"layer-{n}")
+        for n in range(3)
+    ]
+    for number, name in enumerate(names):
+        os.utime(tmp_path / "root/snapshots" / str(number + 1) / CACHE, ns=(number, number))
+        del name
+    await snapshotter.settle()
+    assert caches(tmp_path) == ["2", "3"]
+
+
+async def test_layers_whose_blob_is_not_known_are_kept(tmp_path, database, blobs):
+    snapshotter = make(tmp_path, database, blobs)
+    await unpack(snapshotter, "base", None, ARCHIVE)
+    await snapshotter.settle()
+    assert (tmp_path / "root/snapshots/1" / DATA).stat().st_size == len(ARCHIVE)
+
+
+@pytest.mark.parametrize("damage", ["gone", "other", "cut", "longer"])
+async def test_nothing_is_shown_that_the_layer_was_not(tmp_path, database, blobs, damage):
+    snapshotter = make(tmp_path, database, blobs)
+    base = await add(snapshotter, blobs, ARCHIVE)
+    await snapshotter.settle()
+    path = next(blobs.place.iterdir())
+    if damage == "gone":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-9])
+    else:
+        wrong = ARCHIVE.replace(b"second", b"zecond") if damage == "other" else ARCHIVE + bytes(10240)
+        path.write_bytes(gzip.compress(wrong))
+    with pytest.raises(RebuildError):
+        await snapshotter.view(SnapshotKey("view"), base)
+    assert caches(tmp_path) == []
+    assert list(tmp_path.glob("root/snapshots/*/*.part")) == []
+    path.write_bytes(gzip.compress(ARCHIVE))
+    assert (await shown(snapshotter, "view", base))["b"] == "f 644 second"
+
+
+async def test_the_cache_does_not_outlive_its_boot(tmp_path, database, blobs):
+    """A power cut may leave a file of the right length with wrong bytes."""
+    snapshotter = make(tmp_path, database, blobs, cache=1 << 30)
+    await snapshotter.recover()
+    base = await add(snapshotter, blobs, ARCHIVE)
+    await snapshotter.settle()
+    same = make(tmp_path, database, blobs, cache=1 << 30)
+    await same.recover()
+    assert caches(tmp_path) == ["1"]
+    (tmp_path / "root/snapshots/1" / CACHE).write_bytes(bytes(len(ARCHIVE)))
+    later = make(tmp_path, database, blobs, boot="boot-2", cache=1 << 30)
+    assert await later.recover() == []
+    assert caches(tmp_path) == []
+    assert (await shown(later, "view", base))["b"] == "f 644 second"
+
+
+async def test_keeping_both_again_serves_what_was_kept_compressed(tmp_path, database, blobs):
+    first = make(tmp_path, database, blobs)
+    base = await add(first, blobs, ARCHIVE)
+    await first.close()
+    assert caches(tmp_path) == []
+    both = make(tmp_path, database, blobs, cache=None)
+    assert Capability.REBUILDS not in both.capabilities
+    await both.recover()
+    assert (await shown(both, "view", base))["b"] == "f 644 second"
+    await both.remove("view")
+    await both.settle()
+    assert caches(tmp_path) == ["1"]
+
+
+async def test_sparse_contents_stay(tmp_path, database, blobs):
+    holes = tmp_path / "holes"
+    with holes.open("wb") as out:
+        out.seek(65536)
+        out.write(b"x" * 512)
+        out.truncate(1 << 20)
+    command = ["tar", "-C", str(tmp_path), "--sparse", "--hole-detection=raw", "-cf", "-", "holes"]
+    archive = subprocess.run(command, check=True, capture_output=True).stdout
+    snapshotter = make(tmp_path, database, blobs)
+    base = await add(snapshotter, blobs, archive)
+    await snapshotter.settle()
+    assert caches(tmp_path) == []
+    assert (tmp_path / "root/snapshots/1" / SIDE).exists()
+    found = (await shown(snapshotter, "view", base))["holes"]
+    assert found == "f 644 " + "\0" * 65536 + "x" * 512 + "\0" * ((1 << 20) - 66048)
+
+
+def test_a_disk_error_leaves_nothing(tmp_path, monkeypatch):
+    blobs = Blobs(tmp_path / "blobs")
+    layer = Layer(
+        data=tmp_path / CACHE, length=len(ARCHIVE), blob=blobs.add(ARCHIVE), diff_id=DiffID.of(ARCHIVE)
+    )
+
+    def full(fd, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lading.kit.fs.write_all", full)
+    with pytest.raises(OSError, match="No space"):
+        Cache(tmp_path, blobs.open, 0).have([layer])
+    assert list(tmp_path.glob("layer*")) == []
+    monkeypatch.undo()
+    Cache(tmp_path, blobs.open, 0).have([layer])
+    assert layer.data.read_bytes() == ARCHIVE
+
+
+def test_a_blob_whose_store_reports_loss(tmp_path):
+    def lost(digest):
+        raise DataLossError("lost", subject=digest)
+
+    layer = Layer(data=tmp_path / CACHE, length=1024, blob=Digest.of(b""), diff_id=DiffID.of(b""))
+    with pytest.raises(RebuildError, match="missing"):
+        Cache(tmp_path, lost, 0).have([layer])
