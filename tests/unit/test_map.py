@@ -90,7 +90,9 @@ def adapters(port: type) -> Iterator[type]:
     for kind in port.__subclasses__():
         if not kind.__module__.startswith("lading."):
             continue
-        if any(each.__module__.startswith("lading.") for each in kind.__subclasses__()):
+        # A port made of ports is itself no adapter.
+        protocol = getattr(kind, "_is_protocol", False)
+        if protocol or any(each.__module__.startswith("lading.") for each in kind.__subclasses__()):
             yield from adapters(kind)
         else:
             yield kind
