@@ -435,7 +435,6 @@ def test_what_is_in_an_image_without_a_scanner(builder: Daemon, registry: str, c
     assert set(shown) == {"linux/amd64", "linux/arm64"}
     names = [package["name"] for package in shown["linux/arm64"]["SPDX"]["packages"]]
     assert names == ["thing", "sbom"]
-<<<<<<< HEAD
 
 
 def test_the_real_buildkit_reads_our_cache(builder: Daemon, tmp_path: Path) -> None:
@@ -469,5 +468,3 @@ def test_the_real_buildkit_reads_our_cache(builder: Daemon, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     # Every key, by what was done and by what is in the files, is the same byte for byte.
     assert cached(done) == 8
-=======
->>>>>>> buildkit

@@ -3,9 +3,5 @@
 Invariant: every path is resolved by the kernel inside the tree's root (openat2), links included; nothing is ever outside.
 Start at:  actions.py.
 Imports:   formats, kit.  Never: snapshots, solver.
-<<<<<<< HEAD
 Proved by: tests/unit/builder/ops/.
-=======
-Proved by: tests/unit/builder/ops/test_builds.py.
->>>>>>> buildkit
 """
