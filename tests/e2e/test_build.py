@@ -13,6 +13,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from support import dockerd
 from support.daemon import Daemon, running_daemon
 from support.images import BUSYBOX
 from support.newer import ARM64_BUSYBOX, CLI_PLUGINS
