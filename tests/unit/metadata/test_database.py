@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
+from importlib import resources
 from pathlib import Path
 
 import anyio
@@ -191,3 +192,13 @@ async def test_condemn_reads_again_when_the_journal_is_too_short(path, monkeypat
             await database.images(MOBY).put("other", target(str(number)))
         deleted = await database.condemn(MOBY, sorted(graph.nodes), version=graph.version, now=now)
         assert [node.id for node in deleted] == [target("b").digest]
+
+
+def test_versions_of_the_schema_are_numbered_without_a_gap():
+    """A version is a count of files: one that came in between later would be missed by every database there is."""
+    names = sorted(
+        file.name
+        for file in resources.files("lading.metadata.schema").iterdir()
+        if file.name.endswith(".sql")
+    )
+    assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))
