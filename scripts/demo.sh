@@ -41,7 +41,18 @@ before=$(skopeo inspect --tls-verify=false --raw "docker://$registry/demo/busybo
 after=$(skopeo inspect --tls-verify=false --raw "docker://$registry/demo/copy:latest" | sha256sum)
 [ "$before" = "$after" ] && echo "the same index in both repositories: sha256:${after%% *}"
 
-say "6. What docker has no word for"
+say "6. Build for two platforms at once, with attestations"
+mkdir -p "$DOCKER_CONFIG/cli-plugins" "$scratch/context"
+ln -s "$root/.tools/sid/usr/libexec/docker/cli-plugins/docker-buildx" "$DOCKER_CONFIG/cli-plugins/docker-buildx"
+printf 'FROM %s/demo/busybox:latest\nRUN /bin/busybox uname -m > /machine\nCMD ["/bin/busybox", "cat", "/machine"]\n' "$registry" >"$scratch/context/Dockerfile"
+built=$registry/demo/built:latest
+show docker build -q --platform=linux/amd64,linux/arm64 -t "$built" "$scratch/context"
+show docker image ls --tree "$built"
+show docker run --rm --platform linux/arm64 "$built"
+show docker push -q "$built"
+show docker buildx imagetools inspect --format '{{json (index .Provenance "linux/arm64").SLSA.buildType}}' "$built"
+
+say "7. What docker has no word for"
 digest=$(docker image inspect --format '{{.Id}}' "$registry/demo/busybox:latest")
 show .venv/bin/lading why "$digest"
 show .venv/bin/lading fsck
