@@ -12,6 +12,7 @@ from support.wire_client import WireClient
 
 from lading import errors
 from lading.api.buildkit.errors import CODES, grpc_error
+from lading.api.buildkit.messages import solve_wish
 from lading.api.buildkit.worker import Worker
 from lading.builder.errors import SourceError, VertexError
 from lading.builder.model import LogEvent, Progress, Result, SourceFile, SourceRange, VertexEvent
@@ -414,3 +415,9 @@ async def test_a_build_that_is_over_before_its_status_is_asked_for_ends_it_at_on
             await anyio.sleep(0.001)
         with anyio.fail_after(2):
             assert not (await world.status("quick")).vertexes
+
+
+@pytest.mark.parametrize("field", [{"source_policy": b"\n\x00"}, {"source_policy_session": "s"}])
+def test_a_source_policy_is_refused_by_name(field: dict[str, bytes | str]) -> None:
+    with pytest.raises(errors.UnsupportedError, match="source policies"):
+        solve_wish(control.SolveRequest(ref="r", **field))

@@ -44,6 +44,7 @@ def test_everything_asked_reaches_the_frontend() -> None:
             buildid="id",
         )
     )
+    assert wish.cache_from
     assert wish.attributes == {
         "filename": "sub/D",
         "image-resolve-mode": "pull",
@@ -104,3 +105,8 @@ def test_what_cannot_be_honoured_is_refused_by_name(
 ) -> None:
     with pytest.raises(error, match=said):
         wish_of(request(**query))
+
+
+@pytest.mark.parametrize("nothing", ["", "null", "[]"])
+def test_no_image_to_take_steps_from(nothing: str) -> None:
+    assert not wish_of(request(cachefrom=nothing)).cache_from

@@ -11,7 +11,7 @@ from lading.builder.model import (
     UsageRecord,
     WarningEvent,
 )
-from lading.errors import InvalidArgumentError
+from lading.errors import InvalidArgumentError, UnsupportedError
 from lading.formats.buildkit import filemode
 from lading.formats.buildkit._pb import control_pb2 as pb
 from lading.formats.buildkit._pb import llb_pb2 as llb
@@ -71,6 +71,8 @@ def solve_wish(request: pb.SolveRequest) -> SolveWish:
     """What a solve request asks for."""
     if not request.ref:
         raise InvalidArgumentError("the build has no ref")
+    if request.source_policy or request.source_policy_session:
+        raise UnsupportedError("source policies are not supported", hint="build without one")
     exports = [ExportWish(type=each.type, attributes=dict(each.attrs)) for each in request.exporters]
     if not exports and request.exporter_deprecated:
         attributes = dict(request.exporter_attrs_deprecated)

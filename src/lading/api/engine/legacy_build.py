@@ -80,6 +80,7 @@ def wish_of(request: Request) -> LegacyWish:
         keep_containers=not request.flag("rm", default=True) and not request.flag("forcerm"),
         no_cache=request.flag("nocache"),
         build_id=request.text("buildid"),
+        cache_from=request.text("cachefrom") not in ("", "null", "[]"),
         credentials=_credentials(request.raw.headers.get("X-Registry-Config", "")),
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from lading.builder.model import Compression, LayerForm
-from lading.errors import InvalidArgumentError
+from lading.errors import InvalidArgumentError, UnsupportedError
 from lading.oci import reference
 from lading.oci.reference import Reference
 
@@ -105,6 +105,12 @@ class ImageOptions:
     annotations: Annotations = field(default_factory=Annotations)
 
 
+_REFUSED: Final = {
+    "registry.insecure": "say it in the daemon's insecure-registries",
+    "prefer-nondist-layers": "layers are always stored and pushed",
+}
+
+
 def parse_image(attributes: Attributes, *, moby: bool) -> ImageOptions:
     """The options of ``image`` and ``moby``, and what archives share with them. Raises `InvalidArgumentError`."""
     names = parse_names(attributes.text("name"))
@@ -113,10 +119,14 @@ def parse_image(attributes: Attributes, *, moby: bool) -> ImageOptions:
     unpack = bool(attributes.flag("unpack", default=moby))
     if rewrite and epoch is None:
         raise InvalidArgumentError("rewrite-timestamp needs a time", hint="set SOURCE_DATE_EPOCH")
-    attributes.flag("registry.insecure")  # the daemon's configuration says which registries are
-    attributes.flag("prefer-nondist-layers")
-    attributes.flag("dangling-name-empty-only")
-    attributes.flag("danging-name-empty-only")  # buildx writes it so
+    for name, hint in _REFUSED.items():
+        if attributes.flag(name):
+            raise UnsupportedError(f"exporter option {name} is not supported", hint=hint, subject=name)
+    for name in ("dangling-name-empty-only", "danging-name-empty-only"):  # buildx writes the latter
+        if attributes.flag(name, default=True) is False:
+            raise UnsupportedError(
+                f"{name}=false is not supported", hint="only unnamed images become dangling"
+            )
     return ImageOptions(
         names=names,
         push=bool(attributes.flag("push")),

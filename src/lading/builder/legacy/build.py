@@ -248,6 +248,8 @@ class _Run:
         steps[-1].draft = converted.draft
         unused = unused_arguments(dockerfile, options.build_args)
         warnings = [f"One or more build-args [{' '.join(unused)}] were not consumed"] if unused else []
+        if self.wish.cache_from:
+            warnings.append("--cache-from narrows nothing here: every build uses the one build cache")
         return dockerfile, steps, warnings
 
     # Steps.

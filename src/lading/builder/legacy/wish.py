@@ -21,6 +21,8 @@ class LegacyWish:
     keep_containers: bool = False
     no_cache: bool = False
     build_id: str = ""
+    cache_from: bool = False
+    """Whether images were named to take cached steps from. The cache is one for all builds, so this narrows nothing."""
     credentials: Mapping[str, Credentials] = field(default_factory=dict[str, Credentials], repr=False)
 
 

@@ -14,7 +14,7 @@ from lading.builder.exporters.image import response
 from lading.builder.model import Attestation, Compression, Layer, LayerForm, Result
 from lading.builder.progress import ProgressLog, step
 from lading.core.metadata import Namespace
-from lading.errors import InvalidArgumentError
+from lading.errors import InvalidArgumentError, UnsupportedError
 from lading.formats.llb.definition import Definition
 from lading.kit import times
 from lading.oci import mediatypes
@@ -89,11 +89,14 @@ def test_compression_and_times() -> None:
         {"name": f"a@{Digest.of(b'')}"},
         {"rewrite-timestamp": "true"},
         {"source-date-epoch": "yesterday"},
+        {"registry.insecure": "true"},
+        {"prefer-nondist-layers": ""},
+        {"danging-name-empty-only": "false"},
     ],
 )
 def test_what_cannot_be_honoured_is_refused(attributes: dict[str, str]) -> None:
     parsed = Attributes("image", attributes)
-    with pytest.raises(InvalidArgumentError):
+    with pytest.raises((InvalidArgumentError, UnsupportedError)):
         parse_image(parsed, moby=False)
         parsed.finish()
 
