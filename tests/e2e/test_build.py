@@ -469,3 +469,18 @@ def test_the_real_buildkit_reads_our_cache(builder: Daemon, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     # Every key, by what was done and by what is in the files, is the same byte for byte.
     assert cached(done) == 8
+
+
+def test_mount_points_that_the_runtime_made_let_others_pass(builder: Daemon, tmp_path: Path) -> None:
+    context = tmp_path / "bare"
+    context.mkdir()
+    shutil.copy(str(BUSYBOX), context / "busybox")
+    (context / "Dockerfile").write_text(
+        'FROM scratch\nCOPY busybox /bin/busybox\nRUN ["/bin/busybox", "true"]\n'
+    )
+    build(builder, context, "-o", f"type=tar,dest={tmp_path}/out.tar")
+    with tarfile.open(tmp_path / "out.tar") as opened:
+        made = {member.name.rstrip("/"): member.mode for member in opened if member.isdir()}
+    assert {name: made[name] for name in ("dev", "proc", "sys")} == dict.fromkeys(
+        ("dev", "proc", "sys"), 0o755
+    )

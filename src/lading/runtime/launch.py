@@ -27,6 +27,8 @@ from lading.runtime.linux import children_named
 from lading.runtime.wire import TASK_SERVICES, exit_of
 
 _SHIMS: Final = aio.Lane("shims", 8)
+_UMASK: Final = 0o022
+"""containerd's. The runtime makes missing mount points with it, in the container's own tree: others must be able to pass."""
 _TIMEOUT: Final = 60
 _SOCKET_PATH: Final = 106
 """Bytes of a unix socket's path that every shim can bind."""
@@ -161,7 +163,14 @@ class Launcher:
         pipe = subprocess.PIPE
         with self._lock:  # so that no process of ours is ever taken for an orphan
             process = subprocess.Popen(
-                command, cwd=directory, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, process_group=0
+                command,
+                cwd=directory,
+                env=environment,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=pipe,
+                process_group=0,
+                umask=_UMASK,
             )
             self._running.add(process.pid)
         try:
