@@ -2,6 +2,7 @@
 # Installs what Lading needs on Debian 12: system packages, then .venv with the lading command. Safe to repeat.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+root=$PWD
 packages=(
     python3-venv                    # the interpreter's own tool for environments
     containerd crun runc            # shims and runtimes; containerd itself is not started
