@@ -137,6 +137,8 @@ def _registered(machine: Machine) -> bool:
 def _register(machine: Machine, interpreter: str) -> None:
     if not os.access(_BINFMT / "register", os.F_OK):
         linux.mount("binfmt_misc", str(_BINFMT), "binfmt_misc")
+        if _registered(machine):  # the kernel's table is one; it only was not to be seen here
+            return
     magic, mask = ("".join(f"\\x{byte:02x}" for byte in data) for data in (machine.magic, machine.mask))
     rule = f":qemu-{machine.qemu}:M::{magic}:{mask}:{interpreter}:OCF"
     (_BINFMT / "register").write_text(rule)
