@@ -2,6 +2,7 @@
 
 import os
 
+import anyio.lowlevel
 import pytest
 from support.world import NAMESPACE, World
 
@@ -38,6 +39,7 @@ class TestContainerdStore(ImageStoreSuite):
             bus=world.bus,
             host=make.AMD64,
             collect=lambda: None,
+            collected=anyio.lowlevel.checkpoint,
         )
         return ImageStore(
             images=service,
@@ -93,6 +95,7 @@ class TestClassicStore(ImageStoreSuite):
                 bus=bus,
                 host=make.AMD64,
                 collect=lambda: None,
+                collected=anyio.lowlevel.checkpoint,
                 classic=classic.store,
             )
             exchange = ClassicExchange(
