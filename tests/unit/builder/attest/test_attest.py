@@ -80,7 +80,7 @@ def test_full_provenance_has_the_graph_as_buildkit_writes_it() -> None:
     action = copy["op"]["Op"]["file"]["actions"][0]
     assert action["Action"]["copy"]["timestamp"] == 7
     assert (action["input"], action["secondaryInput"], action["output"]) == (0, 1, 0)
-    assert steps[-1]["op"] == {"Op": None}
+    assert steps[-1]["op"] == {"Op": {}}
     assert steps[-1]["inputs"] == [f"{steps[-2]['id']}:0"]
     assert set(made["buildConfig"]["digestMapping"].values()) == {step["id"] for step in steps[:-1]}
     assert made["metadata"]["https://mobyproject.org/buildkit@v1#metadata"]["vcs"] == {"revision": "abc"}
