@@ -7,6 +7,7 @@ from typing import Final
 from lading.api.buildkit.messages import platform_message
 from lading.formats.buildkit._pb import control_pb2 as pb
 from lading.formats.buildkit._pb import llb_pb2 as llb
+from lading.formats.llb.caps import SUPPORTED
 from lading.oci.descriptor import Platform
 
 VERSION: Final = pb.BuildkitVersion(package="github.com/moby/buildkit", version="v0.25.2", revision="lading")
@@ -35,64 +36,7 @@ _FRONTEND_CAPS: Final = (
     "reference.attestations",
     "source.metaresolver",
 )
-_LLB_CAPS: Final = (
-    "source.image",
-    "source.image.resolvemode",
-    "source.image.layerlimit",
-    "source.local",
-    "source.local.unique",
-    "source.local.sessionid",
-    "source.local.includepatterns",
-    "source.local.followpaths",
-    "source.local.excludepatterns",
-    "source.local.sharedkeyhint",
-    "source.local.differ",
-    "source.git",
-    "source.git.keepgitdir",
-    "source.git.fullurl",
-    "source.git.httpauth",
-    "source.git.knownsshhosts",
-    "source.git.mountsshsock",
-    "source.git.subdir",
-    "source.git.checksum",
-    "source.http",
-    "source.http.checksum",
-    "source.http.perm",
-    "source.http.uidgid",
-    "source.ocilayout",
-    "exec.meta.base",
-    "exec.meta.cgroup.parent",
-    "exec.meta.network",
-    "exec.meta.proxyenv",
-    "exec.meta.security",
-    "exec.meta.setsdefaultpath",
-    "exec.meta.ulimit",
-    "exec.meta.removemountstubs.recursive",
-    "exec.mount.bind",
-    "exec.mount.bind.readwrite-nooutput",
-    "exec.mount.cache",
-    "exec.mount.cache.sharing",
-    "exec.mount.selector",
-    "exec.mount.tmpfs",
-    "exec.mount.tmpfs.size",
-    "exec.mount.secret",
-    "exec.mount.ssh",
-    "exec.mount.contentcache",
-    "exec.secretenv",
-    "exec.validexitcode",
-    "file.base",
-    "file.rm.wildcard",
-    "file.copy.includeexcludepatterns",
-    "file.copy.alwaysreplaceexistingdestpaths",
-    "file.copy.modestring",
-    "file.symlink.create",
-    "constraints",
-    "platform",
-    "meta.ignorecache",
-    "meta.description",
-    "meta.exportcache",
-    "mergeop",
-    "diffop",
+_DAEMON_CAPS: Final = (
     "annotations.images",
     "attestation",
     "exporter.image.attestations",
@@ -103,6 +47,8 @@ _LLB_CAPS: Final = (
     "cache.compression",
     "gc.freespacefilter",
 )
+"""What the daemon can do beside operations; clients ask for these in the same list."""
+_LLB_CAPS: Final = (*sorted(SUPPORTED), *_DAEMON_CAPS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
