@@ -277,6 +277,7 @@ class Dialer:
         context = self._contexts.get(key)
         if context is None:
             context = ssl.create_default_context()
+            context.sslsocket_class = _Socket
             context.minimum_version = ssl.TLSVersion.TLSv1_2
             context.set_alpn_protocols(["http/1.1"])
             try:
@@ -297,6 +298,17 @@ class Dialer:
         """Header fields for the proxy itself, for requests in absolute form."""
         proxy = self._proxies.choose(origin)
         return proxy_fields(proxy) if proxy and origin.scheme == "http" else []
+
+
+class _Socket(ssl.SSLSocket):
+    """Closes itself when it is dropped.
+
+    `ssl.SSLContext.wrap_socket` takes the descriptor and then raises without closing it, if the peer reset the connection
+    before the handshake; nobody else has it then.
+    """
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def proxy_fields(proxy: str) -> list[tuple[str, str]]:

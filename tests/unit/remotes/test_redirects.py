@@ -4,6 +4,7 @@ import contextlib
 import pathlib
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 from collections.abc import Generator
@@ -17,7 +18,7 @@ from lading.errors import LadingError, PermissionDeniedError, UnavailableError
 from lading.oci import mediatypes, reference
 from lading.remotes.connection import Origin
 from lading.remotes.dial import Dialer, Proxies, Trust, classify
-from lading.remotes.errors import ForbiddenAddressError
+from lading.remotes.errors import ForbiddenAddressError, NotTLSError
 from lading.testing.memory.content import MemoryReader
 from lading.testing.registry import FakeRegistry, Fault
 from lading.testing.remotes import blob, ignore_progress, image
@@ -131,6 +132,27 @@ def test_a_name_cannot_hide_its_address() -> None:
     dialer.connect(public, Trust(), timeout=1, guard=None).close()
     dialer.connect(Origin("http", "innocent.example", port), Trust(), timeout=1, guard=public).close()
     listener.close()
+
+
+def test_a_registry_that_resets_before_the_handshake_leaves_no_socket(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`ssl` itself forgets to close it: the warning about it, which is an error here, would come with the exception's end."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        make = ssl.create_default_context
+
+        def reset_meanwhile() -> ssl.SSLContext:
+            accepted, _ = listener.accept()
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            accepted.close()
+            return make()
+
+        monkeypatch.setattr(ssl, "create_default_context", reset_meanwhile)
+        dialer = Dialer(Proxies(), idle=1)
+        with pytest.raises(NotTLSError):
+            dialer.connect(
+                Origin("https", "127.0.0.1", listener.getsockname()[1]), Trust(), timeout=5, guard=None
+            )
 
 
 def test_a_registry_cannot_move_to_where_it_wants_to_lead() -> None:
