@@ -377,7 +377,7 @@ async def classic_export(world: World, place: OneImage, created_by: str, **attri
 
 
 @pytest.fixture
-def world() -> World:
+async def world() -> World:
     return World()
 
 
