@@ -162,6 +162,19 @@ class LocalClassicStore(ClassicStore):
         return await aio.run(aio.DISK, self._images.parents)
 
     @override
+    async def has(self, image: Digest) -> bool:
+        return await aio.run(aio.DISK, lambda: image in self._images.ids())
+
+    @override
+    async def made_from(self, parent: Digest | None) -> Sequence[Digest]:
+        def find() -> list[Digest]:
+            if parent is not None:
+                return sorted(self._images.children(parent))
+            return sorted(set(self._images.ids()) - self._images.parents().keys())
+
+        return await aio.run(aio.DISK, find)
+
+    @override
     async def set_parent(self, image: Digest, parent: Digest) -> None:
         for each in (image, parent):
             if not await self._records.by_target(each):

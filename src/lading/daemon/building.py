@@ -23,6 +23,7 @@ from lading.builder.ops.processes import Networking
 from lading.builder.ops.trees import DiffingSnapshotter
 from lading.builder.service import BuildJob, BuildSolver, Environment
 from lading.core import content, images, leases, metadata
+from lading.core.classic import ClassicStore
 from lading.core.events import Bus
 from lading.core.metadata import Namespace
 from lading.core.networks import BRIDGE, Networks, SandboxID, joined
@@ -49,8 +50,8 @@ class Parts:
     images: images.Store
     leases: leases.Manager
     snapshotter: DiffingSnapshotter
-    containerd: bool
-    """Whether the containerd store is in use: buildx asks for it by a label of the worker."""
+    classic: ClassicStore | None
+    """The classic store, if that is the one in use; buildx tells the stores apart by a label of the worker."""
     transfer: TransferService
     registries: Registries
     runtime: Runtime
@@ -112,6 +113,7 @@ async def open_builder(stack: AsyncExitStack, parts: Parts) -> Builder:
                 networking=None if parts.networks is None else DefaultNetwork(parts.networks),
                 cgroup_v2=host.cgroup_version() == "2",
                 disk=parts.disk,
+                packed=parts.classic is None,
                 collect=parts.collect,
             )
         )
@@ -133,16 +135,21 @@ async def open_builder(stack: AsyncExitStack, parts: Parts) -> Builder:
         frontends={"dockerfile.v0": DockerfileFrontend()},
         make_gateway=_gateway,
         make_exporter=ExporterFactory(
-            parts.transfer, parts.content, host=platforms.host(), exported=exported
+            parts.transfer,
+            parts.content,
+            host=platforms.host(),
+            exported=exported,
+            classic=parts.classic,
         ),
         finishers=[SbomFinisher(), ProvenanceFinisher()],
         worker=Worker(
             id=parts.id,
             hostname=socket.gethostname(),
-            snapshotter=lambda: parts.snapshotter.name if parts.containerd else "",
+            snapshotter=lambda: parts.snapshotter.name if parts.classic is None else "",
             platforms=runnable,
         ),
         state=parts.state / "legacy",
+        chained=parts.classic is not None,
     )
 
 
@@ -172,8 +179,9 @@ def make_builder(
     finishers: Sequence[Finisher] = (),
     worker: Worker,
     state: Path,
+    chained: bool = False,
 ) -> Builder:
-    """The builder over any solver."""
+    """The builder over any solver. ``chained`` is said of the classic store, which keeps the image of every old-style step."""
     sessions = SessionRegistry()
     history = History(
         store=database.builds(namespace),
@@ -206,5 +214,6 @@ def make_builder(
         make_gateway=make_gateway,
         make_exporter=make_exporter,
         state=state,
+        chained=chained,
     )
     return Builder(server=server, control=control, solver=solver, sessions=sessions, legacy=legacy)
