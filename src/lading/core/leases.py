@@ -17,6 +17,8 @@ from typing import Literal, NewType, Protocol
 LeaseID = NewType("LeaseID", str)
 EXPIRE = "containerd.io/gc.expire"
 FLAT = "containerd.io/gc.flat"
+BUILDS = "lading.builder"
+"""On a lease that holds what builds under way make. One that is there when a daemon starts is left of one that died."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
