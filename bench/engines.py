@@ -165,7 +165,15 @@ class Engine:
         self.docker("rmi", "-f", image if "/" in image else f"{self.registry}/{image}:latest")
 
     def images(self) -> None:
-        self.docker("image", "ls", "-q")
+        self.docker("images")
+
+    def tree(self) -> None:
+        """The images with their platforms."""
+        self.docker("images", "--tree")
+
+    def usage(self) -> None:
+        """What fills the disk, as ``docker system df`` shows it."""
+        self.docker("system", "df")
 
     def run_true(self, image: str) -> None:
         self.docker("run", "--rm", "--network", "host", f"{self.registry}/{image}:latest", "/true")

@@ -225,6 +225,10 @@ def main() -> int:
     parser.add_argument("--phases", default=",".join(PHASES))
     parser.add_argument("--list", type=int, default=300, help="how many images to list")
     parser.add_argument("--builds", default=",".join(builds.KINDS), help="what the build phase builds")
+    parser.add_argument(
+        "--scratch",
+        help="where the file systems of the run are made (default bench/work); memory, say /dev/shm, for what should not wait for the disk",
+    )
     options = parser.parse_args()
     options.pairs = options.pairs or (1 if options.quick else 3)
     options.peers = (
@@ -234,7 +238,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is mounted is unmounted
     (HERE / "work").mkdir(exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix="bench-", dir=HERE / "work") as scratch,
+        tempfile.TemporaryDirectory(prefix="bench-", dir=options.scratch or HERE / "work") as scratch,
         Registry(pathlib.Path(scratch)) as registry,
     ):
         run = Run(options, pathlib.Path(scratch), registry)
