@@ -5,6 +5,9 @@ to are kept. Every long operation creates one first, passes it to each call that
 when the result is held by something permanent, such as an image. A resource joins its lease in the
 transaction that creates it; there is no moment at which the collector could see it unheld.
 
+A lease outlives the process. It outlives a power cut if something durable was written after it, which is when it matters:
+what it holds is written after it.
+
 Label `EXPIRE` gives a time (RFC 3339) after which the lease holds nothing; label `FLAT` keeps the
 resources alone and not what they refer to.
 """

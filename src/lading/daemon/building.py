@@ -50,6 +50,7 @@ class AssembledBuilder(Builder):
     control: Control
     solver: Solver
     sessions: SessionRegistry
+    history: History
     routes: Router
 
     @property
@@ -109,7 +110,7 @@ async def open_builder(parts: Parts) -> AsyncGenerator[Builder]:
         return await aio.run(aio.DISK, lambda: solver.platforms)
 
     async with solver:
-        yield make_builder(
+        builder = make_builder(
             database=parts.database,
             namespace=parts.namespace,
             blobs=parts.content,
@@ -129,6 +130,8 @@ async def open_builder(parts: Parts) -> AsyncGenerator[Builder]:
             ),
             state=parts.state / "legacy",
         )
+        await builder.history.recover()
+        yield builder
 
 
 def _gateway(
@@ -197,6 +200,7 @@ def make_builder(
         control=control,
         solver=solver,
         sessions=sessions,
+        history=history,
         routes=_routes(server, solver, legacy),
     )
 

@@ -93,7 +93,7 @@ class SqliteFacts(facts.Store):
             self._hold(connection, target, _parts(facts))
             return not connection.execute(_JUDGE, (target,)).fetchall()[0][0]
 
-        return await self._session.write(None, job)
+        return await self._session.write(None, job, durable=False)  # they can be read again
 
     def _hold(self, connection: Connection, target: int, wanted: Mapping[_Part, int | None]) -> None:
         """Let the target hold exactly these parts."""
