@@ -107,7 +107,7 @@ class BuildGateway(Gateway):
             self._progress.tell(
                 VertexEvent(digest=vertex, name=name, started=started, completed=time.time_ns(), error=error)
             )
-        target = image.located.target.digest
+        target = image.target
         pinned = references.parse(reference)
         if pinned.digest is None:
             pinned = pinned.with_default_tag().with_digest(target)

@@ -115,11 +115,13 @@ class LayerForm:
     force: bool = False
     epoch: int | None = None
     """With it, times in new layers later than this (seconds since the epoch) are set to it (``rewrite-timestamp``)."""
+    packed: bool = True
+    """Without it there are no blobs: layers are snapshots under their chain IDs, named by their diff IDs (classic store)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """One layer of a ref as a blob in the content store."""
+    """One layer of a ref: a blob in the content store, or (`LayerForm.packed`) a snapshot under its chain ID."""
 
     descriptor: Descriptor
     diff_id: DiffID
@@ -173,7 +175,7 @@ class Ref(Protocol):
         ...
 
     async def layers(self, form: LayerForm, *, lease: LeaseID) -> list[Layer]:
-        """The tree as layers, bottom first, each a blob in the content store that ``lease`` holds.
+        """The tree as layers, bottom first, each a blob in the content store (or a snapshot) that ``lease`` holds.
 
         Layers of base images keep their own blobs, which may be away (lazy) but have a descriptor and distribution labels.
         """

@@ -79,6 +79,8 @@ class Environment:
     host: Platform | None = None
     disk: Path | None = None
     """Where snapshots are; with it, old records go by themselves when the disk fills (`pruning.default_policy`)."""
+    packed: bool = True
+    """Whether the store keeps layers as blobs; the classic one does not."""
     collect: Callable[[], None] = lambda: None
     """Called when something was let go of."""
 
@@ -142,6 +144,7 @@ class BuildSolver(Solver):
             snapshotter=env.snapshotter.name,
             puller=env.puller,
             registries=env.registries,
+            packed=env.packed,
         )
         self._stack = AsyncExitStack()
         self._ended = anyio.Event()

@@ -98,6 +98,7 @@ async def open_builder(parts: Parts) -> AsyncGenerator[Builder]:
             networking=None if parts.networks is None else DefaultNetwork(parts.networks),
             cgroup_v2=host.cgroup_version() == "2",
             disk=parts.disk,
+            packed=parts.classic is None,
             collect=parts.collect,
         )
     )
@@ -119,16 +120,21 @@ async def open_builder(parts: Parts) -> AsyncGenerator[Builder]:
             frontends={"dockerfile.v0": DockerfileFrontend()},
             make_gateway=_gateway,
             make_exporter=ExporterFactory(
-                parts.transfer, parts.content, host=platforms.host(), exported=exported
+                parts.transfer,
+                parts.content,
+                host=platforms.host(),
+                exported=exported,
+                classic=parts.classic,
             ),
             finishers=[SbomFinisher(), ProvenanceFinisher()],
             worker=Worker(
                 id=parts.id,
                 hostname=socket.gethostname(),
-                snapshotter=lambda: parts.snapshotter.name if parts.containerd else "",
+                snapshotter=lambda: parts.snapshotter.name if parts.classic is None else "",
                 platforms=runnable,
             ),
             state=parts.state / "legacy",
+            chained=parts.classic is not None,
         )
         await builder.history.recover()
         yield builder
@@ -160,8 +166,9 @@ def make_builder(
     finishers: Sequence[Finisher] = (),
     worker: Worker,
     state: Path,
+    chained: bool = False,
 ) -> AssembledBuilder:
-    """The builder over any solver."""
+    """The builder over any solver. ``chained`` is said of the classic store, which keeps the image of every old-style step."""
     sessions = SessionRegistry()
     history = History(
         store=database.builds(namespace),
@@ -194,6 +201,7 @@ def make_builder(
         make_gateway=make_gateway,
         make_exporter=make_exporter,
         state=state,
+        chained=chained,
     )
     return AssembledBuilder(
         server=server,

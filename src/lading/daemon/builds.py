@@ -17,6 +17,7 @@ from lading.api.engine.routing import Request, Router
 from lading.api.engine.system import DiskUsage
 from lading.api.engine.version import ApiVersion
 from lading.core import content, images, leases, metadata
+from lading.core.classic import ClassicStore
 from lading.core.events import Bus
 from lading.core.metadata import Namespace
 from lading.core.networks import Networks
@@ -49,8 +50,8 @@ class Parts:
     images: images.Store
     leases: leases.Manager
     snapshotter: DirectorySnapshotter
-    containerd: bool
-    """Whether the containerd store is in use: buildx asks for it by a label of the worker."""
+    classic: ClassicStore | None
+    """The classic store, if that is the one in use; buildx tells the stores apart by a label of the worker."""
     transfer: TransferService
     registries: Registries
     runtime: Runtime

@@ -115,7 +115,7 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
                     images=store.records,
                     leases=store.leases,
                     snapshotter=store.snapshotter,
-                    containerd=store.selection.kind is StoreKind.CONTAINERD,
+                    classic=store.classic,
                     transfer=store.transfer,
                     registries=store.registries,
                     runtime=runtime,
