@@ -219,9 +219,15 @@ class MemoryBlobs(metadata.Blobs):
         return space.blobs[digest]
 
     @override
-    async def add_many(self, sizes: Mapping[Digest, int], *, lease: LeaseID | None = None) -> None:
+    async def add_many(
+        self,
+        sizes: Mapping[Digest, int],
+        *,
+        labels: Mapping[Digest, content.Labels] = content.NO_LABELS_OF_MANY,
+        lease: LeaseID | None = None,
+    ) -> None:
         for digest, size in sizes.items():
-            await self.add(digest, size, labels={}, lease=lease)
+            await self.add(digest, size, labels=labels.get(digest, {}), lease=lease)
 
     @override
     async def label(self, labels: Mapping[Digest, content.Labels], *, lease: LeaseID | None = None) -> None:
@@ -533,6 +539,7 @@ class MemorySnapshots(metadata.Snapshots):
         boot_id: str = "",
         extra: Mapping[str, str] | None = None,
         lease: LeaseID | None = None,
+        durable: bool = True,
     ) -> SnapshotRow:
         label_rules.check(labels)
         space = await self._database.change(self._namespace, Node("snapshot", key, self._snapshotter))
