@@ -8,10 +8,12 @@ from typing_extensions import override
 
 from lading.builder.model import (
     Gateway,
+    Program,
     Progress,
     Ref,
     ResolvedImage,
     ResolveMode,
+    Talk,
     VertexEvent,
     WarningEvent,
 )
@@ -24,6 +26,9 @@ from lading.oci import platform as platform_rules
 from lading.oci import reference as references
 from lading.oci.descriptor import Platform
 from lading.oci.digest import Digest
+
+Converse = Callable[[Program, Talk, Callable[[bytes], None]], Awaitable[int]]
+"""As `Gateway.converse`."""
 
 
 class BuildGateway(Gateway):
@@ -41,7 +46,9 @@ class BuildGateway(Gateway):
         platforms: Sequence[Platform],
         lease: LeaseID,
         import_cache: Callable[[str, Mapping[str, str]], Awaitable[None]],
+        converse: Converse,
     ) -> None:
+        self._converse = converse
         self._import_cache = import_cache
         self._imports = _imports(options)
         self._load = load
@@ -128,6 +135,25 @@ class BuildGateway(Gateway):
     @override
     def warn(self, event: WarningEvent) -> None:
         self._progress.tell(event)
+
+    @override
+    def derived(self, options: Mapping[str, str], inputs: Mapping[str, Definition]) -> Gateway:
+        return BuildGateway(
+            load=self._load,
+            options=options,
+            inputs=inputs,
+            session=self._session,
+            progress=self._progress,
+            images=self._images,
+            platforms=self._platforms,
+            lease=self._lease,
+            import_cache=self._import_cache,
+            converse=self._converse,
+        )
+
+    @override
+    async def converse(self, program: Program, talk: Talk, log: Callable[[bytes], None]) -> int:
+        return await self._converse(program, talk, log)
 
 
 class _Import(msgspec.Struct, rename="pascal"):

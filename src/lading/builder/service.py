@@ -19,10 +19,12 @@ from lading.builder.gateway import BuildGateway
 from lading.builder.model import (
     Gateway,
     Job,
+    Program,
     Progress,
     PruneWish,
     Ref,
     Solver,
+    Talk,
     UsageRecord,
 )
 from lading.builder.ops.contents import Contents
@@ -32,13 +34,14 @@ from lading.builder.ops.factory import World, node
 from lading.builder.ops.images import ImageSources
 from lading.builder.ops.layers import Layers
 from lading.builder.ops.mutables import Mutables
-from lading.builder.ops.processes import Networking, Processes
+from lading.builder.ops.processes import Networking, Process, Processes
 from lading.builder.ops.records import Records
 from lading.builder.ops.trees import DiffingSnapshotter, Tree, Trees
 from lading.builder.refs import SolvedRef
 from lading.builder.solver import live
 from lading.builder.solver.live import Edge, Solved
 from lading.builder.solver.scheduler import Scheduler
+from lading.containers.users import User
 from lading.core import content, images, leases
 from lading.core.buildcache import BuildCache
 from lading.core.leases import LeaseID
@@ -46,7 +49,7 @@ from lading.core.remotes import Registries
 from lading.core.runtime import Runtime
 from lading.core.session import Session
 from lading.errors import LadingError, NotFoundError
-from lading.formats.llb import graph
+from lading.formats.llb import graph, ops
 from lading.formats.llb.definition import Definition
 from lading.kit import aio, fs
 from lading.oci import platform as platforms
@@ -241,6 +244,21 @@ class BuildSolver(Solver):
 
         return SolvedRef(definition, solve, self.trees, self.layers)
 
+    async def converse(self, program: Program, talk: Talk, log: Callable[[bytes], None]) -> int:
+        """See `Gateway.converse`."""
+        assert isinstance(program.ref, SolvedRef)
+        async with self.trees.active(await program.ref.tree()) as active:
+            process = Process(
+                meta=ops.Meta(args=tuple(program.args), cwd=program.cwd),
+                env=program.env,
+                user=User(uid=0, gid=0, groups=(0,), home="/root"),
+                rootfs=active.mounts,
+                network=ops.NetMode.UNSET if program.network else ops.NetMode.NONE,
+                platform=program.platform,
+            )
+            end = await self._processes.run(process, lambda _, data: log(data), talk=talk)
+        return end.status
+
     # The cache.
 
     @override
@@ -352,6 +370,7 @@ class BuildJob(Job):
             platforms=self._solver.platforms,
             lease=self._solver.trees.lease,
             import_cache=self.import_cache,
+            converse=self._solver.converse,
         )
 
 
