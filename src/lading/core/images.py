@@ -99,7 +99,7 @@ class Naming(Protocol):
 
     async def point(
         self,
-        name: str,
+        name: str | None,
         target: Descriptor,
         *,
         manifest: Descriptor | None = None,
@@ -112,7 +112,7 @@ class Naming(Protocol):
         An old target without another name stays, dangling, if ``keep_displaced``; the new one is dangling no more. Idempotent.
 
         Args:
-            name: The record's name.
+            name: The record's name; ``None`` gives an image that has no other the name of a dangling one.
             target: An index or manifest that was stored, or the target of a record.
             manifest: Of an index that was stored, the manifest that was unpacked; a store of single platforms keeps that.
             source: The repository that it was pulled from, which then knows it by its digest as well.

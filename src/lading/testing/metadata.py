@@ -687,6 +687,10 @@ class DatabaseSuite:
             found = await store.inventory(digest("a"))
             total = sum(found.blobs.values()) + sum(found.snapshots.values())
             assert total == await store.total() == (await store.summaries())[0].size
+            (listed,) = await store.manifests(digest("a"))
+            assert listed.content + listed.unpacked == total
+            assert listed.available == (found.blobs.keys() == {digest("a"), digest("bb"), digest("ccc")})
+            assert list(await store.manifests()) == [listed]
             return total
 
         assert await size() == 3

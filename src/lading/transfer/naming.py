@@ -23,7 +23,7 @@ class TargetNaming(images.Naming):
     @override
     async def point(
         self,
-        name: str,
+        name: str | None,
         target: Descriptor,
         *,
         manifest: Descriptor | None = None,
@@ -31,6 +31,10 @@ class TargetNaming(images.Naming):
         labels: Mapping[str, str] | None = None,
         keep_displaced: bool = True,
     ) -> Pointed:
+        if name is None:
+            if named := await self._records.by_target(target.digest):
+                return Pointed(image=named[0], replaced=named[0])
+            name = dangling_name(target.digest)
         async with self._names.hold(name):
             try:
                 old = (await self._records.get(name)).target
