@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from lading.core.leases import LeaseID
 from lading.core.session import Session
 from lading.core.snapshots import SnapshotName
+from lading.formats.buildkit.sourcepolicy import Policy
 from lading.formats.llb.definition import Definition
 from lading.formats.llb.metadata import SourceFile, SourceRange
 from lading.kit.grpc.connection import Transport
@@ -376,10 +377,12 @@ class Solver(Protocol):
         progress: Progress,
         no_cache: bool = False,
         entitlements: frozenset[str] = frozenset(),
+        policies: Sequence[Policy] = (),
     ) -> AbstractAsyncContextManager["Job"]:
         """A build's place in the solver. Leaving it cancels what only this build wanted and releases its refs.
 
-        ``entitlements`` are what the client grants: ``network.host``, ``security.insecure``.
+        ``entitlements`` are what the client grants: ``network.host``, ``security.insecure``. ``policies`` are applied to every
+        source of every graph, and to every image that is looked up.
         """
         ...
 

@@ -49,8 +49,11 @@ from lading.core.remotes import Registries
 from lading.core.runtime import Runtime
 from lading.core.session import Session
 from lading.errors import LadingError, NotFoundError
+from lading.formats.buildkit import sourcepolicy
+from lading.formats.buildkit.sourcepolicy import Policy, Source
 from lading.formats.llb import graph, ops
 from lading.formats.llb.definition import Definition
+from lading.formats.llb.rewrite import with_sources
 from lading.kit import aio, fs
 from lading.oci import platform as platforms
 from lading.oci.descriptor import Platform
@@ -191,8 +194,9 @@ class BuildSolver(Solver):
         progress: Progress,
         no_cache: bool = False,
         entitlements: frozenset[str] = frozenset(),
+        policies: Sequence[Policy] = (),
     ) -> AbstractAsyncContextManager["BuildJob"]:
-        return self._open_job(session, progress, no_cache, entitlements)
+        return self._open_job(session, progress, no_cache, entitlements, policies)
 
     @asynccontextmanager
     async def _open_job(
@@ -201,13 +205,14 @@ class BuildSolver(Solver):
         progress: Progress,
         no_cache: bool,
         entitlements: frozenset[str],
+        policies: Sequence[Policy],
     ) -> "AsyncGenerator[BuildJob]":
         await self._begin()
         try:
             async with self._scheduler.open_job(
                 progress=progress, session=session, no_cache=no_cache, entitlements=entitlements
             ) as job:
-                yield BuildJob(self, job)
+                yield BuildJob(self, job, policies)
         finally:
             with anyio.CancelScope(shield=True):
                 await self._end()
@@ -301,7 +306,8 @@ class BuildSolver(Solver):
 class BuildJob(Job):
     """One build in the solver."""
 
-    def __init__(self, solver: BuildSolver, job: live.Job[Tree]) -> None:
+    def __init__(self, solver: BuildSolver, job: live.Job[Tree], policies: Sequence[Policy]) -> None:
+        self._policies = policies
         self._solver = solver
         self._job = job
         self._imported: list[tuple[str, Mapping[str, str]]] = []
@@ -313,7 +319,19 @@ class BuildJob(Job):
 
     @override
     async def load(self, definition: Definition) -> Ref:
+        if self._policies:
+            definition = with_sources(definition, self._used)
         return await self._solver.load(self._job, definition)
+
+    def _used(self, identifier: str, attributes: dict[str, str]) -> tuple[str, dict[str, str]]:
+        """What a source becomes by the build's policies."""
+        try:
+            found = sourcepolicy.evaluate(
+                self._policies, Source(identifier=identifier, attributes=attributes)
+            )
+        except LadingError as exc:
+            raise type(exc)(f"error evaluating the source policy: {exc.message}", subject=identifier) from exc
+        return found.identifier, dict(found.attributes)
 
     @override
     async def import_cache(self, kind: str, attributes: Mapping[str, str]) -> None:
@@ -371,6 +389,7 @@ class BuildJob(Job):
             lease=self._solver.trees.lease,
             import_cache=self.import_cache,
             converse=self._solver.converse,
+            policies=self._policies,
         )
 
 
