@@ -238,7 +238,8 @@ class ErofsSnapshotter(OverlaySnapshotter):
             (directory / POINT).mkdir(mode=0o700)
             if DIFF_ID in extracted.facts:
                 os.rename(directory / DATA, directory / CACHE)
-        size = sum(os.stat(entry).st_blocks for entry in os.scandir(directory) if entry.name != CACHE) * 512
+        with os.scandir(directory) as entries:
+            size = sum(os.stat(entry).st_blocks for entry in entries if entry.name != CACHE) * 512
         return Usage(size=size, inodes=extracted.usage.inodes)
 
     @override
