@@ -266,6 +266,11 @@ class MemoryBlobs(metadata.Blobs):
         return next((space.blobs[digest].size for space in spaces if digest in space.blobs), None)
 
     @override
+    async def elsewhere(self, digest: Digest) -> bool:
+        spaces = self._database.spaces.items()
+        return any(digest in space.blobs for name, space in spaces if name != self._namespace)
+
+    @override
     async def open_ingest(self, row: IngestRow, *, lease: LeaseID | None = None) -> None:
         space = await self._database.change(self._namespace, Node("ingest", row.ref))
         if lease is not None:
