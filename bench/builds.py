@@ -27,12 +27,13 @@ COPY bin/$TARGETARCH/busybox /bin/busybox
 RUN ["/bin/busybox", "sh", "-c", "/bin/busybox --install /bin"]
 ENV PATH=/bin
 """
+# In Debian 12's QEMU busybox cannot run its own applets by a bare name, hence the paths.
 SMALL = f"""{_BASE}
 FROM base
 COPY stamp /stamp
-RUN cat /stamp > /made && mkdir -p /srv
+RUN /bin/cat /stamp > /made && /bin/mkdir -p /srv
 COPY hello.txt /srv/
-RUN cat /srv/hello.txt >> /made
+RUN /bin/cat /srv/hello.txt >> /made
 CMD ["/bin/cat", "/made"]
 """
 MANY_FILES = f"""{_BASE}
