@@ -13,17 +13,19 @@ the exporters, and ends the status stream. Every vertex that any of this touches
 does; what it holds (processes, mounts, active snapshots) is gone within a second.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from lading.core.leases import LeaseID
 from lading.core.session import Session
 from lading.core.snapshots import SnapshotName
+from lading.formats.buildkit.sourcepolicy import Policy
 from lading.formats.llb.definition import Definition
 from lading.formats.llb.metadata import SourceFile, SourceRange
+from lading.kit.grpc.connection import Transport
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.digest import DiffID, Digest
 from lading.oci.reference import Reference
@@ -245,6 +247,22 @@ class ResolveMode(Enum):
     FORCE_PULL = "pull"
 
 
+Talk = Callable[[Transport], Coroutine[Any, Any, None]]
+"""Speaks with a program until it ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """A program of a frontend, run as root in a writable copy of ``ref``. ``env`` are ``KEY=value``."""
+
+    ref: Ref
+    args: Sequence[str]
+    env: Sequence[str] = ()
+    cwd: str = "/"
+    network: bool = True
+    platform: Platform
+
+
 class Gateway(Protocol):
     """What a frontend may ask of the daemon, on behalf of one build. The bridge offers the same to clients."""
 
@@ -295,6 +313,17 @@ class Gateway(Protocol):
 
     def warn(self, event: WarningEvent) -> None:
         """Add a remark."""
+        ...
+
+    def derived(self, options: Mapping[str, str], inputs: Mapping[str, Definition]) -> "Gateway":
+        """What another frontend of the same build may ask."""
+        ...
+
+    async def converse(self, program: Program, talk: Talk, log: Callable[[bytes], None]) -> int:
+        """Run a program to its end; its exit code.
+
+        ``talk`` has its standard input and output, and sees their end; ``log`` what it writes to standard error.
+        """
         ...
 
 
@@ -348,10 +377,12 @@ class Solver(Protocol):
         progress: Progress,
         no_cache: bool = False,
         entitlements: frozenset[str] = frozenset(),
+        policies: Sequence[Policy] = (),
     ) -> AbstractAsyncContextManager["Job"]:
         """A build's place in the solver. Leaving it cancels what only this build wanted and releases its refs.
 
-        ``entitlements`` are what the client grants: ``network.host``, ``security.insecure``.
+        ``entitlements`` are what the client grants: ``network.host``, ``security.insecure``. ``policies`` are applied to every
+        source of every graph, and to every image that is looked up.
         """
         ...
 

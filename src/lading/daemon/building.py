@@ -12,7 +12,7 @@ from pathlib import Path
 from typing_extensions import override
 
 from lading.api.buildkit.errors import status_of
-from lading.api.buildkit.server import BuildkitServer
+from lading.api.buildkit.server import BuildkitServer, FrontendServer
 from lading.api.buildkit.worker import Worker
 from lading.api.engine import build_cache, legacy_build, upgrades
 from lading.api.engine.routing import Router
@@ -22,6 +22,7 @@ from lading.builder.attest.finisher import ProvenanceFinisher, record_of
 from lading.builder.attest.sbom import SbomFinisher
 from lading.builder.control import Control, Finisher, MakeExporter, MakeGateway, SolveWish
 from lading.builder.exporters.factory import ExporterFactory
+from lading.builder.external import ExternalFrontend
 from lading.builder.frontend.frontend import DockerfileFrontend
 from lading.builder.history import History
 from lading.builder.legacy.build import LegacyBuilder
@@ -117,7 +118,6 @@ async def open_builder(parts: Parts) -> AsyncGenerator[Builder]:
             blobs=parts.content,
             lease_manager=parts.leases,
             solver=solver,
-            frontends={"dockerfile.v0": DockerfileFrontend()},
             make_gateway=_gateway,
             make_exporter=ExporterFactory(
                 parts.transfer,
@@ -160,7 +160,7 @@ def make_builder(
     blobs: content.Store,
     lease_manager: leases.Manager,
     solver: Solver,
-    frontends: Mapping[str, Frontend],
+    frontends: Mapping[str, Frontend] | None = None,
     make_gateway: MakeGateway,
     make_exporter: MakeExporter,
     finishers: Sequence[Finisher] = (),
@@ -168,8 +168,15 @@ def make_builder(
     state: Path,
     chained: bool = False,
 ) -> AssembledBuilder:
-    """The builder over any solver. ``chained`` is said of the classic store, which keeps the image of every old-style step."""
+    """The builder over any solver, with ``frontends`` instead of its own.
+
+    ``chained`` is said of the classic store, which keeps the image of every old-style step.
+    """
     sessions = SessionRegistry()
+    programs = FrontendServer(worker)
+    known: dict[str, Frontend] = {}
+    external = ExternalFrontend(frontends=known, serve=programs.serve, workers=programs.workers)
+    known |= {"dockerfile.v0": DockerfileFrontend(external), "gateway.v0": external} | dict(frontends or {})
     history = History(
         store=database.builds(namespace),
         blobs=blobs,
@@ -181,7 +188,7 @@ def make_builder(
         solver=solver,
         sessions=sessions,
         lease_manager=lease_manager,
-        frontends=frontends,
+        frontends=known,
         make_gateway=make_gateway,
         make_exporter=make_exporter,
         finishers=finishers,
