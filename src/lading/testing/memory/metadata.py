@@ -36,6 +36,7 @@ from lading.errors import (
 )
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
+from lading.testing.memory.buildcache import MemoryBuildCache
 from lading.testing.memory.facts import MemoryFacts
 from lading.testing.memory.rows import Space, children_first, erase, graph_of, marked
 
@@ -95,6 +96,10 @@ class MemoryDatabase(metadata.Database):
     @override
     def builds(self, namespace: Namespace) -> "MemoryBuilds":
         return MemoryBuilds(self, namespace)
+
+    @override
+    def build_cache(self, namespace: Namespace) -> MemoryBuildCache:
+        return MemoryBuildCache(lambda: self.space(namespace), lambda: self.change(namespace), self.clock)
 
     @override
     def networks(self, namespace: Namespace) -> "MemoryNetworks":
