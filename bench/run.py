@@ -7,7 +7,7 @@ Peers are Docker Engine 28 (both stores), containerd 2.1 (overlayfs and its own 
 
 Phases: ``pull`` (N pairs), ``everything`` (push, save, load, commit, diff, rmi), ``compressed`` (layers-keep), ``reads`` (in containers, warm and cold: drops the
 machine's page cache), ``fleet`` (eight images at once), ``link`` (400 Mbit/s), ``many`` (300 images), ``memory`` (16 layers of
-500 MB, only if named), ``gc`` (100,000 nodes). The page docs/benchmark-results.md is made of the samples.
+500 MB, only if named), ``build`` (``--builds`` of small, files, parallel, platforms, large), ``gc`` (100,000 nodes). The page docs/benchmark-results.md is made of the samples.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 
+import builds
 import engines
 import gc_stall
 import operations
@@ -32,7 +33,7 @@ from samples import Samples
 
 HERE = pathlib.Path(__file__).parent
 IMAGES = ("one-file", "small-files", "torch-like", "eight-layers")
-PHASES = ("pull", "everything", "compressed", "reads", "fleet", "link", "many", "gc")
+PHASES = ("pull", "everything", "compressed", "reads", "fleet", "link", "many", "build", "gc")
 PEERS = ("docker-containerd-store", "docker-classic", "containerd-overlayfs", "containerd-erofs", "podman")
 QUICK_PEERS = ("docker-containerd-store", "containerd-erofs")
 
@@ -163,6 +164,19 @@ class Run:
             kept=self.options.kept,
         )
 
+    def _build(self) -> None:
+        if problem := builds.missing():
+            operations.failures.append(problem)
+            return
+        kinds: list[type[engines.Engine]] = [engines.Lading]
+        kinds += [p for p in self.peers if p.name == "docker-containerd-store"]
+
+        def measure(engine: engines.Engine, which: str, note: operations.Note) -> None:
+            builds.builds(engine, which, note, rounds=2 if self.options.quick else 3)
+
+        for which in self.options.builds.split(","):
+            self.pair(measure, which, pairs=self.options.pairs, kinds=kinds)
+
     def _memory(self) -> None:
         self.registry.fill(self.corpus.sixteen(), "sixteen")
 
@@ -215,6 +229,7 @@ def main() -> int:
     parser.add_argument("--peers")
     parser.add_argument("--phases", default=",".join(PHASES))
     parser.add_argument("--list", type=int, default=300, help="how many images to list")
+    parser.add_argument("--builds", default=",".join(builds.KINDS), help="what the build phase builds")
     parser.add_argument(
         "--scratch",
         help="where the file systems of the run are made (default bench/work); memory, say /dev/shm, for what should not wait for the disk",

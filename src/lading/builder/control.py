@@ -289,7 +289,7 @@ class Control:
         """
         if wish.ref in self._builds:
             raise AlreadyExistsError(f"build {wish.ref} is under way already", subject=wish.ref)
-        lease = await self._leases.create(labels={"lading.build": wish.ref[:256]})
+        lease = await self._leases.create(labels={leases.BUILDS: wish.ref[:256]})
         build = Build(
             wish=wish, log=ProgressLog(), started=time.time_ns(), lease=lease.id, options=wish.options
         )

@@ -44,7 +44,7 @@ from lading.builder.solver.scheduler import Scheduler
 from lading.containers.users import User
 from lading.core import content, images, leases
 from lading.core.buildcache import BuildCache
-from lading.core.leases import LeaseID
+from lading.core.leases import BUILDS, LeaseID
 from lading.core.remotes import Registries
 from lading.core.runtime import Runtime
 from lading.core.session import Session
@@ -62,8 +62,6 @@ from lading.transfer.pull import Puller
 
 _REST_SECONDS: Final = 10.0
 _log: Final = structlog.get_logger(__name__)
-PURPOSE: Final = "lading.builder"
-"""Lease label: what builds under way hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +172,7 @@ class BuildSolver(Solver):
         await aio.run(aio.DISK, self.trees.clean)
         await self._processes.recover()
         for lease in await self._env.leases.list():
-            if PURPOSE in lease.labels:
+            if BUILDS in lease.labels:
                 with suppress(NotFoundError):
                     await self._env.leases.delete(lease.id)
 
@@ -222,7 +220,7 @@ class BuildSolver(Solver):
         async with self._lock:
             if not self._jobs:
                 self._lease = LeaseID(f"builds-{secrets.token_hex(8)}")
-                await self._env.leases.create(self._lease, labels={PURPOSE: "builds under way"})
+                await self._env.leases.create(self._lease, labels={BUILDS: "builds under way"})
             self._jobs += 1
 
     async def _end(self) -> None:

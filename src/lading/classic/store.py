@@ -87,7 +87,7 @@ class LocalClassicStore(ClassicStore):
         if name is None or is_dangling(name):
             name = dangling_name(image.digest)
         async with self._names.hold(name):
-            replaced = await self._put_name(name, image, labels=labels, keep_displaced=keep_displaced)
+            pointed = await self._put_name(name, image, labels=labels, keep_displaced=keep_displaced)
             if name != dangling_name(image.digest):
                 await aio.run(aio.DISK, self._images.touch, image.digest)
                 await self._forget(dangling_name(image.digest))
@@ -97,7 +97,7 @@ class LocalClassicStore(ClassicStore):
             digest = str(source.with_digest(target.digest))
             # Another platform of the same index was known by this digest: it stays, as after any name that moved.
             await self._put_name(digest, image, keep_displaced=keep_displaced)
-        return Pointed(image=await self._records.get(name), replaced=replaced)
+        return pointed
 
     async def _put_name(
         self,
@@ -106,7 +106,7 @@ class LocalClassicStore(ClassicStore):
         *,
         labels: Mapping[str, str] | None = None,
         keep_displaced: bool,
-    ) -> Image | None:
+    ) -> Pointed:
         old = await self._current(name)
         displaced = dangling_name(old.target.digest) if old and keep_displaced else None
         return await self._records.put(name, image, labels=labels, displaced=displaced)

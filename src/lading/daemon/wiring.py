@@ -17,7 +17,7 @@ import structlog
 from anyio.abc import TaskGroup
 from typing_extensions import override
 
-from lading.api.engine import absent, build_cache, legacy_build, system, upgrades
+from lading.api.engine import absent, system
 from lading.api.engine import containers as container_routes
 from lading.api.engine import events as event_routes
 from lading.api.engine import exec as exec_routes
@@ -31,7 +31,7 @@ from lading.containers.service import ContainerService
 from lading.core import metadata
 from lading.core.events import Bus
 from lading.daemon import host, stores, usage
-from lading.daemon.building import Builder, Parts, open_builder
+from lading.daemon.builds import Builds, OpenBuilder, Parts
 from lading.daemon.config import Config
 from lading.daemon.containers import open_container_service, open_network_service, open_runtime
 from lading.daemon.events import EventBus
@@ -55,6 +55,7 @@ class Engine:
     config: Config
     sources: system.Sources
     warm: Callable[[], Coroutine[Any, Any, None]]
+    recover_builds: Callable[[], Coroutine[Any, Any, None]]
     restart: anyio.Event
     """Set when the engine is to be closed and opened again, with the store that was chosen meanwhile."""
 
@@ -63,6 +64,7 @@ class Engine:
         tasks.start_soon(supervise, "maintenance", self.store.maintenance.run)
         tasks.start_soon(supervise, "snapshotter", self.store.snapshotter.run)
         tasks.start_soon(self.warm)
+        tasks.start_soon(self.recover_builds)
 
     def reload(self, config: Config) -> None:
         """Take over reloadable options."""
@@ -104,27 +106,29 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
         networks = await open_network_service(stack, config, store)
         service = await open_container_service(stack, config, store, runtime, networks)
         running.append(service)
-        builder = await open_builder(
-            stack,
-            Parts(
-                database=store.database,
-                namespace=store.namespace,
-                content=store.content,
-                images=store.records,
-                leases=store.leases,
-                snapshotter=store.snapshotter,
-                classic=store.classic,
-                transfer=store.transfer,
-                registries=store.registries,
-                runtime=runtime,
-                runtime_name=host.default_runtime(config),
-                networks=None if config.bridge == "none" else networks,
-                state=config.exec_root / "build",
-                bus=bus,
-                id=await daemon_id(store.database),
-                disk=config.data_root,
-                collect=store.maintenance.collector.trigger,
-            ),
+        builds = await stack.enter_async_context(
+            Builds(
+                Parts(
+                    database=store.database,
+                    namespace=store.namespace,
+                    content=store.content,
+                    images=store.records,
+                    leases=store.leases,
+                    snapshotter=store.snapshotter,
+                    classic=store.classic,
+                    transfer=store.transfer,
+                    registries=store.registries,
+                    runtime=runtime,
+                    runtime_name=host.default_runtime(config),
+                    networks=None if config.bridge == "none" else networks,
+                    state=config.exec_root / "build",
+                    bus=bus,
+                    id=await daemon_id(store.database),
+                    disk=config.data_root,
+                    collect=store.maintenance.collector.trigger,
+                ),
+                load_builder,
+            )
         )
         facts = host.facts(
             config,
@@ -139,7 +143,7 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
             image_usage=lambda version: usage.image_usage(store.images, version),
             container_usage=lambda version: usage.container_usage(service, version),
             volume_usage=lambda version: usage.volume_usage(service, version),
-            build_usage=lambda version: build_cache.disk_usage(builder.solver, version),
+            build_usage=builds.disk_usage,
             listeners=lambda: bus.subscribers,
             open_files=lambda: len(os.listdir("/proc/self/fd")),
             registries=store.registries,
@@ -153,6 +157,7 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
             config=config,
             sources=sources,
             warm=service.warm,
+            recover_builds=builds.recover,
             restart=anyio.Event(),
         )
         switch = stores.Switch(
@@ -164,7 +169,7 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
             stop=service.stop,
             restart=engine.restart.set,
         )
-        engine.router = make_router(store, service, sources, bus, StoreRoutes(config, store, switch), builder)
+        engine.router = make_router(store, service, sources, bus, StoreRoutes(config, store, switch), builds)
         yield engine
 
 
@@ -244,7 +249,7 @@ def make_router(
     sources: system.Sources,
     bus: Bus,
     stores: lading_routes.Stores,
-    builder: Builder,
+    builds: Builds,
 ) -> Router:
     """Every route that is served."""
     router = Router()
@@ -259,15 +264,15 @@ def make_router(
     lading_routes.add_routes(router, store.maintenance, stores)
     absent.add_swarm(router)
     absent.add_plugins(router)
-    legacy_build.add_routes(router, builder.legacy)
-    build_cache.add_routes(router, builder.solver)
-    upgrades.add_routes(
-        router,
-        grpc=builder.server.serve_grpc,
-        session=builder.server.serve_session,
-        check_session=builder.server.check_session,
-    )
+    builds.add_routes(router)
     return router
+
+
+def load_builder() -> OpenBuilder:
+    """Import the builder; see `daemon.builds`."""
+    from lading.daemon import building  # noqa: PLC0415 - most daemons never build
+
+    return building.open_builder
 
 
 async def daemon_id(database: metadata.Database) -> str:

@@ -122,7 +122,7 @@ class LegacyBuilder:
         """
         ref = wish.build_id or secrets.token_hex(16)
         place = self._state / f"context-{secrets.token_hex(8)}"
-        lease = await self._leases.create(labels={"lading.build": ref[:256]})
+        lease = await self._leases.create(labels={leases.BUILDS: ref[:256]})
         with anyio.CancelScope() as scope:
             self._under_way[ref] = scope
             try:

@@ -51,10 +51,14 @@ class Base(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folder:
-    """A directory of ours that does not change as long as the build has it. ``key`` names its snapshot."""
+    """A directory of ours that does not change as long as the build has it. ``key`` names its snapshot.
+
+    Two folders of the same key and ``version`` have the same content.
+    """
 
     path: str
     key: SnapshotKey
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
