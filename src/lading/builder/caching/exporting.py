@@ -153,7 +153,11 @@ def _assemble(
 
 def _annotated(layer: Layer) -> Descriptor:
     created = times.format_nano(layer.created_at) if layer.created_at else _EPOCH
-    annotations = {cacheconfig.DIFF_ID: str(layer.diff_id), cacheconfig.CREATED_AT: created}
+    annotations = {
+        **layer.descriptor.annotations,
+        cacheconfig.DIFF_ID: str(layer.diff_id),
+        cacheconfig.CREATED_AT: created,
+    }
     return msgspec.structs.replace(layer.descriptor, annotations=annotations)
 
 

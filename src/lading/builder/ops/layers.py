@@ -1,7 +1,7 @@
 """Layers: the differences of a tree as blobs. Those of base images keep their own; others are made in one pass, once."""
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import anyio
@@ -15,18 +15,19 @@ from lading.core.content import IngestRef
 from lading.core.labels import UNCOMPRESSED
 from lading.core.leases import LeaseID, Manager, Resource
 from lading.core.snapshots import SnapshotName
-from lading.errors import DataLossError, NotFoundError, UnsupportedError
-from lading.formats import compression
+from lading.errors import DataLossError, NotFoundError
+from lading.formats import compression, estargz
 from lading.kit import aio
 from lading.kit.tasks import KeyedLock, task_group
 from lading.oci import mediatypes
 from lading.oci.descriptor import Descriptor
-from lading.oci.digest import ChainID, DiffID, Digest, chain_id
+from lading.oci.digest import ChainID, DiffID, Digest, chain_id, new_hasher
 
 _READ: Final = 1 << 20
 _TYPES: Final = {
     Compression.UNCOMPRESSED: (compression.Compression.NONE, mediatypes.OCI_LAYER),
     Compression.GZIP: (compression.Compression.GZIP, mediatypes.OCI_LAYER_GZIP),
+    Compression.ESTARGZ: (compression.Compression.GZIP, mediatypes.OCI_LAYER_GZIP),
     Compression.ZSTD: (compression.Compression.ZSTD, mediatypes.OCI_LAYER_ZSTD),
 }
 
@@ -48,10 +49,6 @@ class Layers:
         """See `Ref.layers`."""
         if not form.packed:
             return await self._unpacked(tree, form.epoch, lease)
-        if form.compression not in _TYPES:
-            raise UnsupportedError(
-                f"layer compression {form.compression.value} is not supported", hint="use gzip or zstd"
-            )
         names = await self._names(tree)
         found: dict[int, Layer] = {}
         async with task_group() as group:
@@ -111,6 +108,8 @@ class Layers:
         arrived = await self._cache.layer(driver, name, "")
         if arrived is not None:
             suits = mediatypes.LAYER_COMPRESSION.get(arrived.descriptor.media_type) == kind.value
+            if form.compression is Compression.ESTARGZ:
+                suits = estargz.TOC_DIGEST in arrived.descriptor.annotations
             if (suits or not form.force) and await self._hold(arrived, lease):
                 return arrived
         made = await self._cache.layer(driver, name, _key(form))
@@ -131,7 +130,7 @@ class Layers:
         if arrived is not None and await self._hold(arrived, lease):
             async with self._content.open_reader(arrived.descriptor.digest) as reader:
                 blob = await self._write(_inflated(reader), form, lease)
-            if blob.diff_id != arrived.diff_id:
+            if form.compression is not Compression.ESTARGZ and blob.diff_id != arrived.diff_id:
                 raise DataLossError(f"layer {arrived.descriptor.digest} is not what its diff ID says")
         else:
             epoch = None if arrived is not None else form.epoch
@@ -142,29 +141,51 @@ class Layers:
 
     async def _write(self, chunks: Iterator[bytes], form: LayerForm, lease: LeaseID) -> LayerBlob:
         """Tar in; diff ID, compressed blob and its digest out."""
-        kind, media_type = _TYPES[form.compression]
+        _, media_type = _TYPES[form.compression]
         ref = IngestRef(f"build-layer-{secrets.token_hex(12)}")
         async with self._content.open_writer(ref, lease=lease) as writer:
-
-            def work() -> DiffID:
-                hasher = Digest.of(b"").hasher()
-                compressor = compression.compressor(kind, form.level)
-                for chunk in chunks:
-                    hasher.update(chunk)
-                    for out in compressor.feed(chunk):
-                        writer.write(out)
-                writer.write(compressor.finish())
-                return DiffID.from_hasher(hasher)
-
+            pack = _indexed if form.compression is Compression.ESTARGZ else _packed
             try:
-                diff_id = await aio.run(aio.COMPRESS, work)
+                diff_id, annotations = await aio.run(aio.COMPRESS, pack, chunks, form, writer.write)
                 info = await writer.commit(labels={UNCOMPRESSED: diff_id})
             except BaseException:  # what was written of it is of no use to anybody
                 with anyio.CancelScope(shield=True):
                     await aio.run(aio.DISK, writer.truncate)
                 raise
-        descriptor = Descriptor(media_type=media_type, digest=info.digest, size=info.size)
+        descriptor = Descriptor(
+            media_type=media_type, digest=info.digest, size=info.size, annotations=annotations
+        )
         return LayerBlob(descriptor=descriptor, diff_id=diff_id)
+
+
+def _packed(
+    chunks: Iterable[bytes], form: LayerForm, write: Callable[[bytes], object]
+) -> tuple[DiffID, dict[str, str]]:
+    """Compress a tar stream; its diff ID, and no annotations. Blocking."""
+    hasher = new_hasher()
+    compressor = compression.compressor(_TYPES[form.compression][0], form.level)
+    for chunk in chunks:
+        hasher.update(chunk)
+        for out in compressor.feed(chunk):
+            write(out)
+    write(compressor.finish())
+    return DiffID.from_hasher(hasher), {}
+
+
+def _indexed(
+    chunks: Iterable[bytes], form: LayerForm, write: Callable[[bytes], object]
+) -> tuple[DiffID, dict[str, str]]:
+    """Make an eStargz of a tar stream; its diff ID, and what is said of it. Blocking."""
+    writer = estargz.Writer(form.level)
+    for chunk in chunks:
+        for out in writer.feed(chunk):
+            write(out)
+    for out in writer.finish():
+        write(out)
+    return writer.diff_id(), {
+        estargz.TOC_DIGEST: str(writer.toc_digest),
+        estargz.UNCOMPRESSED_SIZE: str(writer.uncompressed_size),
+    }
 
 
 def _key(form: LayerForm) -> str:
