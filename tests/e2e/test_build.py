@@ -295,6 +295,7 @@ def test_a_killed_client_takes_its_build_along(builder: Daemon, context: Path) -
     while running("4711") or left(builder) != before:
         assert time.monotonic() - killed < 20, (running("4711"), left(builder), before)
         time.sleep(0.02)
+    print(f"gone after {time.monotonic() - killed:.2f} s")
     listed = builder.docker("buildx", "history", "ls", "--format", "{{json .}}").splitlines()
     assert json.loads(listed[0])["status"] in ("Canceled", "Error")
 
