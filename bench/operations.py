@@ -130,12 +130,16 @@ def many(engine: engines.Engine, archive: pathlib.Path, count: int, note: Note) 
         raise RuntimeError(f"{engine.name} lists {len(found)} images instead of {count}")
     for each in repeated(5, lambda: engine.api("GET", "/images/json")):
         note(f"list {count} images", each)
+    for each in repeated(3, lambda: engine.api("GET", "/images/json?manifests=1")):
+        note(f"list {count} images with manifests", each)
     for each in repeated(3, engine.images):
         note(f"docker images of {count}", each)
     for each in repeated(3, engine.tree):
         note(f"docker images --tree of {count}", each)
     for each in repeated(3, engine.usage):
         note(f"docker system df with {count} images", each)
+    for each in repeated(5, lambda: engine.api("GET", "/system/df")):
+        note(f"df with {count} images", each)
     note(f"memory with {count} images MB", engine.idle_memory() / 1e6)
     if type(engine).collect is not engines.Engine.collect:
         note(f"gc with {count} images", timed(engine.collect))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from lading.testing.buildcache import BuildCacheSuite
 from lading.testing.content import HERE, THERE, ContentStoreSuite
 from lading.testing.memory.content import MemoryContentStore
 from lading.testing.memory.metadata import MemoryDatabase
@@ -9,6 +10,12 @@ from lading.testing.metadata import DatabaseSuite
 
 
 class TestMemoryDatabase(DatabaseSuite):
+    @pytest.fixture
+    async def database(self):
+        return MemoryDatabase()
+
+
+class TestMemoryBuildCache(BuildCacheSuite):
     @pytest.fixture
     async def database(self):
         return MemoryDatabase()

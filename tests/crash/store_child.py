@@ -39,6 +39,12 @@ async def main(root: Path) -> None:
             await images.put(f"image-{number}", describe(data))
             say("tagged", str(number))
             await stores.database.leases("moby").delete(lease)
+        kept = describe(bytes([2]) * 100_000).digest
+        if await stores.content.intact(kept):
+            await stores.content.update(kept, {"copy": "yes"})
+            await stores.content.release(kept)
+            async with stores.content.open_reader(kept) as reader:
+                say("restored", str(reader.size))
         lease = (await stores.database.leases("moby").create()).id
         small = [b"small", b"smaller"]
         await stores.content.put_many({Digest.of(data): data for data in small}, lease=lease)

@@ -33,6 +33,8 @@ POINTS = [
     "gc.marked",
     "gc.condemned",
     "delete.before_unlink",
+    "blob.released",
+    "blob.restored",
 ]
 
 
@@ -81,7 +83,7 @@ async def check(root: Path, said: list[list[str]]) -> None:
 
 @pytest.mark.parametrize("point", POINTS)
 async def test_kill(tmp_path, point):
-    nth = 1 if point.startswith(("gc", "delete", "many")) else 2
+    nth = 1 if point.startswith(("gc", "delete", "many", "blob")) else 2
     said, code = run_child(tmp_path / "root", f"{point}:kill@{nth}")
     assert code == -9, said
     await check(tmp_path / "root", said)

@@ -1,6 +1,7 @@
-"""``layers.keep=compressed``: what a container needs is made again from the blobs, and what is pushed is what was pulled."""
+"""``layers-keep``: what is only a cache is made again when it is needed, and what is pushed and saved is what was pulled."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from support.daemon import running_daemon
 from tests.e2e.test_images import raw_digest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+BLOBS = "content/blobs/sha256/*"
 CACHE = "snapshots/erofs/*/snapshots/*/layer.cache"
 
 
@@ -46,3 +48,59 @@ def test_an_image_kept_compressed_runs_and_leaves_as_it_came(registry: str, imag
         daemon.docker("rm", "-f", running)
         daemon.stop()
         assert list(daemon.data_root.glob(CACHE)) == []
+
+
+def test_an_image_kept_unpacked_leaves_as_it_came(registry: str, images, tmp_path: Path) -> None:
+    config = tmp_path / "daemon.json"
+    config.write_text(json.dumps({"lading": {"layers-keep": "unpacked"}}))
+    name = images("unpacked/three", layers=3, compression="gzip")
+    digest = raw_digest(name)
+    with running_daemon(f"--config-file={config}") as daemon:
+        if "erofs" not in daemon.docker("info", "--format", "{{.Driver}}"):
+            pytest.skip("no EROFS here")
+
+        def blobs() -> int:
+            return len(list(daemon.data_root.glob(BLOBS)))
+
+        def collected() -> int:
+            done = daemon.lading("gc")
+            assert done.returncode == 0, done.stderr
+            return blobs()
+
+        daemon.docker("pull", "-q", name)
+        whole = blobs()
+        daemon.stop()  # flushes the layers: until then the blobs are what they would be made of after a power cut
+        daemon.start()
+        assert collected() == whole - 3
+        daemon.stop()
+        daemon.start()
+        assert blobs() == whole - 3
+        assert "blob_missing" not in daemon.tail()
+        assert daemon.docker("run", "--rm", "--network", "host", name, "echo", "it runs") == "it runs\n"
+        assert "up to date" in daemon.docker("pull", name)
+        checked = daemon.lading("fsck")
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+        assert blobs() == whole - 3
+
+        copy = f"{registry}/unpacked-elsewhere/copy"
+        daemon.docker("tag", name, copy)
+        daemon.docker("push", copy)
+        assert raw_digest(copy) == digest
+        assert collected() == whole - 3
+        archive = tmp_path / "saved.tar"
+        daemon.docker("save", "-o", str(archive), name)
+        assert blobs() == whole
+        with running_daemon() as other:
+            other.docker("load", "-q", "-i", str(archive))
+            assert digest in other.docker("image", "inspect", "--format", "{{.Id}}", name)
+
+        # Another policy from now on, without a restart: what is here stays.
+        assert collected() == whole - 3
+        config.write_text(json.dumps({"lading": {"layers-keep": "both"}}))
+        daemon.signal(signal.SIGHUP)
+        daemon.docker("save", "-o", str(archive), name)
+        assert collected() == whole
+
+        daemon.docker("rmi", name, copy)
+        assert collected() == 0
+        assert list(daemon.data_root.glob("snapshots/erofs/*/snapshots/*/layer.data")) == []

@@ -265,7 +265,12 @@ class ImageMachine(RuleBasedStateMachine):
 
         total = self.portal.call(self.store.images.total)
         reclaimed = self.portal.call(run)
-        assert self.portal.call(self.store.images.total) == total - reclaimed
+        freed = total - self.portal.call(self.store.images.total)
+        if self.kind is CONTAINERD and self.containerd.dropped:
+            # A platform that was removed from an image is counted with it for as long as another image has it.
+            assert reclaimed <= freed
+        else:
+            assert reclaimed == freed
         self.names.drop([name for name in self.names.of if everything or dangling(name)])
         if self.kind is CONTAINERD:
             self._collected()
@@ -327,7 +332,7 @@ class ImageMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.archives)
     @rule(data=st.data())
     def load(self, data: st.DataObject) -> None:
-        archive = data.draw(st.sampled_from(self.archives))
+        archive = self.archives[data.draw(st.integers(0, len(self.archives) - 1))]
 
         async def source():
             yield archive.data
@@ -447,7 +452,7 @@ class ImageMachine(RuleBasedStateMachine):
 
     async def _agrees(self) -> None:
         records = {r.name: r.target.digest for r in await self.store.records.list()}
-        assert records == self.names.of
+        assert records == self.names.of, sorted(records.items() ^ self.names.of.items())
         rows = {row.target.digest: row for row in await self.store.images.list(shared_size=True)}
         assert set(rows) == self.names.targets
         parts: dict[str, int] = {}

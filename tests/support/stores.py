@@ -16,6 +16,7 @@ from lading.kit import aio
 from lading.metadata.database import SqliteDatabase
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
+from lading.testing.content import Copies
 
 MOBY = Namespace("moby")
 MEDIA_TYPE = "application/vnd.oci.image.manifest.v1+json"
@@ -56,6 +57,7 @@ async def open_stores(
     os.makedirs(root, exist_ok=True)
     async with SqliteDatabase.open(root / "lading.db", reserve=reserve, clock=clock) as database:
         content = LocalContentStore(root / "content", database.blobs(MOBY), namespace=MOBY, clock=clock)
+        content.restore_by(Copies(*[bytes([number]) * 100_000 for number in range(3)]))
         collector = Collector(
             database, MOBY, content=content, snapshotters={"native": NoFiles()}, clock=clock, delay=0
         )

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import lading
-from lading.core import content, images, metadata, remotes, runtime, snapshots
+from lading.core import buildcache, content, images, metadata, remotes, runtime, snapshots
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "lading"
@@ -23,6 +23,7 @@ FILE = re.compile(r"(?<![\w<])[\w.*/-]*[\w*]\.(?:py|md|sql)\b|\b(?:tests|docs|ex
 SUITES: dict[type, str] = {
     content.Store: "ContentStoreSuite",
     metadata.Database: "DatabaseSuite",
+    buildcache.BuildCache: "BuildCacheSuite",
     snapshots.Snapshotter: "SnapshotterSuite",
     runtime.Runtime: "RuntimeSuite",
     remotes.Registries: "RemotesSuite",

@@ -1,8 +1,17 @@
 """`LocalContentStore`: blobs in files, what they are in rows."""
 
+import contextlib
 import os
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+)
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +31,7 @@ from lading.core.metadata import IngestRow, Namespace
 from lading.errors import (
     AlreadyExistsError,
     DataLossError,
+    FailedPreconditionError,
     InvalidArgumentError,
     LadingError,
     NotFoundError,
@@ -33,6 +43,7 @@ from lading.kit.failpoints import failpoint
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 
+_OCTETS: Final = "application/octet-stream"
 EXPIRY: Final = timedelta(hours=24)
 """How long an ingest is kept that no lease holds."""
 
@@ -65,6 +76,11 @@ class LocalContentStore(content.Store):
         self._blobs = blobs
         self._namespace = namespace
         self._clock = clock
+        self._restorer: content.Restorer | None = None
+
+    @override
+    def restore_by(self, restorer: content.Restorer) -> None:
+        self._restorer = restorer
 
     @override
     async def info(self, digest: Digest) -> Info:
@@ -106,14 +122,78 @@ class LocalContentStore(content.Store):
     @asynccontextmanager
     async def open_reader(self, digest: Digest) -> AsyncGenerator[LocalReader]:
         info = await self._blobs.get(digest)
-        try:
-            reader = await aio.run(aio.DISK, LocalReader, self.files.blob(digest))
-        except FileNotFoundError as exc:
-            raise self._lost(digest, "is missing") from exc
-        with reader:
+        with await self._reader(info) as reader:
             if reader.size != info.size:
                 raise self._lost(digest, f"has {reader.size} bytes instead of {info.size}")
             yield reader
+
+    async def _reader(self, info: Info) -> LocalReader:
+        try:
+            return await aio.run(aio.DISK, self._open_used, info)
+        except FileNotFoundError as exc:
+            if not self._restorable(info):
+                raise self._lost(info.digest, "is missing") from exc
+        await self._bring_back(info)
+        try:
+            return await aio.run(aio.DISK, self._open_used, info)
+        except FileNotFoundError as exc:  # it was released again, or deleted
+            raise self._lost(info.digest, "is missing") from exc
+
+    def _open_used(self, info: Info) -> LocalReader:
+        path = self.files.blob(info.digest)
+        reader = LocalReader(path)
+        if self._restorable(info):
+            os.utime(path)
+        return reader
+
+    def _restorable(self, info: Info) -> bool:
+        return self._restorer is not None and self._restorer.can(info)
+
+    async def _bring_back(self, info: Info) -> None:
+        """Have the bytes of a blob made again. Whoever wants them, too, waits for the one who does it."""
+        assert self._restorer is not None
+        ref = IngestRef(f"restore-{info.digest}")
+        descriptor = Descriptor(media_type=_OCTETS, digest=info.digest, size=info.size)
+        try:
+            async with self._writing(ref, descriptor, None, self._here) as writer:
+                await aio.run(aio.DATA, writer.truncate)
+                await self._restorer.restore(info, writer.write)
+                failpoint("blob.restored")
+                await writer.commit()
+        except AlreadyExistsError:
+            return
+
+    @override
+    async def intact(self, digest: Digest) -> bool:
+        try:
+            info = await self._blobs.get(digest)
+        except NotFoundError:
+            return False
+        return await self._intact(info)
+
+    async def _intact(self, info: Info) -> bool:
+        size = await aio.run(aio.DISK, self.files.size, info.digest)
+        return size == info.size or (size is None and self._restorable(info))
+
+    @override
+    async def release(self, digest: Digest) -> int:
+        if not self._restorable(await self._blobs.get(digest)):
+            raise FailedPreconditionError(f"nobody can make blob {digest} again", subject=digest)
+        if await self._blobs.elsewhere(digest):
+            return 0
+        async with self.files.blobs.hold(digest):
+            freed = await aio.run(aio.DISK, self._unlink, digest)
+            failpoint("blob.released")
+            return freed
+
+    @override
+    async def last_used(self, digests: Collection[Digest]) -> Mapping[Digest, float]:
+        return await aio.run(aio.DISK, lambda: dict(self._times(digests)))
+
+    def _times(self, digests: Collection[Digest]) -> Iterator[tuple[Digest, float]]:
+        for digest in digests:
+            with contextlib.suppress(FileNotFoundError):
+                yield digest, self.files.blob(digest).stat().st_mtime
 
     def open_file(self, digest: Digest) -> int:
         """A descriptor of a blob's file, for whoever hashes what it reads. Blocking. Raises `FileNotFoundError`."""
@@ -125,7 +205,11 @@ class LocalContentStore(content.Store):
 
     @override
     async def read(self, digest: Digest, *, limit: int) -> bytes:
-        return await aio.run(aio.DISK, self._read, digest, (await self._blobs.get(digest)).size, limit)
+        info = await self._blobs.get(digest)
+        if self._restorable(info):
+            with await self._reader(info):
+                pass
+        return await aio.run(aio.DISK, self._read, digest, info.size, limit)
 
     def _read(self, digest: Digest, size: int, limit: int) -> bytes:
         try:
@@ -174,9 +258,20 @@ class LocalContentStore(content.Store):
     ) -> AsyncGenerator[LocalWriter]:
         if not ref:
             raise InvalidArgumentError("an ingest needs a ref")
+        async with self._writing(ref, expected, lease, self._have) as writer:
+            yield writer
+
+    @asynccontextmanager
+    async def _writing(
+        self,
+        ref: IngestRef,
+        expected: Descriptor | None,
+        lease: LeaseID | None,
+        have: Callable[[Descriptor, LeaseID | None], Awaitable[bool]],
+    ) -> AsyncGenerator[LocalWriter]:
         directory = self.files.ingest(self._namespace, ref)
         async with self.files.ingests.hold(directory):
-            if expected is not None and await self._have(expected, lease):
+            if expected is not None and await have(expected, lease):
                 if await aio.run(aio.DISK, directory.exists):
                     await self._discard(ref, directory)
                 raise AlreadyExistsError(f"blob {expected.digest} exists", subject=expected.digest)
@@ -225,12 +320,17 @@ class LocalContentStore(content.Store):
     async def _have(self, expected: Descriptor, lease: LeaseID | None) -> bool:
         """Whether the namespace has the blob, whole; then it joins ``lease``. One whose file is lost is written again."""
         try:
-            await self._blobs.get(expected.digest)
+            info = await self._blobs.get(expected.digest)
         except NotFoundError:
             return False
-        if await aio.run(aio.DISK, self.files.size, expected.digest) != expected.size:
+        if info.size != expected.size or not await self._intact(info):
             return False
         return lease is None or await self._blobs.hold(expected.digest, lease)
+
+    async def _here(self, expected: Descriptor, lease: LeaseID | None) -> bool:
+        """Whether the bytes of a blob are here; the leases of its row are left alone."""
+        del lease
+        return await aio.run(aio.DISK, self.files.size, expected.digest) == expected.size
 
     @override
     async def put_many(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lading.content.files import LocalFiles
+from lading.core.labels import RECIPE
 from lading.core.metadata import Database, Namespace
 from lading.errors import InvalidArgumentError
 from lading.kit import aio
@@ -36,6 +37,8 @@ async def sweep(files: LocalFiles, database: Database) -> SweepReport:
     for namespace in await database.namespaces():
         for info in await database.blobs(namespace).list():
             promised.add(info.digest)
+            if RECIPE in info.labels and info.digest not in found:
+                continue  # away, on purpose
             if (
                 found.get(info.digest) != info.size
                 and await aio.run(aio.DISK, files.size, info.digest) != info.size

@@ -10,6 +10,10 @@ makes the bytes durable and then makes the blob visible, in that order; from the
 Leaving the writer without a commit never publishes anything; it keeps the ingest, so that the work can be resumed,
 also by another process after a crash. `Store.abort` discards it. An ingest without a lease expires after 24 hours.
 
+**Bytes that are away.** A store that was given a `Restorer` may `Store.release` the bytes of a blob that it can make again; row,
+size and labels stay. `Store.open_reader` first brings them back, as an ingest that is verified like any other. `Store.intact`
+tells, and brings nothing back.
+
 **Namespaces.** A store object belongs to one namespace. Bytes are stored once, whoever owns them; visibility and
 labels are per namespace.
 
@@ -17,7 +21,7 @@ labels are per namespace.
 and belong on a data thread (`lading.kit.aio`): no byte of a layer passes through the event loop.
 """
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -152,6 +156,26 @@ class Writer(Protocol):
         ...
 
 
+class Restorer(Protocol):
+    """Makes the bytes of blobs again that a store let go of."""
+
+    def can(self, info: Info) -> bool:
+        """Whether it knows how, by the blob's labels. Cheap."""
+        ...
+
+    async def restore(self, info: Info, write: Callable[[Buffer], None]) -> None:
+        """Give the bytes of a blob, in order, to ``write``, which blocks and is called on data threads.
+
+        The caller verifies them.
+
+        Raises:
+            UnavailableError: What they are made of cannot be had now.
+            DataLossError: It is not there any more.
+
+        """
+        ...
+
+
 class Store(Protocol):
     """The blobs and ingests of one namespace."""
 
@@ -175,7 +199,40 @@ class Store(Protocol):
         ...
 
     def open_reader(self, digest: Digest) -> AbstractAsyncContextManager[Reader]:
-        """Open a blob; it stays readable while open, also if it is deleted meanwhile. Raises `NotFoundError`."""
+        """Open a blob; it stays readable while open, also if it is deleted or released meanwhile.
+
+        Bytes that are away are brought back first, which takes as long as it takes to make them.
+
+        Raises:
+            NotFoundError: There is no such blob.
+            DataLossError: Its bytes are lost.
+            UnavailableError: They are away and cannot be brought back now.
+
+        """
+        ...
+
+    async def intact(self, digest: Digest) -> bool:
+        """Whether the blob is in the namespace, and its bytes are here or can be brought back. Reads none of them."""
+        ...
+
+    def restore_by(self, restorer: Restorer) -> None:
+        """Who makes released bytes again. Called once, before anything is read."""
+        ...
+
+    async def release(self, digest: Digest) -> int:
+        """Let go of a blob's bytes, which the `Restorer` can make again; how many were freed.
+
+        None are if they are away already, or if another namespace has the blob.
+
+        Raises:
+            NotFoundError: There is no such blob.
+            FailedPreconditionError: Nobody can make them again.
+
+        """
+        ...
+
+    async def last_used(self, digests: Collection[Digest]) -> Mapping[Digest, float]:
+        """Seconds since the epoch at which blobs were last written or opened, for those whose bytes are here."""
         ...
 
     async def read(self, digest: Digest, *, limit: int) -> bytes:

@@ -93,7 +93,7 @@ class TargetFacts:
         return {chain for manifest in self.manifests for chain in manifest.chain}
 
 
-class ListedManifest(msgspec.Struct, frozen=True, kw_only=True):
+class ListedManifest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What never changes of a manifest in a list."""
 
     descriptor: Descriptor

@@ -105,6 +105,10 @@ class Blobs(Protocol):
         """Size of the blob if any namespace has it."""
         ...
 
+    async def elsewhere(self, digest: Digest) -> bool:
+        """Whether another namespace has the blob."""
+        ...
+
     async def open_ingest(self, row: IngestRow, *, lease: LeaseID | None = None) -> None:
         """Insert or replace the row of an ingest, which joins ``lease``. Need not be durable before the next call that is."""
         ...

@@ -219,6 +219,19 @@ class Snapshotter(Protocol):
         """
         ...
 
+    def open_stream(self, name: SnapshotName) -> AbstractAsyncContextManager[int]:
+        """A descriptor of the tar stream that the layer ``name`` was made of, byte for byte, perhaps with zeros behind it.
+
+        It can be read with ``pread`` while the context lasts. What it gives is durable.
+
+        Raises:
+            NotFoundError: There is no such snapshot.
+            FailedPreconditionError: The layer is not durable yet.
+            UnsupportedError: The stream is not kept, or is itself made again when it is needed.
+
+        """
+        ...
+
     def upper(self, key: SnapshotKey) -> AbstractAsyncContextManager[str]:
         """The directory that holds what an active snapshot changed, in overlayfs's on-disk form (whiteouts as 0:0
         character devices, ``trusted.overlay.opaque``), for diff and size.

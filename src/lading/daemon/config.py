@@ -8,7 +8,7 @@ import difflib
 import ipaddress
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -41,11 +41,15 @@ class LadingSettings:
 
     durability: Literal["lazy", "strict"] = "lazy"
     """``lazy``: unpacked layers may be flushed after the pull is acknowledged; ``strict``: before (core/snapshots.py)."""
-    layers_keep: Literal["both", "compressed"] = "both"
+    layers_keep: Literal["both", "compressed", "unpacked"] = "both"
     """``both``: a pulled layer stays compressed, for pushing, and ready to be mounted. ``compressed``: what is mounted is only a
-    cache, made again from the compressed layer when a container needs it (erofs only)."""
+    cache, made again from the compressed layer when a container needs it (erofs only). ``unpacked``: the compressed layer is only
+    a cache, made again byte by byte when it is pushed or saved; one that cannot be made again stays."""
     layers_cache: int = 0
     """Bytes that this cache may take beyond what is in use; what was unused for longest goes first."""
+    layers_refetch: bool = False
+    """With ``unpacked``: it is enough that a registry has the compressed layer, from which it is fetched again. If the registry
+    deletes it meanwhile, the image can still be run, and no longer be pushed or saved."""
     gc_interval: int = 600
     """Longest time in seconds between two runs of the garbage collector; it also runs whenever something was let go."""
     registry_idle_timeout: int = 30
@@ -497,11 +501,17 @@ def check_host(host: str, *, mutual_tls: bool) -> None:
 
 
 def reloaded(running: Config, fresh: Config) -> Config:
-    """``running`` with the reloadable options of ``fresh``."""
+    """``running`` with the reloadable options of ``fresh``, which are those of layers, too."""
+    lading = replace(
+        running.lading,
+        layers_keep=fresh.lading.layers_keep,
+        layers_cache=fresh.lading.layers_cache,
+        layers_refetch=fresh.lading.layers_refetch,
+    )
     changes = {
         option.key.replace("-", "_"): getattr(fresh, option.key.replace("-", "_"))
         for option in options.USED
         if option.reloadable and option.key
     }
     merged = {each.name: getattr(running, each.name) for each in fields(Config)} | changes
-    return Config(**merged)
+    return replace(Config(**merged), lading=lading)

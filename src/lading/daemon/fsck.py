@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from lading.core import content, images, leases
 from lading.core.content import Info, IngestRef
-from lading.core.labels import DISTRIBUTION_SOURCE
 from lading.core.leases import LeaseID
 from lading.core.remotes import Registries
 from lading.errors import DataLossError, LadingError, NotFoundError
@@ -18,6 +17,8 @@ from lading.kit import aio
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest, new_hasher
 from lading.oci.reference import Reference
+from lading.transfer.labels import repositories
+from lading.transfer.restoring import FromRegistry, way_of
 
 _CHUNK: Final = 4 * 1024 * 1024
 _OCTETS: Final = "application/octet-stream"
@@ -31,6 +32,7 @@ class Checker:
     records: images.Store
     leases: leases.Manager
     registries: Registries
+    restorer: content.Restorer
 
     async def run(self, *, repair: bool) -> AsyncIterator[dict[str, Any]]:
         """Progress in bytes (``current``, ``total``), a ``finding`` for each piece of damage, at last a ``result``."""
@@ -59,8 +61,7 @@ class Checker:
     async def _problem(self, info: Info) -> str:
         """What is wrong with a blob, or empty."""
         try:
-            async with self.store.open_reader(info.digest) as reader:
-                found = await aio.run(aio.DATA, _digest_of, reader, info.digest.algorithm)
+            found = await self._found(info)
         except NotFoundError:
             return ""  # deleted meanwhile
         except DataLossError as exc:
@@ -69,12 +70,23 @@ class Checker:
             return f"cannot be read: {exc.strerror}"
         return "" if found == info.digest else f"is damaged: its bytes are {found}"
 
+    async def _found(self, info: Info) -> Digest:
+        """The digest of a blob's bytes, or of those that would be made again; they stay away. A registry is not asked."""
+        if not await self.store.last_used([info.digest]) and self.restorer.can(info):
+            hasher = info.digest.hasher()
+            if isinstance(way_of(info), FromRegistry):
+                return info.digest
+            await self.restorer.restore(info, hasher.update)
+            return Digest.from_hasher(hasher, info.digest.algorithm)
+        async with self.store.open_reader(info.digest) as reader:
+            return await aio.run(aio.DATA, _digest_of, reader, info.digest.algorithm)
+
     async def _repair(self, info: Info) -> tuple[bool, str]:
         """Whether the blob is well again, and words for the finding."""
         said: list[str] = []
         lease = await self.leases.create(labels={"lading.purpose": "fsck"})
         try:
-            for repository in sources(info):
+            for repository in repositories(info):
                 try:
                     await self._fetch(info, repository, lease.id)
                 except LadingError as exc:
@@ -95,17 +107,6 @@ class Checker:
                 raise DataLossError(f"{repository.name} has other bytes for {info.digest}")
             await self.store.delete(info.digest)
             await writer.commit(size=info.size, expected=info.digest, labels=info.labels)
-
-
-def sources(info: Info) -> list[Reference]:
-    """The repositories that a blob's labels name."""
-    return [
-        Reference(domain=key.removeprefix(DISTRIBUTION_SOURCE), path=path)
-        for key, value in info.labels.items()
-        if key.startswith(DISTRIBUTION_SOURCE)
-        for path in value.split(",")
-        if path
-    ]
 
 
 def _digest_of(reader: content.Reader, algorithm: str) -> Digest:

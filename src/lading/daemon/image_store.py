@@ -21,7 +21,7 @@ from lading.core.events import Bus
 from lading.core.metadata import Namespace
 from lading.core.remotes import Credentials, Registries, Resolver
 from lading.daemon import host, stores
-from lading.daemon.config import Config
+from lading.daemon.config import Config, LadingSettings
 from lading.daemon.fsck import Checker
 from lading.daemon.maintenance import StoreMaintenance
 from lading.daemon.selection import SETTING, Selection, StoreKind, messages
@@ -45,6 +45,7 @@ from lading.snapshots.base import DirectorySnapshotter
 from lading.snapshots.erofs import ErofsSnapshotter
 from lading.snapshots.native import NativeSnapshotter
 from lading.snapshots.overlay import OverlaySnapshotter
+from lading.transfer.restoring import LayerRestorer, Releaser
 from lading.transfer.service import TransferService
 
 _log: Final = structlog.get_logger(__name__)
@@ -134,6 +135,9 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
     stack.push_async_callback(snapshotter.close)
     registries = ReloadableRegistries(config)
     stack.push_async_callback(registries.close)
+    restorer = LayerRestorer(snapshotter, registries)
+    store.restore_by(restorer)
+    releaser = Releaser(store, snapshotter, budget=None, refetch=False)
     machine = platforms.host()
     await keep_facts_of(fact_rows, database, machine)
     transfer = TransferService(
@@ -166,8 +170,11 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         snapshots=snapshotter,
         driver=snapshotter.name,
         collector=collector,
-        checker=Checker(store=store, records=records, leases=lease_manager, registries=registries),
+        checker=Checker(
+            store=store, records=records, leases=lease_manager, registries=registries, restorer=restorer
+        ),
         data_root=config.data_root,
+        releaser=releaser,
         classic=classic.store if classic else None,
     )
 
@@ -188,6 +195,7 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         collected=collector.collect,
     )
     exchange = make_exchange(service=service, records=records, transfer=transfer, registries=registries)
+    keep_layers(config, snapshotter, releaser)
     return Store(
         selection=selection,
         classic=classic.store if classic else None,
@@ -204,6 +212,17 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         maintenance=maintenance,
         bus=bus,
     )
+
+
+def keep_layers(config: Config, snapshotter: DirectorySnapshotter, releaser: Releaser) -> None:
+    """Do as the configuration says about what is kept of layers, also while the store is in use."""
+    budgets = dict.fromkeys(("both", "compressed", "unpacked")) | {
+        config.lading.layers_keep: config.lading.layers_cache
+    }
+    releaser.refetch = config.lading.layers_refetch
+    releaser.budget = budgets["unpacked"]
+    if isinstance(snapshotter, ErofsSnapshotter):
+        snapshotter.cache_within(budgets["compressed"])
 
 
 async def choose(config: Config, kind: StoreKind) -> None:
@@ -238,6 +257,11 @@ SNAPSHOTTERS: Final[Mapping[str, SnapshotterKind]] = {
 """Snapshotters by name, in the order in which they are tried when the configuration names none and none has snapshots yet."""
 
 
+def _keeps(settings: LadingSettings) -> bool:
+    """Whether any snapshotter can do what the configuration says about layers."""
+    return settings.layers_keep == "both" or (settings.layers_keep == "unpacked" and settings.layers_refetch)
+
+
 async def open_snapshotter(
     config: Config, database: metadata.Database, driver: str, open_blob: Callable[[Digest], int]
 ) -> DirectorySnapshotter:
@@ -259,9 +283,8 @@ async def open_snapshotter(
         problem = await aio.run(aio.DISK, kind.probe, root) if kind else "there is no such snapshotter"
         more: dict[str, Any] = {}
         if kind is not None and kind.rebuilds:
-            compressed = config.lading.layers_keep == "compressed"
-            more = {"open_blob": open_blob, "cache_bytes": config.lading.layers_cache if compressed else None}
-        elif config.lading.layers_keep != "both":
+            more = {"open_blob": open_blob}
+        elif not _keeps(config.lading):
             problem = (
                 problem or f"it cannot keep layers {config.lading.layers_keep} only (lading.layers-keep)"
             )

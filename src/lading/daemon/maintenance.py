@@ -25,6 +25,7 @@ from lading.gc.mark import Step
 from lading.images import lookup
 from lading.kit import aio
 from lading.oci.digest import ChainID, Digest
+from lading.transfer.restoring import Releaser
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -41,6 +42,7 @@ class StoreMaintenance(Maintenance):
     collector: Collector
     checker: Checker
     data_root: Path
+    releaser: Releaser
     classic: ClassicStore | None = None
 
     async def run(self) -> None:
@@ -48,6 +50,7 @@ class StoreMaintenance(Maintenance):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.tidy)
             tasks.start_soon(self.collector.run)
+            tasks.start_soon(self.releaser.run)
 
     async def tidy(self) -> None:
         """Delete files that a crash left without a row, and say which rows lost their file."""
@@ -104,6 +107,7 @@ class StoreMaintenance(Maintenance):
         else:
             collected = await self.collector.collect()
             freed = sum(planned.nodes.get(node, 0) for node in collected.nodes)
+            freed += await self.releaser.release(idle=0)
             yield _result(collected.nodes, freed, len(collected.failed))
 
     async def _meant(self, text: str) -> Sequence[images.Image]:

@@ -35,7 +35,7 @@ from lading.daemon.builds import Builds, OpenBuilder, Parts
 from lading.daemon.config import Config
 from lading.daemon.containers import open_container_service, open_network_service, open_runtime
 from lading.daemon.events import EventBus
-from lading.daemon.image_store import Store, open_store
+from lading.daemon.image_store import Store, keep_layers, open_store
 from lading.daemon.selection import StoreKind, hidden_words
 from lading.errors import FailedPreconditionError
 from lading.images.migration import Migrator
@@ -70,6 +70,7 @@ class Engine:
         """Take over reloadable options."""
         self.config = config
         self.store.registries.reload(config)
+        keep_layers(config, self.store.snapshotter, self.store.maintenance.releaser)
         self.sources.host = replace(
             self.sources.host,
             labels=config.labels,

@@ -18,7 +18,7 @@ _NAMES: Final = 32_768
 FILTERS: Final = frozenset({"dangling", "label", "label!", "before", "since", "reference", "until"})
 
 
-class ManifestRow(msgspec.Struct, frozen=True, kw_only=True):
+class ManifestRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One manifest of an image as a list shows it; sizes in bytes; ``containers`` are IDs of those created from it.
 
     A struct, because a list may have very many and a dataclass takes five times as long to make.
@@ -31,7 +31,7 @@ class ManifestRow(msgspec.Struct, frozen=True, kw_only=True):
     containers: Sequence[str] = ()
 
 
-class ImageRow(msgspec.Struct, frozen=True, kw_only=True):
+class ImageRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One image (all records of one target); sizes in bytes, -1 where not computed."""
 
     target: Descriptor

@@ -204,6 +204,16 @@ class SqliteBlobs(metadata.Blobs):
         return await self._session.read(lambda connection: self._present(connection, digest))
 
     @override
+    async def elsewhere(self, digest: Digest) -> bool:
+        def job(connection: Connection) -> bool:
+            row = connection.execute(
+                "SELECT 1 FROM blob WHERE digest = ? AND namespace <> ? LIMIT 1", (digest, self._namespace)
+            ).fetchone()
+            return row is not None
+
+        return await self._session.read(job)
+
+    @override
     async def open_ingest(self, row: IngestRow, *, lease: LeaseID | None = None) -> None:
         def job(connection: Connection) -> None:
             connection.execute(

@@ -13,10 +13,14 @@ Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 class Platform(
     msgspec.Struct,
     frozen=True,
+    gc=False,
     rename={"os_version": "os.version", "os_features": "os.features"},
     omit_defaults=True,
 ):
-    """An OCI platform as it stands in a document; see `lading.oci.platform` for normalising and matching."""
+    """An OCI platform as it stands in a document; see `lading.oci.platform` for normalising and matching.
+
+    It leads to nothing that leads back, and a list of images makes very many, so the cycle collector need not look at it.
+    """
 
     architecture: str = ""
     os: str = ""
@@ -25,7 +29,7 @@ class Platform(
     variant: str = ""
 
 
-class Descriptor(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+class Descriptor(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="camel", omit_defaults=True):
     """A typed, sized pointer to content. Equal descriptors point to equal bytes."""
 
     media_type: str

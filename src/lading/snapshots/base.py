@@ -49,6 +49,7 @@ from lading.errors import (
     LadingError,
     NotFoundError,
     ResourceExhaustedError,
+    UnsupportedError,
 )
 from lading.kit import fs, linux
 from lading.kit.aio import DATA, DISK, run
@@ -305,6 +306,29 @@ class DirectorySnapshotter(Snapshotter, Differ):
         lease: LeaseID | None = None,
     ) -> AbstractAsyncContextManager[LayerWriter]:
         return self._open_layer(name, parent, diff_id, compressed_size, lease)
+
+    @override
+    def open_stream(self, name: SnapshotName) -> AbstractAsyncContextManager[int]:
+        return self._open_stream(name)
+
+    @asynccontextmanager
+    async def _open_stream(self, name: SnapshotName) -> AsyncGenerator[int]:
+        row = await self._rows.get(name)
+        path = self._stream(row)
+        if path is None:
+            raise UnsupportedError(f"snapshot {name} keeps no tar stream", subject=name)
+        if row.boot_id:
+            raise FailedPreconditionError(f"snapshot {name} is not durable yet", subject=name)
+        with translated(f"cannot read snapshot {name}"):
+            fd = await run(DISK, os.open, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _stream(self, row: SnapshotRow) -> Path | None:  # noqa: ARG002 - for those who keep one
+        """The file that holds a layer's tar stream, if there is one."""
+        return None
 
     @override
     async def remove(self, key: str) -> None:

@@ -193,6 +193,10 @@ class ErofsSnapshotter(OverlaySnapshotter):
         more = frozenset({Capability.REBUILDS}) if self._cache.budget is not None else frozenset[Capability]()
         return super().capabilities | more
 
+    def cache_within(self, budget: int | None) -> None:
+        """Change what ``cache_bytes`` was. Layers stay what they were committed as; without a budget none of them is dropped."""
+        self._cache.budget = budget
+
     @override
     async def recover(self) -> list[str]:
         gone = await super().recover()
@@ -238,7 +242,8 @@ class ErofsSnapshotter(OverlaySnapshotter):
             (directory / POINT).mkdir(mode=0o700)
             if DIFF_ID in extracted.facts:
                 os.rename(directory / DATA, directory / CACHE)
-        size = sum(os.stat(entry).st_blocks for entry in os.scandir(directory) if entry.name != CACHE) * 512
+        with os.scandir(directory) as entries:
+            size = sum(os.stat(entry).st_blocks for entry in entries if entry.name != CACHE) * 512
         return Usage(size=size, inodes=extracted.usage.inodes)
 
     @override
@@ -257,6 +262,12 @@ class ErofsSnapshotter(OverlaySnapshotter):
                 for name in (DATA, SIDE, IMAGE, "."):
                     _flush_file(directory / name)
             os.fsync(self._fd)
+
+    @override
+    def _stream(self, row: SnapshotRow) -> Path | None:
+        if row.info.kind is not Kind.COMMITTED or not row.extra.get(DEVICES) or DIFF_ID in row.extra:
+            return None
+        return self.path(row.id) / DATA
 
     # Mounts.
 

@@ -1,12 +1,13 @@
 """What every `lading.core.content.Store` must do. Subclass `ContentStoreSuite` and provide its fixtures."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import anyio
 import pytest
+from typing_extensions import Buffer, override
 
-from lading.core.content import DigestMismatchError, Info, IngestRef, SizeMismatchError, Store
+from lading.core.content import DigestMismatchError, Info, IngestRef, Restorer, SizeMismatchError, Store
 from lading.core.leases import LeaseID, Resource
 from lading.core.metadata import Database, Namespace
 from lading.errors import (
@@ -40,6 +41,27 @@ async def store_blob(store: Store, data: bytes, **labels: str) -> Info:
     async with store.open_writer(IngestRef(f"put-{target.digest}"), expected=target) as writer:
         await aio.run(aio.DATA, writer.write, data)
         return await writer.commit(labels=labels)
+
+
+class Copies(Restorer):
+    """Restores blobs that are labelled ``copy`` from copies, as they are."""
+
+    def __init__(self, *blobs: bytes) -> None:
+        self.blobs = {Digest.of(blob): blob for blob in blobs}
+        self.restored: list[Digest] = []
+
+    @override
+    def can(self, info: Info) -> bool:
+        return "copy" in info.labels
+
+    @override
+    async def restore(self, info: Info, write: Callable[[Buffer], None]) -> None:
+        self.restored.append(info.digest)
+        if info.digest not in self.blobs:
+            raise UnavailableError("no copy")
+        data = self.blobs[info.digest]
+        await aio.run(aio.DATA, write, data[:10])
+        await aio.run(aio.DATA, write, data[10:])
 
 
 class ContentStoreSuite:
@@ -402,3 +424,89 @@ class ContentStoreSuite:
             await aio.run(aio.DATA, writer.write, b"data")
             await writer.commit()
         assert await store.read(digest, limit=10) == b"data"
+
+    # Releasing
+
+    async def test_released_bytes_come_back_when_they_are_opened(self, store: Store) -> None:
+        data = os.urandom(5000)
+        copies = Copies(data)
+        store.restore_by(copies)
+        digest = (await store_blob(store, data, copy="yes", k="v")).digest
+        assert list(await store.last_used([digest])) == [digest]
+        assert await store.release(digest) == len(data)
+        assert await store.release(digest) == 0
+        assert await store.last_used([digest]) == {}
+        assert await store.intact(digest)
+        assert (await store.info(digest)).labels == {"copy": "yes", "k": "v"}
+        assert copies.restored == []
+
+        async def read() -> None:
+            async with store.open_reader(digest) as reader:
+                assert await aio.run(aio.DATA, reader.pread, 6000, 0) == data
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(read)
+        assert copies.restored[0] == digest
+        assert list(await store.last_used([digest])) == [digest]
+        assert (await store.info(digest)).labels == {"copy": "yes", "k": "v"}
+        assert await store.statuses() == []
+
+    async def test_a_released_blob_counts_as_there(self, store: Store) -> None:
+        store.restore_by(Copies(b"some bytes"))
+        await store_blob(store, b"some bytes", copy="yes")
+        await store.release(Digest.of(b"some bytes"))
+        with pytest.raises(AlreadyExistsError):
+            async with store.open_writer(REF, expected=descriptor(b"some bytes")):
+                pass
+        assert await store.last_used([Digest.of(b"some bytes")]) == {}
+
+    async def test_an_open_reader_outlives_a_release(self, store: Store) -> None:
+        store.restore_by(Copies(b"some bytes"))
+        digest = (await store_blob(store, b"some bytes", copy="yes")).digest
+        async with store.open_reader(digest) as reader:
+            await store.release(digest)
+            assert await aio.run(aio.DATA, reader.pread, 100, 0) == b"some bytes"
+
+    async def test_wrong_bytes_do_not_come_back(self, store: Store) -> None:
+        copies = Copies()
+        store.restore_by(copies)
+        digest = (await store_blob(store, b"some bytes", copy="yes")).digest
+        await store.release(digest)
+        with pytest.raises(UnavailableError):
+            async with store.open_reader(digest):
+                pass
+        for wrong in (b"SOME BYTES", b"some byt"):
+            copies.blobs[digest] = wrong
+            with pytest.raises(DataLossError):
+                async with store.open_reader(digest):
+                    pass
+        assert await store.last_used([digest]) == {}
+        copies.blobs[digest] = b"some bytes"
+        assert await store.read(digest, limit=100) == b"some bytes"
+
+    async def test_what_nobody_can_make_again_is_not_released(self, store: Store) -> None:
+        digest = (await store_blob(store, b"some bytes")).digest
+        with pytest.raises(FailedPreconditionError):
+            await store.release(digest)
+        store.restore_by(Copies(b"some bytes"))
+        with pytest.raises(FailedPreconditionError):
+            await store.release(digest)
+        assert await store.read(digest, limit=100) == b"some bytes"
+        with pytest.raises(NotFoundError):
+            await store.release(Digest.of(b"another"))
+        assert not await store.intact(Digest.of(b"another"))
+
+    async def test_what_another_namespace_has_is_not_released(self, store: Store, other: Store) -> None:
+        store.restore_by(Copies(b"some bytes"))
+        digest = (await store_blob(store, b"some bytes", copy="yes")).digest
+        await store_blob(other, b"some bytes")
+        assert await store.release(digest) == 0
+        await other.delete(digest)
+        assert await store.release(digest) == len(b"some bytes")
+
+    async def test_lost_bytes_are_not_intact(self, store: Store) -> None:
+        digest = (await store_blob(store, b"some bytes")).digest
+        assert await store.intact(digest)
+        await self.damage(store, digest, None)
+        assert not await store.intact(digest)

@@ -130,6 +130,8 @@ class DatabaseSuite:
         await database.blobs(HERE).add(digest("a"), 5, labels={"k": "v"})
         assert await database.blobs(THERE).list() == []
         assert await database.blobs(THERE).present(digest("a")) == 5
+        assert not await database.blobs(HERE).elsewhere(digest("a"))
+        assert await database.blobs(THERE).elsewhere(digest("a"))
         assert await database.blobs(THERE).present(digest("b")) is None
         await database.blobs(THERE).add(digest("a"), 5, labels={})
         assert not await database.blobs(HERE).delete(digest("a"))

@@ -137,11 +137,7 @@ class Downloads:
 
     async def _stored(self, digest: Digest) -> bool:
         """Whether the blob is there, its file too: one that was lost is fetched again."""
-        try:
-            async with self._content.open_reader(digest):
-                return True
-        except (NotFoundError, DataLossError):
-            return False
+        return await self._content.intact(digest)
 
     def _share(self, item: Item | None, digest: Digest, progress: Progress) -> Item:
         """The item of a running download of the blob, put in place of our own; else our own."""

@@ -56,6 +56,17 @@ def merged_source(key: str, present: str, path: str) -> str:
     return ",".join(paths)
 
 
+def repositories(info: content.Info) -> list[Reference]:
+    """The repositories that a blob's labels name, on every host."""
+    return [
+        Reference(domain=key.removeprefix(DISTRIBUTION_SOURCE), path=path)
+        for key, value in info.labels.items()
+        if key.startswith(DISTRIBUTION_SOURCE)
+        for path in value.split(",")
+        if path
+    ]
+
+
 class Sources:
     """Keeps the ``distribution.source`` labels: in which repositories a blob has been seen."""
 

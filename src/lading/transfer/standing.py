@@ -91,9 +91,10 @@ class Standing:
 
     async def _complete(self, node: ManifestNode, reference: Reference) -> bool:
         for descriptor in node.blobs():
-            async with self._content.open_reader(descriptor.digest) as reader:
-                if reader.size != descriptor.size:
-                    return False
+            if not await self._content.intact(descriptor.digest):
+                return False
+            if (await self._content.info(descriptor.digest)).size != descriptor.size:
+                return False
             if not await self._seen(descriptor, reference):
                 return False
         return True

@@ -12,7 +12,7 @@ from typing import Final
 import anyio
 
 from lading.core import content, leases
-from lading.core.labels import GC_REF_SNAPSHOT, LAYER_BLOB, SNAPSHOT_REF, UNCOMPRESSED
+from lading.core.labels import GC_REF_SNAPSHOT, LAYER_BLOB, LAYER_SOURCE, SNAPSHOT_REF, UNCOMPRESSED
 from lading.core.leases import LeaseID, Resource
 from lading.core.progress import Item, Phase, Progress
 from lading.core.snapshots import Capability, Kind, SnapshotName, Snapshotter
@@ -255,7 +255,7 @@ class Unpacker:
             _check(layer, diff_id)
             if parent:
                 await parent.wait()
-            labels = {SNAPSHOT_REF: str(layer.chain_id)}
+            labels = {SNAPSHOT_REF: str(layer.chain_id), LAYER_SOURCE: str(layer.descriptor.digest)}
             if Capability.REBUILDS in self._snapshotter.capabilities:
                 labels[LAYER_BLOB] = layer.descriptor.digest
             await writer.commit(labels=labels)

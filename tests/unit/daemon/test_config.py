@@ -289,7 +289,7 @@ def test_bad_flags_say_what_to_do(arguments: list[str], words: str) -> None:
         ({"lading": {"durability": "never"}}, "lading"),
         ({"lading": {"gc-interval": -1}}, "at least 1 second"),
         ({"lading": {"layers-cache": -1}}, "layers-cache"),
-        ({"lading": {"layers-keep": "unpacked"}}, "invalid value in 'lading'"),
+        ({"lading": {"layers-keep": "neither"}}, "invalid value in 'lading'"),
         ({"lading": 3}, "give an object"),
         ({"runtimes": {"x": 3}}, "invalid runtimes"),
         ("[1]", "expected an object"),

@@ -47,6 +47,16 @@ def platform(value: Platform) -> Json:
     return shape
 
 
+def _as_it_is(desc: Descriptor) -> Descriptor | Json:
+    """As `descriptor`, but for what has the same form on the wire as in a document: a list has very many."""
+    plain = desc.data is None and (desc.platform is None or _complete(desc.platform))
+    return desc if plain else descriptor(desc)
+
+
+def _complete(value: Platform) -> bool:
+    return bool(value.architecture and value.os)
+
+
 def unix_seconds(created: str) -> int:
     """Seconds since the epoch of a config's creation time; 0 if it names none."""
     return times.parse_nano(created) // times.SECOND
@@ -81,7 +91,7 @@ def list_row(
     if mediatypes.is_config(row.target.media_type):
         return shape  # the classic store knows neither
     if version >= (1, 48):
-        shape["Descriptor"] = descriptor(row.target)
+        shape["Descriptor"] = _as_it_is(row.target)
     if manifests and version >= (1, 47):
         shape["Manifests"] = [manifest_row(m, identities) for m in row.manifests]
     return shape
@@ -91,19 +101,20 @@ def manifest_row(row: ManifestRow, identities: Mapping[str, Identity] = NO_IDENT
     """An item of ``Manifests``; what is not here is listed as unavailable."""
     facts = row.facts
     shape: Json = {
-        "ID": str(facts.descriptor.digest),
-        "Descriptor": descriptor(facts.descriptor),
+        "ID": facts.descriptor.digest,
+        "Descriptor": _as_it_is(facts.descriptor),
         "Available": row.available,
         "Size": {"Content": row.content, "Total": row.content + row.unpacked},
-        "Kind": facts.kind.value,
+        "Kind": facts.kind,
     }
     if facts.kind is Kind.IMAGE:
         shape["ImageData"] = {
-            "Platform": platform(facts.platform),
-            "Containers": list(row.containers),
+            "Platform": facts.platform if _complete(facts.platform) else platform(facts.platform),
+            "Containers": row.containers,
             "Size": {"Unpacked": row.unpacked},
-            **identity(identities.get(facts.descriptor.digest)),
         }
+        if identities:
+            shape["ImageData"] |= identity(identities.get(facts.descriptor.digest))
     elif facts.kind is Kind.ATTESTATION:
         shape["AttestationData"] = {"For": facts.attests}
     return shape

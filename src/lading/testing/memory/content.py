@@ -1,5 +1,6 @@
 """`MemoryContentStore`: the content port over byte arrays. Stores that share a `Bytes` share blobs across namespaces."""
 
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -160,6 +161,47 @@ class MemoryContentStore(content.Store):
         self.rows = rows
         self.bytes = data or Bytes()
         self.namespace = namespace
+        self._restorer: content.Restorer | None = None
+        self._used: dict[Digest, float] = {}
+
+    @override
+    def restore_by(self, restorer: content.Restorer) -> None:
+        self._restorer = restorer
+
+    def _restorable(self, info: Info) -> bool:
+        return self._restorer is not None and self._restorer.can(info)
+
+    async def _bring_back(self, info: Info) -> None:
+        assert self._restorer is not None
+        async with self.bytes.busy.hold((self.namespace, IngestRef(f"restore-{info.digest}"))):
+            made = bytearray()
+
+            def write(data: Buffer) -> None:
+                made.extend(memoryview(data).cast("B"))
+
+            await self._restorer.restore(info, write)
+            if not info.digest.matches(made):
+                raise DigestMismatchError(f"what was made is not {info.digest}", subject=info.digest)
+            self.bytes.blobs[info.digest] = bytes(made)
+
+    @override
+    async def intact(self, digest: Digest) -> bool:
+        try:
+            info = await self.rows.get(digest)
+        except NotFoundError:
+            return False
+        data = self.bytes.blobs.get(digest)
+        return self._restorable(info) if data is None else len(data) == info.size
+
+    @override
+    async def release(self, digest: Digest) -> int:
+        if not self._restorable(await self.rows.get(digest)):
+            raise FailedPreconditionError(f"nobody can make blob {digest} again", subject=digest)
+        return 0 if await self.rows.elsewhere(digest) else len(self.bytes.blobs.pop(digest, b""))
+
+    @override
+    async def last_used(self, digests: Collection[Digest]) -> Mapping[Digest, float]:
+        return {digest: self._used.get(digest, 0.0) for digest in digests if digest in self.bytes.blobs}
 
     @override
     async def info(self, digest: Digest) -> Info:
@@ -194,6 +236,9 @@ class MemoryContentStore(content.Store):
     @asynccontextmanager
     async def open_reader(self, digest: Digest) -> AsyncGenerator[MemoryReader]:
         info = await self.rows.get(digest)
+        if digest not in self.bytes.blobs and self._restorable(info):
+            await self._bring_back(info)
+        self._used[digest] = time.time()
         data = self.bytes.blobs.get(digest)
         if data is None or len(data) != info.size:
             raise DataLossError(f"the bytes of blob {digest} are lost", subject=digest)
@@ -260,11 +305,9 @@ class MemoryContentStore(content.Store):
                 writer.closed = True
 
     async def _have(self, expected: Descriptor, lease: LeaseID | None) -> bool:
-        try:
-            await self.rows.get(expected.digest)
-        except NotFoundError:
+        if not await self.intact(expected.digest):
             return False
-        if len(self.bytes.blobs.get(expected.digest, b"")) != expected.size:
+        if (await self.rows.get(expected.digest)).size != expected.size:
             return False
         return lease is None or await self.rows.hold(expected.digest, lease)
 

@@ -36,6 +36,7 @@ from lading.errors import (
 )
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
+from lading.testing.memory.buildcache import MemoryBuildCache
 from lading.testing.memory.facts import MemoryFacts
 from lading.testing.memory.rows import Space, children_first, erase, graph_of, marked
 
@@ -95,6 +96,10 @@ class MemoryDatabase(metadata.Database):
     @override
     def builds(self, namespace: Namespace) -> "MemoryBuilds":
         return MemoryBuilds(self, namespace)
+
+    @override
+    def build_cache(self, namespace: Namespace) -> MemoryBuildCache:
+        return MemoryBuildCache(lambda: self.space(namespace), lambda: self.change(namespace), self.clock)
 
     @override
     def networks(self, namespace: Namespace) -> "MemoryNetworks":
@@ -264,6 +269,11 @@ class MemoryBlobs(metadata.Blobs):
     async def present(self, digest: Digest) -> int | None:
         spaces = self._database.spaces.values()
         return next((space.blobs[digest].size for space in spaces if digest in space.blobs), None)
+
+    @override
+    async def elsewhere(self, digest: Digest) -> bool:
+        spaces = self._database.spaces.items()
+        return any(digest in space.blobs for name, space in spaces if name != self._namespace)
 
     @override
     async def open_ingest(self, row: IngestRow, *, lease: LeaseID | None = None) -> None:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from lading.core import references
+from lading.core.buildcache import BuildRecord as CacheRecord
+from lading.core.buildcache import LayerBlob, LinkRow
 from lading.core.builds import BuildRecord
 from lading.core.containers import ContainerRecord
 from lading.core.content import Info, IngestRef
@@ -20,6 +22,17 @@ from lading.oci.digest import Digest
 
 
 @dataclass(slots=True)
+class CacheRows:
+    """The build cache of one namespace; what is known of snapshots goes by the numbers of their rows."""
+
+    records: dict[str, CacheRecord] = field(default_factory=dict[str, CacheRecord])
+    keys: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
+    links: set[LinkRow] = field(default_factory=set[LinkRow])
+    layers: dict[tuple[int, str], LayerBlob] = field(default_factory=dict[tuple[int, str], LayerBlob])
+    digests: dict[tuple[int, str], Digest] = field(default_factory=dict[tuple[int, str], Digest])
+
+
+@dataclass(slots=True)
 class Space:
     """All rows of one namespace."""
 
@@ -30,6 +43,7 @@ class Space:
     held: dict[LeaseID, set[Resource]] = field(default_factory=dict[LeaseID, set[Resource]])
     snapshots: dict[tuple[str, str], SnapshotRow] = field(default_factory=dict[tuple[str, str], SnapshotRow])
     builds: dict[str, BuildRecord] = field(default_factory=dict[str, BuildRecord])
+    cache: CacheRows = field(default_factory=CacheRows)
     containers: dict[str, ContainerRecord] = field(default_factory=dict[str, ContainerRecord])
     facts: dict[Digest, TargetFacts] = field(default_factory=dict[Digest, TargetFacts])
     networks: dict[str, Network] = field(default_factory=dict[str, Network])

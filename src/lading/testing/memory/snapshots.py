@@ -339,6 +339,10 @@ class MemorySnapshotter(Snapshotter):
             self._trees[row.id] = tree
 
     @override
+    def open_stream(self, name: SnapshotName) -> AbstractAsyncContextManager[int]:
+        raise UnsupportedError(f"snapshot {name} keeps no tar stream", subject=name)
+
+    @override
     def upper(self, key: SnapshotKey) -> AbstractAsyncContextManager[str]:
         raise UnsupportedError("snapshots in memory have no directories", subject=key)
 
