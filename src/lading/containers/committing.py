@@ -14,7 +14,6 @@ from lading.containers.model import Container
 from lading.errors import ConflictError, InvalidArgumentError, LadingError
 from lading.oci.config import Healthcheck, RunConfig
 from lading.oci.reference import Reference
-from lading.transfer import changes
 from lading.transfer.commit import CommitOptions
 
 V = TypeVar("V")
@@ -48,6 +47,8 @@ async def commit(
         raise ConflictError(f"cannot commit container {container.id} which is being removed")
     own = _run_config(container.document.config)
     given = _run_config(asked.config) if asked.config else own
+    from lading.transfer import changes  # noqa: PLC0415 - reads Dockerfiles, which most daemons never do
+
     config = merged(changes.apply(given, asked.changes), own)
     options = CommitOptions(
         config=config,

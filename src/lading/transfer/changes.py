@@ -1,32 +1,31 @@
 """Changes to an image config, written as Dockerfile instructions: ``docker import -c`` and ``docker commit -c``.
 
-Only instructions that change the config are allowed (moby, ``builder/dockerfile/dispatchers.go``, ``BuildFromConfig``).
+They are read as a Dockerfile is, and see the variables of the config. Only instructions that change the config are allowed (moby,
+``builder/dockerfile/builder.go``, ``BuildFromConfig``), and SHELL, which changes what the others mean.
 """
 
-import json
-import re
-from collections.abc import Callable, Iterable
+import posixpath
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
 from lading.errors import InvalidArgumentError
+from lading.formats.dockerfile import instructions as ins
+from lading.formats.dockerfile import rules
+from lading.formats.dockerfile.lines import parse_lines
+from lading.formats.dockerfile.parse import parse_instruction
+from lading.formats.dockerfile.ports import parse_ports
+from lading.formats.dockerfile.shell import Lexer
 from lading.oci.config import Healthcheck, RunConfig
 
 _DEFAULT_SHELL: Final = ("/bin/sh", "-c")
-_WORD: Final = re.compile(r"""(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+""", re.DOTALL)
-_PIECE: Final = re.compile(r"""\\(.)|"((?:[^"\\]|\\.)*)"|'([^']*)'|([^\\"']+)""", re.DOTALL)
-_PORT: Final = re.compile(r"[0-9]{1,5}(?:-[0-9]{1,5})?(?:/(?:tcp|udp|sctp))?")
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
-_NANOSECONDS: Final = {
-    "ns": 1,
-    "us": 1_000,
-    "µs": 1_000,
-    "ms": 1_000_000,
-    "s": 1_000_000_000,
-    "m": 60_000_000_000,
-    "h": 3_600_000_000_000,
-}
+_ALLOWED: Final = frozenset(
+    {
+        *("CMD", "ENTRYPOINT", "ENV", "EXPOSE", "HEALTHCHECK", "LABEL"),
+        *("ONBUILD", "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR"),
+    }
+)
 
 
 def apply(config: RunConfig, changes: Iterable[str]) -> RunConfig:
@@ -36,192 +35,91 @@ def apply(config: RunConfig, changes: Iterable[str]) -> RunConfig:
         InvalidArgumentError: An instruction is unknown, not allowed here, or malformed.
 
     """
-    for change in changes:
-        for line in re.sub(r"\\\n", "", change).splitlines():
-            text = line.strip()
-            if text and not text.startswith("#"):
-                config = _apply_one(config, text)
+    text = "\n".join(changes)
+    if all(not line.strip() or line.lstrip().startswith("#") for line in text.splitlines()):
+        return config
+    parsed = parse_lines(text.encode("utf-8", "surrogateescape"))
+    lexer = Lexer(escape=parsed.escape)
+    for node in parsed.nodes:
+        if node.name.upper() not in _ALLOWED:
+            raise InvalidArgumentError(
+                f"{node.name[:40]} is not a valid change command",
+                hint=f"use one of {', '.join(sorted(_ALLOWED))}",
+            )
+        instruction = parse_instruction(node)
+        assert not isinstance(instruction, ins.From)
+        config = _applied(config, instruction, lexer)
     return config
 
 
-def _apply_one(config: RunConfig, line: str) -> RunConfig:
-    word, _, rest = line.partition(" ")
-    instruction = _INSTRUCTIONS.get(word.upper())
-    rest = rest.strip()
-    if instruction is None:
-        raise InvalidArgumentError(
-            f"{word[:40]} is not a valid change", hint=f"use one of {', '.join(sorted(_INSTRUCTIONS))}"
-        )
-    if not rest:
-        raise InvalidArgumentError(f"{word.upper()} requires an argument")
-    return instruction(config, rest)
+def _applied(config: RunConfig, command: ins.Command, lexer: Lexer) -> RunConfig:
+    entries = [entry.partition("=") for entry in config.env or ()]
+    variables = {key: value for key, _, value in entries}
+
+    def expand(text: str) -> str:
+        return lexer.expand(text, variables).text
+
+    change = msgspec.structs.replace
+    match command:
+        case ins.Cmd():
+            return change(config, cmd=_words(config, command.command))
+        case ins.Entrypoint():
+            return change(config, entrypoint=_words(config, command.command))
+        case ins.Env():
+            variables |= _pairs(command.expanded(expand))
+            return change(config, env=tuple(f"{key}={value}" for key, value in variables.items()))
+        case ins.Label():
+            return change(config, labels={**(config.labels or {}), **_pairs(command.expanded(expand))})
+        case ins.Expose():
+            words = [word for port in command.ports for word in lexer.expand(port, variables).words]
+            ports = parse_ports(words, command.lines, rules.ignore)
+            return change(config, exposed_ports={**(config.exposed_ports or {}), **_set(ports)})
+        case ins.Volume():
+            volumes = command.expanded(expand).volumes
+            return change(config, volumes={**(config.volumes or {}), **_set(volumes)})
+        case ins.User():
+            return change(config, user=_user(expand(command.value)))
+        case ins.Workdir():
+            path = posixpath.join(config.working_dir or "/", expand(command.value))
+            return change(config, working_dir=posixpath.normpath(path))
+        case ins.StopSignal():
+            return change(config, stop_signal=expand(command.value))
+        case ins.Onbuild():
+            return change(config, on_build=(*(config.on_build or ()), command.expression))
+        case ins.Shell():
+            return change(config, shell=command.shell)
+        case ins.Healthcheck():
+            return change(config, healthcheck=_healthcheck(command))
+        case _:
+            raise InvalidArgumentError(f"{command.name[:40]} is not a valid change command")
 
 
-def _cmd(config: RunConfig, rest: str) -> RunConfig:
-    return msgspec.structs.replace(config, cmd=_command(config, rest))
+def _words(config: RunConfig, command: ins.CommandLine) -> tuple[str, ...]:
+    if not any(command.args):
+        raise InvalidArgumentError("a command of a change must not be empty")
+    return (*(config.shell or _DEFAULT_SHELL), *command.args) if command.shell else command.args
 
 
-def _entrypoint(config: RunConfig, rest: str) -> RunConfig:
-    return msgspec.structs.replace(config, entrypoint=_command(config, rest))
+def _user(text: str) -> str:
+    if len(text.split()) != 1:
+        raise InvalidArgumentError("USER requires exactly one argument")
+    return text
 
 
-def _env(config: RunConfig, rest: str) -> RunConfig:
-    variables: dict[str, str] = {}
-    for entry in config.env or ():
-        key, _, value = entry.partition("=")
-        variables[key] = value
-    variables.update(_pairs("ENV", rest))
-    return msgspec.structs.replace(config, env=tuple(f"{key}={value}" for key, value in variables.items()))
+def _pairs(command: ins.Env | ins.Label) -> dict[str, str]:
+    return {pair.key: pair.value for pair in command.pairs}
 
 
-def _label(config: RunConfig, rest: str) -> RunConfig:
-    return msgspec.structs.replace(config, labels={**(config.labels or {}), **_pairs("LABEL", rest)})
+def _set(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    return {name: {} for name in names}
 
 
-def _expose(config: RunConfig, rest: str) -> RunConfig:
-    ports = dict(config.exposed_ports or {})
-    for port in rest.split():
-        if not _PORT.fullmatch(port):
-            raise InvalidArgumentError(f"invalid containerPort: {port[:40]}")
-        ports[port if "/" in port else f"{port}/tcp"] = {}
-    return msgspec.structs.replace(config, exposed_ports=ports)
-
-
-def _user(config: RunConfig, rest: str) -> RunConfig:
-    return msgspec.structs.replace(config, user=_one("USER", rest))
-
-
-def _workdir(config: RunConfig, rest: str) -> RunConfig:
-    path = _one("WORKDIR", rest)
-    if not path.startswith("/"):
-        path = f"{config.working_dir.rstrip('/')}/{path}"
-    return msgspec.structs.replace(config, working_dir=path)
-
-
-def _volume(config: RunConfig, rest: str) -> RunConfig:
-    paths = _json_list(rest) or tuple(_words(rest))
-    return msgspec.structs.replace(
-        config, volumes={**(config.volumes or {}), **{path: dict[str, str]() for path in paths}}
+def _healthcheck(command: ins.Healthcheck) -> Healthcheck:
+    return Healthcheck(
+        test=command.test,
+        interval=command.interval,
+        timeout=command.timeout,
+        start_period=command.start_period,
+        start_interval=command.start_interval,
+        retries=command.retries,
     )
-
-
-def _onbuild(config: RunConfig, rest: str) -> RunConfig:
-    trigger = rest.split(" ", 1)[0].upper()
-    if trigger in ("ONBUILD", "FROM", "MAINTAINER"):
-        raise InvalidArgumentError(f"{trigger} isn't allowed as an ONBUILD trigger")
-    return msgspec.structs.replace(config, on_build=(*(config.on_build or ()), rest))
-
-
-def _stopsignal(config: RunConfig, rest: str) -> RunConfig:
-    return msgspec.structs.replace(config, stop_signal=_one("STOPSIGNAL", rest))
-
-
-def _shell(config: RunConfig, rest: str) -> RunConfig:
-    shell = _json_list(rest)
-    if not shell:
-        raise InvalidArgumentError('SHELL requires the arguments to be in JSON form: SHELL ["executable", …]')
-    return msgspec.structs.replace(config, shell=shell)
-
-
-def _healthcheck(config: RunConfig, rest: str) -> RunConfig:
-    options: dict[str, int] = {}
-    while match := re.match(r"--([a-z-]+)=(\S+)\s*", rest):
-        name, value = match[1].replace("-", "_"), match[2]
-        if name not in ("interval", "timeout", "start_period", "start_interval", "retries"):
-            raise InvalidArgumentError(f"unknown HEALTHCHECK option --{match[1]}")
-        options[name] = _count(value) if name == "retries" else _duration(value)
-        rest = rest[match.end() :]
-    kind, _, command = rest.partition(" ")
-    if kind.upper() == "NONE" and not command.strip():
-        return msgspec.structs.replace(config, healthcheck=Healthcheck(test=("NONE",)))
-    if kind.upper() != "CMD" or not command.strip():
-        raise InvalidArgumentError("HEALTHCHECK requires CMD and a command, or NONE")
-    words = _json_list(command.strip())
-    test = ("CMD", *words) if words else ("CMD-SHELL", command.strip())
-    return msgspec.structs.replace(config, healthcheck=Healthcheck(test=test, **options))
-
-
-_INSTRUCTIONS: Final[dict[str, Callable[[RunConfig, str], RunConfig]]] = {
-    "CMD": _cmd,
-    "ENTRYPOINT": _entrypoint,
-    "ENV": _env,
-    "EXPOSE": _expose,
-    "HEALTHCHECK": _healthcheck,
-    "LABEL": _label,
-    "ONBUILD": _onbuild,
-    "SHELL": _shell,
-    "STOPSIGNAL": _stopsignal,
-    "USER": _user,
-    "VOLUME": _volume,
-    "WORKDIR": _workdir,
-}
-
-
-def _command(config: RunConfig, rest: str) -> tuple[str, ...]:
-    """The JSON form as it is, else the shell form."""
-    words = _json_list(rest)
-    return words if words is not None else (*(config.shell or _DEFAULT_SHELL), rest)
-
-
-def _json_list(text: str) -> tuple[str, ...] | None:
-    """A JSON list of strings, or ``None`` if the text is anything else: it is then meant for the shell."""
-    if not text.startswith("["):
-        return None
-    try:
-        return msgspec.convert(json.loads(text), tuple[str, ...])
-    except (ValueError, msgspec.ValidationError):
-        return None
-
-
-def _words(text: str) -> list[str]:
-    """Split at white space outside quotes; quotes and backslashes are taken away."""
-    return [_unquote(match[0]) for match in _WORD.finditer(text)]
-
-
-def _unquote(word: str) -> str:
-    def piece(match: re.Match[str]) -> str:
-        if match[2] is not None:
-            return re.sub(r'\\(["\\$])', r"\1", match[2])
-        return next(group for group in match.groups() if group is not None)
-
-    return _PIECE.sub(piece, word)
-
-
-def _pairs(name: str, rest: str) -> dict[str, str]:
-    """``key=value`` words, or the old form ``key value`` with one key."""
-    words = _words(rest)
-    if words and "=" not in rest.split(maxsplit=1)[0]:
-        key, _, value = rest.partition(" ")
-        if not value.strip():
-            raise InvalidArgumentError(f"{name} must have two arguments")
-        return {key: _unquote(value.strip())}
-    pairs: dict[str, str] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not key:
-            raise InvalidArgumentError(
-                f"Syntax error - can't find = in {word[:80]!r}. Must be of the form: name=value"
-            )
-        pairs[key] = value
-    return pairs
-
-
-def _one(name: str, rest: str) -> str:
-    words = _words(rest)
-    if len(words) != 1:
-        raise InvalidArgumentError(f"{name} requires exactly one argument")
-    return words[0]
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise InvalidArgumentError(f"invalid number {text[:40]!r}")
-    return int(text)
-
-
-def _duration(text: str) -> int:
-    """Nanoseconds of a Go duration such as ``1m30s``."""
-    matches = list(_DURATION.finditer(text))
-    if not matches or "".join(match[0] for match in matches) != text:
-        raise InvalidArgumentError(f"invalid duration {text[:40]!r}", hint="write e.g. 30s or 1m30s")
-    return sum(round(float(match[1]) * _NANOSECONDS[match[2]]) for match in matches)

@@ -89,7 +89,7 @@ def test_credentials_by_host() -> None:
         ({"version": "3"}, InvalidArgumentError, "invalid version"),
         ({"version": "2"}, UnsupportedError, "buildx"),
         ({"cpuquota": "5"}, UnsupportedError, "cpuquota"),
-        ({"squash": "1"}, UnsupportedError, "squash"),
+        ({"squash": "1"}, InvalidArgumentError, "squash"),
         ({"securityopt": "x"}, InvalidArgumentError, "security options"),
         ({"isolation": "hyperv"}, InvalidArgumentError, "isolation"),
         ({"outputs": "[{}]"}, InvalidArgumentError, "outputs"),

@@ -68,3 +68,27 @@ def test_the_other_instructions():
 def test_what_is_refused(change: str):
     with pytest.raises(InvalidArgumentError):
         apply(RunConfig(), [change])
+
+
+def test_changes_are_read_as_a_dockerfile_is():
+    config = RunConfig(env=("HOME=/root", "PORT=80"))
+    changed = apply(
+        config,
+        [
+            "ENV A=${HOME:-x}/bin B=$UNSET",
+            "ENV LONG=a\\\nb",
+            "WORKDIR $HOME/../srv",
+            "EXPOSE $PORT 90-91/udp",
+            "LABEL where=$A",
+            "USER $A",
+        ],
+    )
+    assert changed.env == ("HOME=/root", "PORT=80", "A=/root/bin", "B=", "LONG=ab")
+    assert changed.working_dir == "/srv"
+    assert list(changed.exposed_ports or {}) == ["80/tcp", "90/udp", "91/udp"]
+    assert changed.labels == {"where": "/root/bin"}
+    assert changed.user == "/root/bin"
+    assert apply(config, []) == config
+    assert apply(config, ["", "# nothing"]) == config
+    with pytest.raises(InvalidArgumentError, match="RUN is not a valid change command"):
+        apply(config, ["RUN x"])

@@ -20,7 +20,6 @@ from lading.oci.config import RunConfig
 from lading.oci.descriptor import Platform
 from lading.oci.digest import Digest
 from lading.oci.reference import Reference
-from lading.transfer import changes
 from lading.transfer.archive_in import LoadedImage
 from lading.transfer.import_ import ImportOptions
 from lading.transfer.pull import PullResult
@@ -196,6 +195,8 @@ class ImageRoutes:
                 "importing from a URL is not supported",
                 hint="download it and pipe it: curl … | docker import - NAME",
             )
+        from lading.transfer import changes  # noqa: PLC0415 - reads Dockerfiles, which most daemons never do
+
         name = _reference(request.text("repo"), request.text("tag")) if request.text("repo") else None
         wanted = platform.parse(request.text("platform")) if request.text("platform") else None
         options = ImportOptions(
