@@ -350,6 +350,17 @@ class SnapshotterSuite:
             "other": "f 644 ",
         }
 
+    async def test_a_layer_lends_the_stream_that_it_was_made_of_or_none(
+        self, snapshotter: Snapshotter
+    ) -> None:
+        archive = tar(file("a", b"1" * 5000))
+        name = await unpack(snapshotter, "base", None, archive)
+        try:
+            async with snapshotter.open_stream(name) as fd:
+                assert os.pread(fd, len(archive), 0) == archive
+        except (UnsupportedError, FailedPreconditionError):
+            return
+
     async def test_sweep_keeps_what_has_a_row(self, snapshotter: Snapshotter) -> None:
         name = await unpack(snapshotter, "x", None, tar(file("a", b"1")))
         await snapshotter.sweep()

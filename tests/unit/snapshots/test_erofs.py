@@ -12,6 +12,7 @@ from support.filesystems import tmpfs
 
 from lading.core.metadata import Namespace
 from lading.core.snapshots import SnapshotKey
+from lading.errors import FailedPreconditionError, NotFoundError, UnsupportedError
 from lading.formats.tar.entry import EntryType
 from lading.kit import linux
 from lading.metadata.database import SqliteDatabase
@@ -154,6 +155,25 @@ async def test_what_a_container_read_is_cached_once(tmp_path, database, monkeypa
                 await anyio.sleep(0.01)
         tasks.cancel_scope.cancel()
     assert cached(data.with_name("mnt") / "a") > 500
+
+
+async def test_a_layer_lends_its_stream_once_it_is_durable(tmp_path, database):
+    snapshotter = make(tmp_path, database)
+    archive = tar(file("a", b"content" * 1000)) + bytes(100)
+    base = await unpack(snapshotter, "base", None, archive)
+    with pytest.raises(FailedPreconditionError):
+        async with snapshotter.open_stream(base):
+            pass
+    await snapshotter.settle()
+    async with snapshotter.open_stream(base) as fd:
+        assert os.pread(fd, 1 << 20, 0) == archive.ljust(-(-len(archive) // 512) * 512, b"\0")
+    await snapshotter.prepare(SnapshotKey("k"), base)
+    with pytest.raises(UnsupportedError):
+        async with snapshotter.open_stream("k"):
+            pass
+    with pytest.raises(NotFoundError):
+        async with snapshotter.open_stream("missing"):
+            pass
 
 
 async def test_mounts_of_a_crash_are_cleared(tmp_path, database):
