@@ -106,10 +106,11 @@ def test_a_foreign_platform_is_pulled_inspected_and_told_apart(daemon: Daemon, i
         ["history", "--platform", "linux/arm64", name],
         ["push", "--platform", "linux/arm64", name],
         ["save", "--platform", "linux/arm64", name],
-        ["rmi", "--platform", "linux/arm64", name],
         ["create", "--pull", "never", "--platform", "linux/arm64", name],
     ):
         assert "linux/arm64" in says(daemon, *command)
+    # By force a platform that is not there is no failure for the client, but it is told.
+    assert b"linux/arm64" in daemon.run("rmi", "--force", "--platform", "linux/arm64", name).stderr
 
 
 def test_one_content_in_two_blobs_stays_complete(

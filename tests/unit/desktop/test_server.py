@@ -120,10 +120,16 @@ def test_another_site_cannot_have_the_browser_ask() -> None:
     async def main() -> None:
         async with world() as found:
             token = found.url.partition("token=")[2]
-            for method, path in (("POST", "lading/store/use"), ("POST", "images/prune"), ("GET", "images/json")):
+            for method, path in (
+                ("POST", "lading/store/use"),
+                ("POST", "images/prune"),
+                ("GET", "images/json"),
+            ):
                 for query in ("", f"?token={token}"):
                     async with found.client.request(
-                        method, f"{found.base}/engine/{path}{query}", headers={"Origin": "http://evil.example"}
+                        method,
+                        f"{found.base}/engine/{path}{query}",
+                        headers={"Origin": "http://evil.example"},
                     ) as answer:
                         assert answer.status == 403
                         assert "Access-Control-Allow-Origin" not in answer.headers
