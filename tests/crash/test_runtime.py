@@ -82,6 +82,21 @@ async def test_a_killed_daemons_containers_are_found_again(world: ShimWorld, tmp
         assert world.leftovers() == []
 
 
+async def test_a_daemon_killed_while_it_starts_a_shim_leaves_none(world: ShimWorld, tmp_path: Path) -> None:
+    """The shim is there, and where it listens was not recorded."""
+    points = {"LADING_FAILPOINT": "shim.started:kill", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", DAEMON, str(tmp_path), world.parent]
+    daemon = await aio.run(
+        aio.DISK, lambda: subprocess.run(command, env={**os.environ, **points}, check=False)
+    )
+    assert daemon.returncode == -signal.SIGKILL
+    assert any("containerd-shim" in line for line in world.leftovers())
+    async with world.open_shims() as runtime:
+        with anyio.fail_after(10):
+            assert await runtime.load() == []
+        assert world.leftovers() == []
+
+
 async def test_fifty_containers_leave_nothing(world: ShimWorld) -> None:
     before, dead = len(os.listdir("/proc/self/fd")), zombies()
     limit = anyio.CapacityLimiter(8)

@@ -85,7 +85,7 @@ class LocalClassicStore(ClassicStore):
         if name is None or is_dangling(name):
             name = dangling_name(image.digest)
         async with self._names.hold(name):
-            replaced = await self._put_name(name, image, labels=labels, keep_displaced=keep_displaced)
+            pointed = await self._put_name(name, image, labels=labels, keep_displaced=keep_displaced)
             if name != dangling_name(image.digest):
                 await aio.run(aio.DISK, self._images.touch, image.digest)
                 await self._forget(dangling_name(image.digest))
@@ -95,7 +95,7 @@ class LocalClassicStore(ClassicStore):
             digest = str(source.with_digest(target.digest))
             # Another platform of the same index was known by this digest: it stays, as after any name that moved.
             await self._put_name(digest, image, keep_displaced=keep_displaced)
-        return Pointed(image=await self._records.get(name), replaced=replaced)
+        return pointed
 
     async def _put_name(
         self,
@@ -104,7 +104,7 @@ class LocalClassicStore(ClassicStore):
         *,
         labels: Mapping[str, str] | None = None,
         keep_displaced: bool,
-    ) -> Image | None:
+    ) -> Pointed:
         old = await self._current(name)
         displaced = dangling_name(old.target.digest) if old and keep_displaced else None
         return await self._records.put(name, image, labels=labels, displaced=displaced)
@@ -158,6 +158,19 @@ class LocalClassicStore(ClassicStore):
     @override
     async def parents(self) -> Mapping[Digest, Digest]:
         return await aio.run(aio.DISK, self._images.parents)
+
+    @override
+    async def has(self, image: Digest) -> bool:
+        return await aio.run(aio.DISK, lambda: image in self._images.ids())
+
+    @override
+    async def made_from(self, parent: Digest | None) -> Sequence[Digest]:
+        def find() -> list[Digest]:
+            if parent is not None:
+                return sorted(self._images.children(parent))
+            return sorted(set(self._images.ids()) - self._images.parents().keys())
+
+        return await aio.run(aio.DISK, find)
 
     @override
     async def set_parent(self, image: Digest, parent: Digest) -> None:

@@ -31,6 +31,19 @@ class Image:
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pointed:
+    """A name that was pointed somewhere: the record, and the one that it replaced, if any."""
+
+    image: Image
+    replaced: Image | None
+
+    @property
+    def moved(self) -> bool:
+        """Whether the name is new or meant something else before."""
+        return self.replaced is None or self.replaced.target.digest != self.image.target.digest
+
+
 class Store(Protocol):
     """The image records of one namespace. Every call is one transaction, durable when it returns."""
 
@@ -64,8 +77,8 @@ class Store(Protocol):
         *,
         labels: Mapping[str, str] | None = None,
         displaced: str | None = None,
-    ) -> Image | None:
-        """Point ``name`` to ``target``, creating it if need be; returns what it replaced, if anything.
+    ) -> Pointed:
+        """Point ``name`` to ``target``, creating it if need be; the record, and what it replaced, if anything.
 
         One compare-and-swap row update: there is no moment without the name. If the old target differs and no other
         name points to it, a record named ``displaced`` (when given) is created for it in the same transaction.
@@ -79,19 +92,6 @@ class Store(Protocol):
     async def delete(self, name: str, *, target: Descriptor | None = None) -> Image:
         """Delete a record and return it. Raises `NotFoundError`, also if it no longer points to ``target``."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pointed:
-    """A name that was pointed somewhere: the record, and the one that it replaced, if any."""
-
-    image: Image
-    replaced: Image | None
-
-    @property
-    def moved(self) -> bool:
-        """Whether the name is new or meant something else before."""
-        return self.replaced is None or self.replaced.target.digest != self.image.target.digest
 
 
 class Naming(Protocol):

@@ -125,7 +125,7 @@ class SqliteFacts(facts.Store):
             connection.executemany(_PUT_MANIFEST, _manifests(target, facts, held))
             return not connection.execute(_JUDGE, (target,)).fetchall()[0][0]
 
-        return await self._session.write(None, job)
+        return await self._session.write(None, job, durable=False)  # they can be read again
 
     def _hold(
         self, connection: Connection, target: int, wanted: Mapping[_Part, int | None]

@@ -16,6 +16,7 @@ from lading.core.mounts import Mount
 from lading.core.runtime import ContainerID, Exit, Runtime, Stdio, Task, TaskEvent
 from lading.errors import AlreadyExistsError, DataLossError, LadingError, NotFoundError
 from lading.kit import aio
+from lading.kit.failpoints import failpoint
 from lading.runtime import ttrpc
 from lading.runtime._pb import task_pb2
 from lading.runtime.bundle import Bootstrap, Bundle, Bundles
@@ -196,6 +197,7 @@ class ShimRuntime(Runtime):
 
         async def launch() -> Bootstrap:
             bootstrap = await self._launcher.start(binary, bundle)
+            failpoint("shim.started")
             await aio.run(aio.DISK, bundle.save_bootstrap, bootstrap)
             return bootstrap
 
@@ -357,8 +359,10 @@ class ShimRuntime(Runtime):
         A container that its shim has ``deleted`` needs no cleaning up, which would start two programs in vain.
         """
         if shim is None:
-            with contextlib.suppress(LadingError):
+            try:
                 shim = await self._reopen(bundle)
+            except LadingError:
+                await self._end_unreachable(bundle)
         if shim is not None:
             await shim.shutdown()
             await self._reaper.kill(shim.pid)
@@ -376,6 +380,26 @@ class ShimRuntime(Runtime):
         except OSError as exc:
             _log.error("bundle_not_removed", container=bundle.id, reason=str(exc))
         return recorded or end or Exit(status=_KILLED, exited_at_nano=time.time_ns())
+
+    async def _end_unreachable(self, bundle: Bundle) -> None:
+        """End what runs for a bundle of which nobody knows where it listens: its daemon was killed while it was started.
+
+        A process is watched when it is first seen and killed when it is seen again: its number cannot be another's then.
+        The next look finds what it had started meanwhile.
+        """
+        try:
+            binary = await aio.run(aio.DISK, bundle.shim)
+        except LadingError:
+            return  # it was not started yet
+        watched: set[int] = set()
+        with anyio.move_on_after(_LOAD_TIMEOUT):
+            while pids := await self._launcher.started(binary, bundle):
+                for pid in pids:
+                    if pid in watched:
+                        await self._reaper.kill(pid)
+                    else:
+                        self._reaper.watch(pid)
+                watched.update(pids)
 
     def _spawn(self, function: Callable[[ShimTask], Awaitable[None]], task: ShimTask) -> None:
         async def supervised() -> None:

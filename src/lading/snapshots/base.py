@@ -483,7 +483,14 @@ class DirectorySnapshotter(Snapshotter, Differ):
                     await run(DISK, self._flush_new, number)
             failpoint("snapshot.filled")
             row = await self._rows.create(
-                key, id=number, kind=kind, parent=parent, labels=labels, usage=_NO_USAGE, lease=lease
+                key,
+                id=number,
+                kind=kind,
+                parent=parent,
+                labels=labels,
+                usage=_NO_USAGE,
+                lease=lease,
+                durable=durable or self._strict,
             )
         return self._show(row, parents)
 

@@ -41,9 +41,9 @@ class TargetNaming(images.Naming):
             except NotFoundError:
                 old = None
             displaced = dangling_name(old.digest) if old and keep_displaced else None
-            replaced = await self._records.put(name, target, labels=labels, displaced=displaced)
+            pointed = await self._records.put(name, target, labels=labels, displaced=displaced)
             dangling = dangling_name(target.digest)
             if dangling != name:
                 with contextlib.suppress(NotFoundError):
                     await self._records.delete(dangling)
-            return Pointed(image=await self._records.get(name), replaced=replaced)
+            return pointed
