@@ -55,23 +55,23 @@ def run(daemon: Daemon, *words: str) -> str:
     return daemon.docker("run", "--rm", "--network", "none", *words)
 
 
-def test_pull_run_and_push_the_same_blobs_again(daemon: Daemon, images: MakeImage) -> None:
-    for compression in ("gzip", "zstd"):
-        name = images(f"either/pull-{compression}", layers=3, compression=compression)
-        said = daemon.docker("pull", name)
-        assert said.count(": Pull complete") + said.count(": Already exists") == 3
-        digest = next(line.split()[1] for line in said.splitlines() if line.startswith("Digest: "))
-        assert "Image is up to date for" in daemon.docker("pull", name)
-        daemon.docker("pull", "-q", f"{name}@{digest}")
-        assert image(daemon, f"{name}@{digest}")["Id"] == image(daemon, name)["Id"]
-        assert run(daemon, name, "cat", "/layer-1").strip("0\n") == "1"
-        copy = f"{name}-copy"
-        daemon.docker("tag", name, copy)
-        assert "digest: sha256:" in daemon.docker("push", copy)
-        assert [each["digest"] for each in raw(copy)["layers"]] == [
-            each["digest"] for each in raw(name)["layers"]
-        ]
-        assert raw(copy)["config"]["digest"] == raw(name)["config"]["digest"]
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_pull_run_and_push_the_same_blobs_again(daemon: Daemon, images: MakeImage, compression: str) -> None:
+    name = images(f"either/pull-{compression}", layers=3, compression=compression)
+    said = daemon.docker("pull", name)
+    assert said.count(": Pull complete") == 3
+    digest = next(line.split()[1] for line in said.splitlines() if line.startswith("Digest: "))
+    assert "Image is up to date for" in daemon.docker("pull", name)
+    daemon.docker("pull", "-q", f"{name}@{digest}")
+    assert image(daemon, f"{name}@{digest}")["Id"] == image(daemon, name)["Id"]
+    assert run(daemon, name, "cat", "/layer-1").strip("0\n") == "1"
+    copy = f"{name}-copy"
+    daemon.docker("tag", name, copy)
+    assert "digest: sha256:" in daemon.docker("push", copy)
+    assert [each["digest"] for each in raw(copy)["layers"]] == [
+        each["digest"] for each in raw(name)["layers"]
+    ]
+    assert raw(copy)["config"]["digest"] == raw(name)["config"]["digest"]
 
 
 def test_the_id_is_what_the_store_says(shared_daemon: Daemon, images: MakeImage) -> None:
@@ -449,6 +449,6 @@ def test_a_mirror_serves_docker_hub(store: str) -> None:
         published(registry, "library/mirrored")
         daemon.docker("pull", "mirrored")
         assert daemon.docker("images", "--format", "{{.Repository}}").split() == ["mirrored"]
-        assert f"http://{registry.host}/" in daemon.docker(
+        assert f"http://{registry.host}" in daemon.docker(
             "info", "--format", "{{json .RegistryConfig.Mirrors}}"
         )

@@ -12,7 +12,7 @@ from support.daemon import running_daemon
 from support.images import Layout, compressed, layer_type, push
 from support.rich import BINARY_NAME, DEEP, LONG_COMPONENT, raw_image, rich_layers, sparse
 
-pytestmark = [pytest.mark.e2e, pytest.mark.stores("containerd", "classic", itself=True)]
+pytestmark = pytest.mark.e2e
 
 OURS = {b"proc", b"sys", b"dev", b".dockerenv", b"etc/hosts", b"etc/hostname", b"etc/resolv.conf"}
 """What a container has of the daemon's, not of the image's; mounted, or made as mount points."""
@@ -127,9 +127,9 @@ def unpacked(layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> Tree:
     return tree(os.fsencode(bundle / "rootfs"))
 
 
-@pytest.fixture(scope="module", params=["overlayfs", "native", "erofs", "overlay2"])
+@pytest.fixture(scope="module", params=["overlayfs", "native", "erofs"])
 def container(request: pytest.FixtureRequest, layout: Layout, registry: str) -> Generator[tuple[str, Tree]]:
-    """The tree that a process of a running container sees, by the name of the snapshotter; overlay2 is the classic store's."""
+    """The tree that a process of a running container sees, by the name of the snapshotter."""
     name = f"{registry}/rich:{request.param}"
     push(layout.path, "rich", name)
     with running_daemon(f"--storage-driver={request.param}") as daemon:
