@@ -12,7 +12,7 @@ from e2e.conftest import images, registry  # noqa: F401 - fixtures
 from support.classic_check import names, problems
 from support.daemon import Daemon, running_daemon
 
-pytestmark = [pytest.mark.crash, pytest.mark.e2e]
+pytestmark = [pytest.mark.crash, pytest.mark.e2e, pytest.mark.stores("classic")]
 
 
 @pytest.mark.timeout(900)

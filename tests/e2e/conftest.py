@@ -11,18 +11,31 @@ from support.registry import docker_registry
 MakeImage = Callable[..., str]
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that says over which image stores it runs gets its daemon with each of them, unless it sees to that itself."""
+    marker = next(metafunc.definition.iter_markers("stores"), None)
+    for name in ("daemon", "shared_daemon"):
+        if marker is not None and "itself" not in marker.kwargs and name in metafunc.fixturenames:
+            scope = "module" if name == "shared_daemon" else "function"
+            metafunc.parametrize(name, marker.args, indirect=True, scope=scope)
+
+
+def store_arguments(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    return ("--storage-driver=overlay2",) if getattr(request, "param", "containerd") == "classic" else ()
+
+
 @pytest.fixture
 def daemon(request: pytest.FixtureRequest) -> Generator[Daemon]:
     """A daemon with an empty data root; fails the test if a process or a mount outlives it."""
     marker = request.node.get_closest_marker("daemon_args")
-    with running_daemon(*(marker.args if marker else ())) as running:
+    with running_daemon(*store_arguments(request), *(marker.args if marker else ())) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def shared_daemon() -> Generator[Daemon]:
+def shared_daemon(request: pytest.FixtureRequest) -> Generator[Daemon]:
     """One daemon for a module whose tests do not mind each other."""
-    with running_daemon() as running:
+    with running_daemon(*store_arguments(request)) as running:
         yield running
 
 

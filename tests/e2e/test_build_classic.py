@@ -11,7 +11,7 @@ import pytest
 from support.daemon import Daemon, running_daemon
 from support.newer import CLI_PLUGINS
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.stores("classic")]
 SHELL = "FROM scratch\nCOPY busybox /bin/busybox\nCOPY busybox /bin/sh\n"
 DOCKERFILE = f'{SHELL}RUN echo made > /made\nENV A=b\nCMD ["/bin/busybox", "cat", "/made"]\n'
 

@@ -15,6 +15,7 @@ from support.dockerd import Dockerd
 
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.stores("classic"),
     pytest.mark.skipif(bool(dockerd.missing()), reason=dockerd.missing() or "there is a dockerd"),
 ]
 

@@ -206,7 +206,9 @@ def test_a_registry_that_stalls(registry: FakeRegistry, tmp_path: Path, where: s
         daemon.docker("pull", "-q", slow)
 
 
-def test_an_interrupted_pull_goes_on_where_it_was(registry: FakeRegistry, tmp_path: Path) -> None:
+@pytest.mark.stores("containerd", "classic", itself=True)
+@pytest.mark.parametrize("arguments", [(), ("--storage-driver=overlay2",)], ids=["containerd", "classic"])
+def test_an_interrupted_pull_goes_on_where_it_was(registry: FakeRegistry, arguments: tuple[str, ...]) -> None:
     """Killed in the middle of a layer, the next daemon asks for the rest of it only."""
     shelf = Shelf(registry, "app")
     sizes = [24 * MIB, 20 * MIB]
@@ -214,7 +216,7 @@ def test_an_interrupted_pull_goes_on_where_it_was(registry: FakeRegistry, tmp_pa
     name, _ = shelf.put("big", shelf.manifest(archives))
     total = sum(len(each) for each in registry.repositories["app"].blobs.values())
     registry.faults.append(Fault(path="/blobs/", times=-1, rate=12e6))
-    with running_daemon() as daemon:
+    with running_daemon(*arguments) as daemon:
         for _ in range(2):
             client = subprocess.Popen(
                 ["docker", "pull", "-q", name],

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.daemon import Daemon
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.stores("containerd", "classic")]
 FROM = "FROM scratch\nCOPY busybox /bin/busybox\n"
 RUN = 'RUN ["/bin/busybox", "sh", "-c", "{}"]\n'
 

@@ -10,7 +10,7 @@ from e2e.conftest import MakeImage
 from support.browser import browser, page_server
 from support.daemon import Daemon, running_daemon
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.stores("containerd", "classic", itself=True)]
 BUSY = ("sh", "-c", "trap exit TERM; while :; do sleep 0.1; done")
 
 

@@ -18,7 +18,7 @@ import pytest
 from support.netns import Netns, new_netns
 
 SOURCE = str(Path(__file__).parents[2] / "src")
-_START_SECONDS = 20
+_START_SECONDS = 60
 _STOP_SECONDS = 15
 
 
@@ -41,6 +41,11 @@ class Daemon:
     def host(self) -> str:
         """As DOCKER_HOST has it."""
         return f"unix://{self.socket}"
+
+    @property
+    def classic(self) -> bool:
+        """Whether it was told to use the classic store."""
+        return "--storage-driver=overlay2" in self.arguments
 
     def start(self, *, wait: bool = True) -> float:
         """Start the process; seconds until it answered."""

@@ -6,12 +6,14 @@ from typing import Final
 import structlog
 from typing_extensions import override
 
-from lading.classic import assemble
+from lading.classic import assemble, packing
 from lading.classic.imagedb import ImageDatabase, Names
-from lading.classic.layerdb import SPLIT, LayerDatabase
+from lading.classic.layerdb import SPLIT, LayerDatabase, LayerRecord
 from lading.classic.layout import Layout
 from lading.core import content
 from lading.core.classic import ClassicImage, ClassicSource
+from lading.core.content import Info
+from lading.core.leases import LeaseID
 from lading.errors import DataLossError, LadingError, NotFoundError
 from lading.kit import aio
 from lading.oci import reference
@@ -56,11 +58,20 @@ class LocalClassicSource(ClassicSource):
         except NotFoundError:
             return None
 
-    @override
-    def layer(self, chain_id: ChainID) -> Iterator[bytes]:
+    def _record(self, chain_id: ChainID) -> LayerRecord:
         record = self._layers.read(chain_id)
         if record is None:
             raise DataLossError(f"layer {chain_id} is not here", subject=chain_id)
+        return record
+
+    @override
+    async def pack(self, chain_id: ChainID, into: content.Store, *, lease: LeaseID) -> Info:
+        record = await aio.run(aio.DISK, self._record, chain_id)
+        return await packing.pack(self._layout, record, into, lease=lease)
+
+    @override
+    def layer(self, chain_id: ChainID) -> Iterator[bytes]:
+        record = self._record(chain_id)
         yield from assemble.stream(
             self._layout.trees / record.tree / "diff", self._layers.directory(chain_id) / SPLIT
         )

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 from typing_extensions import override
 
-from lading.classic import assemble
+from lading.classic import assemble, packing
 from lading.classic.imagedb import KnownBlobs
 from lading.classic.layerdb import SPLIT, LayerDatabase, LayerRecord
 from lading.classic.layout import DRIVER, Layout
@@ -27,8 +27,6 @@ from lading.errors import (
     InvalidArgumentError,
     NotFoundError,
 )
-from lading.formats import compression
-from lading.formats.compression import Compression
 from lading.kit import aio
 from lading.kit.tasks import KeyedLock
 from lading.oci import config as oci_config
@@ -332,28 +330,8 @@ class LocalClassicStore(ClassicStore):
         return msgspec.structs.replace(expected, size=size)
 
     async def _packed(self, record: LayerRecord, lease: LeaseID) -> Descriptor:
-        """The layer in gzip. The same tree gives the same blob, so that a second push finds it in the registry."""
-        ref = IngestRef(f"classic-gzip-{record.chain_id}")
-        packer = compression.compressor(Compression.GZIP)
-        hasher = record.diff_id.hasher()
-        async with self._content.open_writer(ref, lease=lease) as writer:
-            if writer.offset:
-                await aio.run(aio.DISK, writer.truncate)
-
-            def pack(data: bytes) -> None:
-                hasher.update(data)
-                for packed in packer.feed(data):
-                    writer.write(packed)
-
-            async with aclosing(aio.each(aio.DATA, self._stream(record))) as pieces:
-                async for data in pieces:
-                    await aio.run(aio.COMPRESS, pack, data)
-            await aio.run(aio.COMPRESS, lambda: writer.write(packer.finish()))
-            if DiffID.from_hasher(hasher, record.diff_id.algorithm) != record.diff_id:
-                raise DataLossError(
-                    f"the tree of layer {record.chain_id} does not give its bytes", subject=record.chain_id
-                )
-            info = await writer.commit()
+        """The layer in gzip, so that a second push finds it in the registry."""
+        info = await packing.pack(self._layout, record, self._content, lease=lease)
         return Descriptor(media_type=mediatypes.DOCKER_LAYER_GZIP, digest=info.digest, size=info.size)
 
     @override

@@ -17,7 +17,7 @@ from lading.containers.rootfs import Root
 from lading.containers.tree import Tree, is_kernels
 from lading.errors import NotFoundError
 from lading.formats.tar import writer
-from lading.formats.tar.entry import Entry, EntryType
+from lading.formats.tar.entry import EntryType, entry_of
 from lading.kit import linux, times
 
 _CHUNK: Final = 1 << 20
@@ -182,7 +182,9 @@ def _directory(base: int, top: str) -> Iterator[bytes]:
             try:
                 status = os.fstat(fd)
                 if shown:
-                    yield writer.header(_entry(f"{shown}/", EntryType.DIRECTORY, status, xattrs=_xattrs(fd)))
+                    yield writer.header(
+                        entry_of(f"{shown}/", EntryType.DIRECTORY, status, xattrs=_xattrs(fd))
+                    )
                 if is_kernels(fd):
                     continue
                 with os.scandir(fd) as found:
@@ -218,14 +220,14 @@ def _member(parent: int, name: str, shown: str, links: dict[tuple[int, int], str
         if status.st_nlink > 1:
             identity = status.st_dev, status.st_ino
             if first := links.get(identity):
-                yield writer.header(_entry(shown, EntryType.HARDLINK, status, linkname=first))
+                yield writer.header(entry_of(shown, EntryType.HARDLINK, status, linkname=first))
                 return
             links[identity] = shown
         if kind is EntryType.FILE:
             yield from _file(fd, shown)
             return
         target = os.readlink("", dir_fd=fd) if kind is EntryType.SYMLINK else ""
-        yield writer.header(_entry(shown, kind, status, linkname=target))
+        yield writer.header(entry_of(shown, kind, status, linkname=target))
     finally:
         os.close(fd)
 
@@ -235,7 +237,7 @@ def _file(found: int, shown: str) -> Iterator[bytes]:
     fd = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(fd)
-        yield writer.header(_entry(shown, EntryType.FILE, status, size=status.st_size, xattrs=_xattrs(fd)))
+        yield writer.header(entry_of(shown, EntryType.FILE, status, size=status.st_size, xattrs=_xattrs(fd)))
         left = status.st_size
         while left:
             data = os.read(fd, min(left, _CHUNK)) or bytes(min(left, _CHUNK))  # it shrank
@@ -266,29 +268,4 @@ def moves(xattr: str) -> bool:
     """Whether an extended attribute is copied."""
     return xattr == "security.capability" or (
         xattr.startswith("user.") and not xattr.startswith("user.overlay.")
-    )
-
-
-def _entry(
-    shown: str,
-    kind: EntryType,
-    status: os.stat_result,
-    *,
-    linkname: str = "",
-    size: int = 0,
-    xattrs: dict[str, bytes] | None = None,
-) -> Entry:
-    device = kind in (EntryType.CHAR, EntryType.BLOCK)
-    return Entry(
-        name=shown,
-        type=kind,
-        linkname=linkname,
-        mode=stat.S_IMODE(status.st_mode),
-        uid=status.st_uid,
-        gid=status.st_gid,
-        mtime=status.st_mtime_ns,
-        size=size,
-        devmajor=os.major(status.st_rdev) if device else 0,
-        devminor=os.minor(status.st_rdev) if device else 0,
-        xattrs=xattrs or {},
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from lading.core import images
+from lading.core import content, images
 from lading.core.leases import LeaseID
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import ChainID, DiffID, Digest
@@ -103,6 +103,15 @@ class ClassicSource(Protocol):
 
     async def manifest(self, digest: Digest) -> bytes | None:
         """The manifest or index of this digest, if it was kept."""
+        ...
+
+    async def pack(self, chain_id: ChainID, into: content.Store, *, lease: LeaseID) -> content.Info:
+        """Put a layer, in gzip, into another store, where ``lease`` holds it; the same layer gives the same blob.
+
+        Raises:
+            DataLossError: The layer is missing, or its tree has changed.
+
+        """
         ...
 
     def layer(self, chain_id: ChainID) -> Iterator[bytes]:

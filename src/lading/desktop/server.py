@@ -175,7 +175,7 @@ class _Page:
         return response
 
     def _check(self, token: str) -> None:
-        if not hmac.compare_digest(token.encode(), self._token.encode()):
+        if not hmac.compare_digest(token.encode("utf-8", "surrogateescape"), self._token.encode()):
             raise web.HTTPForbidden(text="open the page with the URL that 'lading desktop' printed")
 
 

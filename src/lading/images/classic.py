@@ -20,7 +20,7 @@ from lading.core.remotes import Registries
 from lading.errors import ConflictError, InvalidArgumentError, NotFoundError, UnsupportedError
 from lading.images import lookup, removal
 from lading.images.exchange import ImageExchange, Login
-from lading.images.listing import ImageRow, parse_flag
+from lading.images.listing import ImageRow, matches_reference, parse_flag
 from lading.images.pruning import Pruned
 from lading.images.removal import Change, Removed, Use, Uses
 from lading.images.service import HistoryRow, ImageDetail, ImageService, PlatformMissingError
@@ -102,6 +102,7 @@ class ClassicImageService(ImageService):
         all: bool = True,
     ) -> Sequence[ImageRow]:
         rows = await super().list(filters, shared_size=shared_size, manifests=False)
+        patterns = (filters or {}).get("reference", ())
         parents = await self._classic.parents()
         inner = set(parents.values())
         by_image: dict[str, list[images.Image]] = {}
@@ -110,7 +111,9 @@ class ClassicImageService(ImageService):
         return [
             msgspec.structs.replace(
                 row,
-                digests=digest_names(by_image.get(row.target.digest, ())),
+                digests=digest_names(
+                    [r for r in by_image.get(row.target.digest, ()) if matches_reference(r, patterns)]
+                ),
                 parent=str(parents.get(row.target.digest, "")),
             )
             for row in rows

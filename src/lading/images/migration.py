@@ -18,20 +18,16 @@ import structlog
 
 from lading.core import content, images, leases
 from lading.core.classic import ClassicImage, ClassicSource
-from lading.core.content import IngestRef
 from lading.core.leases import LeaseID, Resource
 from lading.core.remotes import Document, Registries
 from lading.core.snapshots import SnapshotName, Snapshotter
 from lading.errors import AlreadyExistsError, DataLossError, LadingError, NotFoundError
-from lading.formats import compression
-from lading.formats.compression import Compression
 from lading.kit import aio
 from lading.oci import config as oci_config
 from lading.oci import manifest as oci_manifest
 from lading.oci import mediatypes
 from lading.oci.config import ImageConfig
 from lading.oci.descriptor import Descriptor
-from lading.oci.digest import ChainID, DiffID
 from lading.oci.document import encode
 from lading.oci.manifest import Manifest, descriptor_of
 from lading.oci.reference import Reference
@@ -234,9 +230,10 @@ class Migrator:
 
     async def _make_manifest(self, image: ClassicImage, config: ImageConfig, lease: LeaseID) -> Descriptor:
         """A manifest for an image that no registry knows, with its layers in gzip."""
+        packed = [await self._source.pack(chain, self._content, lease=lease) for chain in config.chain]
         layers = [
-            await self._pack(chain, diff_id, lease)
-            for chain, diff_id in zip(config.chain, config.rootfs.diff_ids, strict=True)
+            Descriptor(media_type=mediatypes.OCI_LAYER_GZIP, digest=info.digest, size=info.size)
+            for info in packed
         ]
         manifest = Manifest(
             schema_version=2,
@@ -248,27 +245,6 @@ class Migrator:
         descriptor = descriptor_of(body, mediatypes.OCI_MANIFEST)
         await self._documents.keep(Document(descriptor=descriptor, body=body), lease=lease)
         return descriptor
-
-    async def _pack(self, chain: ChainID, diff_id: DiffID, lease: LeaseID) -> Descriptor:
-        packer = compression.compressor(Compression.GZIP)
-        hasher = diff_id.hasher()
-        async with self._content.open_writer(IngestRef(f"migrate-{chain}"), lease=lease) as writer:
-            if writer.offset:
-                await aio.run(aio.DISK, writer.truncate)
-
-            def pack(data: bytes) -> None:
-                hasher.update(data)
-                for packed in packer.feed(data):
-                    writer.write(packed)
-
-            async with aclosing(aio.each(aio.DATA, self._source.layer(chain))) as pieces:
-                async for piece in pieces:
-                    await aio.run(aio.COMPRESS, pack, piece)
-            await aio.run(aio.COMPRESS, lambda: writer.write(packer.finish()))
-            if DiffID.from_hasher(hasher, diff_id.algorithm) != diff_id:
-                raise DataLossError(f"the classic layer {chain} does not give its bytes", subject=chain)
-            info = await writer.commit()
-        return Descriptor(media_type=mediatypes.OCI_LAYER_GZIP, digest=info.digest, size=info.size)
 
     async def _put(self, descriptor: Descriptor, body: bytes, lease: LeaseID) -> None:
         await self._documents.put(descriptor, body, lease=lease)

@@ -420,7 +420,7 @@ class ImageService:
 
         going = pruning.choose(records, await self._uses(), accept=accept, dangling=dangling)
         gone = pruning.gone(records, going)
-        freed = await self._fact_rows.exclusive(gone)
+        freed, before = await self._fact_rows.exclusive(gone), await self.total()
         documents = {d: [x for x in await self._documents(d) if x in freed.blobs] for d in gone}
         removed: list[Removed] = []
         for record in going:
@@ -434,8 +434,11 @@ class ImageService:
         if not filters.keys() - {"dangling"}:
             await self._transfer.abandon()
         await self._collected()
-        self._bus.publish("image", "prune", "", {"reclaimed": str(freed.total)})
-        return Pruned(removed=removed, reclaimed=freed.total)
+        # More than what no other image has may go: a base that another image has too, but not unpacked. What arrives meanwhile
+        # makes the difference smaller, never what was freed.
+        reclaimed = max(freed.total, before - await self.total())
+        self._bus.publish("image", "prune", "", {"reclaimed": str(reclaimed)})
+        return Pruned(removed=removed, reclaimed=reclaimed)
 
     async def _documents(self, target: Digest) -> Sequence[Digest]:
         """The target and the indexes and manifests below it, as far as its facts are known."""

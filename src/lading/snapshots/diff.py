@@ -15,7 +15,7 @@ from lading.core.diff import Change, ChangeKind
 from lading.errors import FailedPreconditionError
 from lading.formats import whiteouts
 from lading.formats.tar import writer
-from lading.formats.tar.entry import Entry, EntryType
+from lading.formats.tar.entry import Entry, EntryType, entry_of
 from lading.snapshots import trees
 from lading.snapshots.faults import translated
 from lading.snapshots.layers import Lowers
@@ -248,17 +248,5 @@ def _entry(
     size: int = 0,
     xattrs: dict[str, bytes] | None = None,
 ) -> Entry:
-    device = kind in (EntryType.CHAR, EntryType.BLOCK)
-    return Entry(
-        name=path,
-        type=kind,
-        linkname=linkname,
-        mode=stat.S_IMODE(status.st_mode),
-        uid=status.st_uid,
-        gid=status.st_gid,
-        mtime=status.st_mtime_ns if latest is None else min(status.st_mtime_ns, latest),
-        size=size,
-        devmajor=os.major(status.st_rdev) if device else 0,
-        devminor=os.minor(status.st_rdev) if device else 0,
-        xattrs=xattrs or {},
-    )
+    mtime = status.st_mtime_ns if latest is None else min(status.st_mtime_ns, latest)
+    return entry_of(path, kind, status, mtime=mtime, linkname=linkname, size=size, xattrs=xattrs)

@@ -250,7 +250,8 @@ class Loader:
             target = _bare(entry)
             only = await self._wanted(target, platforms) if platforms else None
             await self._documents.keep_below(target, lease=lease, only=only)
-            original = await self._original(entry, intake, lease, only)
+            # A store of single platforms takes one that the archive holds, not one that happens to be here still.
+            original = await self._original(entry, intake, lease, only) if self._packed else None
             return _named(entry, original or target), original or target
 
         entries = [entry for entry in index.manifests if is_document(entry)]

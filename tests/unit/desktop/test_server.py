@@ -114,6 +114,30 @@ def test_without_the_token_nothing_is_told(token: str) -> None:
     anyio.run(main)
 
 
+def test_another_site_cannot_have_the_browser_ask() -> None:
+    """A form or an image of another page sends no header of ours, and the token in the address opens the page alone."""
+
+    async def main() -> None:
+        async with world() as found:
+            token = found.url.partition("token=")[2]
+            for method, path in (
+                ("POST", "lading/store/use"),
+                ("POST", "images/prune"),
+                ("GET", "images/json"),
+            ):
+                for query in ("", f"?token={token}"):
+                    async with found.client.request(
+                        method,
+                        f"{found.base}/engine/{path}{query}",
+                        headers={"Origin": "http://evil.example"},
+                    ) as answer:
+                        assert answer.status == 403
+                        assert "Access-Control-Allow-Origin" not in answer.headers
+            assert found.asked == []
+
+    anyio.run(main)
+
+
 def test_another_name_for_this_machine_is_refused() -> None:
     """DNS rebinding: the name of some site that now points to 127.0.0.1."""
 

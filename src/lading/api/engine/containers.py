@@ -1,9 +1,9 @@
 """Routes of containers: requests in, `ContainerService` calls, Docker's documents out."""
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import msgspec
@@ -18,6 +18,7 @@ from lading.containers.journal import Chunk
 from lading.containers.service import CONDITIONS, ContainerService
 from lading.errors import CancelledError, InvalidArgumentError
 from lading.kit import times
+from lading.oci import mediatypes
 from lading.oci import platform as platforms
 
 _MULTIPLEXED_SINCE: Final = (1, 42)
@@ -47,18 +48,24 @@ class ContainerRoutes:
             limit=request.integer("limit"),
             size=request.flag("size"),
         )
-        if not request.at_least(1, 48):
-            for row in rows:
+        for row in rows:
+            if not request.at_least(1, 48) or _is_classic(row):
                 del row["ImageManifestDescriptor"]
         return json_response(rows)
 
     async def inspect(self, request: Request) -> web.StreamResponse:
         """``GET /containers/{name}/json``."""
         made = await self._service.inspect(request.param("name"), size=request.flag("size"))
-        if not request.at_least(1, 48):
+        classic = _is_classic(made)
+        if classic or not request.at_least(1, 48):
             del made["ImageManifestDescriptor"]
         if request.at_least(1, 52):
-            made["Storage"] = {"RootFS": {"Snapshot": {"Name": made.pop("GraphDriver")["Name"]}}}
+            if not classic:
+                made["Storage"] = {"RootFS": {"Snapshot": {"Name": made.pop("GraphDriver")["Name"]}}}
+            for name in _OLD_NETWORK_FIELDS:
+                made["NetworkSettings"].pop(name, None)
+            if not made["Config"].get("OnBuild"):
+                made["Config"].pop("OnBuild", None)
         return json_response(made)
 
     async def start(self, request: Request) -> web.StreamResponse:
@@ -265,6 +272,26 @@ def _timeout(request: Request) -> int | None:
 def _tail(text: str) -> int:
     """Docker reads whatever is no number as ``all``."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
+
+
+_OLD_NETWORK_FIELDS: Final = (
+    *("Bridge", "HairpinMode", "LinkLocalIPv6Address", "LinkLocalIPv6PrefixLen", "SecondaryIPAddresses"),
+    *(
+        "SecondaryIPv6Addresses",
+        "EndpointID",
+        "Gateway",
+        "GlobalIPv6Address",
+        "GlobalIPv6PrefixLen",
+        "IPAddress",
+    ),
+    *("IPPrefixLen", "IPv6Gateway", "MacAddress"),
+)
+"""Of ``NetworkSettings`` itself, until 1.51: each network has its own."""
+
+
+def _is_classic(document: Mapping[str, Any]) -> bool:
+    """Whether a container stands on an image of the classic store, which has no manifest."""
+    return mediatypes.is_config(document["ImageManifestDescriptor"]["mediaType"])
 
 
 def add_routes(router: Router, service: ContainerService) -> None:

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from stat import S_IMODE
+from typing import Final, Protocol
 
 import msgspec
 
@@ -99,6 +100,51 @@ class Data(msgspec.Struct, frozen=True, gc=False):
     """Borrowed from the buffer that was fed: valid until the caller reuses that buffer."""
     last: bool
     """Whether this is the final span of the entry. Entries with ``size`` 0 have no span."""
+
+
+class Status(Protocol):
+    """The part of a stat(2) result that an archive keeps."""
+
+    @property
+    def st_mode(self) -> int: ...
+    @property
+    def st_uid(self) -> int: ...
+    @property
+    def st_gid(self) -> int: ...
+    @property
+    def st_mtime_ns(self) -> int: ...
+    @property
+    def st_rdev(self) -> int: ...
+
+
+def entry_of(
+    name: str,
+    kind: EntryType,
+    status: Status,
+    *,
+    mtime: int | None = None,
+    linkname: str = "",
+    size: int = 0,
+    xattrs: dict[str, bytes] | None = None,
+) -> Entry:
+    """The entry of a file of Linux; ``mtime`` stands for the one that it has.
+
+    A device number is split as glibc does (sysdeps/unix/sysv/linux/makedev.h).
+    """
+    device = status.st_rdev if kind in (EntryType.CHAR, EntryType.BLOCK) else 0
+    return Entry(
+        name=name,
+        type=kind,
+        linkname=linkname,
+        mode=S_IMODE(status.st_mode),
+        uid=status.st_uid,
+        gid=status.st_gid,
+        mtime=status.st_mtime_ns if mtime is None else mtime,
+        size=size,
+        devmajor=device >> 8 & 0xFFF | device >> 32 & ~0xFFF,
+        devminor=device & 0xFF | device >> 12 & 0xFFFFFF00,
+        xattrs=xattrs or NO_XATTRS,
+    )
 
 
 Event = Entry | Data
