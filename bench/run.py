@@ -6,8 +6,8 @@ Peers are Docker Engine 28 (both stores), containerd 2.1 (overlayfs and its own 
 (PEERS_ROOT, default /var/lib/lading-peers); without it only Lading is measured. Times are wall seconds of the client's command.
 
 Phases: ``pull`` (N pairs), ``everything`` (push, save, load, commit, diff, rmi), ``compressed`` (layers-keep), ``reads`` (in containers, warm and cold: drops the
-machine's page cache), ``fleet`` (eight images at once), ``link`` (400 Mbit/s), ``many`` (300 images), ``memory`` (16 layers of
-500 MB, only if named), ``gc`` (100,000 nodes). The page docs/benchmark-results.md is made of the samples.
+machine's page cache), ``fleet`` (eight images at once), ``link`` (400 Mbit/s), ``many`` (300 images), ``containers``
+(run, exec, 100 at once, memory, restart), ``memory`` (16 layers of 500 MB, only if named), ``gc`` (100,000 nodes). The page docs/benchmark-results.md is made of the samples.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 
+import containers
 import engines
 import gc_stall
 import operations
@@ -32,7 +33,7 @@ from samples import Samples
 
 HERE = pathlib.Path(__file__).parent
 IMAGES = ("one-file", "small-files", "torch-like", "eight-layers")
-PHASES = ("pull", "everything", "compressed", "reads", "fleet", "link", "many", "gc")
+PHASES = ("pull", "everything", "compressed", "reads", "fleet", "link", "many", "containers", "gc")
 PEERS = ("docker-containerd-store", "docker-classic", "containerd-overlayfs", "containerd-erofs", "podman")
 QUICK_PEERS = ("docker-containerd-store", "containerd-erofs")
 
@@ -158,6 +159,15 @@ class Run:
             lambda engine, _, note: operations.many(engine, archive, count, note), "", pairs=1, kinds=kinds
         )
 
+    def _containers(self) -> None:
+        kinds: list[type[engines.Engine]] = [engines.Lading]
+        if any(p.name == "docker-containerd-store" for p in self.peers):
+            kinds += [engines.DockerSameRunc, engines.Docker]
+        rounds = 3 if self.options.quick else max(self.options.pairs, 7)
+        containers.measure(
+            [self.fresh(kind) for kind in kinds], self.corpus.archive("tiny"), rounds, self.samples.add
+        )
+
     def _memory(self) -> None:
         self.registry.fill(self.corpus.sixteen(), "sixteen")
 
@@ -211,6 +221,7 @@ def main() -> int:
     parser.add_argument("--phases", default=",".join(PHASES))
     parser.add_argument("--list", type=int, default=300, help="how many images to list")
     options = parser.parse_args()
+    containers.own_mount_namespace()
     options.pairs = options.pairs or (1 if options.quick else 3)
     options.peers = (
         options.peers if options.peers is not None else ",".join(QUICK_PEERS if options.quick else PEERS)

@@ -31,6 +31,7 @@ from lading.api.engine import lading as lading_routes
 from lading.api.engine import networks as network_routes
 from lading.api.engine import volumes as volume_routes
 from lading.api.engine.routing import Router
+from lading.containers import storage
 from lading.containers.environment import Environment, Resolving, StoredImages
 from lading.containers.service import ContainerService
 from lading.containers.service import open_service as open_containers
@@ -42,6 +43,7 @@ from lading.core.events import Bus
 from lading.core.metadata import Namespace
 from lading.core.networks import Networks
 from lading.core.remotes import Credentials, Registries, Resolver
+from lading.core.snapshots import Capability
 from lading.daemon import host, stores, usage
 from lading.daemon.building import Builder, Parts, open_builder
 from lading.daemon.config import Config
@@ -69,7 +71,7 @@ from lading.remotes.dial import Proxies
 from lading.remotes.registries import HttpRegistries
 from lading.runtime.config import RUNC_V2, RuntimeConfig
 from lading.runtime.service import ShimRuntime
-from lading.snapshots import erofs, overlay
+from lading.snapshots import erofs, overlay, room
 from lading.snapshots.base import DirectorySnapshotter
 from lading.snapshots.erofs import ErofsSnapshotter
 from lading.snapshots.native import NativeSnapshotter
@@ -630,8 +632,22 @@ async def open_container_service(
         init=config.init,
         log_driver=config.log_driver,
         log_options=dict(config.log_opts),
+        storage_limit=storage_limit(config, store.snapshotter),
     )
     return await stack.enter_async_context(open_containers(environment))
+
+
+def storage_limit(config: Config, snapshotter: DirectorySnapshotter) -> int:
+    """What writable layers may hold by default. Raises `FailedPreconditionError` if the snapshotter cannot see to it."""
+    limit = storage.default_limit(config.storage_opts)
+    if limit and Capability.LIMITS not in snapshotter.capabilities:
+        raise FailedPreconditionError(
+            f"storage-opts: {snapshotter.name} cannot limit the size of a writable layer",
+            hint="use erofs or overlayfs, in the containerd image store, or leave the option out",
+        )
+    if limit:
+        room.check(limit)
+    return limit
 
 
 def network_settings(config: Config) -> NetworkSettings:
