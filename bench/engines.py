@@ -4,6 +4,7 @@ Each runs on a fresh ext4 file system of its own (a loop device with direct I/O)
 """
 
 import contextlib
+import hashlib
 import http.client
 import json
 import os
@@ -31,17 +32,19 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class Volume:
-    """A fresh ext4 file system, mounted on a directory."""
+    """An ext4 file system, mounted on a directory: a fresh one, or one that is kept."""
 
-    def __init__(self, directory: pathlib.Path) -> None:
+    def __init__(self, directory: pathlib.Path, *, kept: bool = False) -> None:
         self.path = directory
         self._image = directory.with_suffix(".ext4")
+        self._kept = kept
         self._loop = ""
 
     def __enter__(self) -> Self:
         self.path.mkdir(parents=True, exist_ok=True)
-        run("truncate", "-s", SIZE, str(self._image))
-        run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(self._image))
+        if not self._image.exists():
+            run("truncate", "-s", SIZE, str(self._image))
+            run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(self._image))
         self._loop = run("losetup", "--find", "--show", "--direct-io=on", str(self._image)).strip()
         try:
             run("mount", self._loop, str(self.path))
@@ -53,7 +56,8 @@ class Volume:
     def __exit__(self, *_: object) -> None:
         unmount_below(self.path)
         subprocess.run(["losetup", "-d", self._loop], check=False)
-        self._image.unlink()
+        if not self._kept:
+            self._image.unlink()
         self.path.rmdir()
 
     def used(self) -> int:
@@ -169,7 +173,15 @@ class Engine:
         self.docker("rmi", "-f", image if "/" in image else f"{self.registry}/{image}:latest")
 
     def images(self) -> None:
-        self.docker("image", "ls", "-q")
+        self.docker("images")
+
+    def tree(self) -> None:
+        """The images with their platforms."""
+        self.docker("images", "--tree")
+
+    def usage(self) -> None:
+        """What fills the disk, as ``docker system df`` shows it."""
+        self.docker("system", "df")
 
     def run_true(self, image: str) -> None:
         self.docker("run", "--rm", "--network", "host", f"{self.registry}/{image}:latest", "/true")
@@ -276,12 +288,13 @@ class LadingCompressed(Lading):
 class Peer(Engine):
     """An engine in the chroot; its state is on the volume, which is bound into the chroot."""
 
-    marker = "/bench/run/"
-
     def __init__(self, volume: Volume, registry: str, chroot: pathlib.Path) -> None:
         super().__init__(volume, registry)
         self.chroot = chroot
-        self._bind = chroot / "bench"
+        # Of this volume alone: several runs may share the chroot.
+        self._inside = f"/bench-{hashlib.sha256(bytes(volume.path)).hexdigest()[:8]}"
+        self._bind = chroot / self._inside[1:]
+        self.marker = f"{self._inside}/run/"
         self._mounted: list[pathlib.Path] = []
         self._holder: subprocess.Popen[bytes] | None = None
 
@@ -289,11 +302,11 @@ class Peer(Engine):
         self._enter()
         config = self.volume.path / "containerd.toml"
         config.write_text(
-            'version = 3\nroot = "/bench/containerd"\nstate = "/bench/run/containerd"\n'
-            '[grpc]\naddress = "/bench/run/containerd.sock"\n'
+            f'version = 3\nroot = "{self._inside}/containerd"\nstate = "{self._inside}/run/containerd"\n'
+            f'[grpc]\naddress = "{self._inside}/run/containerd.sock"\n'
         )
         begun = time.perf_counter()
-        self._in_chroot("containerd", "containerd", "-c", "/bench/containerd.toml")
+        self._in_chroot("containerd", "containerd", "-c", f"{self._inside}/containerd.toml")
         self._wait(lambda: self.ctr("version"))
         self.started = time.perf_counter() - begun
 
@@ -326,6 +339,8 @@ class Peer(Engine):
             self._holder.kill()
             self._holder.wait()
         unmount_below(self._bind)
+        with contextlib.suppress(OSError):
+            self._bind.rmdir()
         for where in reversed(self._mounted):
             unmount_below(where)
         self._mounted.clear()
@@ -333,7 +348,12 @@ class Peer(Engine):
     def ctr(self, *arguments: str) -> str:
         """Run containerd's own client."""
         return run(
-            "nsenter", f"--mount={self._namespace}", "ctr", "-a", "/bench/run/containerd.sock", *arguments
+            "nsenter",
+            f"--mount={self._namespace}",
+            "ctr",
+            "-a",
+            f"{self._inside}/run/containerd.sock",
+            *arguments,
         )
 
     def _in_chroot(self, log: str, *command: str) -> None:
@@ -375,10 +395,10 @@ class Docker(Peer):
 
     def _start_docker(self) -> None:
         (self.volume.path / "daemon.json").write_text(json.dumps(self._config()))
-        begun = time.perf_counter()
+        begun, at = time.perf_counter(), self._inside
         self._in_chroot(
-            "dockerd", "dockerd", "--config-file", "/bench/daemon.json", "--data-root", "/bench/docker", "--exec-root", "/bench/run/docker",
-            "--pidfile", "/bench/run/docker.pid", "-H", "unix:///bench/run/docker.sock", "--containerd", "/bench/run/containerd.sock",
+            "dockerd", "dockerd", "--config-file", f"{at}/daemon.json", "--data-root", f"{at}/docker", "--exec-root", f"{at}/run/docker",
+            "--pidfile", f"{at}/run/docker.pid", "-H", f"unix://{at}/run/docker.sock", "--containerd", f"{at}/run/containerd.sock",
         )  # fmt: skip
         self._wait(lambda: self.api("GET", "/_ping"))
         self.started += time.perf_counter() - begun
@@ -395,7 +415,7 @@ class DockerSameRunc(Docker):
 
     def _config(self) -> dict[str, object]:
         return super()._config() | {
-            "runtimes": {"same": {"path": "/bench/runc"}},
+            "runtimes": {"same": {"path": f"{self._inside}/runc"}},
             "default-runtime": "same",
         }
 
@@ -466,7 +486,7 @@ class Containerd(Peer):
         raise RuntimeError("ctr has no commit and no diff of a container")
 
     def _inside(self, path: pathlib.Path) -> pathlib.Path:
-        return pathlib.Path("/bench") / path.relative_to(self.volume.path)
+        return pathlib.Path(self._inside) / path.relative_to(self.volume.path)
 
 
 class ContainerdErofs(Containerd):
@@ -493,7 +513,7 @@ class Podman(Peer):
         try:
             # crun refuses machines with cgroup v1 and v2 side by side.
             return run(
-                "chroot", str(self.chroot), "podman", "--root", "/bench/podman", "--runroot", "/bench/run/podman", "--storage-driver", "overlay",
+                "chroot", str(self.chroot), "podman", "--root", f"{self._inside}/podman", "--runroot", f"{self._inside}/run/podman", "--storage-driver", "overlay",
                 "--runtime", "runc", "--cgroup-manager", "cgroupfs", *arguments,
             )  # fmt: skip
         finally:
@@ -517,12 +537,12 @@ class Podman(Peer):
             "save",
             "-q",
             "-o",
-            f"/bench/{path.relative_to(self.volume.path)}",
+            f"{self._inside}/{path.relative_to(self.volume.path)}",
             f"{self.registry}/{image}:latest",
         )
 
     def load(self, path: pathlib.Path) -> None:
-        self.docker("load", "-q", "-i", f"/bench/{path.relative_to(self.volume.path)}")
+        self.docker("load", "-q", "-i", f"{self._inside}/{path.relative_to(self.volume.path)}")
 
 
 def run(*command: str, env: dict[str, str] | None = None) -> str:

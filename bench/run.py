@@ -6,8 +6,9 @@ Peers are Docker Engine 28 (both stores), containerd 2.1 (overlayfs and its own 
 (PEERS_ROOT, default /var/lib/lading-peers); without it only Lading is measured. Times are wall seconds of the client's command.
 
 Phases: ``pull`` (N pairs), ``everything`` (push, save, load, commit, diff, rmi), ``compressed`` (layers-keep), ``reads`` (in containers, warm and cold: drops the
-machine's page cache), ``fleet`` (eight images at once), ``link`` (400 Mbit/s), ``many`` (300 images), ``containers``
-(run, exec, 100 at once, memory, restart), ``memory`` (16 layers of 500 MB, only if named), ``gc`` (100,000 nodes). The page docs/benchmark-results.md is made of the samples.
+machine's page cache), ``fleet`` (eight images at once), ``link`` (400 Mbit/s), ``many`` (300 images), ``memory`` (16 layers of
+500 MB, only if named), ``build`` (``--builds`` of small, files, parallel, platforms, large), ``containers`` (run, exec, 100 at once, memory,
+restart), ``gc`` (100,000 nodes). The page docs/benchmark-results.md is made of the samples.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 
+import builds
 import containers
 import engines
 import gc_stall
@@ -33,7 +35,7 @@ from samples import Samples
 
 HERE = pathlib.Path(__file__).parent
 IMAGES = ("one-file", "small-files", "torch-like", "eight-layers")
-PHASES = ("pull", "everything", "compressed", "reads", "fleet", "link", "many", "containers", "gc")
+PHASES = ("pull", "everything", "compressed", "reads", "fleet", "link", "many", "build", "containers", "gc")
 PEERS = ("docker-containerd-store", "docker-classic", "containerd-overlayfs", "containerd-erofs", "podman")
 QUICK_PEERS = ("docker-containerd-store", "containerd-erofs")
 
@@ -69,9 +71,9 @@ class Run:
                 self.registry.fill(layout, image)
                 print(f"{image}: {compressed_size(layout) / 1e6:.0f} MB compressed", flush=True)
 
-    def fresh(self, kind: type[engines.Engine], host: str = "") -> engines.Engine:
-        """An engine that has a new file system and is not started."""
-        volume = engines.Volume(self.scratch / kind.name)
+    def fresh(self, kind: type[engines.Engine], host: str = "", kept: str = "") -> engines.Engine:
+        """An engine that has a new file system, or one of the directory ``kept``, and is not started."""
+        volume = engines.Volume(pathlib.Path(kept or self.scratch) / kind.name, kept=bool(kept))
         if issubclass(kind, engines.Peer):
             return kind(volume, host or self.registry.host, self.chroot)
         return kind(volume, host or self.registry.host)
@@ -84,13 +86,14 @@ class Run:
         pairs: int,
         kinds: list[type[engines.Engine]] | None = None,
         host: str = "",
+        kept: str = "",
     ) -> None:
         """Every engine in turn, ``pairs`` times, each second time the other way round."""
         kinds = kinds or [engines.Lading, *self.peers]
         for number in range(pairs):
             self.calibration.append(calibrate())
             for kind in kinds if number % 2 == 0 else kinds[::-1]:
-                engine = self.fresh(kind, host)
+                engine = self.fresh(kind, host, kept)
                 engine.empty = self.empty.host if self.empty else ""
                 with engine.volume, engines.running(engine), operations.attempted(engine, work.__name__):
                     work(
@@ -156,7 +159,11 @@ class Run:
         kinds: list[type[engines.Engine]] = [engines.Lading]
         kinds += [p for p in self.peers if issubclass(p, engines.Docker)]
         self.pair(
-            lambda engine, _, note: operations.many(engine, archive, count, note), "", pairs=1, kinds=kinds
+            lambda engine, _, note: operations.many(engine, archive, count, note),
+            "",
+            pairs=1,
+            kinds=kinds,
+            kept=self.options.kept,
         )
 
     def _containers(self) -> None:
@@ -167,6 +174,19 @@ class Run:
         containers.measure(
             [self.fresh(kind) for kind in kinds], self.corpus.archive("tiny"), rounds, self.samples.add
         )
+
+    def _build(self) -> None:
+        if problem := builds.missing():
+            operations.failures.append(problem)
+            return
+        kinds: list[type[engines.Engine]] = [engines.Lading]
+        kinds += [p for p in self.peers if p.name == "docker-containerd-store"]
+
+        def measure(engine: engines.Engine, which: str, note: operations.Note) -> None:
+            builds.builds(engine, which, note, rounds=2 if self.options.quick else 3)
+
+        for which in self.options.builds.split(","):
+            self.pair(measure, which, pairs=self.options.pairs, kinds=kinds)
 
     def _memory(self) -> None:
         self.registry.fill(self.corpus.sixteen(), "sixteen")
@@ -220,6 +240,16 @@ def main() -> int:
     parser.add_argument("--peers")
     parser.add_argument("--phases", default=",".join(PHASES))
     parser.add_argument("--list", type=int, default=300, help="how many images to list")
+    parser.add_argument("--builds", default=",".join(builds.KINDS), help="what the build phase builds")
+    parser.add_argument(
+        "--scratch",
+        help="where the file systems of the run are made (default bench/work); memory, say /dev/shm, for what should not wait for the disk",
+    )
+    parser.add_argument(
+        "--kept",
+        default="",
+        help="an existing directory in which the file systems of the phase many are kept: the next run need not load the images again",
+    )
     options = parser.parse_args()
     containers.own_mount_namespace()
     options.pairs = options.pairs or (1 if options.quick else 3)
@@ -230,7 +260,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is mounted is unmounted
     (HERE / "work").mkdir(exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix="bench-", dir=HERE / "work") as scratch,
+        tempfile.TemporaryDirectory(prefix="bench-", dir=options.scratch or HERE / "work") as scratch,
         Registry(pathlib.Path(scratch)) as registry,
     ):
         run = Run(options, pathlib.Path(scratch), registry)

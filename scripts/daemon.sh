@@ -2,7 +2,7 @@
 # Leaves a daemon running on a private socket and says how to talk to it. Repeating it is harmless.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-socket=/run/lading/docker.sock
+socket=/run/lading/lading.sock
 export DOCKER_HOST=unix://$socket
 if ! docker version >/dev/null 2>&1; then
     mkdir -p -m 0711 /run/lading /var/log/lading

@@ -62,7 +62,7 @@ cat <<END
 That was the unmodified docker client, driving Lading. To go on by hand:
 
     make daemon                                   # leaves a daemon running and says where
-    export DOCKER_HOST=unix:///run/lading/docker.sock
+    export DOCKER_HOST=unix:///run/lading/lading.sock
     docker image ls --tree
     .venv/bin/lading --help
 END

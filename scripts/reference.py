@@ -17,6 +17,7 @@ from lading.api.engine.routing import Handler, Route
 from lading.cli.main import group
 from lading.containers import request
 from lading.daemon import config, options, wiring
+from lading.daemon.builds import Builds
 from lading.daemon.options import Option
 
 DIRECTORY: Final = Path(__file__).parents[1] / "docs" / "reference"
@@ -164,7 +165,7 @@ def answer_of(handler: Handler) -> str:
 
 
 def routes() -> list[Route]:
-    router = wiring.make_router(*(MagicMock() for _ in range(6)))
+    router = wiring.make_router(*(MagicMock() for _ in range(5)), Builds(MagicMock(), MagicMock()))
     return sorted(router.routes(), key=lambda route: (route.pattern.replace(":.*", ""), route.method))
 
 

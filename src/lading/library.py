@@ -26,7 +26,7 @@ from lading.core.content import Reader
 from lading.core.progress import Progress
 from lading.core.remotes import Credentials
 from lading.core.snapshots import SnapshotKey
-from lading.daemon import wiring
+from lading.daemon import image_store
 from lading.daemon.config import Config, LadingSettings
 from lading.daemon.events import EventBus
 from lading.errors import NotFoundError
@@ -89,7 +89,7 @@ async def open_store(
         lading=LadingSettings(durability=durability),
     )
     async with AsyncExitStack() as stack:
-        yield Store(await wiring.open_store(stack, config, EventBus(), uses=tuple))
+        yield Store(await image_store.open_store(stack, config, EventBus(), uses=tuple))
 
 
 def _directory(path: str | os.PathLike[str]) -> Path:
@@ -101,7 +101,7 @@ def _directory(path: str | os.PathLike[str]) -> Path:
 class Store:
     """An open store; made by `open_store`. Its methods may be called concurrently."""
 
-    def __init__(self, parts: wiring.Store) -> None:
+    def __init__(self, parts: image_store.Store) -> None:
         self._parts = parts
 
     async def pull(

@@ -14,7 +14,7 @@ from lading.builder.service import BuildSolver, Environment
 from lading.core.metadata import Namespace
 from lading.core.remotes import Credentials
 from lading.core.session import Synced, SyncWish
-from lading.daemon import wiring
+from lading.daemon import image_store
 from lading.daemon.config import Config, LadingSettings
 from lading.daemon.events import EventBus
 from lading.errors import NotFoundError, UnavailableError
@@ -125,7 +125,7 @@ class House:
     """A solver and what it stands on."""
 
     solver: BuildSolver
-    store: wiring.Store
+    store: image_store.Store
     runtime: ShimRuntime
     root: Path
 
@@ -142,7 +142,7 @@ async def build_house(root: Path, *, driver: str = "overlayfs") -> AsyncGenerato
     for directory in (config.data_root, config.exec_root):
         directory.mkdir(parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
-        store = await wiring.open_store(stack, config, EventBus(), lambda: ())
+        store = await image_store.open_store(stack, config, EventBus(), lambda: ())
         runtime = await stack.enter_async_context(
             ShimRuntime(
                 config.exec_root / "tasks",

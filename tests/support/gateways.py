@@ -1,8 +1,8 @@
 """A gateway in memory: directories of a client and images are dictionaries; graphs are kept and never run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from typing_extensions import override
@@ -12,9 +12,11 @@ from lading.builder.model import (
     Gateway,
     Layer,
     LayerForm,
+    Program,
     Ref,
     ResolvedImage,
     ResolveMode,
+    Talk,
     WarningEvent,
 )
 from lading.core.leases import LeaseID
@@ -92,6 +94,9 @@ class MemoryGateway(Gateway):
     worker: Sequence[Platform] = (AMD64, ARM64)
     digests: Mapping[str, Digest] = field(default_factory=dict[str, Digest])
     client: Any = None
+    program: Callable[[Program, Talk, Callable[[bytes], None]], Awaitable[int]] | None = None
+    """Stands for whatever is run."""
+    ran: list[Program] = field(default_factory=list[Program])
     warnings: list[WarningEvent] = field(default_factory=list[WarningEvent])
     solved: list[Definition] = field(default_factory=list[Definition])
     looked_up: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
@@ -148,6 +153,17 @@ class MemoryGateway(Gateway):
     @override
     def warn(self, event: WarningEvent) -> None:
         self.warnings.append(event)
+
+    @override
+    def derived(self, options: Mapping[str, str], inputs: Mapping[str, Definition]) -> Gateway:
+        return replace(self, attributes=options, given=inputs)
+
+    @override
+    async def converse(self, program: Program, talk: Talk, log: Callable[[bytes], None]) -> int:
+        if self.program is None:
+            raise UnsupportedError("nothing is run here")
+        self.ran.append(program)
+        return await self.program(program, talk, log)
 
 
 def _parse(text: str) -> reference.Reference:

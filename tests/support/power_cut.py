@@ -30,7 +30,7 @@ import structlog
 from lading import library
 from lading.core.mounts import Mount
 from lading.core.snapshots import Kind, SnapshotKey, SnapshotName
-from lading.daemon import wiring
+from lading.daemon import image_store
 from lading.kit import linux
 from lading.testing.registry import FakeRegistry
 from support import power_cut_child
@@ -262,7 +262,7 @@ class Campaign:
             await self._check_files(parts, root, problems)
             await self._check_blobs(parts, root, problems)
 
-    async def _check_records(self, parts: wiring.Store, promise: Promise, problems: list[str]) -> None:
+    async def _check_records(self, parts: image_store.Store, promise: Promise, problems: list[str]) -> None:
         records = {image.name: image.target.digest for image in await parts.records.list()}
         for name, short in promise.images.items():
             if records.get(name) != by_name(short).image.descriptor.digest:
@@ -281,7 +281,7 @@ class Campaign:
             if missing:
                 problems.append(f"image {name} lacks {missing}")
 
-    async def _check_blobs(self, parts: wiring.Store, root: Path, problems: list[str]) -> None:
+    async def _check_blobs(self, parts: image_store.Store, root: Path, problems: list[str]) -> None:
         async for info in parts.content.walk():
             path = root / "content/blobs" / info.digest.algorithm / info.digest.hex
             try:
@@ -292,7 +292,7 @@ class Campaign:
             if len(data) != info.size or sha256(data).hexdigest() != info.digest.hex:
                 problems.append(f"blob {info.digest} has other bytes")
 
-    async def _check_snapshots(self, parts: wiring.Store, promise: Promise, problems: list[str]) -> None:
+    async def _check_snapshots(self, parts: image_store.Store, promise: Promise, problems: list[str]) -> None:
         """What the store shows without unpacking anything again is right, and as much as was promised."""
         trees = {chain: tree for short in IMAGES for chain, tree in by_name(short).trees.items()}
         rows = {info.key: info async for info in parts.snapshotter.walk()}
@@ -310,7 +310,7 @@ class Campaign:
                 found = await self._look(parts, SnapshotName(key))
                 _compare(f"snapshot {key}", found, trees[key], problems)
 
-    async def _look(self, parts: wiring.Store, name: SnapshotName) -> Tree:
+    async def _look(self, parts: image_store.Store, name: SnapshotName) -> Tree:
         mounts = await parts.snapshotter.view(SnapshotKey("look"), name)
         try:
             return self._through(mounts)
@@ -331,7 +331,7 @@ class Campaign:
         async with store.mount(name) as root:
             _compare(f"image {name}", seen(root), by_name(short).tree, problems)
 
-    async def _check_files(self, parts: wiring.Store, root: Path, problems: list[str]) -> None:
+    async def _check_files(self, parts: image_store.Store, root: Path, problems: list[str]) -> None:
         """After the clean-up nothing is left that nobody needs."""
         rows = await parts.database.snapshots(parts.maintenance.namespace, parts.snapshotter.name).list()
         kept = {str(row.id) for row in rows}

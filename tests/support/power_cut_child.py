@@ -17,7 +17,7 @@ import apsw
 from lading import library
 from lading.core.labels import GC_ROOT
 from lading.core.snapshots import SnapshotKey, SnapshotName
-from lading.daemon import wiring
+from lading.daemon import image_store
 from lading.daemon.config import Config, LadingSettings
 from lading.daemon.events import EventBus
 from lading.kit import linux
@@ -28,7 +28,7 @@ BOXES = 8
 
 
 @asynccontextmanager
-async def opened(root: Path, driver: str, durability: str, boot: str) -> AsyncGenerator[wiring.Store]:
+async def opened(root: Path, driver: str, durability: str, boot: str) -> AsyncGenerator[image_store.Store]:
     """The daemon's store, in the boot ``boot``."""
     linux.boot_id = lambda: boot
     config = Config(
@@ -37,7 +37,7 @@ async def opened(root: Path, driver: str, durability: str, boot: str) -> AsyncGe
         lading=LadingSettings(durability="strict" if durability == "strict" else "lazy"),
     )
     async with AsyncExitStack() as stack:
-        yield await wiring.open_store(stack, config, EventBus(), uses=tuple)
+        yield await image_store.open_store(stack, config, EventBus(), uses=tuple)
 
 
 class Marks:
@@ -49,7 +49,9 @@ class Marks:
             file.write(json.dumps({"what": what, **facts}).encode())
 
 
-async def add_to(parts: wiring.Store, parent: SnapshotName | None, key: str, name: str, root: Path) -> None:
+async def add_to(
+    parts: image_store.Store, parent: SnapshotName | None, key: str, name: str, root: Path
+) -> None:
     """Write into an active snapshot, as a container does, and commit it."""
     mounts = await parts.snapshotter.prepare(SnapshotKey(key), parent)
     point = root.parent / "point"
@@ -65,13 +67,13 @@ async def add_to(parts: wiring.Store, parent: SnapshotName | None, key: str, nam
     await parts.snapshotter.commit(SnapshotName(name), SnapshotKey(key), labels={GC_ROOT: "test"})
 
 
-async def collect(parts: wiring.Store) -> None:
+async def collect(parts: image_store.Store) -> None:
     async for _ in parts.maintenance.collect(dry_run=False):
         pass
     await parts.snapshotter.settle()
 
 
-async def top_of(parts: wiring.Store, name: str) -> SnapshotName | None:
+async def top_of(parts: image_store.Store, name: str) -> SnapshotName | None:
     detail = await parts.images.inspect(name)
     assert detail.manifest is not None
     return await parts.transfer.ensure_unpacked(detail.manifest.descriptor)

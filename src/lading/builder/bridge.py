@@ -66,6 +66,11 @@ class Bridge:
         """What this worker can run."""
         return self._gateway.platforms
 
+    @property
+    def outcome(self) -> Result | LadingError | None:
+        """What the client returned, or gave up with, so far."""
+        return self._outcome
+
     async def wait_returned(self) -> Result:
         """What the client returned. Raises what it gave up with."""
         await self._returned.wait()

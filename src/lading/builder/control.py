@@ -29,6 +29,7 @@ from lading.builder.progress import ProgressLog
 from lading.core import leases
 from lading.core.session import Session, Sessions
 from lading.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError, UnsupportedError
+from lading.formats.buildkit.sourcepolicy import Policy
 from lading.formats.llb.definition import Definition
 from lading.kit.tasks import Signal
 
@@ -71,6 +72,8 @@ class SolveWish:
     entitlements: frozenset[str] = frozenset()
     internal: bool = False
     """Not for the history."""
+    policies: Sequence[Policy] = ()
+    """What is said of the sources that it may use."""
 
 
 class _Place(msgspec.Struct, frozen=True):
@@ -286,7 +289,7 @@ class Control:
         """
         if wish.ref in self._builds:
             raise AlreadyExistsError(f"build {wish.ref} is under way already", subject=wish.ref)
-        lease = await self._leases.create(labels={"lading.build": wish.ref[:256]})
+        lease = await self._leases.create(labels={leases.BUILDS: wish.ref[:256]})
         build = Build(
             wish=wish, log=ProgressLog(), started=time.time_ns(), lease=lease.id, options=wish.options
         )
@@ -333,6 +336,7 @@ class Control:
             progress=build.log,
             no_cache=no_cache,
             entitlements=wish.entitlements,
+            policies=wish.policies,
         ) as job:
             for cache in imports_of(wish):
                 await job.import_cache(cache.type, cache.attributes)

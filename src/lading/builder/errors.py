@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lading.builder.model import SourceFile, SourceRange
-from lading.errors import FailedPreconditionError, InvalidArgumentError
+from lading.errors import FailedPreconditionError, InvalidArgumentError, UnsupportedError
 from lading.oci.digest import Digest
 
 
@@ -39,6 +39,16 @@ class VertexError(FailedPreconditionError):
         self.exit_code = exit_code
         self.source = source
         self.ranges = tuple(ranges)
+
+
+class FrontendCapError(UnsupportedError):
+    """A frontend cannot do what the client asks of it."""
+
+    code = "frontend-cap"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"unsupported frontend capability {name}", subject=name)
+        self.name = name
 
 
 class ClientError(FailedPreconditionError):

@@ -2,16 +2,19 @@
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
 
 import msgspec
 from typing_extensions import override
 
 from lading.builder.model import (
     Gateway,
+    Program,
     Progress,
     Ref,
     ResolvedImage,
     ResolveMode,
+    Talk,
     VertexEvent,
     WarningEvent,
 )
@@ -19,11 +22,17 @@ from lading.builder.ops.images import Image, ImageSources
 from lading.core.leases import LeaseID
 from lading.core.session import Session
 from lading.errors import FailedPreconditionError, InvalidArgumentError, LadingError
+from lading.formats.buildkit import sourcepolicy
+from lading.formats.buildkit.sourcepolicy import Policy, Source
 from lading.formats.llb.definition import Definition
 from lading.oci import platform as platform_rules
 from lading.oci import reference as references
 from lading.oci.descriptor import Platform
 from lading.oci.digest import Digest
+
+_IMAGE: Final = "docker-image://"
+Converse = Callable[[Program, Talk, Callable[[bytes], None]], Awaitable[int]]
+"""As `Gateway.converse`."""
 
 
 class BuildGateway(Gateway):
@@ -41,7 +50,11 @@ class BuildGateway(Gateway):
         platforms: Sequence[Platform],
         lease: LeaseID,
         import_cache: Callable[[str, Mapping[str, str]], Awaitable[None]],
+        converse: Converse,
+        policies: Sequence[Policy] = (),
     ) -> None:
+        self._policies = policies
+        self._converse = converse
         self._import_cache = import_cache
         self._imports = _imports(options)
         self._load = load
@@ -93,6 +106,7 @@ class BuildGateway(Gateway):
         log_name: str = "",
         store: str = "",
     ) -> ResolvedImage:
+        reference = self._used(reference, store)
         name = log_name or f"resolve image config for {reference}"
         vertex = Digest.of(f"{name} {reference}".encode())
         started = time.time_ns()
@@ -107,11 +121,26 @@ class BuildGateway(Gateway):
             self._progress.tell(
                 VertexEvent(digest=vertex, name=name, started=started, completed=time.time_ns(), error=error)
             )
-        target = image.located.target.digest
+        target = image.target
         pinned = references.parse(reference)
         if pinned.digest is None:
             pinned = pinned.with_default_tag().with_digest(target)
         return ResolvedImage(reference=pinned, digest=target, config=image.body)
+
+    def _used(self, name: str, store: str) -> str:
+        """The image that the policies put in place of one."""
+        if not self._policies or store:
+            return name
+        source = Source(identifier=f"{_IMAGE}{references.parse(name).with_default_tag()}")
+        try:
+            found = sourcepolicy.evaluate(self._policies, source).identifier
+        except LadingError as exc:
+            raise type(exc)(f"could not resolve image due to policy: {exc.message}", subject=name) from exc
+        if not found.startswith(_IMAGE):
+            raise FailedPreconditionError(
+                f"the source policy makes {found} of the image {name}", subject=name
+            )
+        return found.removeprefix(_IMAGE)
 
     async def _find(self, reference: str, platform: Platform | None, mode: ResolveMode, store: str) -> Image:
         wanted = platform_rules.normalize(platform or self._platforms[0])
@@ -128,6 +157,26 @@ class BuildGateway(Gateway):
     @override
     def warn(self, event: WarningEvent) -> None:
         self._progress.tell(event)
+
+    @override
+    def derived(self, options: Mapping[str, str], inputs: Mapping[str, Definition]) -> Gateway:
+        return BuildGateway(
+            load=self._load,
+            options=options,
+            inputs=inputs,
+            session=self._session,
+            progress=self._progress,
+            images=self._images,
+            platforms=self._platforms,
+            lease=self._lease,
+            import_cache=self._import_cache,
+            converse=self._converse,
+            policies=self._policies,
+        )
+
+    @override
+    async def converse(self, program: Program, talk: Talk, log: Callable[[bytes], None]) -> int:
+        return await self._converse(program, talk, log)
 
 
 class _Import(msgspec.Struct, rename="pascal"):

@@ -15,10 +15,8 @@ from lading.builder.control import Build, Recorder
 from lading.builder.model import Event, Ref, VertexEvent, WarningEvent
 from lading.core import builds, content, leases
 from lading.core.builds import BuildRecord, Output, PlatformResult
-from lading.core.content import IngestRef
 from lading.core.leases import LeaseID
 from lading.errors import AlreadyExistsError, NotFoundError
-from lading.kit import aio
 from lading.kit.tasks import Signal
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
@@ -30,6 +28,7 @@ KEPT: Final = 50
 KEPT_SECONDS: Final = 48 * 3600
 _PREDICATE: Final = "in-toto.io/predicate-type"
 _LOG_LIMIT: Final = 256 << 20
+_LEASES: Final = "lading-build-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +69,14 @@ class History(Recorder):
         self._news: list[HistoryEvent] = []
         self._changed = Signal()
 
+    async def recover(self) -> None:
+        """Let go of what a daemon that was killed kept for a record that it did not come to write."""
+        known = {_lease_of(record.ref) for record in await self._store.list()}
+        for lease in await self._leases.list():
+            if lease.id.startswith(_LEASES) and lease.id not in known:
+                with suppress(NotFoundError):
+                    await self._leases.delete(lease.id)
+
     @override
     async def began(self, build: Build) -> None:
         wish = build.wish
@@ -86,10 +93,13 @@ class History(Recorder):
     @override
     async def ended(self, build: Build, response: Mapping[str, str], error: BaseException | None) -> None:
         record = self._active[build.wish.ref]
-        lease = LeaseID(f"lading-build-{build.wish.ref}")
+        lease = _lease_of(build.wish.ref)
         with suppress(AlreadyExistsError):
             await self._leases.create(lease)
-        log = await self._keep(events.marshal(build.log.events), LOG_TYPE, lease)
+        kept: dict[Digest, bytes] = {}
+        log = _gathered(kept, events.marshal(build.log.events), LOG_TYPE)
+        platforms = self._platforms(build, response, kept) if error is None else {}
+        await self._blobs.put_many(kept, lease=lease)
         vertices = _vertices(build.log.events)
         done = msgspec.structs.replace(
             record,
@@ -98,7 +108,7 @@ class History(Recorder):
             completed=time.time_ns(),
             error=b"" if error is None else self._failure(error),
             log=log,
-            platforms=await self._platforms(build, response, lease) if error is None else {},
+            platforms=platforms,
             response=dict(response),
             total_steps=len(vertices),
             cached_steps=sum(each.cached for each in vertices),
@@ -111,8 +121,8 @@ class History(Recorder):
         self._tell(HistoryEvent(kind="complete", record=done))
         await self._expire()
 
-    async def _platforms(
-        self, build: Build, response: Mapping[str, str], lease: LeaseID
+    def _platforms(
+        self, build: Build, response: Mapping[str, str], kept: dict[Digest, bytes]
     ) -> dict[str, PlatformResult]:
         """Provenance for each platform, and the descriptor of what was exported."""
         if build.result is None:
@@ -121,23 +131,9 @@ class History(Recorder):
         found: dict[str, PlatformResult] = {}
         for key, ref in build.result.refs.items():
             kind, body = self._provenance(build, ref)
-            kept = await self._keep(body, IN_TOTO, lease, {_PREDICATE: kind})
-            found[key] = PlatformResult(attestations=(kept,), results=made)
+            statement = _gathered(kept, body, IN_TOTO, {_PREDICATE: kind})
+            found[key] = PlatformResult(attestations=(statement,), results=made)
         return found
-
-    async def _keep(
-        self, data: bytes, media_type: str, lease: LeaseID, annotations: dict[str, str] | None = None
-    ) -> Descriptor:
-        descriptor = Descriptor(
-            media_type=media_type, digest=Digest.of(data), size=len(data), annotations=annotations or {}
-        )
-        with suppress(AlreadyExistsError):
-            async with self._blobs.open_writer(
-                IngestRef(f"{lease}-{descriptor.digest}"), expected=descriptor, lease=lease
-            ) as writer:
-                await aio.run(aio.DATA, writer.write, data)
-                await writer.commit()
-        return descriptor
 
     async def _expire(self) -> None:
         oldest = time.time_ns() - KEPT_SECONDS * 10**9
@@ -189,8 +185,22 @@ class History(Recorder):
         """Forget a build. Raises `NotFoundError`."""
         record = await self._store.delete(ref)
         with suppress(NotFoundError):
-            await self._leases.delete(LeaseID(f"lading-build-{ref}"))
+            await self._leases.delete(_lease_of(ref))
         self._tell(HistoryEvent(kind="deleted", record=record))
+
+
+def _lease_of(ref: str) -> LeaseID:
+    """The lease that holds what the record of a build names."""
+    return LeaseID(f"{_LEASES}{ref}")
+
+
+def _gathered(
+    kept: dict[Digest, bytes], data: bytes, media_type: str, annotations: dict[str, str] | None = None
+) -> Descriptor:
+    """The descriptor of bytes that are to be kept."""
+    digest = Digest.of(data)
+    kept[digest] = data
+    return Descriptor(media_type=media_type, digest=digest, size=len(data), annotations=annotations or {})
 
 
 def _exported(response: Mapping[str, str]) -> tuple[Descriptor, ...]:

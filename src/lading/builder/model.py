@@ -13,17 +13,19 @@ the exporters, and ends the status stream. Every vertex that any of this touches
 does; what it holds (processes, mounts, active snapshots) is gone within a second.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from lading.core.leases import LeaseID
 from lading.core.session import Session
 from lading.core.snapshots import SnapshotName
+from lading.formats.buildkit.sourcepolicy import Policy
 from lading.formats.llb.definition import Definition
 from lading.formats.llb.metadata import SourceFile, SourceRange
+from lading.kit.grpc.connection import Transport
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.digest import DiffID, Digest
 from lading.oci.reference import Reference
@@ -115,11 +117,13 @@ class LayerForm:
     force: bool = False
     epoch: int | None = None
     """With it, times in new layers later than this (seconds since the epoch) are set to it (``rewrite-timestamp``)."""
+    packed: bool = True
+    """Without it there are no blobs: layers are snapshots under their chain IDs, named by their diff IDs (classic store)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """One layer of a ref as a blob in the content store."""
+    """One layer of a ref: a blob in the content store, or (`LayerForm.packed`) a snapshot under its chain ID."""
 
     descriptor: Descriptor
     diff_id: DiffID
@@ -173,7 +177,7 @@ class Ref(Protocol):
         ...
 
     async def layers(self, form: LayerForm, *, lease: LeaseID) -> list[Layer]:
-        """The tree as layers, bottom first, each a blob in the content store that ``lease`` holds.
+        """The tree as layers, bottom first, each a blob in the content store (or a snapshot) that ``lease`` holds.
 
         Layers of base images keep their own blobs, which may be away (lazy) but have a descriptor and distribution labels.
         """
@@ -243,6 +247,22 @@ class ResolveMode(Enum):
     FORCE_PULL = "pull"
 
 
+Talk = Callable[[Transport], Coroutine[Any, Any, None]]
+"""Speaks with a program until it ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """A program of a frontend, run as root in a writable copy of ``ref``. ``env`` are ``KEY=value``."""
+
+    ref: Ref
+    args: Sequence[str]
+    env: Sequence[str] = ()
+    cwd: str = "/"
+    network: bool = True
+    platform: Platform
+
+
 class Gateway(Protocol):
     """What a frontend may ask of the daemon, on behalf of one build. The bridge offers the same to clients."""
 
@@ -293,6 +313,17 @@ class Gateway(Protocol):
 
     def warn(self, event: WarningEvent) -> None:
         """Add a remark."""
+        ...
+
+    def derived(self, options: Mapping[str, str], inputs: Mapping[str, Definition]) -> "Gateway":
+        """What another frontend of the same build may ask."""
+        ...
+
+    async def converse(self, program: Program, talk: Talk, log: Callable[[bytes], None]) -> int:
+        """Run a program to its end; its exit code.
+
+        ``talk`` has its standard input and output, and sees their end; ``log`` what it writes to standard error.
+        """
         ...
 
 
@@ -346,10 +377,12 @@ class Solver(Protocol):
         progress: Progress,
         no_cache: bool = False,
         entitlements: frozenset[str] = frozenset(),
+        policies: Sequence[Policy] = (),
     ) -> AbstractAsyncContextManager["Job"]:
         """A build's place in the solver. Leaving it cancels what only this build wanted and releases its refs.
 
-        ``entitlements`` are what the client grants: ``network.host``, ``security.insecure``.
+        ``entitlements`` are what the client grants: ``network.host``, ``security.insecure``. ``policies`` are applied to every
+        source of every graph, and to every image that is looked up.
         """
         ...
 

@@ -19,10 +19,12 @@ from lading.builder.gateway import BuildGateway
 from lading.builder.model import (
     Gateway,
     Job,
+    Program,
     Progress,
     PruneWish,
     Ref,
     Solver,
+    Talk,
     UsageRecord,
 )
 from lading.builder.ops.contents import Contents
@@ -32,22 +34,26 @@ from lading.builder.ops.factory import World, node
 from lading.builder.ops.images import ImageSources
 from lading.builder.ops.layers import Layers
 from lading.builder.ops.mutables import Mutables
-from lading.builder.ops.processes import Networking, Processes
+from lading.builder.ops.processes import Networking, Process, Processes
 from lading.builder.ops.records import Records
 from lading.builder.ops.trees import DiffingSnapshotter, Tree, Trees
 from lading.builder.refs import SolvedRef
 from lading.builder.solver import live
 from lading.builder.solver.live import Edge, Solved
 from lading.builder.solver.scheduler import Scheduler
+from lading.containers.users import User
 from lading.core import content, images, leases
 from lading.core.buildcache import BuildCache
-from lading.core.leases import LeaseID
+from lading.core.leases import BUILDS, LeaseID
 from lading.core.remotes import Registries
 from lading.core.runtime import Runtime
 from lading.core.session import Session
 from lading.errors import LadingError, NotFoundError
-from lading.formats.llb import graph
+from lading.formats.buildkit import sourcepolicy
+from lading.formats.buildkit.sourcepolicy import Policy, Source
+from lading.formats.llb import graph, ops
 from lading.formats.llb.definition import Definition
+from lading.formats.llb.rewrite import with_sources
 from lading.kit import aio, fs
 from lading.oci import platform as platforms
 from lading.oci.descriptor import Platform
@@ -56,8 +62,6 @@ from lading.transfer.pull import Puller
 
 _REST_SECONDS: Final = 10.0
 _log: Final = structlog.get_logger(__name__)
-PURPOSE: Final = "lading.builder"
-"""Lease label: what builds under way hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +85,8 @@ class Environment:
     host: Platform | None = None
     disk: Path | None = None
     """Where snapshots are; with it, old records go by themselves when the disk fills (`pruning.default_policy`)."""
+    packed: bool = True
+    """Whether the store keeps layers as blobs; the classic one does not."""
     collect: Callable[[], None] = lambda: None
     """Called when something was let go of."""
 
@@ -144,6 +150,7 @@ class BuildSolver(Solver):
             snapshotter=env.snapshotter.name,
             puller=env.puller,
             registries=env.registries,
+            packed=env.packed,
         )
         self._stack = AsyncExitStack()
         self._ended = anyio.Event()
@@ -165,7 +172,7 @@ class BuildSolver(Solver):
         await aio.run(aio.DISK, self.trees.clean)
         await self._processes.recover()
         for lease in await self._env.leases.list():
-            if PURPOSE in lease.labels:
+            if BUILDS in lease.labels:
                 with suppress(NotFoundError):
                     await self._env.leases.delete(lease.id)
 
@@ -185,8 +192,9 @@ class BuildSolver(Solver):
         progress: Progress,
         no_cache: bool = False,
         entitlements: frozenset[str] = frozenset(),
+        policies: Sequence[Policy] = (),
     ) -> AbstractAsyncContextManager["BuildJob"]:
-        return self._open_job(session, progress, no_cache, entitlements)
+        return self._open_job(session, progress, no_cache, entitlements, policies)
 
     @asynccontextmanager
     async def _open_job(
@@ -195,13 +203,14 @@ class BuildSolver(Solver):
         progress: Progress,
         no_cache: bool,
         entitlements: frozenset[str],
+        policies: Sequence[Policy],
     ) -> "AsyncGenerator[BuildJob]":
         await self._begin()
         try:
             async with self._scheduler.open_job(
                 progress=progress, session=session, no_cache=no_cache, entitlements=entitlements
             ) as job:
-                yield BuildJob(self, job)
+                yield BuildJob(self, job, policies)
         finally:
             with anyio.CancelScope(shield=True):
                 await self._end()
@@ -211,7 +220,7 @@ class BuildSolver(Solver):
         async with self._lock:
             if not self._jobs:
                 self._lease = LeaseID(f"builds-{secrets.token_hex(8)}")
-                await self._env.leases.create(self._lease, labels={PURPOSE: "builds under way"})
+                await self._env.leases.create(self._lease, labels={BUILDS: "builds under way"})
             self._jobs += 1
 
     async def _end(self) -> None:
@@ -237,6 +246,21 @@ class BuildSolver(Solver):
             return await self._scheduler.solve(job, edge)
 
         return SolvedRef(definition, solve, self.trees, self.layers)
+
+    async def converse(self, program: Program, talk: Talk, log: Callable[[bytes], None]) -> int:
+        """See `Gateway.converse`."""
+        assert isinstance(program.ref, SolvedRef)
+        async with self.trees.active(await program.ref.tree()) as active:
+            process = Process(
+                meta=ops.Meta(args=tuple(program.args), cwd=program.cwd),
+                env=program.env,
+                user=User(uid=0, gid=0, groups=(0,), home="/root"),
+                rootfs=active.mounts,
+                network=ops.NetMode.UNSET if program.network else ops.NetMode.NONE,
+                platform=program.platform,
+            )
+            end = await self._processes.run(process, lambda _, data: log(data), talk=talk)
+        return end.status
 
     # The cache.
 
@@ -280,7 +304,8 @@ class BuildSolver(Solver):
 class BuildJob(Job):
     """One build in the solver."""
 
-    def __init__(self, solver: BuildSolver, job: live.Job[Tree]) -> None:
+    def __init__(self, solver: BuildSolver, job: live.Job[Tree], policies: Sequence[Policy]) -> None:
+        self._policies = policies
         self._solver = solver
         self._job = job
         self._imported: list[tuple[str, Mapping[str, str]]] = []
@@ -292,7 +317,19 @@ class BuildJob(Job):
 
     @override
     async def load(self, definition: Definition) -> Ref:
+        if self._policies:
+            definition = with_sources(definition, self._used)
         return await self._solver.load(self._job, definition)
+
+    def _used(self, identifier: str, attributes: dict[str, str]) -> tuple[str, dict[str, str]]:
+        """What a source becomes by the build's policies."""
+        try:
+            found = sourcepolicy.evaluate(
+                self._policies, Source(identifier=identifier, attributes=attributes)
+            )
+        except LadingError as exc:
+            raise type(exc)(f"error evaluating the source policy: {exc.message}", subject=identifier) from exc
+        return found.identifier, dict(found.attributes)
 
     @override
     async def import_cache(self, kind: str, attributes: Mapping[str, str]) -> None:
@@ -349,6 +386,8 @@ class BuildJob(Job):
             platforms=self._solver.platforms,
             lease=self._solver.trees.lease,
             import_cache=self.import_cache,
+            converse=self._solver.converse,
+            policies=self._policies,
         )
 
 

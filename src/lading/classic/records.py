@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from lading.classic.imagedb import ImageDatabase, Names
 from lading.core import images, leases
-from lading.core.images import Image
+from lading.core.images import Image, Pointed
 from lading.core.leases import LeaseID
 from lading.errors import NotFoundError
 from lading.kit import aio
@@ -70,13 +70,13 @@ class ClassicRecords(images.Store):
         *,
         labels: Mapping[str, str] | None = None,
         displaced: str | None = None,
-    ) -> Image | None:
+    ) -> Pointed:
         async with self._one:
-            old = await self._rows.put(name, target, labels=labels, displaced=displaced)
+            pointed = await self._rows.put(name, target, labels=labels, displaced=displaced)
             await self._write()
-            if old is not None and old.target.digest != target.digest:
-                await self._drop_nameless(old.target.digest)
-            return old
+            if pointed.replaced is not None and pointed.moved:
+                await self._drop_nameless(pointed.replaced.target.digest)
+            return pointed
 
     @override
     async def update(self, name: str, *, labels: Mapping[str, str | None]) -> Image:

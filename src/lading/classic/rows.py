@@ -121,6 +121,7 @@ class LayerRows(metadata.Snapshots):
         boot_id: str = "",
         extra: Mapping[str, str] | None = None,
         lease: LeaseID | None = None,
+        durable: bool = True,
     ) -> SnapshotRow:
         tree = self.tree(id)
         name = chain_id(key)
@@ -136,6 +137,7 @@ class LayerRows(metadata.Snapshots):
                 boot_id=boot_id,
                 extra={**(extra or {}), TREE: tree},
                 lease=lease,
+                durable=durable,
             )
             self._know(key, id, tree)
             await aio.run(aio.DISK, shutil.rmtree, self._layout.trees / tree / DRAFT, ignore_errors=True)

@@ -73,7 +73,7 @@ class LocalClassicStore(ClassicStore):
     @override
     async def point(
         self,
-        name: str,
+        name: str | None,
         target: Descriptor,
         *,
         manifest: Descriptor | None = None,
@@ -82,20 +82,34 @@ class LocalClassicStore(ClassicStore):
         keep_displaced: bool = True,
     ) -> Pointed:
         image = target if mediatypes.is_config(target.media_type) else await self._adopt(manifest or target)
-        if is_dangling(name):
+        if name is None and (named := await self._records.by_target(image.digest)):
+            return Pointed(image=named[0], replaced=named[0])
+        if name is None or is_dangling(name):
             name = dangling_name(image.digest)
         async with self._names.hold(name):
-            old = await self._current(name)
-            displaced = dangling_name(old.target.digest) if old and keep_displaced else None
-            replaced = await self._records.put(name, image, labels=labels, displaced=displaced)
+            pointed = await self._put_name(name, image, labels=labels, keep_displaced=keep_displaced)
             if name != dangling_name(image.digest):
                 await aio.run(aio.DISK, self._images.touch, image.digest)
                 await self._forget(dangling_name(image.digest))
         if source is not None:
             await self.note(image, manifest or target, source)
             await self._keep(image.digest, target, manifest or target)
-            await self._records.put(str(source.with_digest(target.digest)), image)
-        return Pointed(image=await self._records.get(name), replaced=replaced)
+            digest = str(source.with_digest(target.digest))
+            # Another platform of the same index was known by this digest: it stays, as after any name that moved.
+            await self._put_name(digest, image, keep_displaced=keep_displaced)
+        return pointed
+
+    async def _put_name(
+        self,
+        name: str,
+        image: Descriptor,
+        *,
+        labels: Mapping[str, str] | None = None,
+        keep_displaced: bool,
+    ) -> Pointed:
+        old = await self._current(name)
+        displaced = dangling_name(old.target.digest) if old and keep_displaced else None
+        return await self._records.put(name, image, labels=labels, displaced=displaced)
 
     async def _keep(self, image: Digest, *documents: Descriptor) -> None:
         """Keep what an image was pulled as: small, and the only way to its digests without the registry."""
@@ -146,6 +160,19 @@ class LocalClassicStore(ClassicStore):
     @override
     async def parents(self) -> Mapping[Digest, Digest]:
         return await aio.run(aio.DISK, self._images.parents)
+
+    @override
+    async def has(self, image: Digest) -> bool:
+        return await aio.run(aio.DISK, lambda: image in self._images.ids())
+
+    @override
+    async def made_from(self, parent: Digest | None) -> Sequence[Digest]:
+        def find() -> list[Digest]:
+            if parent is not None:
+                return sorted(self._images.children(parent))
+            return sorted(set(self._images.ids()) - self._images.parents().keys())
+
+        return await aio.run(aio.DISK, find)
 
     @override
     async def set_parent(self, image: Digest, parent: Digest) -> None:

@@ -1,11 +1,12 @@
 """The command line's own HTTP client: the standard library's, over a Unix socket or TLS, because it starts fast."""
 
+import contextlib
 import http.client
 import json
 import os
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from lading.errors import InvalidArgumentError, LadingError, UnavailableError
 
 DEFAULT_HOST: Final = "unix:///run/lading/lading.sock"
 _CONNECT_SECONDS: Final = 15.0
+_PORTS: Final = 0xFFFF
 
 
 class DaemonError(LadingError):
@@ -49,24 +51,32 @@ class Client:
     def get(self, path: str) -> Any:
         """A JSON document. Raises `DaemonError`, `UnavailableError`."""
         connection, response = self._send("GET", path)
-        try:
+        with self._whole(connection):
             return json.loads(response.read())
-        finally:
-            connection.close()
 
     def stream(self, path: str) -> Iterator[dict[str, Any]]:
         """Post, and yield the objects of a progress stream as they come. Raises as `get`, also for an in-band error."""
         connection, response = self._send("POST", path)
-        try:
+        with self._whole(connection):
             for line in response:
                 if line.strip():
                     document = json.loads(line)
                     if "error" in document:
                         raise DaemonError(str(document["error"]))
                     yield document
-        except http.client.HTTPException as exc:
+            if response.length:
+                raise http.client.IncompleteRead(b"", response.length)
+
+    @contextlib.contextmanager
+    def _whole(self, connection: http.client.HTTPConnection) -> Generator[None]:
+        """Read an answer, to its end; however long the daemon works on it."""
+        try:
+            if connection.sock is not None:  # the answer has it alone, if it ends with the connection
+                connection.sock.settimeout(None)
+            yield
+        except (OSError, ValueError, http.client.HTTPException) as exc:
             raise UnavailableError(
-                f"the daemon at {self.host} broke off its answer", hint="see its log"
+                f"the daemon at {self.host} broke off its answer: {exc}", hint="see its log"
             ) from exc
         finally:
             connection.close()
@@ -92,11 +102,12 @@ class Client:
         scheme, _, rest = self.host.partition("://")
         if scheme == "unix" and rest.startswith("/"):
             return _UnixConnection(rest)
-        if scheme == "tcp" and rest:
+        if scheme == "tcp":
             name, _, port = rest.rpartition(":")
-            return http.client.HTTPSConnection(
-                name.strip("[]"), int(port), context=_tls(), timeout=_CONNECT_SECONDS
-            )
+            if name and port.isascii() and port.isdigit() and int(port) <= _PORTS:
+                return http.client.HTTPSConnection(
+                    name.strip("[]"), int(port), context=_tls(), timeout=_CONNECT_SECONDS
+                )
         raise InvalidArgumentError(f"invalid host {self.host!r}", hint="use unix:///path or tcp://host:port")
 
 

@@ -40,7 +40,9 @@ def parse(text: str) -> Link:
 def of(container: Container, network: str) -> list[Link]:
     """The links that a container has in a network."""
     wish = container.document.networks.get(network)
-    texts = [*((wish and wish.links) or ()), *((container.host.links or ()) if network == BRIDGE else ())]
+    if wish is None:
+        return []
+    texts = [*(wish.links or ()), *((container.host.links or ()) if network == BRIDGE else ())]
     return [parse(text) for text in texts]
 
 

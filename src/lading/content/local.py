@@ -16,7 +16,7 @@ from lading.content.many import check_digests, place_many
 from lading.content.reader import LocalReader
 from lading.content.writer import LocalWriter
 from lading.core import content, metadata
-from lading.core.content import Info, IngestRef, IngestStatus, Labels
+from lading.core.content import NO_LABELS_OF_MANY, Info, IngestRef, IngestStatus, Labels
 from lading.core.leases import LeaseID
 from lading.core.metadata import IngestRow, Namespace
 from lading.errors import (
@@ -233,16 +233,25 @@ class LocalContentStore(content.Store):
         return lease is None or await self._blobs.hold(expected.digest, lease)
 
     @override
-    async def put_many(self, blobs: Mapping[Digest, bytes], *, lease: LeaseID | None = None) -> None:
+    async def put_many(
+        self,
+        blobs: Mapping[Digest, bytes],
+        *,
+        labels: Mapping[Digest, Labels] = NO_LABELS_OF_MANY,
+        lease: LeaseID | None = None,
+    ) -> None:
         await aio.run(aio.DATA, check_digests, blobs)
         directory = self.files.ingest(self._namespace, IngestRef(f"many-{uuid.uuid4()}"))
         with anyio.CancelScope(shield=True):
             async with self.files.ingests.hold(directory), AsyncExitStack() as stack:
                 for digest in sorted(blobs):  # in order, so that two calls never wait for each other
                     await stack.enter_async_context(self.files.blobs.hold(digest))
+                known = await self._blobs.sizes(blobs)
                 try:
-                    await aio.run(aio.DISK, place_many, self.files, directory, blobs)
-                    await self._blobs.add_many({d: len(data) for d, data in blobs.items()}, lease=lease)
+                    await aio.run(aio.DISK, place_many, self.files, directory, blobs, known)
+                    await self._blobs.add_many(
+                        {d: len(data) for d, data in blobs.items()}, labels=labels, lease=lease
+                    )
                 finally:
                     await self.files.discard_ingest(directory)
 

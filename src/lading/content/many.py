@@ -4,7 +4,7 @@ The protocol is a writer's (`lading.content.writer`): nothing has its name befor
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from lading.content.files import LocalFiles, translate
@@ -25,9 +25,20 @@ def check_digests(blobs: Mapping[Digest, bytes]) -> None:
             )
 
 
-def place_many(files: LocalFiles, directory: Path, blobs: Mapping[Digest, bytes]) -> None:
-    """Write blobs below ``directory``, make them durable, and move them to their places. Blocking; undone by deleting it."""
+def place_many(
+    files: LocalFiles, directory: Path, blobs: Mapping[Digest, bytes], known: Collection[Digest | str]
+) -> None:
+    """Write blobs below ``directory``, make them durable, and move them to their places. Blocking; undone by deleting it.
+
+    Those that are ``known`` have a row already: they are written only if their file is lost.
+    """
     files.prepare()
+    new = [digest for digest in blobs if digest not in known or files.size(digest) != len(blobs[digest])]
+    if new:
+        _place(files, directory, {digest: blobs[digest] for digest in new})
+
+
+def _place(files: LocalFiles, directory: Path, blobs: Mapping[Digest, bytes]) -> None:
     try:
         directory.mkdir(mode=0o700)
         paths = {digest: directory / str(number) for number, digest in enumerate(blobs)}

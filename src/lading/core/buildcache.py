@@ -4,7 +4,8 @@
 blobs against the collector. A *key* names what made it; a *link* leads from a key of each input to a key, by what was
 done (see `lading.builder.solver.keys`). A key may have no record any more, and still lead on.
 
-Every method is one short transaction. What is said of a snapshot (its layer blobs, digests of its parts) goes with its row.
+Every method is one short transaction; what a power cut takes of the latest is built again. What is said of a
+snapshot (its layer blobs, digests of its parts) goes with its row.
 """
 
 from collections.abc import Mapping, Sequence

@@ -24,6 +24,14 @@ class ClassicStore(images.Naming, Protocol):
         """Image to parent, for every image that has one."""
         ...
 
+    async def has(self, image: Digest) -> bool:
+        """Whether there is such an image."""
+        ...
+
+    async def made_from(self, parent: Digest | None) -> Sequence[Digest]:
+        """The images whose parent this is; with ``None`` those that have none."""
+        ...
+
     async def set_parent(self, image: Digest, parent: Digest) -> None:
         """Note that ``image`` was made from ``parent`` here. Raises `NotFoundError` if either is missing."""
         ...

@@ -33,6 +33,7 @@ from lading.oci.digest import Digest
 IngestRef = NewType("IngestRef", str)
 Labels = Mapping[str, str]
 NO_LABELS: Labels = {}
+NO_LABELS_OF_MANY: "Mapping[Digest, Labels]" = {}
 
 
 class DigestMismatchError(DataLossError):
@@ -211,11 +212,17 @@ class Store(Protocol):
         """
         ...
 
-    async def put_many(self, blobs: Mapping[Digest, bytes], *, lease: LeaseID | None = None) -> None:
+    async def put_many(
+        self,
+        blobs: Mapping[Digest, bytes],
+        *,
+        labels: Mapping[Digest, Labels] = NO_LABELS_OF_MANY,
+        lease: LeaseID | None = None,
+    ) -> None:
         """Store small blobs by their digests, durable together: far quicker than one writer for each.
 
         All are verified before any is written, and published in one transaction, in which they join ``lease``. One that is there
-        already keeps its labels. Cancel-safe: all are published, or none is.
+        already is not written again, keeps its labels, and the given ones are added. Cancel-safe: all are published, or none is.
 
         Raises:
             DigestMismatchError: One is not what its digest says.

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.digest import ChainID, Digest
 from lading.oci.manifest import attested
@@ -91,6 +93,32 @@ class TargetFacts:
         return {chain for manifest in self.manifests for chain in manifest.chain}
 
 
+class ListedManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What never changes of a manifest in a list."""
+
+    descriptor: Descriptor
+    kind: Kind
+    platform: Platform
+
+    @property
+    def attests(self) -> str:
+        """Digest of the manifest that an attestation is for, or empty."""
+        return attested(self.descriptor)
+
+
+class ManifestSummary(NamedTuple):
+    """What a list shows of a manifest of the image ``target``; sizes in bytes, of what is here."""
+
+    target: str
+    manifest: ListedManifest
+    available: bool
+    """Whether its document and every blob of it are here."""
+    content: int
+    """Its blobs."""
+    unpacked: int
+    """Its layers as snapshots."""
+
+
 class Summary(NamedTuple):
     """What a list shows of a target; sizes in bytes."""
 
@@ -125,10 +153,6 @@ class Inventory:
         """Bytes of the manifest's layers as snapshots, as far as they are here."""
         return sum([self.snapshots.get(chain, 0) for chain in set(manifest.chain)])
 
-    def complete(self, manifest: ManifestFacts) -> bool:
-        """Whether every blob of the manifest is here."""
-        return manifest.document and all(digest in self.blobs for digest in manifest.blobs)
-
 
 class Store(Protocol):
     """The facts of one namespace's images. Every call is one transaction or one consistent read."""
@@ -155,6 +179,10 @@ class Store(Protocol):
 
     async def summaries(self) -> Sequence[Summary]:
         """What lists show, of all targets whose facts are not stale."""
+        ...
+
+    async def manifests(self, target: Digest | None = None) -> Sequence[ManifestSummary]:
+        """What lists show of the manifests of all targets whose facts are not stale, or of one; each target's in their order."""
         ...
 
     async def inventory(self, target: Digest | None = None) -> Inventory:

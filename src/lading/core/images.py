@@ -31,6 +31,19 @@ class Image:
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pointed:
+    """A name that was pointed somewhere: the record, and the one that it replaced, if any."""
+
+    image: Image
+    replaced: Image | None
+
+    @property
+    def moved(self) -> bool:
+        """Whether the name is new or meant something else before."""
+        return self.replaced is None or self.replaced.target.digest != self.image.target.digest
+
+
 class Store(Protocol):
     """The image records of one namespace. Every call is one transaction, durable when it returns."""
 
@@ -64,8 +77,8 @@ class Store(Protocol):
         *,
         labels: Mapping[str, str] | None = None,
         displaced: str | None = None,
-    ) -> Image | None:
-        """Point ``name`` to ``target``, creating it if need be; returns what it replaced, if anything.
+    ) -> Pointed:
+        """Point ``name`` to ``target``, creating it if need be; the record, and what it replaced, if anything.
 
         One compare-and-swap row update: there is no moment without the name. If the old target differs and no other
         name points to it, a record named ``displaced`` (when given) is created for it in the same transaction.
@@ -81,25 +94,12 @@ class Store(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pointed:
-    """A name that was pointed somewhere: the record, and the one that it replaced, if any."""
-
-    image: Image
-    replaced: Image | None
-
-    @property
-    def moved(self) -> bool:
-        """Whether the name is new or meant something else before."""
-        return self.replaced is None or self.replaced.target.digest != self.image.target.digest
-
-
 class Naming(Protocol):
     """Gives names to images, in the form in which the store keeps them."""
 
     async def point(
         self,
-        name: str,
+        name: str | None,
         target: Descriptor,
         *,
         manifest: Descriptor | None = None,
@@ -112,7 +112,7 @@ class Naming(Protocol):
         An old target without another name stays, dangling, if ``keep_displaced``; the new one is dangling no more. Idempotent.
 
         Args:
-            name: The record's name.
+            name: The record's name; ``None`` gives an image that has no other the name of a dangling one.
             target: An index or manifest that was stored, or the target of a record.
             manifest: Of an index that was stored, the manifest that was unpacked; a store of single platforms keeps that.
             source: The repository that it was pulled from, which then knows it by its digest as well.

@@ -5,6 +5,9 @@ to are kept. Every long operation creates one first, passes it to each call that
 when the result is held by something permanent, such as an image. A resource joins its lease in the
 transaction that creates it; there is no moment at which the collector could see it unheld.
 
+A lease outlives the process. It outlives a power cut if something durable was written after it, which is when it matters:
+what it holds is written after it.
+
 Label `EXPIRE` gives a time (RFC 3339) after which the lease holds nothing; label `FLAT` keeps the
 resources alone and not what they refer to.
 """
@@ -17,6 +20,8 @@ from typing import Literal, NewType, Protocol
 LeaseID = NewType("LeaseID", str)
 EXPIRE = "containerd.io/gc.expire"
 FLAT = "containerd.io/gc.flat"
+BUILDS = "lading.builder"
+"""On a lease that holds what builds under way make. One that is there when a daemon starts is left of one that died."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

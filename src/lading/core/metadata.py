@@ -75,7 +75,13 @@ class Blobs(Protocol):
         """
         ...
 
-    async def add_many(self, sizes: Mapping[Digest, int], *, lease: LeaseID | None = None) -> None:
+    async def add_many(
+        self,
+        sizes: Mapping[Digest, int],
+        *,
+        labels: Mapping[Digest, content.Labels] = content.NO_LABELS_OF_MANY,
+        lease: LeaseID | None = None,
+    ) -> None:
         """`add` for many blobs in one transaction."""
         ...
 
@@ -158,8 +164,9 @@ class Snapshots(Protocol):
         boot_id: str = "",
         extra: Mapping[str, str] | None = None,
         lease: LeaseID | None = None,
+        durable: bool = True,
     ) -> SnapshotRow:
-        """Insert a row, also a committed one.
+        """Insert a row, also a committed one. A power cut may take one that need not be ``durable``, or that has a ``boot_id``.
 
         Raises `AlreadyExistsError` if the key is taken; `NotFoundError` if the parent is missing; `InvalidArgumentError` if it is
         not committed.

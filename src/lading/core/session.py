@@ -39,6 +39,8 @@ class Synced:
     bytes: int
     transferred_files: int
     transferred_bytes: int
+    changed: bool = True
+    """Whether anything but times may be different from what was there before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,80 +1,67 @@
-"""The builder, assembled: solver, sessions, control, and the edge that speaks BuildKit's protocol."""
+"""The builder, assembled: solver, sessions, control, its routes, and the edge that speaks BuildKit's protocol.
+
+`daemon.builds` has it loaded when somebody builds.
+"""
 
 import socket
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from typing_extensions import override
 
 from lading.api.buildkit.errors import status_of
-from lading.api.buildkit.server import BuildkitServer
+from lading.api.buildkit.server import BuildkitServer, FrontendServer
 from lading.api.buildkit.worker import Worker
+from lading.api.engine import build_cache, legacy_build, upgrades
+from lading.api.engine.routing import Router
+from lading.api.engine.system import DiskUsage
+from lading.api.engine.version import ApiVersion
 from lading.builder.attest.finisher import ProvenanceFinisher, record_of
 from lading.builder.attest.sbom import SbomFinisher
 from lading.builder.control import Control, Finisher, MakeExporter, MakeGateway, SolveWish
 from lading.builder.exporters.factory import ExporterFactory
+from lading.builder.external import ExternalFrontend
 from lading.builder.frontend.frontend import DockerfileFrontend
 from lading.builder.history import History
 from lading.builder.legacy.build import LegacyBuilder
 from lading.builder.model import Frontend, Gateway, Job, Progress, Solver
 from lading.builder.ops.processes import Networking
-from lading.builder.ops.trees import DiffingSnapshotter
 from lading.builder.service import BuildJob, BuildSolver, Environment
-from lading.core import content, images, leases, metadata
-from lading.core.events import Bus
+from lading.core import content, leases, metadata
 from lading.core.metadata import Namespace
 from lading.core.networks import BRIDGE, Networks, SandboxID, joined
-from lading.core.remotes import Registries
-from lading.core.runtime import Runtime
 from lading.core.session import Session
 from lading.daemon import host
+from lading.daemon.builds import Builder, Parts
 from lading.formats.llb.definition import Definition
 from lading.kit import aio
 from lading.oci import platform as platforms
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.reference import Reference
 from lading.sessions.registry import SessionRegistry
-from lading.transfer.service import TransferService
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """What a builder is made from; ``state`` means nothing after a reboot."""
-
-    database: metadata.Database
-    namespace: Namespace
-    content: content.Store
-    images: images.Store
-    leases: leases.Manager
-    snapshotter: DiffingSnapshotter
-    containerd: bool
-    """Whether the containerd store is in use: buildx asks for it by a label of the worker."""
-    transfer: TransferService
-    registries: Registries
-    runtime: Runtime
-    runtime_name: str
-    networks: Networks | None
-    """Processes of builds join the default network; ``None`` leaves them with a loopback interface."""
-    state: Path
-    bus: Bus
-    id: str
-    disk: Path
-    """Where snapshots are."""
-    collect: Callable[[], None]
-    """Called when the build cache has let go of something."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Builder:
-    """What the daemon needs of the builder."""
+class AssembledBuilder(Builder):
+    """The builder with what it consists of."""
 
     server: BuildkitServer
     control: Control
     solver: Solver
     sessions: SessionRegistry
-    legacy: LegacyBuilder
+    history: History
+    routes: Router
+
+    @property
+    @override
+    def router(self) -> Router:
+        return self.routes
+
+    @override
+    async def disk_usage(self, version: ApiVersion) -> DiskUsage:
+        return await build_cache.disk_usage(self.solver, version)
 
 
 class DefaultNetwork(Networking):
@@ -93,27 +80,27 @@ class DefaultNetwork(Networking):
             yield sandbox.path
 
 
-async def open_builder(stack: AsyncExitStack, parts: Parts) -> Builder:
-    """The builder over the store's ports and the runtime; ``stack`` closes it."""
-    solver = await stack.enter_async_context(
-        BuildSolver(
-            Environment(
-                content=parts.content,
-                images=parts.images,
-                leases=parts.leases,
-                cache=parts.database.build_cache(parts.namespace),
-                snapshotter=parts.snapshotter,
-                documents=parts.transfer.documents,
-                puller=parts.transfer.puller,
-                registries=parts.registries,
-                runtime=parts.runtime,
-                runtime_name=parts.runtime_name,
-                state=parts.state,
-                networking=None if parts.networks is None else DefaultNetwork(parts.networks),
-                cgroup_v2=host.cgroup_version() == "2",
-                disk=parts.disk,
-                collect=parts.collect,
-            )
+@asynccontextmanager
+async def open_builder(parts: Parts) -> AsyncGenerator[Builder]:
+    """The builder over the store's ports and the runtime."""
+    solver = BuildSolver(
+        Environment(
+            content=parts.content,
+            images=parts.images,
+            leases=parts.leases,
+            cache=parts.database.build_cache(parts.namespace),
+            snapshotter=parts.snapshotter,
+            documents=parts.transfer.documents,
+            puller=parts.transfer.puller,
+            registries=parts.registries,
+            runtime=parts.runtime,
+            runtime_name=parts.runtime_name,
+            state=parts.state,
+            networking=None if parts.networks is None else DefaultNetwork(parts.networks),
+            cgroup_v2=host.cgroup_version() == "2",
+            disk=parts.disk,
+            packed=parts.classic is None,
+            collect=parts.collect,
         )
     )
 
@@ -124,26 +111,33 @@ async def open_builder(stack: AsyncExitStack, parts: Parts) -> Builder:
     async def runnable() -> Sequence[Platform]:
         return await aio.run(aio.DISK, lambda: solver.platforms)
 
-    return make_builder(
-        database=parts.database,
-        namespace=parts.namespace,
-        blobs=parts.content,
-        lease_manager=parts.leases,
-        solver=solver,
-        frontends={"dockerfile.v0": DockerfileFrontend()},
-        make_gateway=_gateway,
-        make_exporter=ExporterFactory(
-            parts.transfer, parts.content, host=platforms.host(), exported=exported
-        ),
-        finishers=[SbomFinisher(), ProvenanceFinisher()],
-        worker=Worker(
-            id=parts.id,
-            hostname=socket.gethostname(),
-            snapshotter=lambda: parts.snapshotter.name if parts.containerd else "",
-            platforms=runnable,
-        ),
-        state=parts.state / "legacy",
-    )
+    async with solver:
+        builder = make_builder(
+            database=parts.database,
+            namespace=parts.namespace,
+            blobs=parts.content,
+            lease_manager=parts.leases,
+            solver=solver,
+            make_gateway=_gateway,
+            make_exporter=ExporterFactory(
+                parts.transfer,
+                parts.content,
+                host=platforms.host(),
+                exported=exported,
+                classic=parts.classic,
+            ),
+            finishers=[SbomFinisher(), ProvenanceFinisher()],
+            worker=Worker(
+                id=parts.id,
+                hostname=socket.gethostname(),
+                snapshotter=lambda: parts.snapshotter.name if parts.classic is None else "",
+                platforms=runnable,
+            ),
+            state=parts.state / "legacy",
+            chained=parts.classic is not None,
+        )
+        await builder.history.recover()
+        yield builder
 
 
 def _gateway(
@@ -166,15 +160,23 @@ def make_builder(
     blobs: content.Store,
     lease_manager: leases.Manager,
     solver: Solver,
-    frontends: Mapping[str, Frontend],
+    frontends: Mapping[str, Frontend] | None = None,
     make_gateway: MakeGateway,
     make_exporter: MakeExporter,
     finishers: Sequence[Finisher] = (),
     worker: Worker,
     state: Path,
-) -> Builder:
-    """The builder over any solver."""
+    chained: bool = False,
+) -> AssembledBuilder:
+    """The builder over any solver, with ``frontends`` instead of its own.
+
+    ``chained`` is said of the classic store, which keeps the image of every old-style step.
+    """
     sessions = SessionRegistry()
+    programs = FrontendServer(worker)
+    known: dict[str, Frontend] = {}
+    external = ExternalFrontend(frontends=known, serve=programs.serve, workers=programs.workers)
+    known |= {"dockerfile.v0": DockerfileFrontend(external), "gateway.v0": external} | dict(frontends or {})
     history = History(
         store=database.builds(namespace),
         blobs=blobs,
@@ -186,7 +188,7 @@ def make_builder(
         solver=solver,
         sessions=sessions,
         lease_manager=lease_manager,
-        frontends=frontends,
+        frontends=known,
         make_gateway=make_gateway,
         make_exporter=make_exporter,
         finishers=finishers,
@@ -206,5 +208,26 @@ def make_builder(
         make_gateway=make_gateway,
         make_exporter=make_exporter,
         state=state,
+        chained=chained,
     )
-    return Builder(server=server, control=control, solver=solver, sessions=sessions, legacy=legacy)
+    return AssembledBuilder(
+        server=server,
+        control=control,
+        solver=solver,
+        sessions=sessions,
+        history=history,
+        routes=_routes(server, solver, legacy),
+    )
+
+
+def _routes(server: BuildkitServer, solver: Solver, legacy: LegacyBuilder) -> Router:
+    router = Router()
+    legacy_build.add_routes(router, legacy)
+    build_cache.add_routes(router, solver)
+    upgrades.add_routes(
+        router,
+        grpc=server.serve_grpc,
+        session=server.serve_session,
+        check_session=server.check_session,
+    )
+    return router

@@ -45,16 +45,16 @@ def prepare_process(config: Config) -> None:
 
 
 def prepare_directories(config: Config) -> None:
-    """Make the data root (0700, or 0711 where containers must pass through it) and the exec root (0711).
+    """Make the data root and the exec root, if they are not there. What exists keeps its mode: it may be more than ours.
 
     Raises `FailedPreconditionError` if the data root cannot be written to.
     """
     try:
         for path in (config.data_root, config.exec_root):
-            fs.make_directories(path, mode=0o711)
-            path.chmod(
-                0o711
-            )  # A6: others may pass to a socket or a mapped root file system, and list nothing
+            if not path.is_dir():
+                fs.make_directories(path, mode=0o711)
+                # A6: others may pass to a socket or a mapped root file system, and list nothing
+                path.chmod(0o711)
         probe = config.data_root / ".writable"
         probe.write_bytes(b"")
         probe.unlink()
@@ -99,7 +99,7 @@ def _is_daemon(pid: int) -> bool:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
-    return b"lading" in command
+    return b"lading" in command and b"daemon" in command.split(b"\0")
 
 
 @contextlib.contextmanager

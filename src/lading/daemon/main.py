@@ -84,7 +84,7 @@ def _cause(error: BaseException) -> LadingError | None:
 
 async def _serve(config: Config, arguments: Sequence[str]) -> None:
     with launch.light_imports():
-        from lading.daemon import wiring  # noqa: PLC0415 - loads every room; a bad option is told without it
+        from lading.daemon import image_store, wiring  # noqa: PLC0415 - loads every room; a bad option is told without it
 
     server: EngineServer | None = None
     earlier: StoreKind | None = None
@@ -99,7 +99,7 @@ async def _serve(config: Config, arguments: Sequence[str]) -> None:
                             raise
                         _log.error("switch_failed", error=str(exc), back_to=earlier.value)
                         await life.aclose()
-                        await wiring.choose(config, earlier)
+                        await image_store.choose(config, earlier)
                         earlier = None
                         continue
                     if server is None:

@@ -6,7 +6,7 @@ from typing import Final, TypeVar
 
 from lading.core import images
 from lading.core.progress import Progress
-from lading.core.remotes import Credentials, Document, Registries, SearchResult
+from lading.core.remotes import Credentials, Document, Registries, SearchResult, replies_of
 from lading.errors import (
     InvalidArgumentError,
     LadingError,
@@ -243,17 +243,24 @@ def _stars(value: str) -> int:
 
 
 async def _worded(ref: Reference, work: Awaitable[T]) -> T:
-    """Docker's words for what a registry refused: it does not tell a missing repository from a forbidden one."""
+    """Docker's words for what a registry refused: it does not tell a missing repository from a forbidden one.
+
+    What no registry said, because it is about this store or because we refused to go where a registry led, keeps its own.
+    """
     try:
         return await work
     except NoMatchingPlatformError:
         raise
     except (UnauthenticatedError, PermissionDeniedError) as exc:
+        if not any(reply.status for reply in replies_of(exc)):
+            raise
         raise NotFoundError(
             f"pull access denied for {ref.familiar_name}, repository does not exist or may require 'docker login': {exc.message}",
             subject=str(ref),
         ) from exc
     except NotFoundError as exc:
+        if not replies_of(exc):
+            raise
         raise _missing(ref, exc) from exc
 
 

@@ -2,14 +2,13 @@
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
 import msgspec
 
 from lading.core import images
-from lading.core.facts import Inventory, ManifestFacts, TargetFacts
+from lading.core.facts import ListedManifest, ManifestSummary
 from lading.errors import InvalidArgumentError
 from lading.oci import reference
 from lading.oci.descriptor import Descriptor
@@ -19,11 +18,13 @@ _NAMES: Final = 32_768
 FILTERS: Final = frozenset({"dangling", "label", "label!", "before", "since", "reference", "until"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ManifestRow:
-    """One manifest of an image as a list shows it; sizes in bytes; ``containers`` are IDs of those created from it."""
+class ManifestRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One manifest of an image as a list shows it; sizes in bytes; ``containers`` are IDs of those created from it.
 
-    facts: ManifestFacts
+    A struct, because a list may have very many and a dataclass takes five times as long to make.
+    """
+
+    facts: ListedManifest
     available: bool
     content: int
     unpacked: int
@@ -31,10 +32,7 @@ class ManifestRow:
 
 
 class ImageRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One image (all records of one target); sizes in bytes, -1 where not computed.
-
-    A struct, because a list may have very many and a dataclass takes five times as long to make.
-    """
+    """One image (all records of one target); sizes in bytes, -1 where not computed."""
 
     target: Descriptor
     tags: Sequence[str]
@@ -77,20 +75,16 @@ def _shown(name: str, digest: str) -> tuple[str, str]:
     return ref.with_tag(ref.tag).familiar if ref.tag else "", f"{ref.familiar_name}@{digest}"
 
 
-def manifest_rows(
-    facts: TargetFacts, inventory: Inventory, used: Mapping[str, Sequence[str]]
-) -> list[ManifestRow]:
-    """The manifests of an image with what is here of each; ``used`` maps manifest digests to container IDs."""
-    return [
-        ManifestRow(
-            facts=manifest,
-            available=inventory.complete(manifest),
-            content=inventory.content(manifest),
-            unpacked=inventory.unpacked(manifest),
-            containers=used.get(manifest.descriptor.digest, ()),
-        )
-        for manifest in facts.manifests
-    ]
+def manifest_row(summary: ManifestSummary, used: Mapping[str, Sequence[str]]) -> ManifestRow:
+    """A manifest with what is here of it; ``used`` maps manifest digests to container IDs."""
+    _, manifest, available, content, unpacked = summary
+    return ManifestRow(
+        facts=manifest,
+        available=available,
+        content=content,
+        unpacked=unpacked,
+        containers=used.get(manifest.descriptor.digest, ()),
+    )
 
 
 def check_filters(filters: Mapping[str, Sequence[str]], known: frozenset[str] = FILTERS) -> None:

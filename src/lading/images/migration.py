@@ -34,7 +34,7 @@ from lading.oci.descriptor import Descriptor
 from lading.oci.digest import ChainID, DiffID
 from lading.oci.document import encode
 from lading.oci.manifest import Manifest, descriptor_of
-from lading.oci.reference import Reference, dangling_name
+from lading.oci.reference import Reference
 from lading.transfer.documents import Documents
 from lading.transfer.service import TransferService
 
@@ -127,9 +127,11 @@ class Migrator:
             else:
                 manifest, target = known.manifest, known.target
             await self._transfer.ensure_unpacked(manifest, lease=lease)
+            if names == [None] and await self._records.by_target(target.digest):
+                report.present += 1
+                return
             for name in names:
-                name_ = dangling_name(target.digest) if name is None else str(name)
-                await self._transfer.point(name_, target)
+                await self._transfer.point(None if name is None else str(name), target)
         if known is not None and fetch:
             await self._transfer.pull(known.source, platforms=[config.platform])
         report.migrated += 1

@@ -23,7 +23,7 @@ from lading.images.listing import (
     ImageRow,
     ManifestRow,
     check_filters,
-    manifest_rows,
+    manifest_row,
     matches_labels,
     matches_reference,
     names,
@@ -186,13 +186,12 @@ class ImageService:
 
     async def _manifest_rows(self, uses: Sequence[Use]) -> Mapping[str, Sequence[ManifestRow]]:
         """The manifests of every image, by target."""
-        inventory = await self._fact_rows.inventory()
         used = _by_manifest(uses)
-        found: dict[str, Sequence[ManifestRow]] = {}
-        for number, known in enumerate(await self._fact_rows.list()):
+        found: dict[str, list[ManifestRow]] = {}
+        for number, each in enumerate(await self._fact_rows.manifests()):
             if number % _ROWS_AT_ONCE == 0:
                 await anyio.lowlevel.checkpoint()
-            found[known.target.digest] = manifest_rows(known, inventory, used)
+            found.setdefault(each.target, []).append(manifest_row(each, used))
         return found
 
     async def _filtered(
@@ -235,6 +234,7 @@ class ImageService:
         facts = await self.facts.target(found.image.target)
         manifest = self.choose(facts, platform, name) if platform is not None else facts.shown
         inventory = await self._fact_rows.inventory(facts.target.digest)
+        used = _by_manifest(await self._uses())
         tags, digests = names(found.records)
         return ImageDetail(
             target=facts.target,
@@ -242,7 +242,7 @@ class ImageService:
             digests=digests if manifest is not None else [str(facts.target.digest)],
             manifest=manifest,
             config=await self.facts.config(manifest) if manifest is not None else None,
-            rows=manifest_rows(facts, inventory, _by_manifest(await self._uses())),
+            rows=[manifest_row(each, used) for each in await self._fact_rows.manifests(facts.target.digest)],
             size=inventory.content(manifest) + inventory.unpacked(manifest) if manifest else 0,
             tagged_at=max(r.updated_at for r in found.records),
         )

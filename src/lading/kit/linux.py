@@ -36,7 +36,11 @@ RESOLVE_IN_ROOT: Final = 0x10
 FICLONE: Final = 0x40049409
 """ioctl(2) request that shares a whole file's extents; see ioctl_ficlone(2)."""
 
+PAGE: Final = os.sysconf("SC_PAGESIZE")
+"""Bytes in a page."""
+
 _SYS_OPENAT2: Final = 437
+_SYS_CACHESTAT: Final = 451
 _CLONE_FS: Final = 0x200
 _CLONE_NEWNS: Final = 0x20000
 _CLONE_NEWNET: Final = 0x40000000
@@ -69,6 +73,16 @@ _syscall: Final = _libc.syscall
 _syscall.restype = ctypes.c_long
 
 
+class _CacheRange(ctypes.Structure):
+    _fields_ = (("offset", ctypes.c_uint64), ("length", ctypes.c_uint64))
+
+
+class _CacheState(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_uint64) for name in ("cached", "dirty", "writeback", "evicted", "recently_evicted")
+    )
+
+
 class _OpenHow(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
@@ -89,6 +103,13 @@ def openat2(dir_fd: int, path: str, flags: int, resolve: int) -> int:
         # EAGAIN: somebody renamed or mounted meanwhile, so that ".." could not be trusted.
         if fd >= 0 or ctypes.get_errno() not in (errno.EAGAIN, errno.EINTR):
             return _check(fd, path)
+
+
+def cached_pages(fd: int) -> int:
+    """How many pages of a file are in the page cache. cachestat, include/uapi/linux/mman.h; Linux 6.5."""
+    state = _CacheState()
+    _check(_syscall(_SYS_CACHESTAT, fd, ctypes.byref(_CacheRange()), ctypes.byref(state), 0))
+    return int(state.cached)
 
 
 def syncfs(fd: int) -> None:

@@ -2,6 +2,10 @@
 
 Durability: WAL with ``synchronous=FULL``; a call of `Writer.write` returns after the fsync of the commit that holds
 its changes. Several queued calls may share that commit; each has its own savepoint and its own error.
+
+A call that is not ``durable`` does not wait for the disk. Its changes outlive the process at once, and a power cut once a
+durable call has followed: the log is replayed in order, so that what is lost is always the end of it, never something before
+what is kept.
 """
 
 import asyncio
@@ -153,11 +157,12 @@ def translate(exc: apsw.Error, what: object) -> LadingError:
 class _Job:
     """One call for the writer thread, and what became of it."""
 
-    __slots__ = ("_done", "_loop", "call", "error", "frees", "result")
+    __slots__ = ("_done", "_loop", "call", "durable", "error", "frees", "result")
 
-    def __init__(self, call: Call[object], *, frees: bool) -> None:
+    def __init__(self, call: Call[object], *, frees: bool, durable: bool) -> None:
         self.call = call
         self.frees = frees
+        self.durable = durable
         self.result: object = None
         self.error: BaseException | None = None
         self._done = anyio.Event()
@@ -205,17 +210,19 @@ class Writer:
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="lading-sqlite", daemon=True)
         self._closed = False
+        self._waits_for_disk = True
+        """What the connection's ``synchronous`` says now."""
         self._thread.start()
 
-    async def write(self, call: Call[T], *, frees: bool = False) -> T:
-        """Run ``call`` in a transaction; returns when it is durable.
+    async def write(self, call: Call[T], *, frees: bool = False, durable: bool = True) -> T:
+        """Run ``call`` in a transaction; returns when it is durable, or at once when it is committed.
 
         Once begun it is not cancelled. If ``call`` raises, its changes are undone and others' are not. ``frees``:
         the call deletes, and may use the reserve when the disk is full.
         """
         if self._closed:
             raise UnavailableError(f"the database {self._name} is closed")
-        job = _Job(call, frees=frees)
+        job = _Job(call, frees=frees, durable=durable)
         self._queue.put(job)
         return cast("T", await job.wait())
 
@@ -269,6 +276,7 @@ class Writer:
 
     def _execute(self, batch: list[_Job]) -> None:
         connection = self._connection
+        self._wait_for_disk(any(job.durable for job in batch))
         connection.execute("BEGIN IMMEDIATE")
         for job in batch:
             connection.execute("SAVEPOINT job")
@@ -281,6 +289,12 @@ class Writer:
                 job.error = exc
             connection.execute("RELEASE job")
         connection.execute("COMMIT")
+
+    def _wait_for_disk(self, wanted: bool) -> None:
+        """Whether the next commit flushes the log. It cannot be changed within a transaction."""
+        if wanted is not self._waits_for_disk:
+            self._connection.pragma("synchronous", "full" if wanted else "normal")
+            self._waits_for_disk = wanted
 
 
 class Readers:

@@ -7,7 +7,7 @@ from typing_extensions import override
 
 from lading.core import labels as label_rules
 from lading.core import metadata, references
-from lading.core.content import Info, IngestRef, Labels
+from lading.core.content import NO_LABELS_OF_MANY, Info, IngestRef, Labels
 from lading.core.leases import LeaseID, Resource
 from lading.core.metadata import IngestRow, Namespace, Node
 from lading.errors import NotFoundError
@@ -124,10 +124,19 @@ class SqliteBlobs(metadata.Blobs):
             hold(self._session, connection, self._namespace, lease, Resource(kind="content", id=digest))
 
     @override
-    async def add_many(self, sizes: Mapping[Digest, int], *, lease: LeaseID | None = None) -> None:
+    async def add_many(
+        self,
+        sizes: Mapping[Digest, int],
+        *,
+        labels: Mapping[Digest, Labels] = NO_LABELS_OF_MANY,
+        lease: LeaseID | None = None,
+    ) -> None:
+        for each in labels.values():
+            label_rules.check(each)
+
         def job(connection: Connection) -> None:
             for digest, size in sizes.items():
-                self._add(connection, digest, size, {}, lease)
+                self._add(connection, digest, size, labels.get(digest, {}), lease)
 
         await self._session.write(self._namespace, job)
 
@@ -162,7 +171,7 @@ class SqliteBlobs(metadata.Blobs):
             self._hold(connection, digest, lease)
             return True
 
-        return await self._session.write(self._namespace, job)
+        return await self._session.write(self._namespace, job, durable=False)
 
     @override
     async def update(self, digest: Digest, labels: Mapping[str, str | None]) -> Info:

@@ -127,7 +127,7 @@ class SqliteBuildCache(buildcache.BuildCache):
             self._link(connection, output, inputs, keys)
             self._hold(connection, record)
 
-        await self._session.write(self._namespace, job)
+        await self._session.write(self._namespace, job, durable=False)
 
     def _hold(self, connection: Connection, record: BuildRecord) -> None:
         lease = lease_of(record.id)
@@ -163,7 +163,9 @@ class SqliteBuildCache(buildcache.BuildCache):
     @override
     async def connect(self, output: str, inputs: Sequence[Sequence[Step]], keys: Sequence[str]) -> None:
         await self._session.write(
-            self._namespace, lambda connection: self._link(connection, output, inputs, keys)
+            self._namespace,
+            lambda connection: self._link(connection, output, inputs, keys),
+            durable=False,
         )
 
     @override
@@ -191,7 +193,7 @@ class SqliteBuildCache(buildcache.BuildCache):
                 [(now, self._namespace, one) for one in ids],
             )
 
-        await self._session.write(self._namespace, job)
+        await self._session.write(self._namespace, job, durable=False)
 
     @override
     async def resize(self, id: str, size: int) -> None:
@@ -201,6 +203,7 @@ class SqliteBuildCache(buildcache.BuildCache):
                 "UPDATE build_record SET size = ? WHERE namespace = ? AND id = ?",
                 (size, self._namespace, id),
             ).fetchall(),
+            durable=False,
         )
 
     @override
@@ -292,6 +295,7 @@ class SqliteBuildCache(buildcache.BuildCache):
             lambda connection: connection.execute(
                 statement, (*values, self._namespace, about, *scope)
             ).fetchall(),
+            durable=False,
         )
 
 

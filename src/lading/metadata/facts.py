@@ -1,13 +1,13 @@
 """Rows of facts. The sums in them are kept by triggers (``schema/0002_facts.sql``)."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
 from typing_extensions import override
 
 from lading.core import facts
-from lading.core.facts import Inventory, Summary, TargetFacts
+from lading.core.facts import Inventory, ListedManifest, ManifestSummary, Summary, TargetFacts
 from lading.core.metadata import Namespace
 from lading.kit.sqlite import Connection
 from lading.metadata.codec import dump, encode_list, load_text_map
@@ -17,6 +17,7 @@ from lading.oci.digest import Digest
 _Part = tuple[str, str]
 """Kind and digest."""
 _decoder: Final = msgspec.json.Decoder(TargetFacts, dec_hook=lambda kind, value: kind(value))
+_listed: Final = msgspec.json.Decoder(ListedManifest, dec_hook=lambda kind, value: kind(value))
 _encoder: Final = msgspec.json.Encoder(enc_hook=str)
 _TARGET: Final = "SELECT id FROM target WHERE namespace = ? AND digest = ?"
 _PUT: Final = """
@@ -46,6 +47,14 @@ UPDATE target SET stale = EXISTS (
     AND seen <> EXISTS (SELECT 1 FROM blob WHERE namespace = part.namespace AND digest = part.digest)
 ) WHERE id = ? RETURNING stale
 """
+_PUT_MANIFEST: Final = "INSERT INTO manifest (target, number, listed, document, parts) VALUES (?, ?, ?, ?, ?)"
+_MANIFESTS: Final = """
+SELECT target.digest, listed, document AND NOT max(part.kind = 'blob' AND copies = 0),
+    sum(iif(part.kind = 'blob', part.size, 0)), sum(iif(part.kind = 'snapshot', part.size, 0))
+FROM target CROSS JOIN manifest ON manifest.target = target.id
+CROSS JOIN json_each(parts) AS each CROSS JOIN part ON part.id = each.value
+WHERE target.namespace = ?1 AND NOT stale AND (?2 IS NULL OR target.digest = ?2) GROUP BY target.id, number
+"""
 _EXCLUSIVE: Final = """
 SELECT kind, digest, size FROM part JOIN (
     SELECT part, count(*) AS held FROM holding JOIN target ON target.id = holding.target
@@ -60,6 +69,23 @@ def _parts(known: TargetFacts) -> dict[_Part, int | None]:
     found.update({("blob", digest): None for digest in known.blobs()})
     found.update({("blob", digest): int(here) for digest, here in known.documents.items()})
     return found
+
+
+def _manifests(
+    target: int, known: TargetFacts, rows: Mapping[_Part, int]
+) -> Iterator[tuple[int, int, str, bool, str]]:
+    """The rows of a target's manifests; ``rows`` are those of its parts."""
+    for number, each in enumerate(known.manifests):
+        listed = ListedManifest(descriptor=each.descriptor, kind=each.kind, platform=each.platform)
+        parts = [rows["blob", digest] for digest in each.blobs]
+        parts += [rows["snapshot", chain] for chain in set(each.chain)]
+        yield (
+            target,
+            number,
+            _encoder.encode(listed).decode(),
+            each.document,
+            msgspec.json.encode(parts).decode(),
+        )
 
 
 class SqliteFacts(facts.Store):
@@ -90,13 +116,17 @@ class SqliteFacts(facts.Store):
                 return False
             target = int(row[0][0])
             connection.execute(_PUT_FACTS, (target, text))
-            self._hold(connection, target, _parts(facts))
+            held = self._hold(connection, target, _parts(facts))
+            connection.execute("DELETE FROM manifest WHERE target = ?", (target,))
+            connection.executemany(_PUT_MANIFEST, _manifests(target, facts, held))
             return not connection.execute(_JUDGE, (target,)).fetchall()[0][0]
 
-        return await self._session.write(None, job)
+        return await self._session.write(None, job, durable=False)  # they can be read again
 
-    def _hold(self, connection: Connection, target: int, wanted: Mapping[_Part, int | None]) -> None:
-        """Let the target hold exactly these parts."""
+    def _hold(
+        self, connection: Connection, target: int, wanted: Mapping[_Part, int | None]
+    ) -> Mapping[_Part, int]:
+        """Let the target hold exactly these parts; their rows."""
         for kind, digest, part, seen in connection.execute(_HELD, (target,)).fetchall():
             if (kind, digest) not in wanted:
                 connection.execute("DELETE FROM holding WHERE part = ? AND target = ?", (part, target))
@@ -109,6 +139,7 @@ class SqliteFacts(facts.Store):
         new = {part: seen for part, seen in wanted.items() if part not in held}
         connection.executemany(_PUT_PART, [(self._namespace, *part) for part in new])
         connection.executemany(_HOLD, [(self._namespace, *part, target, seen) for part, seen in new.items()])
+        return {(kind, digest): part for kind, digest, part, _ in connection.execute(_HELD, (target,))}
 
     @override
     async def forget_all(self) -> None:
@@ -140,6 +171,17 @@ class SqliteFacts(facts.Store):
                     "SELECT digest, readable, created, labels, size, shared FROM target "
                     "WHERE namespace = ? AND NOT stale",
                     (self._namespace,),
+                )
+            ]
+        )
+
+    @override
+    async def manifests(self, target: Digest | None = None) -> Sequence[ManifestSummary]:
+        return await self._session.read(
+            lambda connection: [
+                ManifestSummary(digest, _listed.decode(listed), bool(available), content, unpacked)
+                for digest, listed, available, content, unpacked in connection.execute(
+                    _MANIFESTS, (self._namespace, target)
                 )
             ]
         )

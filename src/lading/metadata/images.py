@@ -7,7 +7,7 @@ from typing_extensions import override
 
 from lading.core import images, references
 from lading.core import labels as label_rules
-from lading.core.images import Image
+from lading.core.images import Image, Pointed
 from lading.core.leases import LeaseID, Resource
 from lading.core.metadata import Namespace, Node
 from lading.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError
@@ -135,14 +135,14 @@ class SqliteImages(images.Store):
         *,
         labels: Mapping[str, str] | None = None,
         displaced: str | None = None,
-    ) -> Image | None:
+    ) -> Pointed:
         _check(name, labels)
 
-        def job(connection: Connection) -> Image | None:
+        def job(connection: Connection) -> Pointed:
             old = self._find(connection, name)
             if old is None:
                 self._insert(connection, name, target, labels or {})
-                return None
+                return Pointed(image=self._get(connection, name), replaced=None)
             kept = old.labels if labels is None else labels
             connection.execute(
                 "UPDATE image SET digest = ?, target = ?, labels = ?, updated = ? WHERE namespace = ? AND name = ?",
@@ -151,7 +151,7 @@ class SqliteImages(images.Store):
             self._touch(name, target, kept)
             if displaced is not None and old.target.digest != target.digest:
                 self._keep_displaced(connection, displaced, old.target)
-            return old
+            return Pointed(image=self._get(connection, name), replaced=old)
 
         return await self._write(job)
 

@@ -46,7 +46,7 @@ class SqliteLeases(leases.Manager):
             self._session.touch(self._namespace, [Node("lease", chosen)])
             return Lease(id=chosen, created_at=to_time(now), labels=dict(labels or {}))
 
-        return await self._session.write(self._namespace, job)
+        return await self._session.write(self._namespace, job, durable=False)
 
     @override
     async def delete(self, id: LeaseID) -> None:
@@ -55,7 +55,7 @@ class SqliteLeases(leases.Manager):
             if not connection.changes():
                 raise NotFoundError(f"no lease {id}", subject=id)
 
-        await self._session.write(self._namespace, job, frees=True)
+        await self._session.write(self._namespace, job, frees=True, durable=False)
 
     @override
     async def list(self) -> "list[Lease]":
@@ -71,6 +71,7 @@ class SqliteLeases(leases.Manager):
         await self._session.write(
             self._namespace,
             lambda connection: hold(self._session, connection, self._namespace, id, resource),
+            durable=False,
         )
 
     @override
@@ -83,7 +84,7 @@ class SqliteLeases(leases.Manager):
                 (self._namespace, id, resource.kind, resource.id, resource.snapshotter),
             )
 
-        await self._session.write(self._namespace, job, frees=True)
+        await self._session.write(self._namespace, job, frees=True, durable=False)
 
     @override
     async def resources(self, id: LeaseID) -> "list[Resource]":

@@ -63,8 +63,10 @@ class Session:
         """Run ``call`` on a consistent state; see `Readers.read`."""
         return await self._readers.read(call)
 
-    async def write(self, namespace: Namespace | None, call: Call[T], *, frees: bool = False) -> T:
-        """Run ``call`` in a durable transaction; see `Writer.write`. ``namespace`` is the one that it changes."""
+    async def write(
+        self, namespace: Namespace | None, call: Call[T], *, frees: bool = False, durable: bool = True
+    ) -> T:
+        """Run ``call`` in a transaction; see `Writer.write`. ``namespace`` is the one that it changes."""
         while not self._open.is_set() and _holds_off.get() is not self:
             await self._open.wait()
 
@@ -73,7 +75,7 @@ class Session:
                 self._pending.append((namespace, None))
             return call(connection)
 
-        return await self._writer.write(job, frees=frees)
+        return await self._writer.write(job, frees=frees, durable=durable)
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncGenerator[None]:

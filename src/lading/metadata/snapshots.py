@@ -158,6 +158,7 @@ class SqliteSnapshots(metadata.Snapshots):
         boot_id: str = "",
         extra: Mapping[str, str] | None = None,
         lease: LeaseID | None = None,
+        durable: bool = True,
     ) -> SnapshotRow:
         label_rules.check(labels)
 
@@ -179,7 +180,8 @@ class SqliteSnapshots(metadata.Snapshots):
             self._touch(key, parent, labels)
             return self._get(connection, key)
 
-        return await self._session.write(self._namespace, job)
+        # What does not survive a power cut needs no row that does.
+        return await self._session.write(self._namespace, job, durable=durable and not boot_id)
 
     @override
     async def commit(
@@ -225,7 +227,8 @@ class SqliteSnapshots(metadata.Snapshots):
             self._touch(name, active.info.parent, labels)
             return self._get(connection, name)
 
-        return await self._session.write(self._namespace, job)
+        # What does not survive a power cut needs no row that does.
+        return await self._session.write(self._namespace, job, durable=not boot_id)
 
     @override
     async def mark_durable(self, ids: Sequence[int]) -> None:
@@ -264,7 +267,7 @@ class SqliteSnapshots(metadata.Snapshots):
             self._hold(connection, key, lease)
             return True
 
-        return await self._session.write(self._namespace, job)
+        return await self._session.write(self._namespace, job, durable=False)
 
     @override
     async def update(self, key: str, labels: Mapping[str, str | None]) -> SnapshotRow:

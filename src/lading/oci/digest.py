@@ -116,5 +116,10 @@ def chain_ids(diff_ids: "list[DiffID] | tuple[DiffID, ...]") -> list[ChainID]:
     """The chain ID of every prefix of a stack of layers, bottom first; same length as ``diff_ids``."""
     chain: list[ChainID] = []
     for diff_id in diff_ids:
-        chain.append(ChainID(diff_id) if not chain else ChainID(Digest.of(f"{chain[-1]} {diff_id}".encode())))
+        chain.append(chain_id(chain[-1] if chain else None, diff_id))
     return chain
+
+
+def chain_id(below: ChainID | None, diff_id: DiffID) -> ChainID:
+    """The chain ID of a layer on top of a stack, or on nothing."""
+    return ChainID(diff_id if below is None else Digest.of(f"{below} {diff_id}".encode()))

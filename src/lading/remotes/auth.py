@@ -133,13 +133,19 @@ class Authorizer:
         self._flights: dict[tuple[str, ...], anyio.Lock] = {}
 
     async def value(self, audience: Audience, identity: Identity, scopes: Iterable[str]) -> str:
-        """What to send at once, by what is known of the host; empty if nothing is known yet."""
+        """What to send at once, by what is known of the host; empty if nothing is known yet, or it does not serve any more:
+        the host may ask in another way by now, or of another repository, and says so in its 401.
+        """
         if identity.credentials is not None and identity.credentials.registry_token:
             return f"Bearer {identity.credentials.registry_token}"
         challenge = self._challenges.get(audience.origin)
         if challenge is None:
             return ""
-        return await self._answer(audience, identity, challenge, scopes, refused="")
+        try:
+            return await self._answer(audience, identity, challenge, scopes, refused="")
+        except LadingError:
+            self._challenges.pop(audience.origin, None)
+            return ""
 
     async def refresh(
         self,

@@ -25,6 +25,8 @@ class Chunk:
         self.end = end
         self.received = 0
         self.kept = bytearray()
+        self.finishing = False
+        """Whether a thread has taken it upon itself to deliver what is kept of it, the chunk being complete."""
 
     @property
     def next(self) -> int:
@@ -86,16 +88,19 @@ class Window:
     def finish(self, chunk: Chunk) -> None:
         """Say that a complete chunk is complete; delivers what now can be. Raises `SinkError`."""
         assert chunk.complete
+        with self._lock:
+            # Whoever finished the chunk before this one may have found it complete, and is delivering it already.
+            if chunk.finishing or self._chunks[0] is not chunk:
+                return
+            chunk.finishing = True
         while True:
-            with self._lock:
-                if not self._chunks or self._chunks[0] is not chunk:
-                    return
             self._flush(chunk)
             with self._lock:
                 self._chunks.pop(0)
                 if not self._chunks or not self._chunks[0].complete:
                     return
                 chunk = self._chunks[0]
+                chunk.finishing = True
 
     def _flush(self, chunk: Chunk) -> None:
         if chunk.kept:

@@ -23,7 +23,7 @@ from lading.errors import FailedPreconditionError, UnavailableError, Unsupported
 from lading.kit import aio
 from lading.runtime._pb import task_pb2
 from lading.runtime.bundle import Bootstrap, Bundle
-from lading.runtime.linux import children_named
+from lading.runtime.linux import children_named, processes_called_with
 from lading.runtime.wire import TASK_SERVICES, exit_of
 
 _SHIMS: Final = aio.Lane("shims", 8)
@@ -122,6 +122,11 @@ class Launcher:
             return exit_of(task_pb2.DeleteResponse.FromString(result.stdout))
         except DecodeError as exc:
             raise ShimLaunchError(f"the shim {shim} answered in an unknown way", subject=bundle.id) from exc
+
+    async def started(self, shim: Path, bundle: Bundle) -> list[int]:
+        """Processes of this executable that this daemon, or one before it, started for the bundle."""
+        options = ("-id", bundle.id), ("-address", self.grpc_address)
+        return await aio.run(aio.DISK, processes_called_with, shim.name, *options)
 
     def _params(self, bundle: Bundle) -> bytes:
         params = task_pb2.BootstrapParams(

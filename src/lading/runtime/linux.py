@@ -1,9 +1,10 @@
-"""Three system calls that Python has no name for or no form of."""
+"""System calls that Python has no name for or no form of, and what ``/proc`` says of processes."""
 
 import ctypes
 import os
 import re
 from errno import EINVAL
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -62,6 +63,20 @@ def nested_children() -> list[int]:
 def children_named(program: str) -> list[int]:
     """Our children, orphans included, that run (or ran, if they are zombies) a program of this file name."""
     return [pid for pid in _children() if _status(pid, "Name") == program[:15]]
+
+
+def processes_called_with(program: str, *options: tuple[str, str]) -> list[int]:
+    """All living processes of this file name whose command line has each of these options with its value."""
+    found: list[int] = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            name, *arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        pairs = {(os.fsdecode(a), os.fsdecode(b)) for a, b in pairwise(arguments)}
+        if os.path.basename(os.fsdecode(name)) == program and pairs.issuperset(options):
+            found.append(int(pid))
+    return found
 
 
 def _children() -> list[int]:

@@ -16,6 +16,7 @@ from lading.core.mounts import Mount
 from lading.core.runtime import ContainerID, Exit, Runtime, Stdio, Task, TaskEvent
 from lading.errors import AlreadyExistsError, DataLossError, LadingError, NotFoundError
 from lading.kit import aio
+from lading.kit.failpoints import failpoint
 from lading.runtime import ttrpc
 from lading.runtime._pb import task_pb2
 from lading.runtime.bundle import Bootstrap, Bundle, Bundles
@@ -248,6 +249,7 @@ class ShimRuntime(Runtime):
 
         async def launch() -> Bootstrap:
             bootstrap = await self._launcher.start(binary, bundle)
+            failpoint("shim.started")
             await aio.run(aio.DISK, bundle.save_bootstrap, bootstrap)
             return bootstrap
 
@@ -321,21 +323,22 @@ class ShimRuntime(Runtime):
         try:
             found = await aio.run(aio.DISK, lambda: list(self._bundles.scan()))
             async with anyio.create_task_group() as group:
+                for home in homes:
+                    group.start_soon(self._end_idle, home)
                 for bundle in found:
                     if bundle.id not in self._tasks and bundle.id not in self._creating:
                         group.start_soon(self._load, bundle)
         finally:
             self._early = None
-        if homes:
-            self._spawn(self._end_idle, homes)
         return [task for task in self._tasks.values() if not task.dying]
 
-    async def _end_idle(self, homes: Sequence[Bundle]) -> None:
-        """End the idle shims of a daemon that was killed."""
-        for home in homes:
-            with contextlib.suppress(LadingError):
-                await self._end_spare(await self._reopen(home))
-            await aio.run(aio.DISK, home.remove)
+    async def _end_idle(self, home: Bundle) -> None:
+        """End an idle shim of a daemon that was killed."""
+        try:
+            await self._end_spare(await self._reopen(home))
+        except LadingError:
+            await self._end_unreachable(home)
+        await aio.run(aio.DISK, home.remove)
 
     async def _load(self, bundle: Bundle) -> None:
         try:
@@ -439,8 +442,10 @@ class ShimRuntime(Runtime):
         A container that its shim has ``deleted`` needs no cleaning up, which would start two programs in vain.
         """
         if shim is None:
-            with contextlib.suppress(LadingError):
+            try:
                 shim = await self._reopen(bundle)
+            except LadingError:
+                await self._end_unreachable(await aio.run(aio.DISK, bundle.home))
         kept = False
         if shim is not None and deleted and shim.home is not bundle:
             kept = self._spares.give(await aio.run(aio.DISK, bundle.shim), shim)
@@ -464,6 +469,26 @@ class ShimRuntime(Runtime):
         except OSError as exc:
             _log.error("bundle_not_removed", container=bundle.id, reason=str(exc))
         return recorded or end or Exit(status=_KILLED, exited_at_nano=time.time_ns())
+
+    async def _end_unreachable(self, bundle: Bundle) -> None:
+        """End what runs for a bundle of which nobody knows where it listens: its daemon was killed while it was started.
+
+        A process is watched when it is first seen and killed when it is seen again: its number cannot be another's then.
+        The next look finds what it had started meanwhile.
+        """
+        try:
+            binary = await aio.run(aio.DISK, bundle.shim)
+        except LadingError:
+            return  # it was not started yet
+        watched: set[int] = set()
+        with anyio.move_on_after(_LOAD_TIMEOUT):
+            while pids := await self._launcher.started(binary, bundle):
+                for pid in pids:
+                    if pid in watched:
+                        await self._reaper.kill(pid)
+                    else:
+                        self._reaper.watch(pid)
+                watched.update(pids)
 
     def _spawn(self, function: Callable[..., Awaitable[None]], *arguments: object) -> None:
         async def supervised() -> None:

@@ -75,6 +75,7 @@ class Receiver:
         self._files = self._bytes = self._moved = 0
         self._moved_bytes = 0
         self._walked = False
+        self._changed = False
         self._told = told
 
     def close(self) -> None:
@@ -95,6 +96,7 @@ class Receiver:
             bytes=self._bytes,
             transferred_files=self._moved,
             transferred_bytes=self._moved_bytes,
+            changed=self._changed,
         )
 
     def take(self, packets: Sequence[bytes]) -> Progressed:
@@ -152,11 +154,11 @@ class Receiver:
             if entry.linkname:
                 self._hard_link(level, name, entry, old)
             elif old is None or not _same(old, entry, mode):
-                _remove(level.fd, name, old)
+                self._clear(level, name, old)
                 self._wanted[number] = _Wanted(entry.path, entry)
                 done.requests.append(number)
         elif old is None or not self._same_special(level, name, old, entry, mode):
-            _remove(level.fd, name, old)
+            self._clear(level, name, old)
             self._special(level, name, entry, mode)
 
     def _directory(
@@ -165,19 +167,30 @@ class Receiver:
         if len(self._levels) > _DEPTH:
             raise InvalidArgumentError(f"the tree is deeper than {_DEPTH} directories", subject=entry.path)
         if old is None or not stat.S_ISDIR(old.st_mode):
-            _remove(level.fd, name, old)
+            self._clear(level, name, old)
             os.mkdir(name, 0o700, dir_fd=level.fd)
         fd = os.open(name, _DIRECTORY, dir_fd=level.fd)
         self._levels.append(_Level(entry.path, fd, set(os.listdir(fd)), stat=entry))
-        os.fchown(fd, entry.uid, entry.gid)
-        os.fchmod(fd, stat.S_IMODE(mode))
-        _set_attributes(fd, entry.xattrs)
+        if (
+            old is None
+            or (old.st_mode, old.st_uid, old.st_gid) != (mode, entry.uid, entry.gid)
+            or entry.xattrs
+        ):
+            self._changed = True
+            os.fchown(fd, entry.uid, entry.gid)
+            os.fchmod(fd, stat.S_IMODE(mode))
+            _set_attributes(fd, entry.xattrs)
         self._directories.append((entry.path, entry))
+
+    def _clear(self, level: _Level, name: str, old: os.stat_result | None) -> None:
+        """Make room for what is new, or for nothing."""
+        self._changed = True
+        _remove(level.fd, name, old)
 
     def _hard_link(self, level: _Level, name: str, entry: Stat, old: os.stat_result | None) -> None:
         # The file that it names may be still to come, so the link is made at the end.
         _split(entry.linkname)
-        _remove(level.fd, name, old)
+        self._clear(level, name, old)
         self._links[entry.path] = entry.linkname
 
     def _same_special(self, level: _Level, name: str, old: os.stat_result, entry: Stat, mode: int) -> bool:
@@ -215,7 +228,7 @@ class Receiver:
         level = self._levels.pop()
         try:
             for name in level.left:
-                _remove(level.fd, name, os.stat(name, dir_fd=level.fd, follow_symlinks=False))
+                self._clear(level, name, os.stat(name, dir_fd=level.fd, follow_symlinks=False))
         finally:
             os.close(level.fd)
 

@@ -542,6 +542,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
                 usage=_NO_USAGE,
                 extra={LIMIT: str(limit)} if limit else None,
                 lease=lease,
+                durable=durable or self._strict,
             )
         return self._show(row, parents)
 

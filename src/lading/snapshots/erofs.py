@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 import anyio
+import structlog
 from typing_extensions import override
 
 from lading.core import metadata
@@ -50,6 +51,7 @@ from lading.snapshots.base import (
     probe_directory,
 )
 from lading.snapshots.diff import Difference
+from lading.snapshots.doubles import Doubles
 from lading.snapshots.erofs_layer import DATA, SIDE, Built, Directory, LayerBuilder
 from lading.snapshots.extract import Extracted, budget
 from lading.snapshots.faults import translated
@@ -71,6 +73,9 @@ DIFF_ID: Final = "diff-id"
 """Key in `SnapshotRow.extra` of layers whose contents are only a cache (rebuild.py): what they are."""
 IDLE_SECONDS: Final = 60.0
 """How long a layer stays mounted that no snapshot needs."""
+LOOK: Final = 1.0
+"""Least seconds between two looks for pages that are cached twice."""
+_log: Final = structlog.get_logger(__name__)
 _FLAGS: Final = linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
 """Of the layers' own mounts (T7, T22); those that stack them decide for themselves."""
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -175,6 +180,7 @@ class ErofsSnapshotter(OverlaySnapshotter):
         self._restoring = threading.Lock()
         self._mounting = threading.Lock()
         self._used: dict[int, float] = {}
+        self._doubles = Doubles()
 
     @property
     @override
@@ -315,6 +321,7 @@ class ErofsSnapshotter(OverlaySnapshotter):
             with self._mounting:
                 self._used[row.id] = time.monotonic()
                 self._mount_one(row)
+                self._watch(row)
 
     def _rebuildable(self, row: SnapshotRow) -> Layer:
         return Layer(
@@ -333,6 +340,9 @@ class ErofsSnapshotter(OverlaySnapshotter):
             lengths = row.extra[DEVICES].split(",") if row.extra[DEVICES] else []
             _mount_layer(directory, directory / POINT, _files(row)[: len(lengths)])
             failpoint("layer.mounted")
+
+    def _watch(self, row: SnapshotRow) -> None:
+        self._doubles.watch(row.id, [self.path(row.id) / name for name in _files(row)])
 
     def _verify(self, row: SnapshotRow) -> None:
         """Compare a layer's files with what its row says, so that the kernel reads no image but ours."""
@@ -400,8 +410,28 @@ class ErofsSnapshotter(OverlaySnapshotter):
                         used = row.id in self._used or row.id in needed
                         (in_use if used else unused).append(self._rebuildable(row))
                 self._cache.evict(unused, in_use)
+            self._doubles.keep({*needed, *self._used})
+            for row in rows.values():
+                # Mounts that were found in place, after a start.
+                if row.id in needed and row.id not in self._doubles and METADATA in row.extra:
+                    self._watch(row)
 
         await run(DISK, rest)
+
+    @override
+    async def run(self) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._drop_doubles)
+            await super().run()
+
+    async def _drop_doubles(self) -> None:
+        while True:
+            await anyio.sleep(max(self._doubles.wait(), LOOK))
+            try:
+                await run(DISK, self._doubles.drop)
+            except OSError as exc:
+                _log.info("page_cache_left_to_the_kernel", reason=str(exc))
+                return
 
     @override
     async def _wait_for_work(self) -> None:

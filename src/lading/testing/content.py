@@ -303,10 +303,13 @@ class ContentStoreSuite:
         lease = (await database.leases(HERE).create()).id
         await store_blob(store, b"one", k="v")
         blobs = {Digest.of(data): data for data in (b"one", b"two", b"")} | {Digest.of(b"x", "sha512"): b"x"}
-        await store.put_many(blobs, lease=lease)
+        await store.put_many(blobs, labels={Digest.of(b"two"): {"l": "w"}}, lease=lease)
         for each, data in blobs.items():
             assert await store.read(each, limit=10) == data
         assert (await store.info(Digest.of(b"one"))).labels == {"k": "v"}
+        assert (await store.info(Digest.of(b"two"))).labels == {"l": "w"}
+        await store.put_many({Digest.of(b"one"): b"one"}, labels={Digest.of(b"one"): {"m": "x"}})
+        assert (await store.info(Digest.of(b"one"))).labels == {"k": "v", "m": "x"}
         assert {r.id for r in await database.leases(HERE).resources(lease)} == set(blobs)
         assert await store.statuses() == []
 

@@ -12,6 +12,7 @@ from lading.core.containers import ContainerRecord
 from lading.core.content import IngestRef
 from lading.core.facts import Kind as ManifestKind
 from lading.core.facts import ManifestFacts, TargetFacts
+from lading.core.images import Pointed
 from lading.core.labels import GC_EXPIRE, GC_REF_CONTENT, GC_REF_SNAPSHOT, GC_ROOT
 from lading.core.leases import LeaseID, Resource
 from lading.core.metadata import Database, IngestRow, Namespace, Node, SnapshotRow
@@ -194,9 +195,11 @@ class DatabaseSuite:
 
     async def test_put_switches_and_returns_what_it_replaced(self, database: Database) -> None:
         images = database.images(HERE)
-        assert await images.put("one", target("a"), labels={"k": "v"}) is None
+        created = await images.put("one", target("a"), labels={"k": "v"})
         first = await images.get("one")
-        assert await images.put("one", target("b")) == first
+        assert created == Pointed(image=first, replaced=None)
+        moved = await images.put("one", target("b"))
+        assert moved == Pointed(image=await images.get("one"), replaced=first)
         second = await images.get("one")
         assert second.target == target("b")
         assert dict(second.labels) == {"k": "v"}
@@ -687,6 +690,10 @@ class DatabaseSuite:
             found = await store.inventory(digest("a"))
             total = sum(found.blobs.values()) + sum(found.snapshots.values())
             assert total == await store.total() == (await store.summaries())[0].size
+            (listed,) = await store.manifests(digest("a"))
+            assert listed.content + listed.unpacked == total
+            assert listed.available == (found.blobs.keys() == {digest("a"), digest("bb"), digest("ccc")})
+            assert list(await store.manifests()) == [listed]
             return total
 
         assert await size() == 3

@@ -251,7 +251,7 @@ class Loader:
             only = await self._wanted(target, platforms) if platforms else None
             await self._documents.keep_below(target, lease=lease, only=only)
             original = await self._original(entry, intake, lease, only)
-            return _named(entry), original or target
+            return _named(entry, original or target), original or target
 
         entries = [entry for entry in index.manifests if is_document(entry)]
         return await map_tasks(image, entries, limit=limits.IMAGES_AT_ONCE)
@@ -294,7 +294,7 @@ class Loader:
         found: list[tuple[Reference | None, Descriptor]] = []
         for row in rows:
             target = await self._make_manifest(intake, row, lease)
-            names = [_parsed(tag) for tag in row.repo_tags or ()]
+            names = [_parsed(tag, target) for tag in row.repo_tags or ()]
             named = [name for name in names if name is not None]
             found += [(name, target) for name in named] or [(None, target)]
         return found
@@ -403,18 +403,23 @@ def _bare(entry: Descriptor) -> Descriptor:
     return Descriptor(media_type=entry.media_type, digest=entry.digest, size=entry.size)
 
 
-def _named(entry: Descriptor) -> Reference | None:
+def _named(entry: Descriptor, target: Descriptor) -> Reference | None:
     """The name of an entry of ``index.json``; a bare tag, as OCI allows, names no repository."""
     full = entry.annotations.get(IMAGE_NAME)
     if full is not None:
-        return _parsed(full)
+        return _parsed(full, target)
     name = entry.annotations.get(REF_NAME, "")
-    return _parsed(name) if ":" in name or "/" in name else None
+    return _parsed(name, target) if ":" in name or "/" in name else None
 
 
-def _parsed(text: str) -> Reference | None:
-    """A name out of an archive, or ``None`` if it is no valid one: the image then has none."""
+def _parsed(text: str, target: Descriptor) -> Reference | None:
+    """A name out of an archive, or ``None`` if it is none that an image may bring along: the image then has none.
+
+    A digest that is not the target's would be a lie, and the name of images without one is not given away.
+    """
     try:
-        return oci_reference.parse(text).with_default_tag()
+        name = oci_reference.parse(text).with_default_tag()
     except InvalidArgumentError:
         return None
+    lies = name.digest is not None and name.digest != target.digest
+    return None if lies or oci_reference.is_dangling(str(name)) else name

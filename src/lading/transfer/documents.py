@@ -159,6 +159,10 @@ class Documents:
             return False
         return True
 
+    async def put_all(self, documents: "Pending", *, lease: LeaseID) -> None:
+        """Store what was made, durable together, each manifest and index labelled with what it keeps."""
+        await self._content.put_many(documents.bodies, labels=documents.labels, lease=lease)
+
     async def fetch(
         self, descriptor: Descriptor, *, fetcher: Fetcher, repository: Reference, lease: LeaseID
     ) -> Manifest | Index:
@@ -224,6 +228,20 @@ class Documents:
                     document = found[each.digest] = parse(body, each)
                     level += document.manifests if isinstance(document, Index) else ()
         return found
+
+
+@dataclass(slots=True)
+class Pending:
+    """New documents and small blobs, gathered so that the disk is waited for once."""
+
+    bodies: dict[Digest, bytes] = field(default_factory=dict[Digest, bytes])
+    labels: dict[Digest, Mapping[str, str]] = field(default_factory=dict[Digest, Mapping[str, str]])
+
+    def add(self, descriptor: Descriptor, body: bytes) -> None:
+        """Have a blob stored; one that is a manifest or an index keeps what it names."""
+        self.bodies[descriptor.digest] = body
+        if is_document(descriptor):
+            self.labels[descriptor.digest] = child_labels(parse(body, descriptor))
 
 
 def _kept(index: Index, only: Collection[str] | None) -> dict[str, str]:

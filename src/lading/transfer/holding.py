@@ -1,6 +1,7 @@
 """The lease of a transfer: it outlives an interruption, so that the same transfer can be taken up again."""
 
 import contextlib
+import secrets
 from collections.abc import AsyncGenerator, Collection
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -51,16 +52,17 @@ class Holder:
         labels = {EXPIRE: expire.isoformat(timespec="seconds"), PURPOSE: purpose}
         if resumable:
             labels[RESUMABLE] = "true"
-        lease = (await self._leases.create(labels=labels)).id
-        self._active.add(lease)
+        lease = LeaseID(secrets.token_hex(16))
+        self._active.add(lease)  # before others can see it: one that is not active is of an earlier attempt
         try:
+            await self._leases.create(lease, labels=labels)
             yield lease
         except BaseException as error:
             with anyio.CancelScope(shield=True):
                 if not resumable or isinstance(error, _HOPELESS):
                     await self._discard(lease)
-                elif not await self._leases.resources(lease):
-                    await self._end(lease)
+                else:
+                    await self._end_empty(lease)
             raise
         finally:
             self._active.discard(lease)
@@ -104,6 +106,11 @@ class Holder:
                     with contextlib.suppress(NotFoundError, UnavailableError):
                         await self._content.abort(IngestRef(resource.id))
         await self._end(lease)
+
+    async def _end_empty(self, lease: LeaseID) -> None:
+        with contextlib.suppress(NotFoundError):
+            if not await self._leases.resources(lease):
+                await self._leases.delete(lease)
 
     async def _end(self, lease: LeaseID) -> None:
         with contextlib.suppress(NotFoundError):  # expired and collected, or removed by hand

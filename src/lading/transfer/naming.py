@@ -23,7 +23,7 @@ class TargetNaming(images.Naming):
     @override
     async def point(
         self,
-        name: str,
+        name: str | None,
         target: Descriptor,
         *,
         manifest: Descriptor | None = None,
@@ -31,15 +31,19 @@ class TargetNaming(images.Naming):
         labels: Mapping[str, str] | None = None,
         keep_displaced: bool = True,
     ) -> Pointed:
+        if name is None:
+            if named := await self._records.by_target(target.digest):
+                return Pointed(image=named[0], replaced=named[0])
+            name = dangling_name(target.digest)
         async with self._names.hold(name):
             try:
                 old = (await self._records.get(name)).target
             except NotFoundError:
                 old = None
             displaced = dangling_name(old.digest) if old and keep_displaced else None
-            replaced = await self._records.put(name, target, labels=labels, displaced=displaced)
+            pointed = await self._records.put(name, target, labels=labels, displaced=displaced)
             dangling = dangling_name(target.digest)
             if dangling != name:
                 with contextlib.suppress(NotFoundError):
                     await self._records.delete(dangling)
-            return Pointed(image=await self._records.get(name), replaced=replaced)
+            return pointed

@@ -14,7 +14,7 @@ from lading.core.leases import LeaseID
 from lading.core.progress import Phase, Progress
 from lading.core.remotes import Credentials, Document, Fetcher, Registries
 from lading.core.snapshots import SnapshotName
-from lading.errors import ResourceExhaustedError
+from lading.errors import NotFoundError, ResourceExhaustedError
 from lading.kit.tasks import task_group
 from lading.oci import mediatypes, platform
 from lading.oci.descriptor import Descriptor, Platform
@@ -28,6 +28,7 @@ from lading.transfer.downloads import Downloads, Wish
 from lading.transfer.holding import Holder
 from lading.transfer.selection import NoMatchingPlatformError, Platforms, best, select
 from lading.transfer.standing import Standing
+from lading.unpack.arriving import Arriving
 from lading.unpack.unpacker import Layer, Unpacker
 
 
@@ -68,6 +69,13 @@ class _Pull:
     small: anyio.CapacityLimiter
     nodes: list[ManifestNode] = field(default_factory=list[ManifestNode])
     wishes: dict[Digest, Wish] = field(default_factory=dict[Digest, Wish])
+
+    async def source(self, descriptor: Descriptor) -> Arriving:
+        """A layer's blob, as soon as its first bytes are there. Raises `NotFoundError` for one that is not fetched."""
+        wish = self.wishes.get(descriptor.digest)
+        if wish is None:
+            raise NotFoundError(f"layer {descriptor.digest} is not fetched", subject=descriptor.digest)
+        return await wish.source()
 
 
 class Puller:
@@ -238,7 +246,7 @@ class Puller:
             await self._unpacker.unpack_layers(
                 layers,
                 lease=lease,
-                source=lambda descriptor: run.wishes[descriptor.digest].source(),
+                source=run.source,
                 progress=progress,
             )
 
@@ -406,7 +414,7 @@ class Puller:
             node.manifest,
             config,
             lease=run.lease,
-            source=lambda descriptor: run.wishes[descriptor.digest].source(),
+            source=run.source,
             progress=run.progress,
         )
 

@@ -15,7 +15,7 @@ from lading.oci import mediatypes
 from lading.oci.config import ImageConfig
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.manifest import Manifest
-from lading.oci.reference import Reference, dangling_name
+from lading.oci.reference import Reference
 from lading.transfer import limits
 from lading.transfer.archive_in import LoadedImage, Loader
 from lading.transfer.archive_out import SavedImage, Saver, Sink
@@ -226,7 +226,7 @@ class TransferService:
 
             async def point(numbered: tuple[int, LoadedImage]) -> None:
                 number, image = numbered
-                name = str(image.reference) if image.reference else dangling_name(image.target.digest)
+                name = str(image.reference) if image.reference else None
                 manifest = image.unpack.descriptor if image.unpack else None
                 pointed = await self.point(name, image.target, manifest=manifest)
                 named[number] = replace(image, target=pointed.image.target)
@@ -255,14 +255,13 @@ class TransferService:
         async with self._holder.hold("import", resumable=False) as lease:
             node = await self._importer.import_(source, options, lease=lease)
             await self._unpack(node, lease, progress)
-            digest = node.descriptor.digest
-            name = str(reference.with_default_tag()) if reference else dangling_name(digest)
+            name = str(reference.with_default_tag()) if reference else None
             image = (await self.point(name, node.descriptor)).image.target
         await self._publish("import", image.digest, image.digest, image)
         return image
 
     async def point(
-        self, name: str, target: Descriptor, *, manifest: Descriptor | None = None
+        self, name: str | None, target: Descriptor, *, manifest: Descriptor | None = None
     ) -> images.Pointed:
         """Make ``name`` mean what is stored under ``target``, by the same rules as a pull; see `lading.core.images.Naming`."""
         pointed = await self._naming.point(name, target, manifest=manifest)
@@ -292,7 +291,7 @@ class TransferService:
             await self._holder.add(lease, base.digest)
             node = await self._committer.commit(base, changes, options, lease=lease)
             await self._unpack(node, lease, None)
-            name = str(reference.with_default_tag()) if reference else dangling_name(node.descriptor.digest)
+            name = str(reference.with_default_tag()) if reference else None
             return (await self.point(name, node.descriptor)).image.target
 
     async def ensure_unpacked(

@@ -78,8 +78,11 @@ class Standing:
             return [node], node if platform.rank(self._host, offered) is not None else None
         if any(mediatypes.is_index(child.media_type) for child in parsed.manifests):
             return None
+        kept = set((await self._content.info(document.descriptor.digest)).labels.values())
         nodes: list[ManifestNode] = []
         for descriptor in selection.select(parsed.manifests, None, self._host):
+            if descriptor.digest not in kept:
+                return None  # it was removed from this image, and is here for another one's sake
             found = await self._documents.read(descriptor)
             if not isinstance(found, Manifest) or not await self._seen(descriptor, reference):
                 return None

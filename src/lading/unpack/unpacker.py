@@ -15,7 +15,7 @@ from lading.core import content, leases
 from lading.core.labels import GC_REF_SNAPSHOT, LAYER_BLOB, SNAPSHOT_REF, UNCOMPRESSED
 from lading.core.leases import LeaseID, Resource
 from lading.core.progress import Item, Phase, Progress
-from lading.core.snapshots import Capability, Kind, LayerWriter, SnapshotName, Snapshotter
+from lading.core.snapshots import Capability, Kind, SnapshotName, Snapshotter
 from lading.errors import AlreadyExistsError, DataLossError, LadingError, NotFoundError, UnsupportedError
 from lading.kit.tasks import KeyedLock, task_group
 from lading.oci import config as oci_config
@@ -26,7 +26,7 @@ from lading.oci.digest import ChainID, DiffID, Digest
 from lading.oci.document import CONFIG_LIMIT
 from lading.oci.manifest import Manifest
 from lading.unpack.arriving import Arriving
-from lading.unpack.pipeline import unpack
+from lading.unpack.pipeline import Hashing, TarSink, unpack
 
 PARALLEL_LAYERS: Final = 4
 """Layers that one process unpacks at a time: two threads and `QUEUE_BYTES` each."""
@@ -149,8 +149,12 @@ class Unpacker:
         if not layers:
             return None
         name = SnapshotName(layers[-1].chain_id)
-        if not await self._hold(layers[-1].chain_id, lease):
-            await self._unpack_all(layers, lease, source or self.stored, progress or Progress())
+        source, progress = source or self.stored, progress or Progress()
+        if await self._hold(layers[-1].chain_id, lease):
+            for layer in layers:
+                await self._vouch(layer, source, progress.item(layer.descriptor.digest.short))
+        else:
+            await self._unpack_all(layers, lease, source, progress)
         label = f"{GC_REF_SNAPSHOT}{self._snapshotter.name}"
         config_digest = manifest.config.digest
         if (await self._content.info(config_digest)).labels.get(label) != name:
@@ -209,9 +213,11 @@ class Unpacker:
         if parent and Capability.PARALLEL_LAYERS not in self._snapshotter.capabilities:
             await parent.wait()
         async with self._chains.hold(layer.chain_id):
-            if not await self._hold(layer.chain_id, lease):
+            if await self._hold(layer.chain_id, lease):
+                await self._vouch(layer, source, item)
+            else:
                 await self._make(layer, lease, source, parent, item)
-                item.phase = Phase.COMPLETE
+            item.phase = Phase.COMPLETE
         committed[layer.chain_id].set()
 
     async def _make(
@@ -246,11 +252,7 @@ class Unpacker:
             # A slot is given back before waiting for the parent, whose own unpacking may need it.
             async with self._limiter():
                 diff_id = await self._feed(blob, writer, item)
-            if diff_id != layer.diff_id:
-                raise DataLossError(
-                    f"layer {layer.descriptor.digest} unpacks to {diff_id}, but the config promises {layer.diff_id}",
-                    subject=layer.descriptor.digest,
-                )
+            _check(layer, diff_id)
             if parent:
                 await parent.wait()
             labels = {SNAPSHOT_REF: str(layer.chain_id)}
@@ -259,7 +261,29 @@ class Unpacker:
             await writer.commit(labels=labels)
         await self._content.update(layer.descriptor.digest, {UNCOMPRESSED: layer.diff_id})
 
-    async def _feed(self, blob: Arriving, writer: LayerWriter, item: Item) -> DiffID:
+    async def _vouch(self, layer: Layer, source: Source, item: Item) -> None:
+        """See that the blob of a layer that was unpacked before is this layer, if in another form: it will be pushed and saved.
+
+        A blob that is not kept needs no check, and one that was checked is labelled.
+        """
+        if layer.descriptor.digest == layer.diff_id:
+            return
+        while True:
+            try:
+                blob = await source(layer.descriptor)
+                await blob.settled.wait()
+                info = await self._content.info(layer.descriptor.digest)
+            except NotFoundError:
+                return
+            if not blob.discarded:
+                break
+        if info.labels.get(UNCOMPRESSED) == layer.diff_id:
+            return
+        async with self._limiter():
+            _check(layer, await self._feed(blob, Hashing(layer.diff_id.algorithm), item))
+        await self._content.update(layer.descriptor.digest, {UNCOMPRESSED: layer.diff_id})
+
+    async def _feed(self, blob: Arriving, writer: TarSink, item: Item) -> DiffID:
         """Run the pipeline on a blob, out of its ingest first and out of the store once it is committed."""
         cursor = blob.follow()
         async with task_group() as group:
@@ -299,3 +323,11 @@ class Unpacker:
         if self._slots is None:
             self._slots = anyio.CapacityLimiter(self._parallel_layers)
         return self._slots
+
+
+def _check(layer: Layer, found: DiffID) -> None:
+    if found != layer.diff_id:
+        raise DataLossError(
+            f"layer {layer.descriptor.digest} unpacks to {found}, but the config promises {layer.diff_id}",
+            subject=layer.descriptor.digest,
+        )

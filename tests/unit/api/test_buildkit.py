@@ -417,7 +417,11 @@ async def test_a_build_that_is_over_before_its_status_is_asked_for_ends_it_at_on
             assert not (await world.status("quick")).vertexes
 
 
-@pytest.mark.parametrize("field", [{"source_policy": b"\n\x00"}, {"source_policy_session": "s"}])
-def test_a_source_policy_is_refused_by_name(field: dict[str, bytes | str]) -> None:
-    with pytest.raises(errors.UnsupportedError, match="source policies"):
-        solve_wish(control.SolveRequest(ref="r", **field))
+def test_a_source_policy_is_read_and_one_of_a_session_refused_by_name() -> None:
+    (policy,) = solve_wish(control.SolveRequest(ref="r", source_policy=b"\x08\x01")).policies
+    assert not policy.rules
+    assert not solve_wish(control.SolveRequest(ref="r")).policies
+    with pytest.raises(errors.InvalidArgumentError, match="source policy is malformed"):
+        solve_wish(control.SolveRequest(ref="r", source_policy=b"\xff"))
+    with pytest.raises(errors.UnsupportedError, match="policies that a session decides"):
+        solve_wish(control.SolveRequest(ref="r", source_policy_session="s"))

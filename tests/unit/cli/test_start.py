@@ -1,11 +1,16 @@
 """The command starts fast because it imports little."""
 
 import os
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+
+from lading.cli.client import Client
+from lading.errors import InvalidArgumentError, UnavailableError
 
 SOURCE = str(Path(__file__).parents[3] / "src")
 HEAVY = {
@@ -91,3 +96,31 @@ def test_bad_arguments_are_said_without_a_traceback(arguments: list[str]) -> Non
     assert done.returncode != 0
     assert done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "host", ["tcp://localhost", "tcp://localhost:xx", "tcp://:1", "tcp://h:99999", "http://x:1"]
+)
+def test_a_host_that_is_none_is_named(host: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="invalid host"):
+        Client(host).get("/info")
+
+
+@pytest.mark.parametrize("answer", [b"", b'{"a":', b'{"ok": 1}\nno json\n'])
+def test_an_answer_that_breaks_off_is_an_error_in_words(tmp_path: Path, answer: bytes) -> None:
+    """The peer resets the connection in the middle of an answer that promised more."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+
+        def serve() -> None:
+            peer, _ = listener.accept()
+            with peer:
+                peer.recv(4096)
+                peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(UnavailableError, match="broke off its answer"):
+            list(Client(f"unix://{tmp_path / 's'}").stream("/lading/gc"))
+        thread.join()

@@ -43,7 +43,7 @@ def test_a_pidfile_of_a_living_daemon_is_respected(tmp_path: Path) -> None:
     path = tmp_path / "pid"
     code = "import sys; print(flush=True); sys.stdin.read()"
     with subprocess.Popen(
-        [sys.executable, "-c", code, "lading"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", code, "lading", "daemon"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()

@@ -8,7 +8,7 @@ from support.filesystems import tmpfs
 from lading.core.metadata import Namespace
 from lading.core.snapshots import SnapshotKey
 from lading.daemon.config import Config, LadingSettings
-from lading.daemon.wiring import SNAPSHOTTERS, open_snapshotter
+from lading.daemon.image_store import SNAPSHOTTERS, open_snapshotter
 from lading.errors import FailedPreconditionError
 from lading.metadata.database import SqliteDatabase
 from lading.snapshots import erofs

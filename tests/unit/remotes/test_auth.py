@@ -196,6 +196,16 @@ async def test_a_token_server_that_is_down(registry: FakeRegistry) -> None:
     assert caught.value.code == "remote-unavailable"
 
 
+async def test_what_a_registry_asked_for_once_does_not_shut_it_for_ever(registry: FakeRegistry) -> None:
+    """Its token server is down, and a little later it wants no token any more."""
+    registry.faults.append(Fault(path="/token", status=500, times=-1))
+    async with world() as client:
+        with pytest.raises(LadingError):
+            await client.resolver().resolve(at(registry))
+        registry.login = None
+        await client.resolver().resolve(at(registry))
+
+
 async def test_headers_go_to_the_registry(registry: FakeRegistry) -> None:
     registry.login = None
     async with world() as client:

@@ -122,6 +122,29 @@ def test_chunks_are_delivered_in_order(seed: int) -> None:
     assert bytes(received) == data
 
 
+def test_a_chunk_that_two_threads_could_finish_is_delivered_once() -> None:
+    """Its own thread completes it and is about to finish it, when the thread of the chunk before it comes by and does."""
+    received: list[bytes] = []
+
+    def sink(view: memoryview) -> None:
+        received.append(bytes(view))
+        if view == b"second":
+            window.finish(second)  # its own thread, meanwhile
+
+    window = Window(sink, 0, 17)
+    first, second, third = (window.claim(length) for length in (5, 6, 6))
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    window.put(second, memoryview(b"second"))
+    window.put(first, memoryview(b"first"))
+    window.finish(first)
+    assert received == [b"first", b"second"]
+    window.put(third, memoryview(b"third!"))
+    window.finish(third)
+    assert received == [b"first", b"second", b"third!"]
+
+
 def test_a_window_is_bounded() -> None:
     window = Window(lambda _: None, 0, 1 << 30)
     chunks = [window.claim(10) for _ in range(OUTSTANDING + 3)]

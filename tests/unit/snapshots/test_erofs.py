@@ -5,6 +5,7 @@ import os
 import stat
 from pathlib import Path
 
+import anyio
 import pytest
 from support.erofs import tree
 from support.filesystems import tmpfs
@@ -124,6 +125,35 @@ async def test_a_layer_in_use_outlives_its_mount(tmp_path, database):
         return (root / "a").read_bytes()
 
     assert await inside(mounts, look) == b"content"
+
+
+async def test_what_a_container_read_is_cached_once(tmp_path, database, monkeypatch):
+    monkeypatch.setattr("lading.snapshots.doubles.QUIET", 0.01)
+    monkeypatch.setattr("lading.snapshots.doubles.FRESH", 0.0)
+    monkeypatch.setattr("lading.snapshots.erofs.LOOK", 0.01)
+    snapshotter = make(tmp_path, database, idle_seconds=0)
+    base = await unpack(snapshotter, "base", None, tar(file("a", b"content" * 300_000)))
+    await snapshotter.settle()
+    mounts = await snapshotter.prepare(SnapshotKey("k"), base)
+    data = tmp_path / "ErofsSnapshotter/snapshots/1/layer.data"
+
+    def cached(path):
+        with open(path, "rb") as found:
+            return linux.cached_pages(found.fileno())
+
+    def look(root):
+        return (root / "a").read_bytes()
+
+    assert await inside(mounts, look) == b"content" * 300_000
+    assert cached(data.with_name("mnt") / "a") > 500
+    assert cached(data) > 500
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(snapshotter.run)
+        with anyio.fail_after(30):
+            while cached(data):
+                await anyio.sleep(0.01)
+        tasks.cancel_scope.cancel()
+    assert cached(data.with_name("mnt") / "a") > 500
 
 
 async def test_mounts_of_a_crash_are_cleared(tmp_path, database):

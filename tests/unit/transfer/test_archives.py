@@ -232,6 +232,13 @@ async def test_names_in_archives_are_checked(other: World):
     assert [i.name for i in await other.images.list()] == [f"moby-dangling@{loaded[0].target.digest}"]
 
 
+@pytest.mark.parametrize("name", ["liar@sha256:" + "0" * 64, "moby-dangling@sha256:" + "0" * 64])
+async def test_a_name_in_an_archive_cannot_lie_about_its_digest(other: World, name: str):
+    loaded = await other.service.load(stream(packed(legacy(make.image([PLAIN]), RepoTags=[name, "app:1"]))))
+    assert [str(image.reference) for image in loaded] == ["docker.io/library/app:1"]
+    assert [record.name for record in await other.images.list()] == ["docker.io/library/app:1"]
+
+
 async def test_a_reduced_index_cannot_pass_for_a_stranger(world: World, other: World):
     """An archive must not make a name point to an index that does not cover what it shows."""
     stranger = make.index([make.image([PLAIN])])

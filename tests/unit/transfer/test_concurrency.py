@@ -12,7 +12,7 @@ from lading.core.progress import Phase, Progress
 from lading.core.remotes import Credentials, Document, Fetcher, Known, Resolver, Sink
 from lading.kit import aio
 from lading.oci import mediatypes
-from lading.oci.descriptor import Descriptor
+from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.reference import Reference
 from lading.testing import images as make
 from lading.transfer.service import TransferService
@@ -184,3 +184,18 @@ async def test_a_lost_snapshot_is_unpacked_again_and_a_lost_blob_fetched_again(w
     await world.content.delete(TOP.descriptor.digest)
     await world.service.pull(world.reference)
     assert await world.has(TOP.descriptor.digest)
+
+
+async def test_pulls_of_one_image_do_not_end_each_others_leases(world: World):
+    """The lease of a pull that has just begun is none of an earlier attempt."""
+    image = make.image([make.layer({"a": b"a"})])
+    make.publish(world.repository, image, "latest")
+
+    async def pull() -> None:
+        for _ in range(20):
+            await world.service.pull(world.reference, platforms=[Platform(os="linux", architecture="amd64")])
+
+    async with anyio.create_task_group() as group:
+        for _ in range(8):
+            group.start_soon(pull)
+    assert await world.leases.list() == []

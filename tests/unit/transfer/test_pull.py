@@ -449,3 +449,23 @@ async def test_the_same_layer_twice_in_one_image(world: World):
     result = await world.service.pull(world.reference)
     assert result.snapshot == image.chain[-1]
     assert world.registry.calls[f"fetch {empty.descriptor.digest}"] == 1
+
+
+async def test_another_blob_for_a_layer_that_is_unpacked_must_be_that_layer(world: World):
+    """Its tree is there and is not made again, but the blob will be pushed and saved."""
+    image = make.image([BASE, TOP])
+    make.publish(world.repository, image, "latest")
+    await world.service.pull(world.reference)
+    same = make.layer({"etc/os": b"base"}, media_type=mediatypes.OCI_LAYER)
+    make.publish(world.repository, make.image([same, TOP]), "latest")
+    pulled = await world.service.pull(world.reference)
+    written = world.snapshotter.written
+    stranger = make.layer({"etc/os": b"evil"})
+    make.publish(
+        world.repository, make.image([stranger, TOP], diff_ids=[BASE.diff_id, TOP.diff_id]), "latest"
+    )
+    with pytest.raises(DataLossError, match="but the config promises"):
+        await world.service.pull(world.reference)
+    assert world.snapshotter.written == written
+    assert (await world.images.get(str(world.reference))).target == pulled.target
+    assert await world.leases.list() == []  # so that the collector has it

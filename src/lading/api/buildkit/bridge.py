@@ -1,4 +1,4 @@
-"""``moby.buildkit.v1.frontend.LLBBridge``: a client that is its own frontend. Its calls name the build in their metadata."""
+"""``moby.buildkit.v1.frontend.LLBBridge``: what frontends ask, be they the client itself or a program that we run."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeVar
@@ -20,11 +20,24 @@ _LAYOUT: Final = "oci-layout://"
 In = TypeVar("In", bound=Request)
 
 
-class BridgeService:
-    """The service over one `Control`."""
+FindBridge = Callable[[Info], Awaitable[Bridge]]
+"""The bridge that a call is about."""
 
-    def __init__(self, control: Control, worker_: Worker) -> None:
-        self._control = control
+
+def of_build(control: Control) -> FindBridge:
+    """Calls of clients name the build in their metadata."""
+
+    async def find(info: Info) -> Bridge:
+        return await control.bridge(info.value(_BUILD))
+
+    return find
+
+
+class BridgeService:
+    """The service."""
+
+    def __init__(self, find: FindBridge, worker_: Worker) -> None:
+        self._find = find
         self._worker = worker_
 
     def handlers(self) -> Handlers:
@@ -45,7 +58,7 @@ class BridgeService:
 
     def _bridged(self, request: type[In], function: "Callable[[In, Bridge], Awaitable[Response]]") -> Handler:
         async def call(message: In, info: Info) -> Response:
-            bridge = await self._control.bridge(info.value(_BUILD))
+            bridge = await self._find(info)
             async with bridge.calling():
                 return await function(message, bridge)
             raise AssertionError  # the context raises when it is cancelled
@@ -55,7 +68,7 @@ class BridgeService:
     async def ping(self, request: pb.PingRequest, info: Info) -> pb.PongResponse:
         """What can be asked for."""
         del request
-        await self._control.bridge(info.value(_BUILD))
+        await self._find(info)
         return pb.PongResponse(
             frontend_caps=worker.frontend_caps(),
             llb_caps=worker.llb_caps(),

@@ -12,7 +12,7 @@ import msgspec
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from lading import errors
-from lading.builder.errors import ClientError, SourceError, VertexError
+from lading.builder.errors import ClientError, FrontendCapError, SourceError, VertexError
 from lading.builder.model import SourceFile, SourceRange
 from lading.formats.buildkit._pb.llb_pb2 import RpcStatus
 from lading.kit.grpc.status import Code, GrpcError
@@ -79,6 +79,8 @@ def _details(error: BaseException) -> list[AnyMessage]:
         details.append(_detail("errdefs.Source", source_document(error.source, error.ranges)))
     if isinstance(error, VertexError):
         details.append(_detail("errdefs.Vertex", {"digest": str(error.vertex)}))
+    if isinstance(error, FrontendCapError):
+        details.append(_detail("errdefs.FrontendCap", {"name": error.name}))
     return details
 
 

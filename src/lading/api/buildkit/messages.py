@@ -12,7 +12,7 @@ from lading.builder.model import (
     WarningEvent,
 )
 from lading.errors import InvalidArgumentError, UnsupportedError
-from lading.formats.buildkit import filemode
+from lading.formats.buildkit import filemode, sourcepolicy
 from lading.formats.buildkit._pb import control_pb2 as pb
 from lading.formats.buildkit._pb import llb_pb2 as llb
 from lading.formats.buildkit._pb.fsutil_pb2 import Stat
@@ -71,8 +71,8 @@ def solve_wish(request: pb.SolveRequest) -> SolveWish:
     """What a solve request asks for."""
     if not request.ref:
         raise InvalidArgumentError("the build has no ref")
-    if request.source_policy or request.source_policy_session:
-        raise UnsupportedError("source policies are not supported", hint="build without one")
+    if request.source_policy_session:
+        raise UnsupportedError("policies that a session decides are not supported", hint="use a policy file")
     exports = [ExportWish(type=each.type, attributes=dict(each.attrs)) for each in request.exporters]
     if not exports and request.exporter_deprecated:
         attributes = dict(request.exporter_attrs_deprecated)
@@ -89,6 +89,7 @@ def solve_wish(request: pb.SolveRequest) -> SolveWish:
         cache_imports=_caches(request.cache.imports),
         entitlements=frozenset(request.entitlements),
         internal=request.internal,
+        policies=(sourcepolicy.parse(request.source_policy),) if request.source_policy else (),
     )
 
 

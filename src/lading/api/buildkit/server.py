@@ -3,15 +3,18 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+import msgspec
 import structlog
 from typing_extensions import override
 
+from lading.api.buildkit import messages
 from lading.api.buildkit.blobs import BlobService
-from lading.api.buildkit.bridge import BridgeService
+from lading.api.buildkit.bridge import BridgeService, of_build
 from lading.api.buildkit.control import SERVICE as CONTROL
 from lading.api.buildkit.control import ControlService
 from lading.api.buildkit.errors import grpc_error
 from lading.api.buildkit.worker import Worker
+from lading.builder.bridge import Bridge
 from lading.builder.control import Control
 from lading.builder.history import History
 from lading.core import content
@@ -51,7 +54,7 @@ class BuildkitServer:
         self._check_session = check_session
         self._handlers: dict[str, Handler] = {
             **ControlService(control, history, worker).handlers(),
-            **BridgeService(control, worker).handlers(),
+            **BridgeService(of_build(control), worker).handlers(),
             **BlobService(blobs).handlers(),
             f"{CONTROL}/Session": self._session_call,
             "/grpc.health.v1.Health/Check": unary(HealthCheckRequest, _health),
@@ -98,6 +101,33 @@ class _Tunnel(Transport):
                 await self._call.send(BytesMessage(data=data[start : start + _PIECE]).SerializeToString())
             except GrpcError as exc:
                 raise CancelledError("the client closed the session") from exc
+
+
+class FrontendServer:
+    """Serves the bridge to the programs of frontends."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    async def serve(self, transport: Transport, bridge: Bridge) -> None:
+        """Serve one program until it ends."""
+
+        async def find(_: Info) -> Bridge:
+            return bridge
+
+        handlers = {
+            **BridgeService(find, self._worker).handlers(),
+            "/grpc.health.v1.Health/Check": unary(HealthCheckRequest, _health),
+        }
+        await serve(transport, handlers, failed=_failed)
+
+    async def workers(self) -> bytes:
+        """What programs are told of the worker, as BuildKit writes it."""
+        record = await self._worker.record()
+        platforms = [messages.platform(each) for each in record.platforms]
+        return msgspec.json.encode(
+            [{"ID": record.id, "Labels": dict(record.labels), "Platforms": platforms, "GCPolicy": None}]
+        )
 
 
 def offer_of(headers: Headers) -> Offer:

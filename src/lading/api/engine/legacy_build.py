@@ -90,7 +90,9 @@ def _refuse(request: Request) -> None:
         if request.text(name, "0") not in ("", "0"):
             raise UnsupportedError(f"limits of a build are not supported: {name}", hint="leave it out")
     if request.flag("squash"):
-        raise UnsupportedError("squash is not supported", hint="use a second stage")
+        raise InvalidArgumentError(
+            "squash is only supported with experimental mode", hint="use a second stage"
+        )
     if request.query.getall("securityopt", []):
         raise InvalidArgumentError(
             "The daemon on this platform does not support setting security options on build"

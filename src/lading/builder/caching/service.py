@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 from lading.builder.caching import exporting, places
@@ -43,7 +44,10 @@ class SharedCaches:
         snapshotter: str,
         puller: Puller,
         registries: Registries,
+        packed: bool = True,
     ) -> None:
+        """Without ``packed`` layers are never blobs, and only inline caches can be written (the classic store)."""
+        self._packed = packed
         self._exporter = exporter
         self._content = store
         self._cache = cache
@@ -121,6 +125,10 @@ class SharedCaches:
         """
         if kind not in ("registry", "local"):
             raise UnsupportedError(f"exporting a cache of type {kind!r} is not supported", subject=kind)
+        if not self._packed:
+            raise UnsupportedError(
+                f"cache export of type {kind} needs the containerd image store", hint="use type=inline"
+            )
         try:
             return await self._export(kind, attributes, results, session, progress, lease)
         except LadingError:
@@ -170,9 +178,8 @@ class SharedCaches:
         if mode not in ("min", "max"):
             raise InvalidArgumentError(f"unknown cache export mode {mode!r}", hint="use min or max")
         async with _step(progress, "preparing build cache for export"):
-            return await self._exporter.collect(
-                results, _form(attributes), everything=mode == "max", lease=lease
-            )
+            form = replace(_form(attributes), packed=self._packed)
+            return await self._exporter.collect(results, form, everything=mode == "max", lease=lease)
 
     async def inline(
         self,

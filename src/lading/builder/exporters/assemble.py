@@ -12,7 +12,6 @@ from lading.builder.exporters.attributes import ImageOptions
 from lading.builder.model import Attestation, Compression, Layer, Ref, Result
 from lading.builder.progress import Step
 from lading.core.leases import LeaseID
-from lading.core.remotes import Document
 from lading.errors import InvalidArgumentError
 from lading.kit.tasks import task_group
 from lading.oci import mediatypes
@@ -29,7 +28,7 @@ from lading.oci.manifest import (
     descriptor_of,
 )
 from lading.oci.reference import Reference
-from lading.transfer.documents import Documents
+from lading.transfer.documents import Documents, Pending
 
 CONFIG_KEY: Final = "containerimage.config"
 INLINE_CACHE_KEY: Final = "containerimage.inlinecache"
@@ -113,6 +112,7 @@ class Assembler:
         self._step = step
         self._inline_cache = inline_cache
         self._oci = False
+        self._pending = Pending()
 
     async def assemble(self, result: Result) -> Assembled:
         """Run. Raises what solving the refs raises; `InvalidArgumentError` for a config that is none."""
@@ -126,9 +126,12 @@ class Assembler:
         for key in result.refs:
             made[key] = await self._image(result, key, layers[key], wanted[key])
         if not several and not attested:
-            only = made[""]
-            return Assembled(target=only.manifest, platforms=[only])
-        return Assembled(target=await self._index(list(made.values())), platforms=list(made.values()))
+            assembled = Assembled(target=made[""].manifest, platforms=[made[""]])
+        else:
+            built = list(made.values())
+            assembled = Assembled(target=self._index(built), platforms=built)
+        await self._documents.put_all(self._pending, lease=self._lease)
+        return assembled
 
     def _wants_oci(self, *, attested: bool) -> bool:
         options = self._options
@@ -186,8 +189,8 @@ class Assembler:
         with self._step.part(f"exporting manifest {target.digest}"):
             pass
         with self._step.part(f"exporting config {described.digest}"):
-            await self._documents.put(described, config.body, lease=self._lease)
-        await self._keep(target, body)
+            self._pending.add(described, config.body)
+        self._pending.add(target, body)
         extra = self._options.annotations.of("manifest-descriptor", place)
         target = msgspec.structs.replace(target, platform=config.platform, annotations=extra)
         built = Built(id=id, platform=config.platform, manifest=target, config=described, layers=layers)
@@ -206,9 +209,6 @@ class Assembler:
             annotations=descriptor.annotations if self._oci else {},
         )
 
-    async def _keep(self, descriptor: Descriptor, body: bytes) -> None:
-        await self._documents.keep(Document(descriptor=descriptor, body=body), lease=self._lease)
-
     async def _attested(self, built: Built, attestations: Sequence[Attestation]) -> Built:
         statements: list[Descriptor] = []
         for attestation in await unbundled(attestations):
@@ -217,13 +217,13 @@ class Assembler:
                 descriptor_of(body, mediatypes.IN_TOTO),
                 annotations={PREDICATE_KEY: attestation.predicate_type},
             )
-            await self._documents.put(described, body, lease=self._lease)
+            self._pending.add(described, body)
             statements.append(described)
-        manifest = await self._attestation_manifest(built, statements)
+        manifest = self._attestation_manifest(built, statements)
         body = encode(manifest)
         target = descriptor_of(body, manifest.media_type)
         with self._step.part(f"exporting attestation manifest {target.digest}"):
-            await self._keep(target, body)
+            self._pending.add(target, body)
         return Built(
             id=built.id,
             platform=built.platform,
@@ -241,7 +241,7 @@ class Assembler:
             statements=statements,
         )
 
-    async def _attestation_manifest(self, built: Built, statements: Sequence[Descriptor]) -> Manifest:
+    def _attestation_manifest(self, built: Built, statements: Sequence[Descriptor]) -> Manifest:
         if self._options.oci_artifact:
             config = descriptor_of(_EMPTY, mediatypes.OCI_EMPTY)
             body, artifact = _EMPTY, _ARTIFACT
@@ -255,7 +255,7 @@ class Assembler:
             }
             body, artifact, subject = json.dumps(document, separators=(",", ":")).encode(), "", None
             config = descriptor_of(body, mediatypes.OCI_CONFIG)
-        await self._documents.put(config, body, lease=self._lease)
+        self._pending.add(config, body)
         return Manifest(
             schema_version=2,
             media_type=mediatypes.OCI_MANIFEST,
@@ -265,7 +265,7 @@ class Assembler:
             subject=subject,
         )
 
-    async def _index(self, made: Sequence[Built]) -> Descriptor:
+    def _index(self, made: Sequence[Built]) -> Descriptor:
         attestations = [each.attestations for each in made if each.attestations is not None]
         index = Index(
             schema_version=2,
@@ -276,7 +276,7 @@ class Assembler:
         body = encode(index)
         target = descriptor_of(body, index.media_type)
         with self._step.part(f"exporting manifest list {target.digest}"):
-            await self._keep(target, body)
+            self._pending.add(target, body)
         extra = self._options.annotations.of("index-descriptor")
         return msgspec.structs.replace(target, annotations=extra) if extra else target
 

@@ -114,11 +114,8 @@ _REFUSED: Final = {
 def parse_image(attributes: Attributes, *, moby: bool) -> ImageOptions:
     """The options of ``image`` and ``moby``, and what archives share with them. Raises `InvalidArgumentError`."""
     names = parse_names(attributes.text("name"))
-    epoch = attributes.number("source-date-epoch")
-    rewrite = bool(attributes.flag("rewrite-timestamp"))
+    epoch, rewrite = parse_times(attributes)
     unpack = bool(attributes.flag("unpack", default=moby))
-    if rewrite and epoch is None:
-        raise InvalidArgumentError("rewrite-timestamp needs a time", hint="set SOURCE_DATE_EPOCH")
     for name, hint in _REFUSED.items():
         if attributes.flag(name):
             raise UnsupportedError(f"exporter option {name} is not supported", hint=hint, subject=name)
@@ -139,10 +136,20 @@ def parse_image(attributes: Attributes, *, moby: bool) -> ImageOptions:
         oci_artifact=bool(attributes.flag("oci-artifact")),
         inline_attestations=bool(attributes.flag("attestation-inline", default=True)),
         attestation_prefix=attributes.text("attestation-prefix"),
-        form=_form(attributes, epoch if rewrite else None),
+        form=_form(attributes, rewrite),
         epoch=epoch,
         annotations=attributes.annotations(),
     )
+
+
+def parse_times(attributes: Attributes) -> tuple[int | None, int | None]:
+    """The image's time, and the latest that files in its layers have (seconds since the epoch, ``None`` for their own)."""
+    epoch = attributes.number("source-date-epoch")
+    if not attributes.flag("rewrite-timestamp"):
+        return epoch, None
+    if epoch is None:
+        raise InvalidArgumentError("rewrite-timestamp needs a time", hint="set SOURCE_DATE_EPOCH")
+    return epoch, epoch
 
 
 def _form(attributes: Attributes, epoch: int | None) -> LayerForm:

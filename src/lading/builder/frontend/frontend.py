@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 from typing_extensions import override
 
-from lading.builder.errors import SourceError
+from lading.builder.errors import ClientError, FrontendCapError, SourceError
 from lading.builder.frontend import options as wishes
 from lading.builder.frontend import requests, sbom
 from lading.builder.frontend.bases import Images
@@ -16,7 +16,7 @@ from lading.builder.frontend.convert import Converted, Converter
 from lading.builder.frontend.options import Options
 from lading.builder.frontend.state import ranges
 from lading.builder.model import Attestation, Frontend, Gateway, Ref, Result, WarningEvent
-from lading.errors import InvalidArgumentError, UnsupportedError
+from lading.errors import InvalidArgumentError, LadingError, UnsupportedError
 from lading.formats.dockerfile import instructions as ins
 from lading.formats.dockerfile import rules
 from lading.formats.dockerfile.directives import detect_syntax, directive
@@ -30,10 +30,14 @@ from lading.oci.descriptor import Platform
 
 BUILT_IN: Final = frozenset({"docker/dockerfile", "docker/dockerfile-upstream"})
 """Frontends that ``# syntax=`` may name and that this one stands for, whatever their version."""
+_SYNTAX_ARGUMENT: Final = "build-arg:BUILDKIT_SYNTAX"
 
 
 class DockerfileFrontend(Frontend):
-    """BuildKit's ``dockerfile.v0``."""
+    """BuildKit's ``dockerfile.v0``. A file that asks for another frontend (``# syntax=``) is left to ``others``."""
+
+    def __init__(self, others: Frontend | None = None) -> None:
+        self._others = others
 
     @override
     async def build(self, gateway: Gateway) -> Result:
@@ -42,9 +46,38 @@ class DockerfileFrontend(Frontend):
         entrypoint = await contexts.open()
         run = _Run(gateway=gateway, options=options, contexts=contexts, entrypoint=entrypoint)
         try:
+            other = run.other_syntax()
+            if other is not None:
+                return await self._forward(gateway, other)
             return await run.answer()
         except DockerfileError as exc:
             raise run.told(exc) from exc
+
+    async def _forward(self, gateway: Gateway, syntax: "_Syntax") -> Result:
+        """Let the image do it that the file asks for."""
+        if self._others is None:
+            raise DockerfileError(
+                f"frontend {syntax.image} is not supported: only {', '.join(sorted(BUILT_IN))} are built in",
+                lines=syntax.lines,
+            )
+        options = {**gateway.options, "cmdline": syntax.command, "source": syntax.image}
+        try:
+            return await self._others.build(gateway.derived(options, gateway.inputs))
+        except (SourceError, ClientError, FrontendCapError):
+            raise
+        except LadingError as exc:
+            if syntax.lines is None:
+                raise type(exc)(f"failed with {_SYNTAX_ARGUMENT} = {syntax.command}: {exc.message}") from exc
+            raise DockerfileError(exc.message, lines=syntax.lines) from exc
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Syntax:
+    """The frontend that a file or a build argument asks for: its image, the whole text, and where it stands in the file."""
+
+    image: str
+    command: str
+    lines: Lines | None
 
 
 class _PlatformDocument(msgspec.Struct, frozen=True, rename="pascal"):
@@ -89,7 +122,6 @@ class _Run:
 
     async def answer(self) -> Result:
         """The build, or what was asked instead."""
-        self._check_syntax()
         match self.options.request:
             case "":
                 return await self._build()
@@ -105,26 +137,23 @@ class _Run:
             case other:
                 raise UnsupportedError(f"unsupported request {other}", subject=other)
 
-    def _check_syntax(self) -> None:
-        """Raises if the file asks for another frontend."""
+    def other_syntax(self) -> _Syntax | None:
+        """The frontend that is asked for, if that is another one. Raises `DockerfileError` for a name that is none."""
         if "cmdline" in self.gateway.options:
-            return
+            return None
+        command = self.options.build_args.get("BUILDKIT_SYNTAX", "").strip()
         lines: Lines | None = None
-        asked = self.options.build_args.get("BUILDKIT_SYNTAX", "").strip().partition(" ")[0]
-        if not asked:
+        if not command:
             found = detect_syntax(self.entrypoint.file.data)
             if found is None:
-                return
-            asked, lines = found.word, found.lines
+                return None
+            command, lines = found.value, found.lines
+        asked = command.partition(" ")[0]
         try:
             name = reference.parse(asked).familiar_name
         except InvalidArgumentError as exc:
             raise DockerfileError(f"invalid syntax {asked}: {exc.message}", lines=lines) from exc
-        if name not in BUILT_IN:
-            raise DockerfileError(
-                f"frontend {asked} is not supported: only {', '.join(sorted(BUILT_IN))} are built in",
-                lines=lines,
-            )
+        return None if name in BUILT_IN else _Syntax(image=asked, command=command, lines=lines)
 
     def _choice(self) -> rules.Choice:
         if self.options.checks is not None:

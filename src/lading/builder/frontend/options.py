@@ -83,7 +83,7 @@ def parse(attributes: Mapping[str, str]) -> Options:
         target=attributes.get("target", ""),
         platforms=wanted,
         multi_platform=_multi_platform(attributes, args, wanted),
-        resolve_mode=_resolve_mode(attributes.get("image-resolve-mode", "")),
+        resolve_mode=resolve_mode(attributes.get("image-resolve-mode", "")),
         build_args=args,
         labels=_prefixed(attributes, "label:"),
         no_cache=_no_cache(attributes),
@@ -137,7 +137,8 @@ def _multi_platform(
     return chosen
 
 
-def _resolve_mode(text: str) -> ResolveMode:
+def resolve_mode(text: str) -> ResolveMode:
+    """The value of ``image-resolve-mode``. Raises `InvalidArgumentError`."""
     try:
         return ResolveMode(text or "default")
     except ValueError as exc:

@@ -1,7 +1,7 @@
 """The run: the frontend makes the whole graph, and this solves it instruction by instruction, in the old builder's words.
 
 The client sees a container and an image for each instruction. There is no container: its ID is the vertex's. The images are
-real ones while the build lasts, and only the last is kept.
+real ones; the containerd store keeps only the last, the classic one all of them, each with the one before it as its parent.
 """
 
 import json
@@ -19,6 +19,7 @@ import msgspec
 
 from lading.builder.control import ExportWish, MakeExporter, MakeGateway, SolveWish
 from lading.builder.errors import VertexError
+from lading.builder.exporters.classic import KNOWN
 from lading.builder.frontend import image
 from lading.builder.frontend import options as wishes
 from lading.builder.frontend.bases import Images
@@ -28,7 +29,17 @@ from lading.builder.frontend.image import Draft
 from lading.builder.frontend.state import Planned, StageNode, Work
 from lading.builder.legacy.session import UploadSession
 from lading.builder.legacy.wish import LegacyWish, checked, steps_of, unused_arguments
-from lading.builder.model import ExportContext, Gateway, Job, LogEvent, Ref, Result, Solver, VertexEvent
+from lading.builder.model import (
+    Event,
+    ExportContext,
+    Gateway,
+    Job,
+    LogEvent,
+    Ref,
+    Result,
+    Solver,
+    VertexEvent,
+)
 from lading.builder.ops.files.copying import Rules
 from lading.builder.ops.files.unpacking import unpack
 from lading.builder.progress import ProgressLog
@@ -66,6 +77,14 @@ class _Step:
     shown: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Image:
+    """The image of an instruction, and whether the store had it."""
+
+    id: Digest
+    known: bool
+
+
 class LegacyBuilder:
     """Builds for old clients."""
 
@@ -77,7 +96,10 @@ class LegacyBuilder:
         make_gateway: MakeGateway,
         make_exporter: MakeExporter,
         state: Path,
+        chained: bool = False,
     ) -> None:
+        """With ``chained`` the store keeps the image of each instruction, which is its cache (the classic store)."""
+        self._chained = chained
         self._solver = solver
         self._leases = lease_manager
         self._make_gateway = make_gateway
@@ -100,7 +122,7 @@ class LegacyBuilder:
         """
         ref = wish.build_id or secrets.token_hex(16)
         place = self._state / f"context-{secrets.token_hex(8)}"
-        lease = await self._leases.create(labels={"lading.build": ref[:256]})
+        lease = await self._leases.create(labels={leases.BUILDS: ref[:256]})
         with anyio.CancelScope() as scope:
             self._under_way[ref] = scope
             try:
@@ -157,6 +179,7 @@ class LegacyBuilder:
             tell=tell,
             make_exporter=self._make_exporter,
             made=self._made,
+            chained=self._chained,
         )
         try:
             await run.run()
@@ -189,6 +212,11 @@ class _Run:
     tell: Tell
     make_exporter: MakeExporter
     made: dict[Digest, None]
+    chained: bool
+    _images: dict[StageNode, Digest | None] = field(default_factory=dict["StageNode", "Digest | None"])
+    """The last image of each stage."""
+    _awaited: tuple[Digest, str] | None = None
+    """The vertex whose beginning is to be told, and what its container is called."""
     _read: int = 0
     _cached: bool = True
     _lock: anyio.Lock = field(default_factory=anyio.Lock)
@@ -207,6 +235,7 @@ class _Run:
                 number += 1
                 await self._say(f"Step {number}/{total} : {step.shown}\n")
             identity = await self._carry_out(step, _key(identity, step))
+            self._images[step.node] = identity if step.tree is not None or step.command is not None else None
             last = place + 1 == len(steps) or steps[place + 1].node is not step.node
             if last and step.tree is not None:
                 await self._tell({"aux": {"ID": identity}})
@@ -229,6 +258,7 @@ class _Run:
         entrypoint = await contexts.open()
         try:
             dockerfile = _up_to(checked(parse(entrypoint.file.data)), options.target)
+            dockerfile = _labelled(dockerfile, options.labels)
             steps: list[_Step] = []
             converter = Converter(
                 contexts=contexts,
@@ -255,40 +285,62 @@ class _Run:
     # Steps.
 
     async def _carry_out(self, step: _Step, key: Digest) -> Digest:
-        """Solve one instruction, known by ``key``; the ID of its image."""
+        """Do one instruction, known by ``key``; the ID of its image."""
         if step.command is None:
             identity = await self._base(step)
+        elif isinstance(step.command, ins.Run | ins.Add | ins.Copy | ins.Workdir):
+            identity = await self._change(step, key)
         else:
-            container = key.short
-            ran = not isinstance(step.command, ins.Add | ins.Copy)
-            cached = self._is_cached(step, key)
-            if not cached and ran:
-                await self._say(f" ---> Running in {container}\n")
-            ref = await self._solve(step)
-            if cached is None:
-                cached = self._was_cached(step)
-            if cached:
-                await self._say(" ---> Using cache\n")
-            elif ran and not self.wish.keep_containers:
-                await self._say(f" ---> Removed intermediate container {container}\n")
-            self._cached = self._cached and bool(cached)
-            identity = await self._image(ref, step.draft, {})
+            identity = await self._describe(step, key)
         self.made[key] = None
         shown = identity.short if step.command is not None or step.tree is not None else ""
         await self._say(f" ---> {shown}\n")
         return identity
 
     async def _base(self, step: _Step) -> Digest:
-        ref = await self._solve(step)
-        return await self._image(ref, step.draft, {})
+        """The image that a stage begins with."""
+        if self.chained and step.node.base is not None:
+            return self._images[step.node.base] or Digest.of(b"")
+        if self.chained and step.node.base_config is not None:
+            await self._solve(step)
+            return Digest.of(step.node.base_config)
+        if step.tree is None:
+            return Digest.of(b"")
+        return (await self._image(await self._solve(step), step.draft, {})).id
 
-    def _is_cached(self, step: _Step, key: Digest) -> bool | None:
-        """Whether an instruction is known; ``None`` if that shows when it is solved."""
-        if not self._cached or self.wish.no_cache:
-            return False
-        if isinstance(step.command, ins.Run | ins.Add | ins.Copy | ins.Workdir):
-            return None
-        return key in self.made
+    async def _change(self, step: _Step, key: Digest) -> Digest:
+        """An instruction that makes a layer. Whether it is known, the solver says."""
+        container = key.short if isinstance(step.command, ins.Run | ins.Workdir) else ""
+        ref = await self._solve(step, container)
+        self._cached = self._cached and not self.wish.no_cache and self._was_cached(step)
+        if self._cached:
+            await self._say(" ---> Using cache\n")
+        elif container:
+            await self._ended(container)
+        return (await self._image(ref, step.draft, self._chain(step))).id
+
+    async def _describe(self, step: _Step, key: Digest) -> Digest:
+        """An instruction that changes the config only."""
+        image = await self._image(await self._solve(step), step.draft, self._chain(step))
+        known = image.known if self.chained else key in self.made
+        self._cached = self._cached and not self.wish.no_cache and known
+        if self._cached:
+            await self._say(" ---> Using cache\n")
+        else:
+            await self._say(f" ---> Running in {key.short}\n")
+            await self._ended(key.short)
+        return image.id
+
+    async def _ended(self, container: str) -> None:
+        if not self.wish.keep_containers:
+            await self._say(f" ---> Removed intermediate container {container}\n")
+
+    def _chain(self, step: _Step) -> dict[str, str]:
+        """What the classic store is told of an instruction's image (`exporters.classic`)."""
+        if not self.chained:
+            return {}
+        reuse = self._cached and not self.wish.no_cache
+        return {"chain": "reuse" if reuse else "new", "parent": str(self._images.get(step.node) or "")}
 
     def _was_cached(self, step: _Step) -> bool:
         if step.tree is None:
@@ -300,10 +352,12 @@ class _Run:
         ]
         return not states or states[-1].cached
 
-    async def _solve(self, step: _Step) -> Ref | None:
+    async def _solve(self, step: _Step, container: str = "") -> Ref | None:
+        """Solve; that ``container`` runs is told when it does."""
         if step.tree is None:
             return None
         ref = await self.gateway.solve(make.definition(step.tree))
+        self._awaited = (step.tree.node.digest, container) if container else None
         try:
             async with task_group() as group:
                 group.start_soon(self._forward)
@@ -313,6 +367,8 @@ class _Run:
             await self._flush()
             raise _failed(step, exc) from exc
         await self._flush()
+        if self._awaited is not None and not self._was_cached(step):
+            await self._begun()  # another stage did the same
         return ref
 
     async def _forward(self) -> None:
@@ -320,7 +376,7 @@ class _Run:
             await self._flush()
 
     async def _flush(self) -> None:
-        """Pass on what processes wrote."""
+        """Pass on what processes wrote, and that one began."""
         async with self._lock:
             events = self.log.events[self._read :]
             self._read += len(events)
@@ -328,12 +384,29 @@ class _Run:
                 if isinstance(event, LogEvent):
                     text = event.data.decode("utf-8", "replace")
                     await self._say(f"\x1b[91m{text}\x1b[0m" if event.stream == 2 else text)
+                elif self._begins(event):
+                    await self._begun()
+
+    def _begins(self, event: Event) -> bool:
+        return (
+            self._awaited is not None
+            and isinstance(event, VertexEvent)
+            and event.digest == self._awaited[0]
+            and bool(event.started)
+            and not event.cached
+        )
+
+    async def _begun(self) -> None:
+        if self._awaited is not None:
+            container = self._awaited[1]
+            self._awaited = None
+            await self._say(f" ---> Running in {container}\n")
 
     # Images.
 
-    async def _image(self, ref: Ref | None, draft: Draft, attributes: Mapping[str, str]) -> Digest:
+    async def _image(self, ref: Ref | None, draft: Draft, attributes: Mapping[str, str]) -> _Image:
         platform = platforms.normalize(draft.platform)
-        wanted = {"store": "false", "unpack": "false"} if not attributes else dict(attributes)
+        wanted = dict(attributes) or {"store": "false", "unpack": "false"}
         exporter = self.make_exporter(ExportWish(type="moby", attributes=wanted), self.build)
         told = await exporter.export(
             Result(
@@ -347,13 +420,15 @@ class _Run:
                 ref=self.build.ref, index=0, session=self.session, progress=self.log, lease=self.lease
             ),
         )
-        return Digest(told["containerimage.digest"])
+        return _Image(id=Digest(told["containerimage.digest"]), known=KNOWN in told)
 
     async def _finish(self, step: _Step) -> None:
         ref = await self._solve(step)
         names = [str(reference.parse(name).with_default_tag()) for name in self.wish.names]
         attributes = {"name": ",".join(names)} if names else {"dangling-name-prefix": "moby-dangling"}
-        identity = await self._image(ref, step.draft, attributes)
+        if self.chained:
+            attributes["image"] = str(self._images[step.node] or "")
+        identity = (await self._image(ref, step.draft, attributes)).id
         if self.wish.quiet:
             await self.tell({"stream": f"{identity}\n"})
             return
@@ -374,6 +449,29 @@ def _up_to(dockerfile: ins.Dockerfile, target: str) -> ins.Dockerfile:
         if target:
             raise InvalidArgumentError(f'target stage "{target}" could not be found', subject=target)
     return ins.Dockerfile(arguments=dockerfile.arguments, stages=stages, escape=dockerfile.escape)
+
+
+def _labelled(dockerfile: ins.Dockerfile, labels: Mapping[str, str]) -> ins.Dockerfile:
+    """The file with the labels that were given, as one more instruction."""
+    if not labels or not dockerfile.stages:
+        return dockerfile
+    *others, last = dockerfile.stages
+    words = " ".join(f"{key}={value}" for key, value in sorted(labels.items()))
+    label = ins.Label(
+        name="LABEL",
+        code=f"LABEL {words}",
+        lines=last.head.lines,
+        pairs=tuple(
+            ins.Pair(key=_quoted(key), value=_quoted(value)) for key, value in sorted(labels.items())
+        ),
+    )
+    stages = (*others, ins.Stage(head=last.head, commands=(*last.commands, label)))
+    return ins.Dockerfile(arguments=dockerfile.arguments, stages=stages, escape=dockerfile.escape)
+
+
+def _quoted(text: str) -> str:
+    """A word that a Dockerfile reads as this text."""
+    return f"'{text}'" if text else text
 
 
 def _step(work: Work, planned: Planned | None) -> _Step:
@@ -414,9 +512,17 @@ def as_legacy(config: bytes) -> bytes:
         if entry.get("comment") == image.COMMENT:
             del entry["comment"]
             text = str(entry["created_by"])
-            ran = _COMMIT.fullmatch(text)
-            entry["created_by"] = ran[1] if ran else f"/bin/sh -c #(nop) {text.removesuffix(' # buildkit')}"
+            entry["created_by"] = _legacy_words(text)
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _legacy_words(created_by: str) -> str:
+    """A step as the old builder writes it: two spaces before what changes the config only, one before the rest."""
+    if ran := _COMMIT.fullmatch(created_by):
+        return ran[1]
+    if created_by.startswith(("COPY ", "ADD ", "WORKDIR ")):
+        return f"/bin/sh -c #(nop) {created_by.removesuffix(' # buildkit')}"
+    return f"/bin/sh -c #(nop)  {created_by}"
 
 
 def _platform_document(platform: Platform) -> bytes:

@@ -8,7 +8,7 @@ import json
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -17,7 +17,7 @@ import msgspec
 from lading.builder.ops import golang
 from lading.builder.ops.files import hashing
 from lading.builder.ops.files.hashing import Memory, Selector
-from lading.builder.ops.trees import Tree, Trees
+from lading.builder.ops.trees import Folder, Tree, Trees
 from lading.builder.solver.operation import CacheMap, Dependency
 from lading.core.buildcache import BuildCache
 from lading.formats.dockerfile.patterns import has_wildcard
@@ -37,13 +37,12 @@ class Contents:
     def __init__(self, trees: Trees, cache: BuildCache) -> None:
         self._trees = trees
         self._cache = cache
-        self._memories: dict[str, Memory] = {}
+        self._memories: dict[str, _FolderMemory] = {}
 
     async def digest(self, selectors: Sequence[Selector], tree: Tree) -> Digest:
         """The digest of parts of a tree. Raises `NotFoundError` for a part that is not there."""
         if tree.folder is not None:
-            memory = self._memory(tree.folder.key)
-            return await aio.run(aio.DATA, _of_folder, tree.folder.path, selectors, memory)
+            return await self._digest_of_folder(selectors, tree.folder)
         name = await self._trees.snapshot(tree)
         if name is None:
             return hashing.digest_of_nothing(selectors)
@@ -55,12 +54,34 @@ class Contents:
             await self._cache.put_digest(driver, name, part, known)
         return known
 
-    def _memory(self, key: str) -> Memory:
-        memory = self._memories.pop(key, {})
+    async def _digest_of_folder(self, selectors: Sequence[Selector], folder: Folder) -> Digest:
+        """A folder that was not changed has the digests that it had; in one that was, only what is new is read."""
+        memory = self._memory(folder.key)
+        if memory.version != folder.version:
+            memory.version, memory.digests = folder.version, {}
+        part = tuple(selectors)
+        known = memory.digests.get(part)
+        if known is None:
+            known = await aio.run(aio.DATA, _of_folder, folder.path, selectors, memory.files)
+            if memory.version == folder.version:
+                memory.digests[part] = known
+        return known
+
+    def _memory(self, key: str) -> "_FolderMemory":
+        memory = self._memories.pop(key, None) or _FolderMemory()
         self._memories[key] = memory
         while len(self._memories) > _FOLDERS:
             del self._memories[next(iter(self._memories))]
         return memory
+
+
+@dataclass(slots=True)
+class _FolderMemory:
+    """What is remembered of a folder."""
+
+    version: int = -1
+    digests: dict[tuple[Selector, ...], Digest] = field(default_factory=dict[tuple[Selector, ...], Digest])
+    files: Memory = field(default_factory=dict[str, tuple[int, int, int, str]])
 
 
 def _digest(selectors: Sequence[Selector], root: int) -> Digest:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import anyio
@@ -29,10 +30,11 @@ from lading.errors import (
 )
 from lading.images import lookup
 from lading.kit.tasks import KeyedLock, task_group
-from lading.oci import platform, reference
+from lading.oci import config as oci_config
+from lading.oci import mediatypes, platform, reference
 from lading.oci.config import ImageConfig
 from lading.oci.descriptor import Descriptor, Platform
-from lading.oci.digest import ChainID, Digest
+from lading.oci.digest import ChainID, DiffID, Digest
 from lading.oci.document import CONFIG_LIMIT, MANIFEST_LIMIT
 from lading.oci.manifest import Index, is_attestation, media_type_of
 from lading.oci.reference import Reference
@@ -43,18 +45,20 @@ _SHOW_SECONDS: Final = 0.15
 _KEPT: Final = 256
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """An image for one platform: manifest and config are in the store, its layers may be away."""
+    """An image for one platform: its documents are in the store, its layers may be away.
 
-    def __init__(self, located: Located, config: ImageConfig, body: bytes) -> None:
-        self.located = located
-        self.config = config
-        self.body = body
+    In the classic store an image is its config, which is target and manifest, and its layers are there.
+    """
 
-    @property
-    def manifest(self) -> Descriptor:
-        """Its manifest."""
-        return self.located.node.descriptor
+    target: Digest
+    manifest: Digest
+    config: ImageConfig
+    body: bytes
+    """The config's bytes."""
+    located: Located | None
+    """Where its layers come from; ``None`` for an image of the classic store."""
 
     @property
     def chain(self) -> Sequence[ChainID]:
@@ -108,8 +112,7 @@ class ImageSources:
             if parsed.digest is not None and (known := self._found.get((parsed.digest, wanted))):
                 await self._hold(known, lease)
                 return known
-            located = await self._locate(parsed, wanted, mode, sessions, lease)
-            image = await self._opened(located)
+            image = await self._locate(parsed, wanted, mode, sessions, lease)
             await self._hold(image, lease)
             self._remember(image, wanted)
             return image
@@ -128,12 +131,12 @@ class ImageSources:
             return image
 
     def _remember(self, image: Image, wanted: Platform) -> None:
-        self._found[(image.located.target.digest, wanted)] = image
+        self._found[(image.target, wanted)] = image
         while len(self._found) > _KEPT:
             del self._found[next(iter(self._found))]
 
     async def _hold(self, image: Image, lease: LeaseID) -> None:
-        for digest in {image.located.target.digest, image.manifest.digest}:
+        for digest in {image.target, image.manifest}:
             await self._leases.add(lease, Resource(kind="content", id=digest))
 
     async def _locate(
@@ -143,14 +146,14 @@ class ImageSources:
         mode: ResolveMode,
         sessions: Sequence[Session],
         lease: LeaseID,
-    ) -> Located:
+    ) -> Image:
         local = None
         if mode is ResolveMode.PREFER_LOCAL or name.digest is not None:
             local = await self._local(name, wanted)
         if local is not None:
             return local
         try:
-            return await self._remote(name, wanted, sessions, lease)
+            return await self._opened(await self._remote(name, wanted, sessions, lease))
         except (NotFoundError, UnavailableError) as exc:
             raise type(exc)(f"{name.familiar}: {exc.message}", hint=exc.hint, subject=str(name)) from exc
 
@@ -168,10 +171,12 @@ class ImageSources:
         assert refused is not None
         raise refused
 
-    async def _local(self, name: Reference, wanted: Platform) -> Located | None:
+    async def _local(self, name: Reference, wanted: Platform) -> Image | None:
         """The image out of the store, if its manifest and config are there."""
         try:
             target = await self._target(name)
+            if mediatypes.is_config(target.media_type):
+                return await self._classic(target, wanted)
             node = await self._node(target, wanted)
             if node is None:
                 return None
@@ -179,11 +184,22 @@ class ImageSources:
         except NotFoundError:
             return None
         fetcher = self._registries.resolver().fetcher(name)
-        return Located(reference=name, target=target, node=node, fetcher=fetcher)
+        return await self._opened(Located(reference=name, target=target, node=node, fetcher=fetcher))
+
+    async def _classic(self, target: Descriptor, wanted: Platform) -> Image | None:
+        """An image of the classic store, if it is for the platform."""
+        body = await self._content.read(target.digest, limit=CONFIG_LIMIT)
+        config = oci_config.parse(body, what=f"config {target.digest}")
+        if platform.rank(wanted, config.platform) is None:
+            return None
+        return Image(target=target.digest, manifest=target.digest, config=config, body=body, located=None)
 
     async def _target(self, name: Reference) -> Descriptor:
         if name.digest is None:
             return (await lookup.find(self._records, str(name))).image.target
+        for record in await self._records.by_target(name.digest):
+            if mediatypes.is_config(record.target.media_type):
+                return record.target
         body = await self._content.read(name.digest, limit=MANIFEST_LIMIT)
         return Descriptor(media_type=media_type_of(body), digest=name.digest, size=len(body))
 
@@ -199,25 +215,43 @@ class ImageSources:
     async def _opened(self, located: Located) -> Image:
         config = await self._documents.config(located.node)
         body = await self._content.read(located.node.manifest.config.digest, limit=CONFIG_LIMIT)
-        return Image(located, config, body)
+        return Image(
+            target=located.target.digest,
+            manifest=located.node.descriptor.digest,
+            config=config,
+            body=body,
+            located=located,
+        )
 
     async def bring(self, image: Image, lease: LeaseID, context: Context | None) -> None:
         """Have all layers of an image in the store and unpacked."""
-        async with self._locks.hold(("bring", image.manifest.digest)):
-            progress = TransferProgress()
-            async with task_group() as group:
-                if context is not None:
-                    group.start_soon(_show, progress, context)
-                await self._puller.complete(image.located, lease=lease, progress=progress)
-                group.cancel_scope.cancel()
-            if context is not None:
-                _show_once(progress, context)
+        async with self._locks.hold(("bring", image.manifest)):
+            if image.located is None:
+                layers = unpacked_layers(image.config.rootfs.diff_ids)
+            else:
+                await self._complete(image.located, lease, context)
+                layers = image.located.node.manifest.layers
             for chain, descriptor, diff_id in zip(
-                image.chain, image.located.node.manifest.layers, image.config.rootfs.diff_ids, strict=True
+                image.chain, layers, image.config.rootfs.diff_ids, strict=True
             ):
                 if await self._cache.layer(self._snapshotter, chain, "") is None:
                     layer = LayerBlob(descriptor=descriptor, diff_id=diff_id)
                     await self._cache.put_layer(self._snapshotter, chain, "", layer)
+
+    async def _complete(self, located: Located, lease: LeaseID, context: Context | None) -> None:
+        progress = TransferProgress()
+        async with task_group() as group:
+            if context is not None:
+                group.start_soon(_show, progress, context)
+            await self._puller.complete(located, lease=lease, progress=progress)
+            group.cancel_scope.cancel()
+        if context is not None:
+            _show_once(progress, context)
+
+
+def unpacked_layers(diff_ids: Sequence[DiffID]) -> list[Descriptor]:
+    """How layers are named that are unpacked only, as in the classic store: by their diff IDs, without a blob."""
+    return [Descriptor(media_type=mediatypes.OCI_LAYER, digest=Digest(each), size=0) for each in diff_ids]
 
 
 async def credentials_of(session: Session, reference: Reference) -> Credentials | None:
@@ -335,21 +369,19 @@ class ImageOperation(Operation[Tree]):
     @override
     async def cache_map(self, context: Context) -> CacheMap[Tree]:
         image = await self._find(context)
-        if self._checksum and self._checksum not in (image.manifest.digest, image.located.target.digest):
+        if self._checksum and self._checksum not in (image.manifest, image.target):
             raise FailedPreconditionError(
-                f"image digest {image.manifest.digest} for {self._name} does not match expected checksum {self._checksum}"
+                f"image digest {image.manifest} for {self._name} does not match expected checksum {self._checksum}"
             )
         chain = image.chain[: self._layers]
-        return contents.of_image(
-            image.located.target.digest, self._wanted, self._layers, chain[-1] if chain else None
-        )
+        return contents.of_image(image.target, self._wanted, self._layers, chain[-1] if chain else None)
 
     @override
     async def run(self, inputs: Sequence[Tree], context: Context) -> list[Tree]:
         image = await self._find(context)
         base = _ImageBase(self._sources, image, self._lease, context, self._layers)
         top = base.layers[-1] if base.layers else None
-        return [Tree(layers=base.layers, top=top, base=base, blobs=(image.manifest.digest,))]
+        return [Tree(layers=base.layers, top=top, base=base, blobs=(image.manifest,))]
 
     @override
     def close(self) -> None:

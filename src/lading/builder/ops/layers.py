@@ -1,7 +1,7 @@
 """Layers: the differences of a tree as blobs. Those of base images keep their own; others are made in one pass, once."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import anyio
@@ -21,7 +21,7 @@ from lading.kit import aio
 from lading.kit.tasks import KeyedLock, task_group
 from lading.oci import mediatypes
 from lading.oci.descriptor import Descriptor
-from lading.oci.digest import DiffID, Digest
+from lading.oci.digest import ChainID, DiffID, Digest, chain_id
 
 _READ: Final = 1 << 20
 _TYPES: Final = {
@@ -46,16 +46,13 @@ class Layers:
 
     async def layers(self, tree: Tree, form: LayerForm, lease: LeaseID) -> list[Layer]:
         """See `Ref.layers`."""
+        if not form.packed:
+            return await self._unpacked(tree, form.epoch, lease)
         if form.compression not in _TYPES:
             raise UnsupportedError(
                 f"layer compression {form.compression.value} is not supported", hint="use gzip or zstd"
             )
-        names = list(tree.layers)
-        if tree.folder is not None:
-            name = await self._trees.snapshot(tree)
-            names = [name] if name is not None else []
-        elif tree.base is not None:
-            await tree.base.bring()
+        names = await self._names(tree)
         found: dict[int, Layer] = {}
         async with task_group() as group:
 
@@ -65,6 +62,39 @@ class Layers:
             for number, name in enumerate(names):
                 group.start_soon(make, number, name)
         return [found[number] for number in range(len(names))]
+
+    async def _names(self, tree: Tree) -> Sequence[SnapshotName]:
+        """The snapshots whose differences make a tree, bottom first; all of them are there."""
+        if tree.folder is not None:
+            name = await self._trees.snapshot(tree)
+            return [name] if name is not None else []
+        if tree.base is not None:
+            await tree.base.bring()
+        return tree.layers
+
+    async def _unpacked(self, tree: Tree, epoch: int | None, lease: LeaseID) -> list[Layer]:
+        """The layers as snapshots under their chain IDs; those of base images are there already."""
+        driver = self._trees.snapshotter.name
+        layers: list[Layer] = []
+        below: ChainID | None = None
+        for name in await self._names(tree):
+            arrived = await self._cache.layer(driver, name, "")
+            diff_id = await self._trees.diff_id(name, epoch) if arrived is None else arrived.diff_id
+            chain = chain_id(below, diff_id)
+            place = SnapshotName(chain)
+            async with self._locks.hold(chain):
+                await self._leases.add(lease, Resource(kind="snapshot", id=place, snapshotter=driver))
+                try:
+                    await self._trees.snapshotter.stat(place)
+                except NotFoundError:
+                    parent = SnapshotName(below) if below is not None else None
+                    kept = epoch if arrived is None else None
+                    await self._trees.copy(name, parent, place, diff_id, epoch=kept, lease=lease)
+            vertex, created = await self._records.maker(name)
+            named = Descriptor(media_type=mediatypes.OCI_LAYER, digest=Digest(diff_id), size=0)
+            layers.append(Layer(descriptor=named, diff_id=diff_id, vertex=vertex, created_at=created))
+            below = chain
+        return layers
 
     async def _layer(self, name: SnapshotName, form: LayerForm, lease: LeaseID) -> Layer:
         async with self._locks.hold((name, form)):

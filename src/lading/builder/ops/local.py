@@ -57,9 +57,15 @@ class LocalOperation(Operation[Tree]):
             self._held = await self._mutables.take(
                 KIND, place, sharing=Sharing.PRIVATE, description=f"local source for {self._name}"
             )
-        path = self._held.mounts[0].source
-        await session.sync(wish, path)
-        return Tree(folder=Folder(path=path, key=self._held.key))
+        held = self._held
+        path = held.mounts[0].source
+        changed = True
+        try:
+            changed = (await session.sync(wish, path)).changed
+        finally:
+            if changed:
+                self._mutables.changed(held)
+        return Tree(folder=Folder(path=path, key=held.key, version=self._mutables.version(held)))
 
     def _patterns(self, name: str) -> tuple[str, ...]:
         text = self._attrs.get(name, "")

@@ -46,6 +46,7 @@ class Mutables:
         self._trees = trees
         self._cache = cache
         self._users: dict[str, int] = {}
+        self._versions: dict[str, int] = {}
         self._known: dict[tuple[str, str], list[str]] | None = None
         self._lock = anyio.Lock()
         self._freed = anyio.Event()
@@ -73,6 +74,14 @@ class Mutables:
                     return await self._make(kind, name, description, seed)
                 freed = self._freed
             await freed.wait()
+
+    def changed(self, mutable: Mutable) -> None:
+        """Its content may be another from now on; see `version`."""
+        self._versions[mutable.key] = self.version(mutable) + 1
+
+    def version(self, mutable: Mutable) -> int:
+        """A number that is another after each change."""
+        return self._versions.get(mutable.key, 0)
 
     def release(self, mutable: Mutable) -> None:
         """Give it back."""

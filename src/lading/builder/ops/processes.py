@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import anyio
+from typing_extensions import override
 
+from lading.builder.model import Talk
 from lading.builder.ops.emulation import Emulation
 from lading.builder.ops.files import paths
 from lading.containers import hostfiles, spec
@@ -26,6 +28,7 @@ from lading.errors import LadingError, NotFoundError
 from lading.formats.llb import ops
 from lading.kit import aio
 from lading.kit.fifo import Fifos, make_fifos
+from lading.kit.grpc.connection import Transport
 from lading.kit.tasks import task_group
 from lading.oci.descriptor import Platform
 
@@ -72,8 +75,16 @@ class Processes:
     cgroup_v2: bool = True
     cgroup_parent: str = "/lading/build"
 
-    async def run(self, process: Process, log: Callable[[int, bytes], None]) -> Exit:
+    async def run(
+        self,
+        process: Process,
+        log: Callable[[int, bytes], None],
+        *,
+        talk: Talk | None = None,
+    ) -> Exit:
         """Run one to its end. Cancelled, it is gone within a second, with all that it started.
+
+        ``talk`` gets its standard input and output as a byte stream; without it the input is empty and the output logged.
 
         Raises:
             FailedPreconditionError: The runtime refused, in its own words.
@@ -86,9 +97,9 @@ class Processes:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(_remove, directory)
             namespace = await stack.enter_async_context(self._network(name, process))
-            fifos, files = await aio.run(aio.DISK, _prepare, directory, process)
+            fifos, files = await aio.run(aio.DISK, _prepare, directory, process, talk is not None)
             document = await aio.run(aio.DISK, self._spec, name, process, files, namespace)
-            return await self._run(ContainerID(name), process, document, fifos, log)
+            return await self._run(ContainerID(name), process, document, fifos, log, talk)
 
     def _network(self, id: str, process: Process) -> AbstractAsyncContextManager[str]:
         if process.network is ops.NetMode.UNSET and self.networking is not None:
@@ -133,18 +144,24 @@ class Processes:
         document: Mapping[str, Any],
         fifos: Fifos,
         log: Callable[[int, bytes], None],
+        talk: Talk | None,
     ) -> Exit:
         streams = {1: _open(fifos.stdout), 2: _open(fifos.stderr)}
+        if fifos.stdin:
+            streams[0] = os.open(fifos.stdin, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             async with task_group() as group:
-                for number, fd in streams.items():
-                    group.start_soon(_pump, fd, number, log)
+                group.start_soon(_pump, streams[2], 2, log)
+                if talk is not None:
+                    group.start_soon(talk, _Pipes(streams[1], streams[0]))
+                else:
+                    group.start_soon(_pump, streams[1], 1, log)
                 task = await self.runtime.create(
                     id,
                     runtime=self.runtime_name,
                     spec=document,
                     rootfs=process.rootfs,
-                    stdio=Stdio(stdout=fifos.stdout, stderr=fifos.stderr),
+                    stdio=Stdio(stdin=fifos.stdin, stdout=fifos.stdout, stderr=fifos.stderr),
                 )
                 try:
                     await task.start()
@@ -193,14 +210,37 @@ async def _pump(fd: int, number: int, log: Callable[[int, bytes], None]) -> None
         log(number, data)
 
 
-def _prepare(directory: Path, process: Process) -> tuple[Fifos, dict[str, str]]:
+class _Pipes(Transport):
+    """The standard output and input of a process as one byte stream."""
+
+    def __init__(self, source: int, sink: int) -> None:
+        self._source = source
+        self._sink = sink
+
+    @override
+    async def read(self) -> bytes:
+        while True:
+            await anyio.wait_readable(self._source)
+            with suppress(BlockingIOError):
+                return os.read(self._source, _CHUNK)
+
+    @override
+    async def write(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            await anyio.wait_writable(self._sink)
+            with suppress(BlockingIOError):
+                left = left[os.write(self._sink, left) :]
+
+
+def _prepare(directory: Path, process: Process, talks: bool) -> tuple[Fifos, dict[str, str]]:
     directory.mkdir(parents=True, mode=0o700)
     host = HostConfig(
         network_mode="host" if process.network is ops.NetMode.HOST else "none",
         extra_hosts=[f"{one.host}:{one.ip}" for one in process.meta.extra_hosts],
     )
     files = hostfiles.write(directory, host, process.meta.hostname or HOSTNAME, "", Joint(), Resolving())
-    fifos = make_fifos(directory, "init", stdin=False, terminal=False)
+    fifos = make_fifos(directory, "init", stdin=talks, terminal=False)
     return fifos, {path: files[path] for path in _FILES}
 
 

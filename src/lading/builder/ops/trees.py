@@ -51,10 +51,14 @@ class Base(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folder:
-    """A directory of ours that does not change as long as the build has it. ``key`` names its snapshot."""
+    """A directory of ours that does not change as long as the build has it. ``key`` names its snapshot.
+
+    Two folders of the same key and ``version`` have the same content.
+    """
 
     path: str
     key: SnapshotKey
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,14 +138,24 @@ class Trees:
             try:
                 await self.snapshotter.stat(name)
             except NotFoundError:
-                await self._copy(layer, parent, name)
+                diff_id = await self.diff_id(layer)
+                await self.copy(layer, parent, name, diff_id, lease=self.lease)
         return name
 
-    async def _copy(self, layer: SnapshotName, parent: SnapshotName | None, name: SnapshotName) -> None:
-        diff_id = await self.diff_id(layer)
+    async def copy(
+        self,
+        layer: SnapshotName,
+        parent: SnapshotName | None,
+        name: SnapshotName,
+        diff_id: DiffID,
+        *,
+        epoch: int | None = None,
+        lease: LeaseID,
+    ) -> None:
+        """A layer's difference once more, on another parent; ``diff_id`` is what `diff_id` said of it and ``epoch``."""
         async with (
-            self.snapshotter.open_diff(layer) as chunks,
-            self.snapshotter.open_layer(name, parent, diff_id=diff_id, lease=self.lease) as writer,
+            self.snapshotter.open_diff(layer, epoch=epoch) as chunks,
+            self.snapshotter.open_layer(name, parent, diff_id=diff_id, lease=lease) as writer,
         ):
 
             def feed() -> None:
@@ -153,12 +167,13 @@ class Trees:
             with contextlib.suppress(AlreadyExistsError):
                 await writer.commit()
 
-    async def diff_id(self, layer: SnapshotName) -> DiffID:
-        """The diff ID of a layer's own difference, computed once."""
-        known = await self._cache.digest(self.snapshotter.name, layer, "diff-id")
+    async def diff_id(self, layer: SnapshotName, epoch: int | None = None) -> DiffID:
+        """The diff ID of a layer's own difference, computed once; with ``epoch`` no time in it is later."""
+        part = "diff-id" if epoch is None else f"diff-id:{epoch}"
+        known = await self._cache.digest(self.snapshotter.name, layer, part)
         if known is not None:
             return DiffID(known)
-        async with self.snapshotter.open_diff(layer) as chunks:
+        async with self.snapshotter.open_diff(layer, epoch=epoch) as chunks:
 
             def digest() -> DiffID:
                 hasher = Digest.of(b"").hasher()
@@ -167,7 +182,7 @@ class Trees:
                 return DiffID.from_hasher(hasher)
 
             found = await aio.run(aio.DATA, digest)
-        await self._cache.put_digest(self.snapshotter.name, layer, "diff-id", found)
+        await self._cache.put_digest(self.snapshotter.name, layer, part, found)
         return found
 
     async def _snapshot_of(self, folder: Folder) -> SnapshotName:

@@ -21,6 +21,7 @@ import h2.exceptions
 import h2.settings
 
 from lading.errors import LadingError
+from lading.kit.grpc.merging import PREFACE, Merger
 from lading.kit.grpc.status import Code, GrpcError, Metadata
 from lading.kit.tasks import Signal, task_group
 
@@ -164,6 +165,7 @@ class Connection:
         self._h2.max_inbound_frame_size = _FRAME  # h2 takes it from settings only when they change
         self._h2.initiate_connection()
         self._h2.increment_flow_control_window(_CONNECTION_WINDOW)
+        self._merger = Merger(_FRAME, preface=0 if client else len(PREFACE))
         self._client = client
         self._transport = transport
         self._limit = limit
@@ -183,7 +185,7 @@ class Connection:
         """Take in what the peer sends, until it ends."""
         try:
             while not self.closed and (data := await self._transport.read()):
-                for event in self._h2.receive_data(data):
+                for event in self._h2.receive_data(self._merger.feed(data)):
                     self._handle(event)
                 self.flush()
         except h2.exceptions.ProtocolError:

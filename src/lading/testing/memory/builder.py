@@ -28,6 +28,7 @@ from lading.core.leases import LeaseID
 from lading.core.session import Session
 from lading.core.snapshots import SnapshotName
 from lading.errors import InvalidArgumentError, NotFoundError
+from lading.formats.buildkit.sourcepolicy import Policy
 from lading.formats.llb.definition import Definition
 from lading.oci.digest import Digest
 
@@ -156,6 +157,7 @@ class MemorySolver(Solver):
         progress: Progress,
         no_cache: bool = False,
         entitlements: frozenset[str] = frozenset(),
+        policies: Sequence[Policy] = (),
     ) -> AbstractAsyncContextManager[Job]:
         return self._open(ref)
 

@@ -9,6 +9,7 @@ from typing_extensions import Buffer, override
 from lading.core import content, metadata
 from lading.core.content import (
     NO_LABELS,
+    NO_LABELS_OF_MANY,
     DigestMismatchError,
     Info,
     IngestRef,
@@ -268,12 +269,20 @@ class MemoryContentStore(content.Store):
         return lease is None or await self.rows.hold(expected.digest, lease)
 
     @override
-    async def put_many(self, blobs: Mapping[Digest, bytes], *, lease: LeaseID | None = None) -> None:
+    async def put_many(
+        self,
+        blobs: Mapping[Digest, bytes],
+        *,
+        labels: Mapping[Digest, Labels] = NO_LABELS_OF_MANY,
+        lease: LeaseID | None = None,
+    ) -> None:
         for digest, data in blobs.items():
             if not digest.matches(data):
                 raise DigestMismatchError(f"the bytes for {digest} have another digest", subject=digest)
         self.bytes.blobs.update(blobs)
-        await self.rows.add_many({digest: len(data) for digest, data in blobs.items()}, lease=lease)
+        await self.rows.add_many(
+            {digest: len(data) for digest, data in blobs.items()}, labels=labels, lease=lease
+        )
 
     @override
     async def label(self, labels: Mapping[Digest, Labels], *, lease: LeaseID | None = None) -> None:

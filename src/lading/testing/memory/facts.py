@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing_extensions import override
 
 from lading.core import facts
-from lading.core.facts import Inventory, Summary, TargetFacts
+from lading.core.facts import Inventory, ListedManifest, ManifestSummary, Summary, TargetFacts
 from lading.core.snapshots import Kind
 from lading.oci.digest import Digest
 from lading.testing.memory.rows import Space
@@ -67,6 +67,22 @@ class MemoryFacts(facts.Store):
                 shared=sum(here.get(part, 0) for part in held[known.target.digest] if holders[part] > 1),
             )
             for known in self._current()
+        ]
+
+    @override
+    async def manifests(self, target: Digest | None = None) -> Sequence[ManifestSummary]:
+        here = await self.inventory()
+        return [
+            ManifestSummary(
+                target=known.target.digest,
+                manifest=ListedManifest(descriptor=m.descriptor, kind=m.kind, platform=m.platform),
+                available=m.document and m.blobs.keys() <= here.blobs.keys(),
+                content=here.content(m),
+                unpacked=here.unpacked(m),
+            )
+            for known in self._current()
+            for m in known.manifests
+            if target in (None, known.target.digest)
         ]
 
     @override

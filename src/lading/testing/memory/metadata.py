@@ -22,7 +22,7 @@ from lading.core import labels as label_rules
 from lading.core.builds import BuildRecord
 from lading.core.containers import ContainerRecord
 from lading.core.content import Info, IngestRef
-from lading.core.images import Image
+from lading.core.images import Image, Pointed
 from lading.core.leases import Lease, LeaseID, Resource
 from lading.core.metadata import Graph, IngestRow, Marked, Namespace, Node, SnapshotRow
 from lading.core.networks import Network, NetworkID
@@ -219,9 +219,15 @@ class MemoryBlobs(metadata.Blobs):
         return space.blobs[digest]
 
     @override
-    async def add_many(self, sizes: Mapping[Digest, int], *, lease: LeaseID | None = None) -> None:
+    async def add_many(
+        self,
+        sizes: Mapping[Digest, int],
+        *,
+        labels: Mapping[Digest, content.Labels] = content.NO_LABELS_OF_MANY,
+        lease: LeaseID | None = None,
+    ) -> None:
         for digest, size in sizes.items():
-            await self.add(digest, size, labels={}, lease=lease)
+            await self.add(digest, size, labels=labels.get(digest, {}), lease=lease)
 
     @override
     async def label(self, labels: Mapping[Digest, content.Labels], *, lease: LeaseID | None = None) -> None:
@@ -337,19 +343,19 @@ class MemoryImages(images.Store):
         *,
         labels: Mapping[str, str] | None = None,
         displaced: str | None = None,
-    ) -> Image | None:
+    ) -> Pointed:
         self._check(name, labels)
         space = await self._database.change(self._namespace)
         old = space.images.get(name)
         if old is None:
             self._insert(space, name, target, labels or {})
-            return None
+            return Pointed(image=space.images[name], replaced=None)
         kept = old.labels if labels is None else dict(labels)
         space.images[name] = replace(old, target=target, labels=kept, updated_at=self._database.clock())
         named = {image.target.digest for image in space.images.values()}
         if displaced is not None and old.target.digest not in named and displaced not in space.images:
             self._insert(space, displaced, old.target, {})
-        return old
+        return Pointed(image=space.images[name], replaced=old)
 
     @override
     async def update(self, name: str, *, labels: Mapping[str, str | None]) -> Image:
@@ -533,6 +539,7 @@ class MemorySnapshots(metadata.Snapshots):
         boot_id: str = "",
         extra: Mapping[str, str] | None = None,
         lease: LeaseID | None = None,
+        durable: bool = True,
     ) -> SnapshotRow:
         label_rules.check(labels)
         space = await self._database.change(self._namespace, Node("snapshot", key, self._snapshotter))

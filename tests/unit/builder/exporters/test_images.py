@@ -9,12 +9,13 @@ from lading.builder.control import ExportWish, SolveWish
 from lading.builder.exporters import configs
 from lading.builder.exporters.assemble import Assembler
 from lading.builder.exporters.attributes import Attributes, ImageOptions, parse_image
+from lading.builder.exporters.classic import ClassicImageExporter, parse_classic
 from lading.builder.exporters.factory import ExporterFactory
 from lading.builder.exporters.image import response
-from lading.builder.model import Attestation, Compression, Layer, LayerForm, Result
+from lading.builder.model import Attestation, Compression, ExportContext, Layer, LayerForm, Result
 from lading.builder.progress import ProgressLog, step
 from lading.core.metadata import Namespace
-from lading.errors import InvalidArgumentError, UnsupportedError
+from lading.errors import InvalidArgumentError, NotFoundError, UnsupportedError
 from lading.formats.llb.definition import Definition
 from lading.kit import times
 from lading.oci import mediatypes
@@ -319,3 +320,114 @@ async def test_the_same_result_gives_the_same_digest() -> None:
     wanted = options(source_date_epoch="1")
     first, second = [(await World().assemble(result, wanted)).target.digest for _ in range(2)]
     assert first == second
+
+
+# The classic store.
+
+
+class OneImage:
+    """A classic store, as far as an export asks it."""
+
+    def __init__(self, documents: Documents) -> None:
+        self.documents = documents
+        self.images: dict[Digest, Digest | None] = {}
+        self.names: dict[str, Digest] = {}
+
+    async def has(self, image: Digest) -> bool:
+        return image in self.images
+
+    async def made_from(self, parent: Digest | None) -> list[Digest]:
+        return [image for image, other in self.images.items() if other == parent]
+
+    async def set_parent(self, image: Digest, parent: Digest) -> None:
+        if parent not in self.images:
+            raise NotFoundError("no such image")
+        self.images[image] = parent
+
+    async def point(self, name: str, target: Descriptor) -> None:
+        image = target.digest
+        if not mediatypes.is_config(target.media_type):
+            manifest = await self.documents.read(target)
+            assert isinstance(manifest, Manifest)
+            image = manifest.config.digest
+            self.images[image] = None
+        self.names[name] = image
+
+
+async def classic_export(world: World, place: OneImage, created_by: str, **attributes: str) -> dict[str, str]:
+    parsed = Attributes("moby", attributes)
+    exporter = ClassicImageExporter(
+        parse_classic(parsed),
+        place,  # type: ignore[arg-type]
+        place,  # type: ignore[arg-type]
+        world.store,
+        host=AMD64,
+        exported=lambda *_: None,
+    )
+    parsed.finish()
+    tree = MemoryTree(layers=[layer(created_by, created=DAY * 10**9)])
+    config = json.dumps({"history": [{"created_by": created_by}]}).encode()
+    result = Result(
+        refs={"": MemoryRef(Definition(ops=(created_by.encode(),)), tree)},
+        metadata={"containerimage.config": config},
+    )
+    lease = (await world.leases.create()).id
+    context = ExportContext(ref="b", index=0, session=None, progress=world.log, lease=lease)
+    return dict(await exporter.export(result, context))
+
+
+@pytest.fixture
+async def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def place(world: World) -> OneImage:
+    return OneImage(world.documents)
+
+
+async def test_an_image_of_the_classic_store_is_its_config(world: World, place: OneImage) -> None:
+    told = await classic_export(world, place, "a", name="x,y:1", unpack="true", push="true")
+    image = Digest(told["containerimage.digest"])
+    assert told == {
+        "containerimage.digest": image,
+        "containerimage.config.digest": image,
+        "image.name": "docker.io/library/x:latest,docker.io/library/y:1",
+    }
+    assert place.names["docker.io/library/y:1"] == image
+    assert json.loads(await world.store.read(image, limit=9999))["rootfs"]["diff_ids"] == [layer("a").diff_id]
+
+
+async def test_a_chain_of_images_finds_its_own(world: World, place: OneImage) -> None:
+    first = await classic_export(world, place, "a", chain="new")
+    below = first["containerimage.digest"]
+    second = await classic_export(world, place, "b", chain="reuse", parent=below)
+    assert place.images[Digest(second["containerimage.digest"])] == below
+    assert "image.known" not in second
+    again = await classic_export(world, place, "b", chain="reuse", parent=below)
+    assert again == second | {"image.known": "true"}
+    named = await classic_export(world, place, "z", name="n", image=below)
+    assert named["containerimage.digest"] == below
+    assert place.names["docker.io/library/n:latest"] == below
+    # What is not here is made, and has no parent here.
+    gone = str(Digest.of(b"gone"))
+    alone = await classic_export(world, place, "c", image=gone, parent=gone)
+    assert place.images[Digest(alone["containerimage.digest"])] is None
+
+
+async def test_what_the_classic_store_cannot_express(world: World, place: OneImage) -> None:
+    with pytest.raises(UnsupportedError, match="annotations need the containerd image store"):
+        await classic_export(world, place, "a", **{"annotation.x": "y"})
+    exporter = ClassicImageExporter(
+        parse_classic(Attributes("moby", {})),
+        place,  # type: ignore[arg-type]
+        place,  # type: ignore[arg-type]
+        world.store,
+        host=AMD64,
+        exported=lambda *_: None,
+    )
+    context = ExportContext(
+        ref="b", index=0, session=None, progress=world.log, lease=(await world.leases.create()).id
+    )
+    with pytest.raises(InvalidArgumentError, match="multiple references to image store"):
+        await exporter.export(Result(refs={"linux/amd64": None, "linux/arm64": None}), context)

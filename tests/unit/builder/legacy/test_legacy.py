@@ -68,7 +68,7 @@ async def test_the_history_is_the_old_builders() -> None:
         {"created_by": "base's", "comment": "other"},
         {"created_by": "|1 A=b /bin/sh -c x"},
         {"created_by": "/bin/sh -c #(nop) COPY a b"},
-        {"created_by": '/bin/sh -c #(nop) CMD ["a"]', "empty_layer": True},
+        {"created_by": '/bin/sh -c #(nop)  CMD ["a"]', "empty_layer": True},
     ]
 
 

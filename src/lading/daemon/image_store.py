@@ -1,0 +1,307 @@
+"""The image store, put together: what the daemon serves and the library shares.
+
+The snapshotter is looked up by name, in `SNAPSHOTTERS`; everything else is built once, from what stands above it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from typing_extensions import override
+
+from lading.content.local import LocalContentStore, utc_now
+from lading.core import content, facts, images, leases, metadata
+from lading.core.classic import ClassicStore
+from lading.core.events import Bus
+from lading.core.metadata import Namespace
+from lading.core.remotes import Credentials, Registries, Resolver
+from lading.daemon import host, stores
+from lading.daemon.config import Config
+from lading.daemon.fsck import Checker
+from lading.daemon.maintenance import StoreMaintenance
+from lading.daemon.selection import SETTING, Selection, StoreKind, messages
+from lading.errors import FailedPreconditionError
+from lading.gc.collector import Collector
+from lading.images.classic import ClassicExchange, ClassicImageService
+from lading.images.exchange import ImageExchange
+from lading.images.removal import Use
+from lading.images.service import ImageService
+from lading.kit import aio, linux
+from lading.metadata.database import SqliteDatabase
+from lading.oci import platform as platforms
+from lading.oci.descriptor import Platform
+from lading.oci.digest import Digest
+from lading.remotes.config import Config as RemotesConfig
+from lading.remotes.config import Limits
+from lading.remotes.dial import Proxies
+from lading.remotes.registries import HttpRegistries
+from lading.snapshots import erofs, overlay
+from lading.snapshots.base import DirectorySnapshotter
+from lading.snapshots.erofs import ErofsSnapshotter
+from lading.snapshots.native import NativeSnapshotter
+from lading.snapshots.overlay import OverlaySnapshotter
+from lading.transfer.service import TransferService
+
+_log: Final = structlog.get_logger(__name__)
+DATABASE: Final = "lading.db"
+_FACTS_HOST: Final = "facts-host"
+
+
+class ReloadableRegistries(Registries):
+    """The registry client of the present configuration. Work under way goes on with the one that it began with."""
+
+    def __init__(self, config: Config) -> None:
+        self._all = [make_registries(config)]
+
+    def reload(self, config: Config) -> None:
+        """Use a new configuration from now on."""
+        self._all.append(make_registries(config))
+
+    @override
+    def resolver(
+        self, credentials: Credentials | None = None, *, headers: Mapping[str, str] | None = None
+    ) -> Resolver:
+        return self._all[-1].resolver(credentials, headers=headers)
+
+    @override
+    async def close(self) -> None:
+        for each in self._all:
+            await each.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """The image store of one namespace: ports and services, without containers and without an edge."""
+
+    selection: Selection
+    classic: ClassicStore | None
+    """The classic store's own part, if that is the one in use."""
+    namespace: Namespace
+    database: metadata.Database
+    content: content.Store
+    snapshotter: DirectorySnapshotter
+    leases: leases.Manager
+    records: images.Store
+    registries: ReloadableRegistries
+    transfer: TransferService
+    images: ImageService
+    exchange: ImageExchange
+    maintenance: StoreMaintenance
+    bus: Bus
+
+
+Uses = Callable[[], Sequence[Use]]
+
+
+async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses) -> Store:
+    """Open the store of a data root for this process alone; ``stack`` closes it, in reverse.
+
+    Raises `LockedError` if another process has it; `FailedPreconditionError` if no snapshotter works here.
+    """
+    database = await stack.enter_async_context(SqliteDatabase.open(config.data_root / DATABASE))
+    selection = await stores.selected(config, database)
+    namespace = stores.namespace_of(config, selection.kind)
+    _log.info("image_store_chosen", store=selection.kind.value, reason=selection.reason)
+    for message in messages(selection, config.containerd_snapshotter):
+        _log.info("image_store", detail=message)
+    blobs = database.blobs(namespace)
+    lease_manager = database.leases(namespace)
+    records = database.images(namespace)
+    fact_rows = database.facts(namespace)
+    store = LocalContentStore(config.data_root / "content", blobs, namespace=namespace)
+    classic: stores.Classic | None = None
+    if selection.kind is StoreKind.CLASSIC:
+        rows = database.snapshots(namespace, selection.driver)
+        classic = await stores.open_classic(
+            config, snapshots=rows, records=records, blobs=store, leases=lease_manager
+        )
+        records = classic.records
+    if classic is not None and config.lading.layers_keep != "both":
+        raise FailedPreconditionError(
+            f"the classic store cannot keep layers {config.lading.layers_keep}",
+            hint="remove lading.layers-keep from the configuration, or use the containerd store",
+        )
+    snapshotter: DirectorySnapshotter = (
+        classic.snapshotter
+        if classic
+        else await open_snapshotter(config, database, selection.driver, store.open_file)
+    )
+    stack.push_async_callback(snapshotter.close)
+    registries = ReloadableRegistries(config)
+    stack.push_async_callback(registries.close)
+    machine = platforms.host()
+    await keep_facts_of(fact_rows, database, machine)
+    transfer = TransferService(
+        store=store,
+        image_store=records,
+        fact_rows=fact_rows,
+        lease_manager=lease_manager,
+        snapshotter=snapshotter,
+        registries=registries,
+        bus=bus,
+        host=machine,
+        naming=classic.store if classic else None,
+        packed=classic is None,
+        max_downloads=config.max_concurrent_downloads,
+        max_uploads=config.max_concurrent_uploads,
+    )
+    await transfer.recover()
+    collector = Collector(
+        database,
+        namespace,
+        content=store,
+        snapshotters={snapshotter.name: snapshotter},
+        clock=utc_now,
+        interval=timedelta(seconds=config.lading.gc_interval),
+    )
+    maintenance = StoreMaintenance(
+        database=database,
+        namespace=namespace,
+        content=store,
+        snapshots=snapshotter,
+        driver=snapshotter.name,
+        collector=collector,
+        checker=Checker(store=store, records=records, leases=lease_manager, registries=registries),
+        data_root=config.data_root,
+        classic=classic.store if classic else None,
+    )
+
+    async def used() -> Sequence[Use]:
+        return uses()
+
+    make_service = partial(ClassicImageService, classic=classic.store) if classic else ImageService
+    make_exchange = partial(ClassicExchange, classic=classic.store) if classic else ImageExchange
+    service = make_service(
+        store=store,
+        records=records,
+        transfer=transfer,
+        fact_rows=fact_rows,
+        uses=used,
+        bus=bus,
+        host=machine,
+        collect=collector.trigger,
+        collected=collector.collect,
+    )
+    exchange = make_exchange(service=service, records=records, transfer=transfer, registries=registries)
+    return Store(
+        selection=selection,
+        classic=classic.store if classic else None,
+        namespace=namespace,
+        database=database,
+        content=store,
+        snapshotter=snapshotter,
+        leases=lease_manager,
+        records=records,
+        registries=registries,
+        transfer=transfer,
+        images=service,
+        exchange=exchange,
+        maintenance=maintenance,
+        bus=bus,
+    )
+
+
+async def choose(config: Config, kind: StoreKind) -> None:
+    """Remember which store a data-root uses, while nobody has it open."""
+    async with SqliteDatabase.open(config.data_root / DATABASE) as database:
+        await database.set_setting(SETTING, kind.value)
+
+
+async def keep_facts_of(facts: facts.Store, database: metadata.Database, machine: Platform) -> None:
+    """Facts say which manifest stands for an image on this host; on another kind of host they are read again."""
+    now = platforms.formatted(machine)
+    if await database.setting(_FACTS_HOST) != now:
+        await facts.forget_all()
+        await database.set_setting(_FACTS_HOST, now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotterKind:
+    """A row of the table. ``probe`` says why the kind cannot work in a directory, or ``None``; it blocks."""
+
+    make: Callable[..., DirectorySnapshotter]
+    probe: Callable[[Path], str | None]
+    rebuilds: bool = False
+    """Whether it can make the contents of layers again, so that they need not be kept."""
+
+
+SNAPSHOTTERS: Final[Mapping[str, SnapshotterKind]] = {
+    "erofs": SnapshotterKind(make=ErofsSnapshotter, probe=erofs.probe, rebuilds=True),
+    "overlayfs": SnapshotterKind(make=OverlaySnapshotter, probe=overlay.probe),
+    "native": SnapshotterKind(make=NativeSnapshotter, probe=lambda _: None),
+}
+"""Snapshotters by name, in the order in which they are tried when the configuration names none and none has snapshots yet."""
+
+
+async def open_snapshotter(
+    config: Config, database: metadata.Database, driver: str, open_blob: Callable[[Digest], int]
+) -> DirectorySnapshotter:
+    """The snapshotter ``driver``, else the first that works on this machine, recovered from the last boot.
+
+    Raises `FailedPreconditionError`, with what was tried.
+    """
+    namespace = Namespace(config.containerd_namespace)
+    chosen = [driver]
+    if not driver:
+        # Containers stay with the snapshotter that made them, so one that is in use goes before a better one.
+        used = [name for name in SNAPSHOTTERS if await database.snapshots(namespace, name).list()]
+        chosen = [*used, *[name for name in SNAPSHOTTERS if name not in used]]
+    tried: list[str] = []
+    for name in chosen:
+        kind = SNAPSHOTTERS.get(name)
+        # A sweep deletes what has no row, so each namespace has a directory of its own.
+        root = config.data_root / "snapshots" / name / config.containerd_namespace
+        problem = await aio.run(aio.DISK, kind.probe, root) if kind else "there is no such snapshotter"
+        more: dict[str, Any] = {}
+        if kind is not None and kind.rebuilds:
+            compressed = config.lading.layers_keep == "compressed"
+            more = {"open_blob": open_blob, "cache_bytes": config.lading.layers_cache if compressed else None}
+        elif config.lading.layers_keep != "both":
+            problem = (
+                problem or f"it cannot keep layers {config.lading.layers_keep} only (lading.layers-keep)"
+            )
+        if kind is None or problem:
+            tried.append(f"{name}: {problem}")
+            continue
+        snapshotter = kind.make(
+            root,
+            database.snapshots(namespace, name),
+            durability=config.lading.durability,
+            boot_id=linux.boot_id(),
+            **more,
+        )
+        _log.info("snapshotter_chosen", name=name, passed_over=tried)
+        lost = await snapshotter.recover()
+        if lost:
+            _log.warning(
+                "snapshots_of_an_unclean_boot_dropped", count=len(lost), hint="unpacked again when needed"
+            )
+        return snapshotter
+    raise FailedPreconditionError(
+        f"no snapshotter is available: {'; '.join(tried)}", hint=f"use {' or '.join(SNAPSHOTTERS)}"
+    )
+
+
+def make_registries(config: Config) -> Registries:
+    """The registry client, told what daemon.json says."""
+    proxies = {
+        "HTTP_PROXY": config.http_proxy,
+        "HTTPS_PROXY": config.https_proxy,
+        "NO_PROXY": config.no_proxy,
+    }
+    return HttpRegistries(
+        RemotesConfig(
+            proxies=Proxies.from_environment(proxies),
+            mirrors=config.registry_mirrors,
+            insecure=config.insecure_registries,
+            user_agent=f"lading/{host.version()}",
+            limits=Limits(
+                attempts=config.max_download_attempts, idle=float(config.lading.registry_idle_timeout)
+            ),
+        )
+    )

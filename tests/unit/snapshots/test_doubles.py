@@ -1,0 +1,114 @@
+"""What is cached twice is dropped when reading has stopped, and not before."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lading.kit import linux
+from lading.snapshots.doubles import FRESH, QUIET, SLOWEST, Doubles
+
+PAGES = 512
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    path = tmp_path / "layer.data"
+    path.write_bytes(b"x" * PAGES * linux.PAGE)
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+    age(path)
+    try:
+        cached(path)
+    except OSError as exc:
+        pytest.skip(f"no cachestat here: {exc}")
+    return path
+
+
+def age(path, seconds=2 * FRESH):
+    then = path.stat().st_mtime - seconds
+    os.utime(path, (then, then))
+
+
+def cached(path):
+    with open(path, "rb") as file:
+        return linux.cached_pages(file.fileno())
+
+
+def read(path, pages):
+    with open(path, "rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        return len(file.read(pages * linux.PAGE))
+
+
+def look(doubles, clock):
+    clock.now += doubles.wait()
+    return doubles.drop()
+
+
+def test_pages_stay_while_something_reads_and_go_when_it_stops(data):
+    clock = Clock()
+    doubles = Doubles(clock)
+    fd = os.open(data, os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+    doubles.watch(1, [data])
+    assert doubles.drop() == 0  # not yet due
+    read(data, 100)
+    assert look(doubles, clock) == 0
+    read(data, 300)
+    assert look(doubles, clock) == 0
+    before = cached(data)
+    assert before >= 300
+    assert look(doubles, clock) == before * linux.PAGE
+    assert cached(data) == 0
+
+
+def test_what_was_just_written_stays(data):
+    os.utime(data)
+    clock = Clock()
+    doubles = Doubles(clock)
+    doubles.watch(1, [data])
+    assert [look(doubles, clock) for _ in range(3)] == [0, 0, 0]
+    assert cached(data) == PAGES
+    age(data)
+    assert look(doubles, clock) == PAGES * linux.PAGE
+
+
+def test_layers_that_nobody_reads_are_looked_at_less_often_until_they_are_used(data):
+    clock = Clock()
+    doubles = Doubles(clock)
+    doubles.watch(1, [data])
+    while look(doubles, clock) == 0:
+        pass
+    waits = []
+    for _ in range(5):
+        waits.append(sum(iter(lambda: waited(doubles, clock), 0)))
+        doubles.drop()
+    assert waits == [2 * QUIET, 4 * QUIET, 8 * QUIET, SLOWEST, SLOWEST]
+    doubles.watch(1, [data])
+    assert doubles.wait() == QUIET
+
+
+def waited(doubles, clock):
+    wait = doubles.wait()
+    clock.now += wait
+    return wait
+
+
+def test_layers_that_are_gone_are_forgotten(data):
+    clock = Clock()
+    doubles = Doubles(clock)
+    doubles.watch(1, [data])
+    doubles.watch(2, [data.with_name("missing")])
+    assert look(doubles, clock) == 0
+    doubles.keep([2])
+    assert 1 not in doubles
+    assert 2 in doubles
