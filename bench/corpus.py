@@ -119,6 +119,27 @@ class Corpus:
             layout.index([manifest], name)
         return path
 
+    def archive(self, name: str) -> pathlib.Path:
+        """The layout of an image in a tar that ``docker load`` of every engine takes; its tag is ``<name>:latest``."""
+        layout = self.layout(name)
+        path = self.root / f"{name}.tar"
+        if not path.exists():
+            index = json.loads((layout / "index.json").read_text())
+            for entry in index["manifests"]:
+                entry["annotations"] = {
+                    "io.containerd.image.name": f"docker.io/library/{name}:latest",
+                    "org.opencontainers.image.ref.name": "latest",
+                }
+            part = path.with_suffix(".part")
+            with tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as archive:
+                archived = ArchivedLayout(archive)
+                for blob in sorted((layout / "blobs/sha256").iterdir()):
+                    archived.add(f"blobs/sha256/{blob.name}", blob.read_bytes())
+                archived.add("index.json", json.dumps(index).encode())
+                archived.add("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
+            part.rename(path)
+        return path
+
     def sixteen(self) -> pathlib.Path:
         """16 layers of 500 MB, written layer by layer so that making them needs no more memory than one."""
         path = self.root / "sixteen"

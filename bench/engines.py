@@ -6,8 +6,10 @@ Each runs on a fresh ext4 file system of its own (a loop device with direct I/O)
 import contextlib
 import hashlib
 import http.client
+import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -78,6 +80,8 @@ class Engine:
         self.registry = registry
         self.started = 0.0
         """Seconds from the start of the daemon until it answered."""
+        self.network: pathlib.Path | None = None
+        """A network namespace to run in, with networks of its own; without one there is no bridge, only the host's network."""
         self._processes: list[subprocess.Popen[bytes]] = []
 
     @property
@@ -152,11 +156,11 @@ class Engine:
     def collect(self) -> None:
         """Free what the removed images held, where removal has not done so before it returned."""
 
-    def api(self, method: str, path: str, body: BinaryIO | None = None) -> bytes:
+    def api(self, method: str, path: str, body: BinaryIO | bytes | None = None, kind: str = "") -> bytes:
         """One call of the Engine API, without the cost of a client; the body of the reply."""
         connection = _UnixConnection(self.socket)
         try:
-            connection.request(method, path, body)
+            connection.request(method, path, body, {"Content-Type": kind} if kind else {})
             reply = connection.getresponse()
             data = reply.read()
         finally:
@@ -194,7 +198,26 @@ class Engine:
         """Resident size of the daemons now, in bytes."""
         return sum(_status(p.pid, "VmRSS") for p in self._processes)
 
+    def restart(self) -> None:
+        """End the daemon and start it again; its containers go on."""
+        self.stop()
+        self.start()
+
+    _namespace = "/proc/self/ns/mnt"
+    """The mount namespace of what serves containers."""
+    marker = ""
+    """What is in the command line of every process that serves containers."""
+
+    def proportional_memory(self) -> int:
+        """Bytes of the daemons and of all processes that serve containers, with shared pages divided among their users."""
+        own = os.readlink(self._namespace)
+        daemons = {p.pid for p in self._processes}
+        found = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if pid in daemons or _serves(pid, self.marker, own)]  # fmt: skip
+        return sum(_proportional(pid) for pid in found)
+
     def _spawn(self, log: str, *command: str, env: dict[str, str] | None = None) -> None:
+        if self.network is not None:
+            command = ("nsenter", f"--net={self.network}", *command)
         with open(self.volume.path / f"{log}.log", "ab") as out:
             self._processes.append(
                 subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=env)
@@ -219,6 +242,10 @@ class Lading(Engine):
 
     name = "lading"
     options: Sequence[str] = ()
+
+    @property
+    def marker(self) -> str:
+        return str(self.volume.path)
 
     def start(self) -> None:
         root = self.volume.path
@@ -267,7 +294,9 @@ class Peer(Engine):
         # Of this volume alone: several runs may share the chroot.
         self._inside = f"/bench-{hashlib.sha256(bytes(volume.path)).hexdigest()[:8]}"
         self._bind = chroot / self._inside[1:]
+        self.marker = f"{self._inside}/run/"
         self._mounted: list[pathlib.Path] = []
+        self._holder: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         self._enter()
@@ -295,9 +324,20 @@ class Peer(Engine):
                 self._mounted.append(where)
         (self.volume.path / "run").mkdir(exist_ok=True)
         run("mount", "--bind", str(self.volume.path), str(self._bind))
+        # In a mere chroot runc's execs would see this machine's root: the daemons get a mount namespace whose root it is.
+        script = 'mount --rbind "$1" "$1" && cd "$1" && pivot_root . mnt && umount -l /mnt && echo && exec sleep infinity'
+        self._holder = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", script, "sh", str(self.chroot)], stdout=subprocess.PIPE
+        )
+        assert self._holder.stdout is not None
+        if self._holder.stdout.readline() != b"\n":
+            raise RuntimeError(f"{self.chroot} cannot be made the root of a mount namespace")
 
     def stop(self) -> None:
         super().stop()
+        if self._holder is not None:
+            self._holder.kill()
+            self._holder.wait()
         unmount_below(self._bind)
         with contextlib.suppress(OSError):
             self._bind.rmdir()
@@ -307,10 +347,22 @@ class Peer(Engine):
 
     def ctr(self, *arguments: str) -> str:
         """Run containerd's own client."""
-        return run("chroot", str(self.chroot), "ctr", "-a", f"{self._inside}/run/containerd.sock", *arguments)
+        return run(
+            "nsenter",
+            f"--mount={self._namespace}",
+            "ctr",
+            "-a",
+            f"{self._inside}/run/containerd.sock",
+            *arguments,
+        )
 
     def _in_chroot(self, log: str, *command: str) -> None:
-        self._spawn(log, "chroot", str(self.chroot), *command)
+        self._spawn(log, "nsenter", f"--mount={self._namespace}", *command)
+
+    @property
+    def _namespace(self) -> str:
+        assert self._holder is not None
+        return f"/proc/{self._holder.pid}/ns/mnt"
 
 
 class Docker(Peer):
@@ -319,12 +371,30 @@ class Docker(Peer):
     name = "docker-containerd-store"
     containerd_store = True
 
+    def restart(self) -> None:
+        """Only dockerd: containerd serves its containers meanwhile."""
+        daemon = self._processes.pop()
+        daemon.terminate()
+        daemon.wait()
+        self.started = 0.0
+        self._start_docker()
+
     def start(self) -> None:
         super().start()
-        (self.volume.path / "daemon.json").write_text(
-            '{"features":{"containerd-snapshotter":%s},"bridge":"none","iptables":false,"ip6tables":false,"insecure-registries":["%s"]}'
-            % (str(self.containerd_store).lower(), self.registry)
+        self._start_docker()
+
+    def _config(self) -> dict[str, object]:
+        config: dict[str, object] = {
+            "features": {"containerd-snapshotter": self.containerd_store},
+            "insecure-registries": [self.registry],
+            "live-restore": True,
+        }
+        return config | (
+            {"bridge": "none", "iptables": False, "ip6tables": False} if self.network is None else {}
         )
+
+    def _start_docker(self) -> None:
+        (self.volume.path / "daemon.json").write_text(json.dumps(self._config()))
         begun, at = time.perf_counter(), self._inside
         self._in_chroot(
             "dockerd", "dockerd", "--config-file", f"{at}/daemon.json", "--data-root", f"{at}/docker", "--exec-root", f"{at}/run/docker",
@@ -332,6 +402,22 @@ class Docker(Peer):
         )  # fmt: skip
         self._wait(lambda: self.api("GET", "/_ping"))
         self.started += time.perf_counter() - begun
+
+
+class DockerSameRunc(Docker):
+    """The same Docker Engine with this machine's runc instead of its own newer one: what differs then is the engine."""
+
+    name = "docker-same-runc"
+
+    def _start_docker(self) -> None:
+        shutil.copy(shutil.which("runc") or "", self.volume.path / "runc")
+        super()._start_docker()
+
+    def _config(self) -> dict[str, object]:
+        return super()._config() | {
+            "runtimes": {"same": {"path": f"{self._inside}/runc"}},
+            "default-runtime": "same",
+        }
 
 
 class DockerClassic(Docker):
@@ -495,6 +581,25 @@ def _mounts_below(path: pathlib.Path) -> list[str]:
     with open("/proc/self/mounts") as mounts:
         points = [line.split()[1] for line in mounts]
     return [p for p in points if p == prefix or p.startswith(prefix + "/")]
+
+
+def _serves(pid: int, marker: str, namespace: str) -> bool:
+    """Whether a process of this mount namespace has the marker in its command line."""
+    try:
+        return (
+            marker.encode() in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+            and os.readlink(f"/proc/{pid}/ns/mnt") == namespace
+        )
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _proportional(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/smaps_rollup") as facts:
+            return next((int(line.split()[1]) * 1024 for line in facts if line.startswith("Pss:")), 0)
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 def _status(pid: int, key: str) -> int:

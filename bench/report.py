@@ -13,6 +13,7 @@ COLUMNS = (
     "lading",
     "lading-compressed",
     "docker-containerd-store",
+    "docker-same-runc",
     "docker-classic",
     "containerd-overlayfs",
     "containerd-erofs",

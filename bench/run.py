@@ -7,7 +7,8 @@ Peers are Docker Engine 28 (both stores), containerd 2.1 (overlayfs and its own 
 
 Phases: ``pull`` (N pairs), ``everything`` (push, save, load, commit, diff, rmi), ``compressed`` (layers-keep), ``reads`` (in containers, warm and cold: drops the
 machine's page cache), ``fleet`` (eight images at once), ``link`` (400 Mbit/s), ``many`` (300 images), ``memory`` (16 layers of
-500 MB, only if named), ``build`` (``--builds`` of small, files, parallel, platforms, large), ``gc`` (100,000 nodes). The page docs/benchmark-results.md is made of the samples.
+500 MB, only if named), ``build`` (``--builds`` of small, files, parallel, platforms, large), ``containers`` (run, exec, 100 at once, memory,
+restart), ``gc`` (100,000 nodes). The page docs/benchmark-results.md is made of the samples.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import time
 from collections.abc import Callable
 
 import builds
+import containers
 import engines
 import gc_stall
 import operations
@@ -33,7 +35,7 @@ from samples import Samples
 
 HERE = pathlib.Path(__file__).parent
 IMAGES = ("one-file", "small-files", "torch-like", "eight-layers")
-PHASES = ("pull", "everything", "compressed", "reads", "fleet", "link", "many", "build", "gc")
+PHASES = ("pull", "everything", "compressed", "reads", "fleet", "link", "many", "build", "containers", "gc")
 PEERS = ("docker-containerd-store", "docker-classic", "containerd-overlayfs", "containerd-erofs", "podman")
 QUICK_PEERS = ("docker-containerd-store", "containerd-erofs")
 
@@ -164,6 +166,15 @@ class Run:
             kept=self.options.kept,
         )
 
+    def _containers(self) -> None:
+        kinds: list[type[engines.Engine]] = [engines.Lading]
+        if any(p.name == "docker-containerd-store" for p in self.peers):
+            kinds += [engines.DockerSameRunc, engines.Docker]
+        rounds = 3 if self.options.quick else max(self.options.pairs, 7)
+        containers.measure(
+            [self.fresh(kind) for kind in kinds], self.corpus.archive("tiny"), rounds, self.samples.add
+        )
+
     def _build(self) -> None:
         if problem := builds.missing():
             operations.failures.append(problem)
@@ -240,6 +251,7 @@ def main() -> int:
         help="an existing directory in which the file systems of the phase many are kept: the next run need not load the images again",
     )
     options = parser.parse_args()
+    containers.own_mount_namespace()
     options.pairs = options.pairs or (1 if options.quick else 3)
     options.peers = (
         options.peers if options.peers is not None else ",".join(QUICK_PEERS if options.quick else PEERS)

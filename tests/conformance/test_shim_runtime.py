@@ -4,16 +4,21 @@ import shutil
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import anyio
 import pytest
 from support.newer import NEWER
-from support.shims import ShimWorld
+from support.shims import ShimWorld, processes
 
-from lading.core.runtime import Exit, Runtime
+from lading.core.runtime import ContainerID, Exit, Runtime, Status, Task
+from lading.errors import NotFoundError
 from lading.runtime.launch import Launcher
 from lading.runtime.probe import HYBRID_CONTROLLERS
+from lading.runtime.shim import ShimTask
+from lading.runtime.spares import Spares
 from lading.testing.runtime import RuntimeSuite, World
 
 pytestmark = pytest.mark.anyio
+OTHER = ContainerID("other")
 
 
 class ShimSuite(RuntimeSuite):
@@ -46,6 +51,89 @@ class TestRunc(ShimSuite):
         await task.wait()
         monkeypatch.setattr(Launcher, "delete", refuse)
         await task.delete()
+
+    async def test_a_shim_serves_one_container_after_another_and_never_two(
+        self, world: World, runtime: Runtime
+    ) -> None:
+        first = await self.run(world, runtime, "true")
+        second = await self.run(world, runtime, "sleep", "1000", id=OTHER)
+        assert shim_of(first) != shim_of(second)
+        await first.wait()
+        await first.delete()
+        third = await self.run(world, runtime, "true")
+        assert shim_of(third) == shim_of(first)
+        await third.wait()
+        await third.delete()
+        assert (await second.state()).status is Status.RUNNING
+        with pytest.raises(NotFoundError):
+            await first.state()
+
+    async def test_an_idle_shim_that_was_killed_is_not_used(self, world: ShimWorld, runtime: Runtime) -> None:
+        first = await self.run(world, runtime, "true")
+        await first.wait()
+        await first.delete()
+        await world.kill_shim(first)
+        with anyio.fail_after(10):
+            while Path(f"/proc/{shim_of(first)}").exists():
+                await anyio.sleep(0.01)
+        second = await self.run(world, runtime, "true")
+        assert (await second.wait()).status == 0
+        assert shim_of(second) != shim_of(first)
+        await second.delete()
+
+    async def test_a_shim_that_dies_takes_its_own_container_only(
+        self, world: ShimWorld, runtime: Runtime
+    ) -> None:
+        first = await self.run(world, runtime, "true")
+        await first.wait()
+        await first.delete()
+        again = await self.run(world, runtime, "sleep", "1000")
+        other = await self.run(world, runtime, "sleep", "1000", id=OTHER)
+        await world.kill_shim(again)
+        assert (await again.wait()).status == 137
+        await again.delete()
+        assert (await other.state()).status is Status.RUNNING
+
+    async def test_a_shim_that_is_being_started_when_the_daemon_leaves_is_ended(
+        self, world: ShimWorld
+    ) -> None:
+        async with anyio.create_task_group() as group, world.open_shims() as runtime:
+            group.start_soon(runtime.warm, world.runtime)
+            with anyio.fail_after(20):
+                while not list(world.state.glob(".shims/*/*/config.json")):
+                    await anyio.sleep(0.001)
+            group.cancel_scope.cancel()
+        assert shims_of(world) == []
+
+    async def test_idle_shims_of_a_daemon_that_was_killed_are_ended(
+        self, world: ShimWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def killed(self: Spares) -> None:
+            del self
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Spares, "close", killed)
+            async with world.open_shims() as runtime:
+                kept = await self.run(world, runtime, "sleep", "1000")
+                await runtime.warm(world.runtime)
+        assert len(shims_of(world)) == 2
+        async with world.open_shims() as runtime:
+            [task] = await runtime.load()
+            assert task.id == kept.id
+            with anyio.fail_after(10):
+                while len(shims_of(world)) > 1:
+                    await anyio.sleep(0.01)
+            assert (await task.state()).status is Status.RUNNING
+
+
+def shim_of(task: Task) -> int:
+    assert isinstance(task, ShimTask)
+    return task.shim_pid
+
+
+def shims_of(world: ShimWorld) -> list[str]:
+    """Shims of this world that live."""
+    return [line for line in processes() if f"{world.state}/" in line and "containerd-shim" in line]
 
 
 class TestCrun(ShimSuite):

@@ -79,7 +79,7 @@ async def test_a_killed_daemons_containers_are_found_again(world: ShimWorld, tmp
                 await task.kill(signal.SIGKILL)
                 await task.wait()
             await task.delete()
-        assert world.leftovers() == []
+    assert world.leftovers() == []  # idle shims go with their daemon
 
 
 async def test_a_daemon_killed_while_it_starts_a_shim_leaves_none(world: ShimWorld, tmp_path: Path) -> None:
@@ -122,8 +122,8 @@ async def test_fifty_containers_leave_nothing(world: ShimWorld) -> None:
         async with anyio.create_task_group() as group:
             for number in range(50):
                 group.start_soon(life, number)
-        assert world.leftovers() == []
         runtime_fds = len(os.listdir("/proc/self/fd"))
+    assert world.leftovers() == []
     assert ends == [137] * 50
     assert runtime_fds - before < 10
     assert len(os.listdir("/proc/self/fd")) <= before
@@ -144,4 +144,5 @@ async def test_a_create_that_is_given_up_leaves_nothing(world: ShimWorld) -> Non
                 )
             if not scope.cancelled_caught:
                 await task.delete()
-            assert world.leftovers() == []
+            assert [line for line in world.leftovers() if "/.shim" not in line] == []  # but idle ones
+    assert world.leftovers() == []

@@ -1,4 +1,4 @@
-"""Images and containers that want out: rows X1 to X4 of docs/reference/hostile-input.md, each with its honest twin."""
+"""Images and containers that want out: rows X1 to X4 and X8 of docs/reference/hostile-input.md, each with its honest twin."""
 
 import json
 from collections.abc import Iterator
@@ -132,3 +132,31 @@ def test_labels_and_annotations_move_nothing(engine: Engine):
     found = json.loads(engine.docker("inspect", "cc"))[0]
     assert found["HostConfig"]["LogConfig"]["Type"] == "json-file"
     assert found["State"]["Running"]
+
+
+@pytest.mark.parametrize(
+    "runtime", ["io.containerd.wasmedge.v1", "io.containerd.wasmtime.v1", "/opt/containerd-shim-spin-v2"]
+)
+def test_a_wasm_runtime_is_refused_before_anything_runs(engine: Engine, runtime: str):
+    """X8: no module runs, so that none gets out; the reason is told, and nothing stays."""
+    for words in (["run", "--rm"], ["create"]):
+        refused = engine.run(*words, "--network", "none", "--runtime", runtime, "box", "true")
+        assert refused.returncode in (1, 125)
+        assert "runs WebAssembly" in refused.stderr
+    assert engine.docker("ps", "-aq") == ""
+
+
+def test_an_image_for_wasm_is_refused_and_the_same_files_for_linux_run(engine: Engine):
+    """X8: the runtime for Linux would take a module for a program, or for a script of the machine's binfmt_misc."""
+    module = {"app.wasm": File(b"\0asm\1\0\0\0", mode=0o755)} | box()
+    tar = layer_tar(module)
+    engine.daemon.docker(
+        "import", "--platform", "wasi/wasm", "--change", 'CMD ["/app.wasm"]', "-", "module", input=tar
+    )
+    for options in (["--platform", "wasi/wasm"], []):
+        refused = engine.run("run", "--rm", "--pull", "never", "--network", "none", *options, "module")
+        assert refused.returncode == 125
+        assert "no runtime here runs WebAssembly" in refused.stderr
+    assert engine.docker("ps", "-aq") == ""
+    plain = imported(engine, "no-module", module)
+    assert once(engine, "head -c 4 /app.wasm | tail -c 3", image=plain) == "asm"

@@ -414,7 +414,7 @@ def test_the_rest_of_the_fields(engine: Engine, tmp_path: Path):
 
 
 @pytest.mark.proves(
-    *("HostConfig.VolumeDriver", "HostConfig.Cgroup", "HostConfig.StorageOpt", "HostConfig.CpuCount"),
+    *("HostConfig.VolumeDriver", "HostConfig.Cgroup", "HostConfig.CpuCount"),
     *("HostConfig.CpuPercent", "HostConfig.IOMaximumIOps", "HostConfig.IOMaximumBandwidth"),
     *("HostConfig.KernelMemory", "HostConfig.KernelMemoryTCP"),
 )
@@ -423,7 +423,6 @@ def test_fields_that_are_refused_by_name(engine: Engine):
     try:
         for field, value in (
             ("Cgroup", "container:x"),
-            ("StorageOpt", {"size": "1G"}),
             ("CpuCount", 1),
             ("CpuPercent", 1),
             ("IOMaximumIOps", 1),

@@ -220,6 +220,8 @@ class Environment:
     log_driver: str = "json-file"
     log_options: "dict[str, str]" = field(default_factory=dict[str, str])
     """Of containers that name no driver, or this one."""
+    storage_limit: int = 0
+    """Bytes of the writable layer of containers that do not say; 0 for no limit."""
     resolving: Resolving = field(default_factory=Resolving)
     cgroup_v2: bool = True
     stop_seconds: int = 10

@@ -47,6 +47,13 @@ def write(
     return paths(directory)
 
 
+def reserve(directory: Path) -> dict[str, str]:
+    """Have the files, empty if they are not there, for mounts that are made before they are written; as `write`."""
+    for name in _NAMES:
+        (directory / name).touch(0o644)
+    return paths(directory)
+
+
 def paths(directory: Path) -> dict[str, str]:
     """Path in the container to path on the host."""
     return {f"/etc/{name}": str(directory / name) for name in _NAMES}
@@ -68,6 +75,7 @@ def hosts(host: HostConfig, hostname: str, domainname: str, joint: Joint) -> str
     if not on_host_network:
         full = f"{hostname}.{domainname} {hostname}" if domainname else hostname
         text += "".join(f"{address}\t{full}\n" for address in joint.addresses or ("127.0.0.1",))
+        text += "".join(f"{address}\t{names}\n" for address, names in joint.linked)
     return text
 
 

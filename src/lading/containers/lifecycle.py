@@ -16,7 +16,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -30,6 +30,7 @@ from lading.containers import (
     hostfiles,
     imagemounts,
     joining,
+    links,
     logdriver,
     naming,
     rootfs,
@@ -49,6 +50,7 @@ from lading.containers.request import LogConfig
 from lading.containers.runs import Run
 from lading.containers.volumeholding import VolumeHolding
 from lading.core.mounts import Mount
+from lading.core.networks import BRIDGE
 from lading.core.runtime import Exit, Task
 from lading.core.snapshots import SnapshotKey
 from lading.errors import (
@@ -107,7 +109,7 @@ class Observer(Protocol):
 
 class Lifecycle:
     """Starts, watches and removes. ``group`` outlives every call; ``forget`` is told of a removed container; ``find`` gives
-    the container of a name or ID.
+    the container of a name or ID, ``every`` all of them.
     """
 
     def __init__(
@@ -118,12 +120,14 @@ class Lifecycle:
         find: Callable[[str], Container],
         networking: Networking,
         holding: VolumeHolding,
+        every: Callable[[], Sequence[Container]],
     ) -> None:
         self.env = environment
         self.networking = networking
         networking.spawn = self.spawn
         self.holding = holding
         self._find = find
+        self._all = every
         self.observer: Observer | None = None
         self.host_mounts = holding.host_mounts
         self._group = group
@@ -240,6 +244,7 @@ class Lifecycle:
             container.started.set()
             self.env.bus.publish("container", "start", container.id, container.attributes())
             self.tell_running(container)
+            await self.refresh_links(container)
             self.spawn(self.watch, container, task)
 
     def tell_running(self, container: Container) -> None:
@@ -248,39 +253,57 @@ class Lifecycle:
             self.observer.running(container)
 
     async def _create_task(self, container: Container) -> tuple[Task, Run]:
-        env = self.env
-        joints: list[Joint] = []
+        """Its task, with the network that takes as long to make made meanwhile."""
+        entered = await self.networking.enter(container)
+        connected = anyio.Event()
+        made: list[Task] = []
 
         async def join_networks() -> None:
-            joints.append(await self.networking.join(container))
+            joint = await self.networking.join(container, entered)
+            await aio.run(aio.DISK, self.write_files, container, joint)
+            connected.set()
 
-        async with task_group() as group:  # the network takes longest
-            group.start_soon(join_networks)
-            mounts = await self.mounts(container)
-            await self._drop_host_mounts(container)
-            joined = await joining.join(container, self._find, self.host_mounts)
-            images = await imagemounts.mount(
-                env, self.host_mounts, container.id, container.images, container.document.images
-            )
-            held = await self.holding.join(container)
-            run = self.runs[container.id] = await self._begin_run(container)
-        [joint] = joints
-        made = await aio.run(
+        try:
+            async with task_group() as group:
+                group.start_soon(join_networks)
+                return await self._create_in(container, entered, connected, made)
+        except BaseException:
+            with anyio.CancelScope(shield=True), contextlib.suppress(LadingError):
+                for task in made:
+                    await task.delete()
+            raise
+
+    async def _create_in(
+        self, container: Container, entered: Joint, connected: anyio.Event, made: list[Task]
+    ) -> tuple[Task, Run]:
+        env = self.env
+        mounts = await self.mounts(container)
+        await self._drop_host_mounts(container)
+        joined = await joining.join(container, self._find, self.host_mounts)
+        images = await imagemounts.mount(
+            env, self.host_mounts, container.id, container.images, container.document.images
+        )
+        held = await self.holding.join(container)
+        run = self.runs[container.id] = await self._begin_run(container)
+        plan = await aio.run(
             aio.DISK,
             self._prepare,
             container,
             mounts,
-            joined.with_network(joint.path),
+            joined.with_network(entered.path),
             [*images, *held],
-            joint,
+            entered,
         )
-        self.processes[container.id] = made["process"]
+        self.processes[container.id] = plan["process"]
         process_file = self.state_directory(container) / PROCESS_FILE
-        await aio.run(aio.DISK, process_file.write_bytes, msgspec.json.encode(made["process"]))
+        await aio.run(aio.DISK, process_file.write_bytes, msgspec.json.encode(plan["process"]))
+        if any(name.startswith("net.") for name in container.host.sysctls or ()):
+            await connected.wait()  # they are of interfaces, and the last word on what the network sets
         runtime = env.runtimes.get(container.host.runtime, container.host.runtime)
         task = await env.runtime.create(
-            container.id, runtime=runtime, spec=made, rootfs=mounts, stdio=run.stdio
+            container.id, runtime=runtime, spec=plan, rootfs=mounts, stdio=run.stdio
         )
+        made.append(task)
         return task, run
 
     async def _begin_run(self, container: Container) -> Run:
@@ -310,8 +333,7 @@ class Lifecycle:
     ) -> dict[str, Any]:
         """Everything about the spec that needs files; blocking."""
         document, host = container.document, container.host
-        directory = self.directory(container)
-        directory.mkdir(parents=True, exist_ok=True, mode=0o710)
+        directory = self._make_directory(container)
         for bind in container.binds:
             binds.prepare(bind)
         scratch = directory / "rootfs"
@@ -332,7 +354,7 @@ class Lifecycle:
                 config=container.config,
                 host=host,
                 args=[document.path, *document.args],
-                env=document.env,
+                env=spec.merge_env(self._link_variables(container), document.env),
                 cwd=cwd,
                 user=user,
                 hostname=joint.files_of.document.hostname if joint.files_of else document.hostname,
@@ -340,17 +362,41 @@ class Lifecycle:
                 tmpfs=container.tmpfs,
                 joined=joined,
                 init=self.env.init_path if host.init and host.pid_mode in ("", "private") else "",
-                files=self.write_files(container, joint),
+                files=self._files(container, joint),
                 cgroup_v2=self.env.cgroup_v2,
             )
         )
 
-    def write_files(self, container: Container, joint: Joint) -> dict[str, str]:
-        """Its ``/etc/hosts`` and the like, as the network now is; path in the container to path on the host. Blocking."""
+    def _link_variables(self, container: Container) -> list[str]:
+        linked = [
+            (link, other, self.networking.address_in(other, BRIDGE))
+            for link, other in links.running(container, self._find)
+        ]
+        return links.environment(container, linked)
+
+    async def refresh_links(self, container: Container) -> None:
+        """Rewrite the files of those that have a link to a container whose address or name is another now."""
+        for each in self._all():
+            if each is not container and each.state.running and links.leads_to(each, container, self._find):
+                await aio.run(aio.DISK, self.write_files, each, self.networking.joint(each))
+
+    def _make_directory(self, container: Container) -> Path:
+        directory = self.directory(container)
+        directory.mkdir(parents=True, exist_ok=True, mode=0o710)
+        return directory
+
+    def _files(self, container: Container, joint: Joint) -> dict[str, str]:
+        """Its ``/etc/hosts`` and the like, which need not be written yet; path in the container to path on the host. Blocking."""
         if joint.files_of is not None:
             return hostfiles.paths(self.directory(joint.files_of))
-        return hostfiles.write(
-            self.directory(container),
+        return hostfiles.reserve(self._make_directory(container))
+
+    def write_files(self, container: Container, joint: Joint) -> None:
+        """Write its ``/etc/hosts`` and the like, as the network now is. Blocking."""
+        if joint.files_of is not None:
+            return
+        hostfiles.write(
+            self._make_directory(container),
             container.host,
             container.document.hostname,
             container.config.domainname,

@@ -3,14 +3,15 @@
 What a container wants is kept with it (`Document.networks`); what it has lives with its sandbox, whose ID is the container's.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+import contextlib
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import anyio
 import structlog
 
-from lading.containers import netmodes
+from lading.containers import links, netmodes
 from lading.containers.environment import Resolving
 from lading.containers.model import Container
 from lading.containers.netmodes import Kind, Wish
@@ -57,6 +58,8 @@ class Joint:
     gateway: str = ""
     embedded: bool = False
     """Whether those servers answer for names from outside too."""
+    linked: tuple[tuple[str, str], ...] = ()
+    """Addresses of linked containers, with their names."""
 
 
 class Networking:
@@ -91,10 +94,10 @@ class Networking:
 
     # Start and end.
 
-    async def join(self, container: Container) -> Joint:
-        """Give a container that starts its network; nothing of it stays if that fails.
+    async def enter(self, container: Container) -> Joint:
+        """Give a container that starts its network namespace, which is all that its task needs to be made. `join` does the rest.
 
-        Raises as `Networks.connect`; `ConflictError` if the container whose network is to be shared does not run.
+        Raises as `Networks.open_sandbox`; `ConflictError` if the container whose network is to be shared does not run.
         """
         mode = netmodes.mode_of(container.host)
         if mode.kind is Kind.CONTAINER:
@@ -106,11 +109,19 @@ class Networking:
         id_ = SandboxID(container.id)
         await self.settle(container.id)
         await self.networks.close_sandbox(id_)  # of a run whose end was not seen
-        await self.networks.open_sandbox(id_)
+        return Joint(path=(await self.networks.open_sandbox(id_)).path)
+
+    async def join(self, container: Container, entered: Joint) -> Joint:
+        """Connect what `enter` gave to the container's networks; nothing of it stays if that fails.
+
+        Raises as `Networks.connect`.
+        """
+        if entered.files_of is not None or self.sandbox(container) is None:
+            return entered
         try:
             await self._connect_all(container)
         except BaseException:
-            await self.networks.close_sandbox(id_)
+            await self.networks.close_sandbox(SandboxID(container.id))
             raise
         return self.joint(container)
 
@@ -147,7 +158,22 @@ class Networking:
             servers=servers,
             gateway=self.resolving.host_gateway or next(iter(gateways), ""),
             embedded=bool(servers),
+            linked=tuple(self._linked(container)),
         )
+
+    def _linked(self, container: Container) -> Iterator[tuple[str, str]]:
+        for key in container.document.networks:
+            for link in links.of(container, key):
+                with contextlib.suppress(NotFoundError, InvalidArgumentError):  # it may come later
+                    other = self._find(link.name)
+                    if address := self.address_in(other, key):
+                        yield address, links.names(link, other)
+
+    def address_in(self, container: Container, network: str) -> str:
+        """Its address in a network; empty if it has none there now."""
+        known, sandbox = self._known(network), self.sandbox(container)
+        endpoint = sandbox.endpoint(known.id) if sandbox and known else None
+        return (endpoint.ipv4 or endpoint.ipv6) if endpoint else ""
 
     async def _connect(
         self, container: Container, network: Network, wish: Wish, ports: Collection[PortMapping]
@@ -243,6 +269,13 @@ class Networking:
         if container.state.running:
             await self._connect(container, network, wish, self._unpublished(container, network))
         container.document.networks[network.name] = wish
+
+    async def rename(self, container: Container) -> None:
+        """A container has another name: others find it by that from now on. Raises as `Networks.rename`."""
+        for key, wish in container.document.networks.items():
+            network = self._known(key)
+            if network is not None and network.resolves_names and container.state.running:
+                await self.networks.rename(SandboxID(container.id), network.id, names_of(container, wish))
 
     def _unpublished(self, container: Container, network: Network) -> list[PortMapping]:
         """Ports that wait for a network to be published on."""

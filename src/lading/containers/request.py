@@ -215,12 +215,12 @@ class HostConfig(msgspec.Struct, rename="pascal"):
     cpu_realtime_runtime: int | None = None
     masked_paths: Strings = None
     readonly_paths: Strings = None
+    storage_opt: dict[str, str] | None = None
+    links: Strings = None
 
 
 UNSUPPORTED: Final = {
-    "Links": "use --network host, or --add-host",
     "Cgroup": "",
-    "StorageOpt": "",
     "DeviceRequests": "name the device files with --device",
     "KernelMemory": "",
     "KernelMemoryTCP": "",

@@ -20,6 +20,7 @@ from lading.containers import (
     committing,
     health,
     imagemounts,
+    links,
     listing,
     logdriver,
     model,
@@ -30,10 +31,12 @@ from lading.containers import (
     signals,
     spec,
     stats,
+    storage,
     updating,
     users,
     views,
     volumemounts,
+    wasm,
 )
 from lading.containers.attaching import Attachment, AttachOptions, LogOptions
 from lading.containers.binds import Bind
@@ -102,7 +105,7 @@ class ContainerService:
         holding = VolumeHolding(
             environment.volumes, environment.bus, HostMounts(environment.state.with_name("mounts")), self.all
         )
-        self._life = Lifecycle(environment, group, self._forget, self.find, networking, holding)
+        self._life = Lifecycle(environment, group, self._forget, self.find, networking, holding, self.all)
         self.volumes = VolumeService(holding, environment.bus)
         self.networks = NetworkService(networking, environment.bus, self.all, self._life.save_with_files)
         self.execs = ExecService(environment, self._life)
@@ -126,6 +129,7 @@ class ContainerService:
         """Have ready what the first start needs. A hint; what fails here is said there."""
         with contextlib.suppress(OSError):
             await aio.run(aio.DISK, self._life.keeper.connect)
+        await self._env.runtime.warm(self._env.runtimes.get("", ""))
 
     def _close(self) -> None:
         self._life.let_go()
@@ -176,10 +180,12 @@ class ContainerService:
         runtime = asked.host.runtime
         if runtime not in self._env.runtimes and not runtime.startswith(("io.containerd.", "/")):
             raise InvalidArgumentError(f"unknown or invalid runtime name: {runtime}", subject=runtime)
+        wasm.check(runtime, platform)
         async with self._creating:
             chosen = naming.check(name) if name else self._random_name()
             self._check_free(chosen)
             image = await self._env.images.open(asked.config.image, platform)
+            wasm.check(runtime, image.manifest.platform or image.config.platform)
             id_ = naming.new_id()
             document = _document(asked, image, id_)
             document.networks = wishes
@@ -195,6 +201,7 @@ class ContainerService:
                 document={},
             )
             container = model.make(record, document)
+            links.check(container, self.find)
             await self._dry_run(container)
             document.images = await imagemounts.hold(self._env, id_, container.images)
             try:
@@ -231,6 +238,7 @@ class ContainerService:
             hostname=container.document.hostname,
         )
         await aio.run(aio.DISK, spec.build, plan)
+        storage.limit(container.host.storage_opt)
         if container.host.init and not self._env.init_path:
             raise UnsupportedError(
                 "HostConfig.Init: there is no init program on this machine",
@@ -247,7 +255,11 @@ class ContainerService:
         await self._env.store.create(container.snapshot())
         try:
             parent = await self._env.images.unpack(image.manifest)
-            mounts = await self._env.snapshotter.prepare(SnapshotKey(container.record.snapshot_key), parent)
+            mounts = await self._env.snapshotter.prepare(
+                SnapshotKey(container.record.snapshot_key),
+                parent,
+                limit=storage.limit(container.host.storage_opt, default=self._env.storage_limit),
+            )
             await self._fill_volumes(container, mounts)
         except BaseException:
             with anyio.CancelScope(shield=True):
@@ -332,6 +344,8 @@ class ContainerService:
             except BaseException:
                 container.record = old
                 raise
+        await self._life.networking.rename(container)
+        await self._life.refresh_links(container)
         attributes = container.attributes(oldName=f"/{old.name}")
         self._env.bus.publish("container", "rename", container.id, attributes)
 

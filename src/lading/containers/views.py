@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-from lading.containers import defaults
+from lading.containers import defaults, links
 from lading.containers.binds import Bind
 from lading.containers.execs import Exec
 from lading.containers.model import Container
@@ -149,6 +149,7 @@ def host_config(container: Container, *, cgroup_v2: bool) -> dict[str, Any]:
     """``HostConfig`` with the defaults that took effect."""
     shown = defaults.host_config(container.document.host_config, container.host, cgroup_v2=cgroup_v2)
     shown["NetworkMode"] = network_mode(container)
+    shown["Links"] = links.shown(container)
     log = container.host.log_config
     shown["LogConfig"] = {"Type": (log and log.type) or "json-file", "Config": (log and log.config) or {}}
     shown["RestartPolicy"] = {

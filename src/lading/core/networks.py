@@ -249,6 +249,13 @@ class Networks(Protocol):
         """
         ...
 
+    async def rename(self, id: SandboxID, network: NetworkID, names: Sequence[str]) -> None:
+        """From now on the endpoint is found by these names, and by those it had no more. Without an endpoint nothing happens.
+
+        Raises `InvalidArgumentError` for a wrong name; `UnavailableError` in the machine's words.
+        """
+        ...
+
     async def disconnect(self, id: SandboxID, network: NetworkID) -> None:
         """Take the endpoint away; idempotent."""
         ...

@@ -164,6 +164,10 @@ class Runtime(Protocol):
         """
         ...
 
+    async def warm(self, runtime: str) -> None:
+        """Have ready what the next `create` with this runtime needs, which may be a process. A hint, which never raises."""
+        ...
+
     async def load(self) -> list[Task]:
         """Tasks whose shims are alive, from earlier daemons too.
 

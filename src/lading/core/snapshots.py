@@ -52,6 +52,8 @@ class Capability(Enum):
     REBUILDS = "rebuilds"
     """A layer committed with the label `lading.core.labels.LAYER_BLOB` keeps its contents only as long as there is room: they are
     made again from that blob when the layer is used."""
+    LIMITS = "limits"
+    """`Snapshotter.prepare` takes a limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,11 +164,16 @@ class Snapshotter(Protocol):
         labels: Labels = NO_LABELS,
         lease: LeaseID | None = None,
         durable: bool = True,
+        limit: int = 0,
     ) -> list[Mount]:
         """Create an active snapshot. Without ``durable`` it means nothing after an unclean boot, and can only be removed then.
 
+        ``limit`` (bytes, 0 for none) bounds what is written into it: beyond that the kernel says ENOSPC. Such a snapshot cannot
+        be committed, and its mounts are good once `mounts` was called in this boot.
+
         Raises `AlreadyExistsError` if the key or name is taken; `NotFoundError` if the parent is missing;
-        `InvalidArgumentError` if the parent is not committed.
+        `InvalidArgumentError` if the parent is not committed or the limit is out of range; `UnsupportedError` for a limit without
+        `Capability.LIMITS`.
         """
         ...
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, cast
 
 import msgspec
 
-from lading.containers import logdriver
+from lading.containers import logdriver, storage
 from lading.daemon import options
 from lading.daemon.options import REASONS, Kind, Meaning, Option
 from lading.errors import FailedPreconditionError, InvalidArgumentError, UnsupportedError
@@ -91,6 +91,7 @@ class Config:
     shutdown_timeout: int = 10
     oom_score_adjust: int = -500
     default_runtime: str = "runc"
+    storage_opts: tuple[str, ...] = ()
     log_driver: str = logdriver.DEFAULT
     log_opts: Mapping[str, str] = field(default_factory=dict[str, str])
     init: bool = False
@@ -309,6 +310,7 @@ def build(values: Values, *, config_file: str = "") -> Config:
     )
     _check(config)
     logdriver.check(config.log_driver, config.log_opts)
+    storage.default_limit(config.storage_opts)
     return config
 
 

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+from lading.containers import storage
 from lading.containers.environment import Environment, Resolving, StoredImages
 from lading.containers.service import ContainerService
 from lading.containers.service import open_service as open_containers
@@ -14,14 +15,17 @@ from lading.core import images
 from lading.core.addresses import DEFAULT_POOLS
 from lading.core.metadata import Namespace
 from lading.core.networks import Networks
+from lading.core.snapshots import Capability, Snapshotter
 from lading.daemon import host, stores
 from lading.daemon.config import Config
 from lading.daemon.image_store import Store
+from lading.errors import FailedPreconditionError
 from lading.kit import aio
 from lading.network.networks import Settings as NetworkSettings
 from lading.network.networks import open_networks
 from lading.runtime.config import RUNC_V2, RuntimeConfig
 from lading.runtime.service import ShimRuntime
+from lading.snapshots import room
 from lading.volumes.local import open_volumes
 
 
@@ -93,8 +97,22 @@ async def open_container_service(
         init=config.init,
         log_driver=config.log_driver,
         log_options=dict(config.log_opts),
+        storage_limit=storage_limit(config, store.snapshotter),
     )
     return await stack.enter_async_context(open_containers(environment))
+
+
+def storage_limit(config: Config, snapshotter: Snapshotter) -> int:
+    """What writable layers may hold by default. Raises `FailedPreconditionError` if the snapshotter cannot see to it."""
+    limit = storage.default_limit(config.storage_opts)
+    if limit and Capability.LIMITS not in snapshotter.capabilities:
+        raise FailedPreconditionError(
+            f"storage-opts: {snapshotter.name} cannot limit the size of a writable layer",
+            hint="use erofs or overlayfs, in the containerd image store, or leave the option out",
+        )
+    if limit:
+        room.check(limit)
+    return limit
 
 
 def network_settings(config: Config) -> NetworkSettings:

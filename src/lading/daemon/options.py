@@ -88,6 +88,12 @@ USED: Final = (
         short="s",
     ),
     _used(
+        "storage-opt",
+        Kind.LIST,
+        "overlay2.size=10g: what the writable layer of a container may hold that does not say",
+        key="storage-opts",
+    ),
+    _used(
         "feature", Kind.MAP, "containerd-snapshotter=true or false: which image store to use", key="features"
     ),
     _used(
@@ -179,7 +185,7 @@ IGNORED: Final = (
             "allow-nondistributable-artifacts",
             "cdi-spec-dir|cdi-spec-dirs",
         ),
-        *("exec-opt|exec-opts", "node-generic-resource|node-generic-resources", "storage-opt|storage-opts"),
+        *("exec-opt|exec-opts", "node-generic-resource|node-generic-resources"),
     ),
     *_ignored(Kind.MAP, "default-ulimit|default-ulimits"),
     *_ignored(Kind.ANY, "default-network-opt|default-network-opts"),

@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ PLACES: Final = ("/usr/local/lib/lading", "/usr/lib/podman", "/usr/libexec/podma
 OLDEST: Final = (1, 10)
 """The first version that speaks to nftables."""
 _METRIC: Final = 100
+_NAMES: Final = 3
+"""Where names stand in a line of aardvark-dns."""
 _RESOLVER_SECONDS: Final = 2.0
 _VERSION: Final = re.compile(r"(\d+)\.(\d+)")
 _HINT: Final = (
@@ -50,18 +53,45 @@ class Netavark:
         self._checked = False
         self._resolver_pid = 0
 
-    async def setup(self, path: str, sandbox: SandboxID, network: Network, endpoint: Endpoint) -> None:
-        """Make the endpoint in the namespace at ``path``. Raises `UnavailableError` in the program's words."""
-        await self._run("setup", path, document(sandbox, network, endpoint))
+    async def setup(
+        self, path: str, sandbox: SandboxID, network: Network, endpoint: Endpoint, *, rules: bool = True
+    ) -> None:
+        """Make the endpoint in the namespace at ``path``. Raises `UnavailableError` in the program's words.
+
+        ``rules`` false: leave the firewall as it is, which is right where the network has its rules and the endpoint publishes
+        nothing; the program would only find that out by running nft four times.
+        """
+        await self._run("setup", path, document(sandbox, network, endpoint), rules=rules)
         self._resolver_pid = await aio.run(aio.DISK, self._read_pid) or self._resolver_pid
 
-    async def teardown(self, path: str, sandbox: SandboxID, network: Network, endpoint: Endpoint) -> None:
-        """Take away what there is of it.
+    async def teardown(
+        self, path: str, sandbox: SandboxID, network: Network, endpoint: Endpoint, *, rules: bool = True
+    ) -> None:
+        """Take away what there is of it. ``rules`` false: the firewall stays as it is, since others are in the network.
 
         Raises `UnavailableError` if something was missing; what was there may then not all be gone.
         """
-        await self._run("teardown", path, document(sandbox, network, endpoint))
+        await self._run("teardown", path, document(sandbox, network, endpoint), rules=rules)
         await self._collect_resolver()
+
+    def rename(self, sandbox: SandboxID, network: Network, names: Sequence[str]) -> None:
+        """Have the resolver know an endpoint by other names. Blocking. Raises `OSError`.
+
+        The program has no word for it, so the resolver's file is rewritten: a line for each sandbox, of its ID, IPv4 and IPv6
+        addresses, names, and servers of its own.
+        """
+        path = self._directory / "aardvark-dns" / network.name
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        for number, line in enumerate(lines):
+            words = line.rstrip("\n").split(" ")
+            if len(words) > _NAMES and words[0] == sandbox:
+                words[_NAMES] = ",".join(names)
+                lines[number] = " ".join(words) + "\n"
+        # In place: another name in this directory would be taken for another network.
+        path.write_text("".join(lines), encoding="utf-8")
+        if pid := self._read_pid():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGHUP)
 
     async def wait_for_others(self) -> None:
         """Wait until no run is under way that an earlier daemon began and left behind."""
@@ -99,12 +129,15 @@ class Netavark:
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222 - does not wait
 
-    async def _run(self, verb: Literal["setup", "teardown"], path: str, what: Mapping[str, Any]) -> None:
+    async def _run(
+        self, verb: Literal["setup", "teardown"], path: str, what: Mapping[str, Any], *, rules: bool
+    ) -> None:
         if not self._checked:
             await self._check()
+        firewall = _firewall() if rules else "none"
         words = [
             *(self._program, "--config", str(self._directory), "--rootless", "false"),
-            *("--firewall-driver", _firewall(), "--aardvark-binary", self._resolver, verb, path),
+            *("--firewall-driver", firewall, "--aardvark-binary", self._resolver, verb, path),
         ]
         done = await self._start(words, msgspec.json.encode(what))
         if done.returncode:

@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -272,6 +272,7 @@ class NetavarkNetworks(networks.Networks):
 
     async def _make(self, record: Record, place: Place) -> None:
         first = not self.endpoints(place.network.id)
+        rules = self._needs_rules(place)
         record.places.append(place)
         try:
             await aio.run(aio.DISK, self._state.save, record)
@@ -279,7 +280,7 @@ class NetavarkNetworks(networks.Networks):
                 await self._guard.close(place.network)
             async with self._runs:
                 await self._program.setup(
-                    self._state.path(record.id), record.id, place.network, place.endpoint
+                    self._state.path(record.id), record.id, place.network, place.endpoint, rules=rules
                 )
             place.settled = True
             await aio.run(aio.DISK, self._state.save, record)
@@ -288,6 +289,25 @@ class NetavarkNetworks(networks.Networks):
             if isinstance(exc, OSError):
                 raise places.refused("write down an endpoint", exc) from exc
             raise
+
+    @override
+    async def rename(self, id: SandboxID, network: NetworkID, names: Sequence[str]) -> None:
+        live = self._live.get(id)
+        if live is None:
+            return
+        places.check(EndpointRequest(names=tuple(names)))
+        async with live.lock, self._lock(network):
+            place = live.record.place(network)
+            if place is None:
+                return
+            place.endpoint = replace(place.endpoint, names=tuple(names))
+            with anyio.CancelScope(shield=True):
+                try:
+                    await aio.run(aio.DISK, self._state.save, live.record)
+                    if place.network.resolves_names:
+                        await aio.run(aio.DISK, self._program.rename, id, place.network, tuple(names))
+                except OSError as exc:
+                    raise places.refused("write down an endpoint's names", exc) from exc
 
     @override
     async def disconnect(self, id: SandboxID, network: NetworkID) -> None:
@@ -323,7 +343,9 @@ class NetavarkNetworks(networks.Networks):
         path = self._state.path(record.id)
         try:
             async with self._runs:
-                await self._program.teardown(path, record.id, network, place.endpoint)
+                await self._program.teardown(
+                    path, record.id, network, place.endpoint, rules=self._needs_rules(place)
+                )
         except LadingError as exc:
             _log.info("endpoint_was_incomplete", sandbox=record.id, network=network.name, reason=exc.message)
             await self._sweep(record, place)
@@ -336,6 +358,15 @@ class NetavarkNetworks(networks.Networks):
         self._ports.release(_holder(record.id, network.id))
         with contextlib.suppress(OSError):
             await aio.run(aio.DISK, self._state.save, record)
+
+    def _needs_rules(self, place: Place) -> bool:
+        """Whether the firewall changes with an endpoint: it publishes ports, or is the only one that is wholly there."""
+        return bool(place.endpoint.ports) or not any(
+            other.settled
+            for live in self._live.values()
+            for other in live.record.places
+            if other is not place and other.network.id == place.network.id
+        )
 
     async def _sweep(self, record: Record, place: Place) -> None:
         """Something was missing, so the program stopped half-way: make the endpoint whole elsewhere, and take it away there."""

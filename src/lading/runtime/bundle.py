@@ -7,9 +7,13 @@
 ``log``               FIFO of the shim's log; the daemon holds it open
 ``bootstrap.json``    where the shim listens and which protocol it speaks
 ``shim-binary-path``  the shim's executable, for cleaning up after its death
+``home``              symbolic link to the directory that the shim was started in, where that is another one
 ``exit.json``         how the first process ended, once known
 ``log.json``          the runtime's own words (written by runc and crun)
 ====================  =====================================================================
+
+A shim that may serve other containers before or after has a *home* of its own, a bundle without a container (see spares.py); the
+container's bundle then only points to it.
 
 All functions block, and none of them fsyncs: the state directory is on a tmpfs and means nothing after a reboot.
 """
@@ -17,6 +21,7 @@ All functions block, and none of them fsyncs: the state directory is on a tmpfs 
 import contextlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +35,8 @@ from lading.errors import AlreadyExistsError, DataLossError
 from lading.runtime.linux import unmount_all
 
 _CAP: Final = 1 << 20
+_HOME: Final = "home"
+_HOMES: Final = ".shims"
 
 
 class Bootstrap(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,8 +75,8 @@ class Bundle:
         """The FIFO of the shim's log."""
         return self.path / "log"
 
-    def create(self, spec: Mapping[str, Any], shim: Path) -> None:
-        """Make the directory and what a shim needs to find in it; all or nothing.
+    def create(self, spec: Mapping[str, Any], shim: Path, home: "Bundle | None" = None) -> None:
+        """Make the directory and what a shim needs to find in it; all or nothing. ``home`` is of the shim that will serve it.
 
         Raises:
             AlreadyExistsError: There is a bundle.
@@ -85,7 +92,12 @@ class Bundle:
             self.rootfs.mkdir(mode=0o711)
             self.work.mkdir(parents=True, mode=0o711, exist_ok=True)
             (self.path / "work").symlink_to(self.work)
-            os.mkfifo(self.log, 0o700)
+            if home is None:
+                os.mkfifo(self.log, 0o700)
+            else:
+                self.log.symlink_to(home.log)
+                (self.path / _HOME).symlink_to(home.path)
+                self.save_bootstrap(home.bootstrap())
             self._write("config.json", json.dumps(spec).encode())
             self._write("shim-binary-path", os.fsencode(shim))
         except BaseException:
@@ -95,13 +107,25 @@ class Bundle:
     def remove(self) -> None:
         """Unmount the root file system, remove the bundle and the socket. Idempotent; a crash leaves what `scan` sweeps."""
         unmount_all(self.path)
-        with contextlib.suppress(DataLossError, OSError):  # a shim that was killed leaves its socket
-            os.unlink(self.bootstrap().address.removeprefix("unix://"))
+        if not self._is_guest:
+            with contextlib.suppress(DataLossError, OSError):  # a shim that was killed leaves its socket
+                os.unlink(self.bootstrap().address.removeprefix("unix://"))
         hidden = self.path.with_name(f".{self.path.name}")
         with contextlib.suppress(FileNotFoundError):
             os.rename(self.path, hidden)
         shutil.rmtree(hidden, ignore_errors=True)
         shutil.rmtree(self.work, ignore_errors=True)
+
+    @property
+    def _is_guest(self) -> bool:
+        return (self.path / _HOME).is_symlink()
+
+    def home(self) -> "Bundle":
+        """The bundle that its shim was started in: this one, unless it is a guest."""
+        if not self._is_guest:
+            return self
+        path = Path(os.readlink(self.path / _HOME))
+        return Bundle(ContainerID(path.name), path, self.work.parent / f".{path.name}")
 
     def save_bootstrap(self, bootstrap: Bootstrap) -> None:
         """Record where the shim listens, for the next daemon."""
@@ -178,6 +202,31 @@ class Bundles:
     def bundle(self, id: ContainerID) -> Bundle:
         """The bundle of a container, existing or not."""
         return Bundle(id, self.state / self.namespace / id, self.root / self.namespace / id)
+
+    def new_home(self) -> Bundle:
+        """Where a shim may be started that serves one container after another; it does not exist yet."""
+        name = f"shim-{secrets.token_hex(8)}"
+        return Bundle(
+            ContainerID(name),
+            self.state / _HOMES / self.namespace / name,
+            self.root / self.namespace / f".{name}",
+        )
+
+    def unused_homes(self) -> list[Bundle]:
+        """Homes of shims that serve no container. To be asked while no shim is being started."""
+        used = {bundle.home().path for bundle in self.scan()}
+        return [home for home in self._homes() if home.path not in used]
+
+    def _homes(self) -> list[Bundle]:
+        directory = self.state / _HOMES / self.namespace
+        try:
+            names = sorted(os.listdir(directory))
+        except FileNotFoundError:
+            return []
+        return [
+            Bundle(ContainerID(name), directory / name, self.root / self.namespace / f".{name}")
+            for name in names
+        ]
 
     def scan(self) -> Iterator[Bundle]:
         """Bundles that exist. Half-removed ones are swept on the way."""

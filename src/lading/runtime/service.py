@@ -20,18 +20,21 @@ from lading.kit.failpoints import failpoint
 from lading.runtime import ttrpc
 from lading.runtime._pb import task_pb2
 from lading.runtime.bundle import Bootstrap, Bundle, Bundles
-from lading.runtime.config import RuntimeConfig, encode_options, find_shim
+from lading.runtime.config import RuntimeConfig, encode_options, find_shim, is_runc
 from lading.runtime.events import EventQueue, events_service
 from lading.runtime.launch import Launcher
 from lading.runtime.linux import become_subreaper
 from lading.runtime.logs import LogDrain
 from lading.runtime.reaper import Reaper
 from lading.runtime.shim import SIGKILL, Shim, ShimTask, check_identifier, runtime_words
+from lading.runtime.spares import Spares
 from lading.runtime.ttrpc import DisconnectedError
 
 _LOAD_TIMEOUT: Final = 5
 _EVENT_GRACE: Final = 2
 """Seconds that a shim's own exit event has before we publish one: events after an exit must not overtake an OOM."""
+_SPARE_PAUSE: Final = 0.25
+"""Seconds after a start before a shim is started for the next one: what ends at once gives its own back."""
 _EXIT: Final = "/tasks/exit"
 _DELETE: Final = "/tasks/delete"
 _KILLED: Final = 128 + SIGKILL
@@ -86,6 +89,7 @@ class ShimRuntime(Runtime):
         )
         self._tasks: dict[ContainerID, ShimTask] = {}
         self._creating: set[ContainerID] = set()
+        self._spares = Spares(self._launch_spare, self._end_spare)
         self._events = EventQueue()
         self._early: set[ContainerID] | None = set()
         """Exits that came before `load` knew their task; None after it."""
@@ -114,6 +118,15 @@ class ShimRuntime(Runtime):
                     await aio.run(aio.DISK, find_shim, config.runtime, beside=self._beside)
                 )
 
+    @override
+    async def warm(self, runtime: str) -> None:
+        config = self._runtimes.get(runtime, RuntimeConfig(runtime=runtime))
+        if is_runc(config.runtime):
+            with contextlib.suppress(LadingError, OSError):
+                await self._spares.fill(
+                    await aio.run(aio.DISK, find_shim, config.runtime, beside=self._beside)
+                )
+
     async def __aexit__(self, *_: object) -> None:
         await self.close()
         # No background task can fail, so an error of the body is its own and leaves as it is, not in a group.
@@ -124,6 +137,8 @@ class ShimRuntime(Runtime):
         if self._closed:
             return
         self._closed = True
+        with anyio.CancelScope(shield=True):
+            await self._spares.close()
         for scope in list(self._scopes):
             scope.cancel()
         for task in self._tasks.values():
@@ -157,7 +172,8 @@ class ShimRuntime(Runtime):
         try:
             binary = await aio.run(aio.DISK, find_shim, config.runtime, beside=self._beside)
             bundle = self._bundles.bundle(id)
-            await aio.run(aio.DISK, bundle.create, spec, binary)
+            shim = await self._shim_for(config.runtime, binary)
+            await self._bundle(bundle, spec, binary, shim)
             request = task_pb2.CreateRequest(
                 id=id,
                 bundle=str(bundle.path),
@@ -171,18 +187,40 @@ class ShimRuntime(Runtime):
                 stderr="" if stdio.terminal else stdio.stderr,
                 options=any_options,
             )
-            task = await self._start(bundle, binary, request)
+            task = await self._start(bundle, binary, shim, request)
         finally:
             self._creating.discard(id)
+        if shim is not None:
+            self._spawn_spare(binary)
         return task
 
-    async def _start(self, bundle: Bundle, binary: Path, request: task_pb2.CreateRequest) -> ShimTask:
+    async def _shim_for(self, runtime: str, binary: Path) -> Shim | None:
+        """A shim that may serve any container; None where each container has to have one that is started for it."""
+        if not is_runc(runtime):
+            return None
+        with anyio.CancelScope(shield=True):
+            return await self._spares.take(binary)
+
+    async def _bundle(self, bundle: Bundle, spec: Mapping[str, Any], binary: Path, shim: Shim | None) -> None:
+        """Make the bundle; on failure, cancellation included, nothing is left, and the shim is idle again."""
+        try:
+            await aio.run(aio.DISK, bundle.create, spec, binary, shim and shim.home)
+            await checkpoint_if_cancelled()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                if shim is not None and not self._spares.give(binary, shim):
+                    await self._end_spare(shim)
+            raise
+
+    async def _start(
+        self, bundle: Bundle, binary: Path, shim: Shim | None, request: task_pb2.CreateRequest
+    ) -> ShimTask:
         """Start a shim and create its task; on failure, cancellation included, nothing is left."""
         task = None
         # A shim cannot be stopped halfway through a Create, so a cancelled one is finished (every step has a deadline)
         # and undone.
         with anyio.CancelScope(shield=True):
-            task = await self._start_whole(bundle, binary, request)
+            task = await self._start_whole(bundle, binary, shim, request)
         assert task is not None
         try:
             await checkpoint_if_cancelled()
@@ -192,8 +230,22 @@ class ShimRuntime(Runtime):
             raise
         return task
 
-    async def _start_whole(self, bundle: Bundle, binary: Path, request: task_pb2.CreateRequest) -> ShimTask:
-        shim: Shim | None = None
+    async def _start_whole(
+        self, bundle: Bundle, binary: Path, shim: Shim | None, request: task_pb2.CreateRequest
+    ) -> ShimTask:
+        try:
+            if shim is None:
+                shim = await self._launch(bundle, binary)
+            shim.serve(bundle)
+            pid = (await shim.call("Create", request, task_pb2.PidResponse)).pid
+        except LadingError as exc:
+            error = await runtime_words(bundle, exc)
+            await self._clean(bundle, shim)
+            raise error from exc
+        return self._adopt(shim, pid)
+
+    async def _launch(self, bundle: Bundle, binary: Path) -> Shim:
+        """Start a shim in a bundle."""
 
         async def launch() -> Bootstrap:
             bootstrap = await self._launcher.start(binary, bundle)
@@ -201,14 +253,33 @@ class ShimRuntime(Runtime):
             await aio.run(aio.DISK, bundle.save_bootstrap, bootstrap)
             return bootstrap
 
+        return await self._open(bundle, launch)
+
+    async def _launch_spare(self, binary: Path) -> Shim:
+        home = self._bundles.new_home()
+        # Some shims look for a spec where they are started.
+        await aio.run(aio.DISK, home.create, {"ociVersion": "1.0.2"}, binary)
         try:
-            shim = await self._open(bundle, launch)
-            pid = (await shim.call("Create", request, task_pb2.PidResponse)).pid
-        except LadingError as exc:
-            error = await runtime_words(bundle, exc)
-            await self._clean(bundle, shim)
-            raise error from exc
-        return self._adopt(shim, pid)
+            return await self._launch(home, binary)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await aio.run(aio.DISK, home.remove)
+            raise
+
+    async def _end_spare(self, shim: Shim) -> None:
+        await shim.shutdown()
+        await self._reaper.kill(shim.pid)
+        shim.close()
+        await aio.run(aio.DISK, shim.home.remove)
+
+    def _spawn_spare(self, binary: Path) -> None:
+        """Have a shim for the next container, when this one has had its start."""
+
+        async def fill() -> None:
+            await anyio.sleep(_SPARE_PAUSE)
+            await self._spares.fill(binary)
+
+        self._spawn(fill)
 
     async def _open(self, bundle: Bundle, find: Callable[[], Awaitable[Bootstrap]]) -> Shim:
         """Hold the log, find the shim, connect to it."""
@@ -222,7 +293,8 @@ class ShimRuntime(Runtime):
         except BaseException:
             log.close()
             raise
-        shim = Shim(bundle, client, log, bootstrap.version, self._namespace)
+        home = await aio.run(aio.DISK, bundle.home)
+        shim = Shim(bundle, home, client, log, bootstrap.version, self._namespace)
         with contextlib.suppress(LadingError):  # one without a task may have no answer
             named = task_pb2.ProcessRequest(id=bundle.id)
             shim.pid = (await shim.call("Connect", named, task_pb2.ConnectResponse, _LOAD_TIMEOUT)).shim_pid
@@ -247,15 +319,26 @@ class ShimRuntime(Runtime):
 
     @override
     async def load(self) -> list[Task]:
+        homes = await aio.run(aio.DISK, self._bundles.unused_homes)
         try:
             found = await aio.run(aio.DISK, lambda: list(self._bundles.scan()))
             async with anyio.create_task_group() as group:
+                for home in homes:
+                    group.start_soon(self._end_idle, home)
                 for bundle in found:
                     if bundle.id not in self._tasks and bundle.id not in self._creating:
                         group.start_soon(self._load, bundle)
         finally:
             self._early = None
         return [task for task in self._tasks.values() if not task.dying]
+
+    async def _end_idle(self, home: Bundle) -> None:
+        """End an idle shim of a daemon that was killed."""
+        try:
+            await self._end_spare(await self._reopen(home))
+        except LadingError:
+            await self._end_unreachable(home)
+        await aio.run(aio.DISK, home.remove)
 
     async def _load(self, bundle: Bundle) -> None:
         try:
@@ -326,7 +409,7 @@ class ShimRuntime(Runtime):
         except DisconnectedError:
             return
         task.record_exit(end)
-        await aio.run(aio.DISK, task.shim.bundle.save_exit, end)
+        await aio.run(aio.DISK, task.bundle.save_exit, end)
         with anyio.move_on_after(_EVENT_GRACE):
             await task.exit_reported.wait()
         self._report_end(task, _EXIT, end)
@@ -339,7 +422,7 @@ class ShimRuntime(Runtime):
     async def _bury(self, task: ShimTask) -> None:
         """A shim died by itself: end its container, remove what is left of both, report the exit."""
         _log.warning("shim_died", container=task.id, shim_pid=task.shim_pid)
-        end = await self._clean(task.shim.bundle, task.shim)
+        end = await self._clean(task.bundle, task.shim)
         self._reaper.sweep(task.pids_known)
         task.bury(end)
         self._report_end(task, _EXIT, task.exit or end)
@@ -347,7 +430,7 @@ class ShimRuntime(Runtime):
     async def _dispose(self, task: ShimTask, end: Exit) -> None:
         """Remove everything of a task whose first process is deleted."""
         if not task.dying:
-            await self._clean(task.shim.bundle, task.shim, deleted=task.deleted)
+            await self._clean(task.bundle, task.shim, deleted=task.deleted)
         # Some shims end before they have sent their last events.
         self._report_end(task, _EXIT, end)
         self._report_end(task, _DELETE, end)
@@ -362,11 +445,15 @@ class ShimRuntime(Runtime):
             try:
                 shim = await self._reopen(bundle)
             except LadingError:
-                await self._end_unreachable(bundle)
-        if shim is not None:
+                await self._end_unreachable(await aio.run(aio.DISK, bundle.home))
+        kept = False
+        if shim is not None and deleted and shim.home is not bundle:
+            kept = self._spares.give(await aio.run(aio.DISK, bundle.shim), shim)
+        if shim is not None and not kept:
             await shim.shutdown()
             await self._reaper.kill(shim.pid)
             shim.close()
+        home = bundle if kept else await aio.run(aio.DISK, bundle.home)
         recorded = await aio.run(aio.DISK, bundle.exit)
         end = None
         if not deleted:
@@ -377,6 +464,8 @@ class ShimRuntime(Runtime):
                 _log.warning("shim_cleanup_failed", container=bundle.id, reason=str(exc))
         try:
             await aio.run(aio.DISK, bundle.remove)
+            if home.path != bundle.path:
+                await aio.run(aio.DISK, home.remove)
         except OSError as exc:
             _log.error("bundle_not_removed", container=bundle.id, reason=str(exc))
         return recorded or end or Exit(status=_KILLED, exited_at_nano=time.time_ns())
@@ -401,14 +490,15 @@ class ShimRuntime(Runtime):
                         self._reaper.watch(pid)
                 watched.update(pids)
 
-    def _spawn(self, function: Callable[[ShimTask], Awaitable[None]], task: ShimTask) -> None:
+    def _spawn(self, function: Callable[..., Awaitable[None]], *arguments: object) -> None:
         async def supervised() -> None:
             with anyio.CancelScope() as scope:
                 self._scopes.add(scope)
                 try:
-                    await function(task)
+                    await function(*arguments)
                 except Exception as exc:  # noqa: BLE001 -- one task's trouble must not end the others
-                    _log.exception("task_supervision_failed", container=task.id, reason=str(exc))
+                    about = [each.id for each in arguments if isinstance(each, ShimTask)]
+                    _log.exception("task_supervision_failed", containers=about, reason=str(exc))
                 finally:
                     self._scopes.discard(scope)
 

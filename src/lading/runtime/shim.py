@@ -69,14 +69,24 @@ def check_identifier(id: str) -> None:
 class Shim:
     """The connection to one shim, and what this daemon holds for it."""
 
-    def __init__(self, bundle: Bundle, client: Client, log: LogDrain, version: int, namespace: str) -> None:
+    def __init__(
+        self, bundle: Bundle, home: Bundle, client: Client, log: LogDrain, version: int, namespace: str
+    ) -> None:
         self.bundle = bundle
+        self.home = home
+        """Where it was started; ``bundle`` itself if it serves no other container."""
         self.client = client
         self.pid = 0
         """The shim's process, as far as known."""
+        self.lives = 0
+        """Containers that it has served before."""
         self._log = log
         self._service = TASK_SERVICES[version]
         self._metadata = {NAMESPACE_KEY: namespace}
+
+    def serve(self, bundle: Bundle) -> None:
+        """From now on it is the shim of this container."""
+        self.bundle = bundle
 
     async def call(
         self, method: str, request: Message, response: type[M], timeout: float | None = _CONTROL
@@ -118,6 +128,7 @@ class ShimTask(Task):
         dispose: Callable[["ShimTask", Exit], Awaitable[None]],
     ) -> None:
         self.shim = shim
+        self.bundle = shim.bundle
         self.exit: Exit | None = None
         """How the first process ended."""
         self.ended = anyio.Event()
@@ -144,7 +155,7 @@ class ShimTask(Task):
     @property
     @override
     def id(self) -> ContainerID:
-        return self.shim.bundle.id
+        return self.bundle.id
 
     @property
     @override

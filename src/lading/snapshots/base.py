@@ -14,6 +14,7 @@ import contextlib
 import os
 import shutil
 import stat
+import threading
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
@@ -31,6 +32,7 @@ from lading.core.metadata import SnapshotRow
 from lading.core.mounts import Mount
 from lading.core.snapshots import (
     NO_LABELS,
+    Capability,
     DiffIDMismatchError,
     Kind,
     Labels,
@@ -55,12 +57,14 @@ from lading.kit import fs, linux
 from lading.kit.aio import DATA, DISK, run
 from lading.kit.failpoints import failpoint
 from lading.oci.digest import DiffID, new_hasher
-from lading.snapshots import diff, trees
+from lading.snapshots import diff, room, trees
 from lading.snapshots.diff import Difference
 from lading.snapshots.extract import Extracted, Extractor, budget
 from lading.snapshots.faults import translate, translated
 
 Durability = Literal["lazy", "strict"]
+LIMIT: Final = "limit"
+"""Key in `SnapshotRow.extra`: bytes that an active snapshot may hold, in a file system of its own (see room.py)."""
 OPAQUE_ROOT: Final = "opaque-root"
 """Key in `SnapshotRow.extra`: the layer hides all below it, so that its parents are not mounted."""
 MAX_LAYER_BYTES: Final = 1 << 40
@@ -129,6 +133,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
         self._boot_id = boot_id
         self._max_layer_bytes = max_layer_bytes
         self._flush_delay = flush_delay
+        self._entering = threading.Lock()
         self._making: set[int] = set()
         self._unflushed: set[int] = set()
         self._doomed: set[str] = set()
@@ -185,9 +190,23 @@ class DirectorySnapshotter(Snapshotter, Differ):
         """The directory of a snapshot."""
         return self._directory / self.directory_name(id)
 
+    def place(self, row: SnapshotRow) -> Path:
+        """Where `_fill` has filled: the directory of a snapshot, or the file system that limits it."""
+        return self.path(row.id) / room.POINT if LIMIT in row.extra else self.path(row.id)
+
     def tree(self, row: SnapshotRow) -> Path:
         """What a snapshot itself holds."""
-        return self.path(row.id) / "fs"
+        return self.place(row) / "fs"
+
+    async def _ready(self, row: SnapshotRow) -> None:
+        """Have the file system of a limited snapshot mounted."""
+        if LIMIT in row.extra:
+            with translated(f"cannot mount the writable layer of {row.info.key}"):
+                await run(DISK, self._enter, self.path(row.id))
+
+    def _enter(self, directory: Path) -> None:
+        with self._entering:
+            room.enter(directory)
 
     def stack(self, rows: Sequence[SnapshotRow]) -> list[str]:
         """The directories to stack, top first: up to one that hides all below it."""
@@ -218,6 +237,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
         row = await self._rows.get(key)
         if row.info.kind is Kind.COMMITTED:
             return row.usage
+        await self._ready(row)
         return await run(DISK, self._measure, self.tree(row))
 
     @override
@@ -227,6 +247,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
             raise FailedPreconditionError(
                 f"snapshot {key} is committed", hint="make a view of it to mount it", subject=key
             )
+        await self._ready(row)
         return self._show(row, parents)
 
     @override
@@ -251,8 +272,14 @@ class DirectorySnapshotter(Snapshotter, Differ):
         labels: Labels = NO_LABELS,
         lease: LeaseID | None = None,
         durable: bool = True,
+        limit: int = 0,
     ) -> list[Mount]:
-        return await self._make(Kind.ACTIVE, key, parent, labels, lease, durable=durable)
+        if limit and Capability.LIMITS not in self.capabilities:
+            raise UnsupportedError(
+                f"the snapshotter {self.name} cannot limit the size of a writable layer",
+                hint="use erofs or overlayfs, in the containerd image store",
+            )
+        return await self._make(Kind.ACTIVE, key, parent, labels, lease, durable=durable, limit=limit)
 
     @override
     async def view(
@@ -278,6 +305,12 @@ class DirectorySnapshotter(Snapshotter, Differ):
         row = await self._rows.get(key)
         if row.info.kind is not Kind.ACTIVE:
             raise FailedPreconditionError(f"snapshot {key} is {row.info.kind.value}, not active", subject=key)
+        if LIMIT in row.extra:
+            raise FailedPreconditionError(
+                f"snapshot {key} is limited in size, and cannot become a layer",
+                hint="pack its differences into one",
+                subject=key,
+            )
         usage = await run(DISK, self._measure, self.tree(row))
         if not durable and not self._strict:
             await self._rows.commit(name, key, labels=labels, usage=usage, boot_id=self._boot_id, lease=lease)
@@ -348,6 +381,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
     @override
     async def changes(self, key: str) -> list[Change]:
         row, *parents = await self._rows.chain(key)
+        await self._ready(row)
 
         def collect() -> list[Change]:
             with (
@@ -367,6 +401,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
     @asynccontextmanager
     async def _open_diff(self, key: str, epoch: int | None) -> AsyncGenerator[Iterator[bytes]]:
         row, *parents = await self._rows.chain(key)
+        await self._ready(row)
         stream = diff.archive(self._differences(row, parents), f"cannot read snapshot {key}", epoch=epoch)
         try:
             yield stream
@@ -380,8 +415,15 @@ class DirectorySnapshotter(Snapshotter, Differ):
             return
         with anyio.CancelScope(shield=True):
             await self.settle()
+            await run(DISK, self._leave_all)
         os.close(self._fd)
         self._fd = -1
+
+    def _leave_all(self) -> None:
+        """Unmount what limits snapshots; what runs in them goes on."""
+        for name in os.listdir(self._directory):
+            with contextlib.suppress(OSError):  # nothing depends on it: it is found mounted the next time
+                room.leave(self._directory / name)
 
     # Life of the process.
 
@@ -498,11 +540,19 @@ class DirectorySnapshotter(Snapshotter, Differ):
         lease: LeaseID | None,
         *,
         durable: bool = True,
+        limit: int = 0,
     ) -> list[Mount]:
         parents = await self._parents(key, parent)
+        if limit:
+            room.check(limit)
         async with self._new(key) as number:
             with translated(f"cannot make snapshot {key}"):
-                await run(DATA, self._fill, self.path(number), kind, parents)
+                place = self.path(number)
+                if limit:
+                    place = await run(DATA, room.make, place, limit)
+                await run(DATA, self._fill, place, kind, parents)
+                if limit:
+                    await run(DISK, room.flush, self.path(number))
                 if durable or self._strict:
                     await run(DISK, self._flush_new, number)
             failpoint("snapshot.filled")
@@ -513,6 +563,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
                 parent=parent,
                 labels=labels,
                 usage=_NO_USAGE,
+                extra={LIMIT: str(limit)} if limit else None,
                 lease=lease,
                 durable=durable or self._strict,
             )
@@ -675,6 +726,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
                 freed += status.st_blocks * 512
 
         with translated(f"cannot delete {name}"):
+            room.leave(self._directory / name)
             failpoint("snapshot.doomed")
             trees.remove(self._fd, name, count)
         return freed

@@ -273,7 +273,7 @@ class ErofsSnapshotter(OverlaySnapshotter):
 
     @override
     def tree(self, row: SnapshotRow) -> Path:
-        return self.path(row.id) / (POINT if METADATA in row.extra else "fs")
+        return self.path(row.id) / POINT if METADATA in row.extra else super().tree(row)
 
     @override
     async def mounts(self, key: SnapshotKey) -> list[Mount]:

@@ -89,7 +89,7 @@ class OverlaySnapshotter(DirectorySnapshotter):
     @property
     @override
     def capabilities(self) -> frozenset[Capability]:
-        return frozenset({Capability.PARALLEL_LAYERS})
+        return frozenset({Capability.PARALLEL_LAYERS, Capability.LIMITS})
 
     @override
     def upper(self, key: SnapshotKey) -> AbstractAsyncContextManager[str]:
@@ -100,6 +100,7 @@ class OverlaySnapshotter(DirectorySnapshotter):
         row = await self._rows.get(key)
         if row.info.kind is not Kind.ACTIVE:
             raise FailedPreconditionError(f"snapshot {key} is {row.info.kind.value}, not active", subject=key)
+        await self._ready(row)
         yield str(self.tree(row))
 
     @override
@@ -123,7 +124,7 @@ class OverlaySnapshotter(DirectorySnapshotter):
             return bind(lowers[0], read_only=True)
         options = list(mount_options())
         if not read_only:
-            options += [f"workdir={self.path(row.id)}/work", f"upperdir={self.tree(row)}"]
+            options += [f"workdir={self.place(row)}/work", f"upperdir={self.tree(row)}"]
         options.append(f"lowerdir={':'.join(lowers)}")
         return [Mount(type="overlay", source="overlay", options=tuple(options))]
 

@@ -23,7 +23,7 @@ from typing_extensions import Buffer, override
 
 from lading.core import metadata
 from lading.core.metadata import SnapshotRow
-from lading.core.snapshots import Kind, Usage
+from lading.core.snapshots import Capability, Kind, Usage
 from lading.formats import compression, tarsplit
 from lading.kit import fs
 from lading.kit.aio import DISK, run
@@ -66,6 +66,11 @@ class Overlay2Snapshotter(OverlaySnapshotter):
     @override
     def name(self) -> str:
         return "overlay2"
+
+    @property
+    @override
+    def capabilities(self) -> frozenset[Capability]:
+        return super().capabilities - {Capability.LIMITS}  # dockerd would not find what is in a file
 
     @override
     def _place(self, root: Path) -> Path:

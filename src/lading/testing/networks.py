@@ -194,6 +194,16 @@ class NetworksSuite:
         assert networks.endpoints(made.id) == []
         assert await world.leftovers() == []
 
+    async def test_an_endpoint_gets_other_names(self, networks: Networks) -> None:
+        made = await networks.create(NET)
+        await networks.rename(ONE, made.id, ["nobody"])
+        async with joined(networks, ONE, "net", EndpointRequest(names=("web", "www"))) as sandbox:
+            await networks.rename(ONE, made.id, ["shop", "www"])
+            [endpoint] = networks.sandbox(ONE).endpoints
+            assert endpoint.names == ("shop", "www")
+            assert (endpoint.ipv4, endpoint.id) == (sandbox.endpoints[0].ipv4, sandbox.endpoints[0].id)
+            assert networks.endpoints(made.id) == [(ONE, endpoint)]
+
     async def test_addresses_are_given_out_once(self, networks: Networks) -> None:
         made = await networks.create(NET)
         got: list[str] = []

@@ -188,6 +188,16 @@ class MemoryNetworks(networks.Networks):
         return tuple(got)
 
     @override
+    async def rename(self, id: SandboxID, network: NetworkID, names: Sequence[str]) -> None:
+        await anyio.lowlevel.checkpoint()
+        if sandbox := self.wires.sandboxes.get(id):
+            endpoints = tuple(
+                replace(each, names=tuple(names)) if each.network == network else each
+                for each in sandbox.endpoints
+            )
+            self.wires.sandboxes[id] = replace(sandbox, endpoints=endpoints)
+
+    @override
     async def disconnect(self, id: SandboxID, network: NetworkID) -> None:
         await anyio.lowlevel.checkpoint()
         if sandbox := self.wires.sandboxes.get(id):

@@ -435,6 +435,10 @@ class MemoryRuntime(Runtime):
         return task
 
     @override
+    async def warm(self, runtime: str) -> None:
+        del runtime
+
+    @override
     async def load(self) -> list[Task]:
         unseen, self._machine.unseen = self._machine.unseen, []
         for event in unseen:

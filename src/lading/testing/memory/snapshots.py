@@ -236,7 +236,10 @@ class MemorySnapshotter(Snapshotter):
         labels: Labels = NO_LABELS,
         lease: LeaseID | None = None,
         durable: bool = True,
+        limit: int = 0,
     ) -> list[Mount]:
+        if limit:
+            raise UnsupportedError("memory has no limits")
         return await self._make(Kind.ACTIVE, key, parent, labels, lease)
 
     @override
