@@ -120,7 +120,10 @@ class Harness:
             if self.daemon.process is None or each != self.daemon.process.pid
         }
         shims = [
-            f"{pid} {command}" for pid, command in others.items() if "containers/keeper.py" not in command
+            f"{pid} {command}"
+            for pid, command in others.items()
+            if "containers/keeper.py" not in command
+            and " -id shim-" not in command  # kept for the next container; gone when the daemon is
         ]
         mounts = [
             each for each in left_mounts(self.daemon.directory) if each.startswith(str(self.daemon.exec_root))

@@ -27,6 +27,7 @@ from lading.builder.model import (
     Talk,
     UsageRecord,
 )
+from lading.builder.ops import agents
 from lading.builder.ops.contents import Contents
 from lading.builder.ops.emulation import Emulation
 from lading.builder.ops.exec import ExecTools
@@ -170,6 +171,7 @@ class BuildSolver(Solver):
     async def _recover(self) -> None:
         """Clean up what builds of an earlier daemon left."""
         await aio.run(aio.DISK, self.trees.clean)
+        await aio.run(aio.DISK, agents.forget_private, self._env.state / "private")
         await self._processes.recover()
         for lease in await self._env.leases.list():
             if BUILDS in lease.labels:

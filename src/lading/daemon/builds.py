@@ -108,12 +108,20 @@ class Builds(OnDemand[Builder]):
         return await (await self.get()).disk_usage(version)
 
     async def recover(self) -> None:
-        """Clean up after builds that an earlier daemon left unfinished, which opening does; background work."""
-        if any(leases.BUILDS in lease.labels for lease in await self._parts.leases.list()):
+        """Clean up after builds that an earlier daemon left unfinished, which opening does; background work.
+
+        Most have a lease; what was mounted for a step stands in the state directory, a moment longer than that.
+        """
+        leased = any(leases.BUILDS in lease.labels for lease in await self._parts.leases.list())
+        if leased or await aio.run(aio.DISK, _left, self._parts.state):
             try:
                 await self.get()
             except LadingError as exc:
                 _log.warning("builder_not_opened", error=str(exc))
+
+
+def _left(state: Path) -> bool:
+    return any(state.glob("*/*"))
 
 
 @asynccontextmanager

@@ -267,10 +267,20 @@ class ShimRuntime(Runtime):
             raise
 
     async def _end_spare(self, shim: Shim) -> None:
-        await shim.shutdown()
-        await self._reaper.kill(shim.pid)
-        shim.close()
+        await self._end_shim(shim)
         await aio.run(aio.DISK, shim.home.remove)
+
+    async def _end_shim(self, shim: Shim) -> None:
+        """Ask a shim to end, and see that it does.
+
+        One that is in the middle of a Create for a daemon that was killed tells no process ID, and stays for that container.
+        """
+        await shim.shutdown()
+        if shim.pid > 0:
+            await self._reaper.kill(shim.pid)
+        else:
+            await self._end_unreachable(shim.home)
+        shim.close()
 
     def _spawn_spare(self, binary: Path) -> None:
         """Have a shim for the next container, when this one has had its start."""
@@ -450,9 +460,7 @@ class ShimRuntime(Runtime):
         if shim is not None and deleted and shim.home is not bundle:
             kept = self._spares.give(await aio.run(aio.DISK, bundle.shim), shim)
         if shim is not None and not kept:
-            await shim.shutdown()
-            await self._reaper.kill(shim.pid)
-            shim.close()
+            await self._end_shim(shim)
         home = bundle if kept else await aio.run(aio.DISK, bundle.home)
         recorded = await aio.run(aio.DISK, bundle.exit)
         end = None

@@ -38,6 +38,14 @@ def _unmake(place: Path) -> None:
     place.rmdir()
 
 
+def forget_private(parent: Path) -> None:
+    """Unmake the private directories that an earlier process left below ``parent``, secrets included. Blocking."""
+    for point in linux.mount_points(str(parent)):
+        linux.unmount(point)
+    for place in parent.glob("*"):
+        place.rmdir()
+
+
 def write_secret(path: Path, data: bytes, options: ops.SecretOptions) -> None:
     """A secret as a file with its owner and mode. Blocking."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
