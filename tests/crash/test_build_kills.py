@@ -12,7 +12,7 @@ from pathlib import Path
 
 import apsw
 import pytest
-from support.daemon import Daemon, left_mounts, left_processes, running_daemon
+from support.daemon import Daemon, is_idle_shim, left_mounts, left_processes, running_daemon
 from support.images import BUSYBOX
 from support.newer import CLI_PLUGINS
 
@@ -122,8 +122,7 @@ class Harness:
         shims = [
             f"{pid} {command}"
             for pid, command in others.items()
-            if "containers/keeper.py" not in command
-            and " -id shim-" not in command  # kept for the next container; gone when the daemon is
+            if "containers/keeper.py" not in command and not is_idle_shim(pid)
         ]
         mounts = [
             each for each in left_mounts(self.daemon.directory) if each.startswith(str(self.daemon.exec_root))

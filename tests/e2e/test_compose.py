@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.compose import Compose, load
-from support.daemon import NetnsDaemon, daemon_in_netns, left_mounts
+from support.daemon import NetnsDaemon, daemon_in_netns, is_idle_shim, left_mounts
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -188,6 +188,8 @@ def resolver_processes(daemon: NetnsDaemon) -> list[str]:
         except OSError:
             continue
         if str(daemon.exec_root).encode() in line and (b"aardvark" in line or b"shim" in line):
+            if is_idle_shim(int(entry.parent.name)):
+                continue
             found.append(line.decode(errors="replace"))
     return found
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support.daemon import Daemon
+from support.daemon import Daemon, is_idle_shim
 from support.engine import Engine, boxed
 
 pytestmark = pytest.mark.e2e
@@ -95,7 +95,9 @@ def leftovers(engine: Engine) -> tuple[int, int, list[str]]:
     found = subprocess.run(
         ["pgrep", "-f", str(engine.daemon.directory)], capture_output=True, text=True, check=False
     )
-    children = [each for each in found.stdout.split() if int(each) != os.getpid()]
+    children = [
+        each for each in found.stdout.split() if int(each) != os.getpid() and not is_idle_shim(int(each))
+    ]
     return len(os.listdir(f"/proc/{pid}/fd")), len(os.listdir(f"/proc/{pid}/task")), children
 
 

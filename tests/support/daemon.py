@@ -204,6 +204,14 @@ def left_processes(directory: Path) -> list[int]:
     return found
 
 
+def is_idle_shim(pid: int) -> bool:
+    """Whether it is a shim that the daemon keeps ready for another container, and takes along when it ends."""
+    try:
+        return b"\0-id\0shim-" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 def commands(directory: Path) -> list[str]:
     """Command lines of `left_processes`; one that is ending has none any more."""
     found: list[str] = []
