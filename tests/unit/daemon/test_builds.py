@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import MagicMock
@@ -63,8 +64,11 @@ def loading(builder: Builder, loads: list[int]) -> Callable[[], OpenBuilder]:
     return load
 
 
-def parts(database: SqliteDatabase) -> Parts:
-    return cast("Parts", SimpleNamespace(database=database, namespace=HERE, leases=database.leases(HERE)))
+def parts(database: SqliteDatabase, state: Path = Path("/nonexistent")) -> Parts:
+    return cast(
+        "Parts",
+        SimpleNamespace(database=database, namespace=HERE, leases=database.leases(HERE), state=state),
+    )
 
 
 def test_a_daemon_that_starts_does_not_load_the_builder() -> None:
@@ -106,13 +110,15 @@ async def test_its_usage_is_asked_for_only_if_there_is_any(database) -> None:
     assert loads == [1]
 
 
-@pytest.mark.parametrize("unfinished", [False, True])
+@pytest.mark.parametrize("left", ["", "lease", "directory"])
 async def test_builds_that_a_daemon_left_unfinished_are_cleaned_up_after_at_the_start(
-    database, unfinished
+    database, left: str, tmp_path: Path
 ) -> None:
     loads: list[int] = []
-    if unfinished:
+    if left == "lease":
         await database.leases(HERE).create(labels={leases.BUILDS: "builds under way"})
-    async with Builds(parts(database), loading(FakeBuilder(), loads)) as builds:
+    if left == "directory":  # that of a step, which goes after the lease
+        (tmp_path / "private" / "private-1").mkdir(parents=True)
+    async with Builds(parts(database, tmp_path), loading(FakeBuilder(), loads)) as builds:
         await builds.recover()
-    assert len(loads) == unfinished
+    assert len(loads) == bool(left)
