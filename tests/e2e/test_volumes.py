@@ -46,7 +46,7 @@ def engine(loaded: Engine, daemon: Daemon) -> Generator[Engine]:
     yield loaded
     loaded.run("rm", "-fv", *loaded.docker("ps", "-aq").split())
     loaded.run("volume", "prune", "-af")
-    assert os.listdir(daemon.data_root / "volumes/moby") == []
+    assert os.listdir(daemon.data_root / "lading/volumes/moby") == []
     assert [point for point in left_mounts(daemon.directory) if "volume" in point] == []
 
 

@@ -126,6 +126,7 @@ class ImageMachine(RuleBasedStateMachine):
             running=list,
             stop=lambda _id: anyio.lowlevel.checkpoint(),
             restart=lambda: None,
+            layers_keep=lambda: "both",
         )
         self.routes = wiring.StoreRoutes(self.config, self.store, switch)
 

@@ -19,6 +19,7 @@ from support.netns import Netns, new_netns
 
 SOURCE = str(Path(__file__).parents[2] / "src")
 _START_SECONDS = 60
+_GONE_SECONDS = 5
 _STOP_SECONDS = 15
 
 
@@ -231,7 +232,11 @@ def running_daemon(*arguments: str) -> Generator[Daemon]:
             yield daemon
         finally:
             daemon.end()
-            left = left_mounts(daemon.directory), left_processes(daemon.directory)
+            deadline = time.monotonic() + _GONE_SECONDS  # what has ended may still be collected
+            while any(left := (left_mounts(daemon.directory), left_processes(daemon.directory))):
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.05)
         if any(left):
             pytest.fail(f"left behind: {left}")
 

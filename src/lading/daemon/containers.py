@@ -69,7 +69,8 @@ async def open_container_service(
     volumes = await stack.enter_async_context(
         open_volumes(
             store.database.volumes(Namespace(config.containerd_namespace)),
-            config.data_root / "volumes" / config.containerd_namespace,
+            # Not below "volumes": a dockerd that opens the same data-root takes what is there for volumes of its own.
+            config.data_root / "lading" / "volumes" / config.containerd_namespace,
         )
     )
     environment = Environment(

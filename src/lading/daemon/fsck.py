@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from lading.core import content, images, leases
 from lading.core.content import Info, IngestRef
+from lading.core.labels import RECIPE
 from lading.core.leases import LeaseID
 from lading.core.remotes import Registries
 from lading.errors import DataLossError, LadingError, NotFoundError
@@ -106,7 +107,9 @@ class Checker:
             if writer.offset != info.size or writer.digest(info.digest.algorithm) != info.digest:
                 raise DataLossError(f"{repository.name} has other bytes for {info.digest}")
             await self.store.delete(info.digest)
-            await writer.commit(size=info.size, expected=info.digest, labels=info.labels)
+            # How it was made of a snapshot is not believed any more.
+            kept = {key: value for key, value in info.labels.items() if key != RECIPE}
+            await writer.commit(size=info.size, expected=info.digest, labels=kept)
 
 
 def _digest_of(reader: content.Reader, algorithm: str) -> Digest:

@@ -3,6 +3,7 @@
 The snapshotter is looked up by name, in `SNAPSHOTTERS`; everything else is built once, from what stands above it.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -117,16 +118,15 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
     store = LocalContentStore(config.data_root / "content", blobs, namespace=namespace)
     classic: stores.Classic | None = None
     if selection.kind is StoreKind.CLASSIC:
+        stores.check_layers_kept(config.lading.layers_keep)
+        lock = await aio.run(aio.DISK, stores.keep_dockerd_out, config.data_root)
+        if lock is not None:
+            stack.callback(os.close, lock)
         rows = database.snapshots(namespace, selection.driver)
         classic = await stores.open_classic(
             config, snapshots=rows, records=records, blobs=store, leases=lease_manager
         )
         records = classic.records
-    if classic is not None and config.lading.layers_keep != "both":
-        raise FailedPreconditionError(
-            f"the classic store cannot keep layers {config.lading.layers_keep}",
-            hint="remove lading.layers-keep from the configuration, or use the containerd store",
-        )
     snapshotter: DirectorySnapshotter = (
         classic.snapshotter
         if classic

@@ -1,5 +1,7 @@
 """The two image stores of a data-root: how each is opened, what the other one hides, and the switch between them."""
 
+import fcntl
+import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from lading.daemon.config import Config
 from lading.daemon.selection import SETTING, Asked, Selection, StoreKind, parse_kind, select
 from lading.errors import ConflictError, FailedPreconditionError, InvalidArgumentError
 from lading.kit import aio, linux
+from lading.kit.fs import LockedError
 from lading.snapshots import overlay
 from lading.snapshots.overlay2 import Overlay2Snapshotter
 
@@ -62,6 +65,38 @@ class Classic:
     records: ClassicRecords
     snapshotter: Overlay2Snapshotter
     store: LocalClassicStore
+
+
+def check_layers_kept(wanted: str) -> None:
+    """Raise `FailedPreconditionError` if the classic store cannot keep layers as the configuration says."""
+    if wanted != "both":
+        raise FailedPreconditionError(
+            f"the classic store cannot keep layers {wanted}",
+            hint="remove lading.layers-keep from the configuration, or use the containerd store",
+        )
+
+
+def keep_dockerd_out(data_root: Path) -> int | None:
+    """Hold what a dockerd holds that uses this data-root; a descriptor to keep open. ``None`` where none ever ran.
+
+    It is the lock of dockerd's database of volumes (bbolt takes flock(2)): neither starts while the other has it.
+
+    Raises:
+        LockedError: A dockerd uses the data-root.
+
+    """
+    try:
+        fd = os.open(data_root / "volumes" / "metadata.db", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        os.close(fd)
+        raise LockedError(
+            f"a dockerd uses the data-root {data_root}", hint="stop it first, or choose another --data-root"
+        ) from exc
+    return fd
 
 
 async def open_classic(
@@ -165,6 +200,7 @@ class Switch:
         running: The containers that run now.
         stop: Stops one.
         restart: Asks for that next life; returns at once.
+        layers_keep: What the configuration says of layers, which the classic store keeps unpacked only.
 
     """
 
@@ -173,6 +209,7 @@ class Switch:
     running: Callable[[], Sequence[Running]]
     stop: Callable[[str], Awaitable[object]]
     restart: Callable[[], None]
+    layers_keep: Callable[[], str]
 
     async def use(self, text: str, *, stop: bool) -> bool:
         """Switch to a store; whether anything changes. The engine is opened again after the answer.
@@ -195,6 +232,8 @@ class Switch:
                 "features.containerd-snapshotter in the configuration says which image store to use",
                 hint="change it there and restart the daemon, or remove it",
             )
+        if kind is StoreKind.CLASSIC:
+            check_layers_kept(self.layers_keep())
         running = self.running()
         if running and not stop:
             names = ", ".join(each.name or each.id[:12] for each in running[:5])

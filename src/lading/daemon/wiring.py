@@ -169,6 +169,7 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
             ],
             stop=service.stop,
             restart=engine.restart.set,
+            layers_keep=lambda: engine.config.lading.layers_keep,
         )
         engine.router = make_router(store, service, sources, bus, StoreRoutes(config, store, switch), builds)
         yield engine

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import secrets
 from errno import EDQUOT, EINVAL, ENOSPC, ENOSYS, ESPIPE
 from pathlib import Path
 from typing import Final
@@ -46,8 +47,9 @@ def make_directories(path: str | Path, *, mode: int = 0o777) -> None:
 def write_atomic(path: str | Path, data: Buffer, *, mode: int = 0o600) -> None:
     """Replace a small file so that a crash leaves the old or the new content, whole and durable."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    # Threads may write the same file at once: the last one wins, whole.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         write_all(fd, data)
         os.fsync(fd)

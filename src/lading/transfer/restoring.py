@@ -211,7 +211,10 @@ class Releaser:
     async def _let_go(self, info: Info, snapshot: SnapshotName | None) -> int:
         way = way_of(info)
         try:
-            if way is None or (isinstance(way, FromNowhere) and self._fetchable(info)):
+            # A snapshot is tried anew, on the whole, each time that a file is there: either may have been damaged since.
+            if not isinstance(way, FromRegistry | FromNowhere) or (
+                isinstance(way, FromNowhere) and self._fetchable(info)
+            ):
                 way = await self._find(info, snapshot)
                 if isinstance(way, FromNowhere) and snapshot is None:
                     return 0  # it may yet be unpacked

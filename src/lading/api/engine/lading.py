@@ -26,7 +26,7 @@ class Maintenance(Protocol):
         ...
 
     def check(self, *, repair: bool) -> AsyncIterator[dict[str, Any]]:
-        """Check every blob and snapshot; progress objects, then findings, the last one with ``result``."""
+        """Check every blob; progress objects, then findings, the last one with ``result``."""
         ...
 
 
