@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import select
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -277,3 +278,25 @@ def test_events_in_docker_s_order(engine: Engine):
         "{{.Action}}",
     ).split()
     assert words == ["create", "attach", "start", "die", "destroy"]
+
+
+@pytest.mark.parametrize("action", ["start", "restart?t=0", "stop?t=0"])
+def test_a_client_that_leaves_in_the_middle_leaves_nothing_half_done(engine: Engine, action: str):
+    """Whatever it asked for is done, and the container can be used afterwards."""
+    for delay in (0, 0.01, 0.02, 0.03, 0.05, 0.08):
+        engine.docker("create", "--network", "none", "--name", "cut", "box", "sleep", "1000")
+        if action != "start":
+            engine.docker("start", "cut")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(engine.daemon.socket))
+            client.sendall(
+                f"POST /containers/cut/{action} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode()
+            )
+            time.sleep(delay)
+        wanted = "exited" if action.startswith("stop") else "running"
+        deadline = time.monotonic() + 20
+        while (found := engine.docker("inspect", "-f", "{{.State.Status}}", "cut").strip()) != wanted:
+            assert time.monotonic() < deadline, (delay, found)
+            time.sleep(0.02)
+        engine.docker("restart", "-t", "0", "cut")
+        engine.docker("rm", "-f", "cut")

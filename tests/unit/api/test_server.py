@@ -3,6 +3,7 @@
 import json
 
 import anyio
+import anyio.lowlevel
 import pytest
 from aiohttp import web
 from unit.api.serving import get, read_all, send, serving, until
@@ -288,6 +289,38 @@ async def test_a_client_that_leaves_cancels_its_handler() -> None:
             await began.wait()
         with anyio.fail_after(5):
             await cancelled.wait()
+
+
+@pytest.mark.parametrize("finishes", [False, True])
+async def test_a_client_that_leaves_is_no_reason_to_stop_halfway(finishes: bool) -> None:
+    """What is shielded runs to its end; a route that finishes runs on after it, others are cancelled there."""
+    steps: list[str] = []
+    begun, gone, ended = anyio.Event(), anyio.Event(), anyio.Event()
+
+    async def handler(_: Request) -> web.StreamResponse:
+        try:
+            with anyio.CancelScope(shield=True):
+                begun.set()
+                await gone.wait()
+                await anyio.sleep(0.01)
+                steps.append("shielded")
+            await anyio.lowlevel.checkpoint()
+            steps.append("finished")
+        finally:
+            ended.set()
+        return json_response({})
+
+    table = Router()
+    table.add("POST", "/containers/{name}/stop", handler, finishes=finishes)
+    async with serving(table) as path:
+        async with await anyio.connect_unix(path) as client:
+            await client.send(b"POST /containers/a/stop HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+            await begun.wait()
+        await anyio.sleep(0.05)  # the server sees that it has left
+        gone.set()
+        with anyio.fail_after(5):
+            await ended.wait()
+    assert steps == (["shielded", "finished"] if finishes else ["shielded"])
 
 
 async def test_many_long_streams_do_not_hold_up_a_short_request() -> None:

@@ -301,7 +301,7 @@ def add_routes(router: Router, service: ContainerService) -> None:
     router.add("POST", "/containers/create", routes.create)
     router.add("POST", "/containers/prune", routes.prune)
     router.add("GET", "/containers/{name}/json", routes.inspect)
-    router.add("DELETE", "/containers/{name}", routes.remove)
+    router.add("DELETE", "/containers/{name}", routes.remove, finishes=True)
     router.add("GET", "/containers/{name}/top", routes.top)
     for action, handler in (
         ("start", routes.start),
@@ -314,7 +314,7 @@ def add_routes(router: Router, service: ContainerService) -> None:
         ("resize", routes.resize),
         ("update", routes.update),
     ):
-        router.add("POST", f"/containers/{{name}}/{action}", handler)
+        router.add("POST", f"/containers/{{name}}/{action}", handler, finishes=True)
     router.add("GET", "/containers/{name}/stats", routes.stats, endless=True)
     router.add("POST", "/containers/{name}/wait", routes.wait, endless=True)
     router.add("GET", "/containers/{name}/logs", routes.logs, endless=True)

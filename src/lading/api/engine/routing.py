@@ -35,13 +35,18 @@ _FALSE: Final = frozenset({"", "0", "no", "false", "none"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """One method and path pattern. ``endless`` routes (events, wait …) end at once when the daemon stops."""
+    """One method and path pattern.
+
+    ``endless`` routes (events, wait …) end at once when the daemon stops. What ``finishes`` goes on when its client leaves:
+    a container that is half stopped is of use to nobody.
+    """
 
     method: str
     pattern: str
     segments: tuple[str, ...]
     handler: Handler
     endless: bool = False
+    finishes: bool = False
 
     @property
     def rank(self) -> int:
@@ -85,7 +90,9 @@ class Router:
         self._fixed: dict[tuple[str, str], Route] = {}
         self._patterns: dict[str, list[Route]] = {}
 
-    def add(self, method: str, pattern: str, handler: Handler, *, endless: bool = False) -> None:
+    def add(
+        self, method: str, pattern: str, handler: Handler, *, endless: bool = False, finishes: bool = False
+    ) -> None:
         """Serve ``pattern`` with ``handler``, with and without a version before it.
 
         ``{name}`` takes one segment, ``{name:.*}`` (at most once in a pattern) one or more.
@@ -93,7 +100,14 @@ class Router:
         segments = tuple(pattern.removeprefix("/").split("/"))
         if pattern.count(":.*}") > 1:
             raise ValueError(pattern)
-        route = Route(method=method, pattern=pattern, segments=segments, handler=handler, endless=endless)
+        route = Route(
+            method=method,
+            pattern=pattern,
+            segments=segments,
+            handler=handler,
+            endless=endless,
+            finishes=finishes,
+        )
         if route.rank == 0:
             self._fixed[method, pattern] = route
         else:

@@ -12,6 +12,7 @@ from typing import Final
 import anyio
 import structlog
 from aiohttp import web
+from anyio.abc import TaskGroup
 
 from lading.api.engine import limits
 from lading.api.engine.connection import Connection, ConnectionServer
@@ -19,6 +20,7 @@ from lading.api.engine.errors import status_of, text_of
 from lading.api.engine.routing import Request, Route, Router, parse_target
 from lading.api.engine.streams import error_response
 from lading.errors import CancelledError, LadingError, PermissionDeniedError, UnavailableError
+from lading.kit.tasks import task_group
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -50,6 +52,7 @@ class EngineServer:
         self._idle = anyio.Event()
         self._stopping = False
         self._resumed: anyio.Event | None = None
+        self._handlers: TaskGroup
 
     async def pause(self) -> None:
         """End what is being served, as on leaving `serving`; requests that come now wait for `resume`."""
@@ -75,19 +78,23 @@ class EngineServer:
         server.header_seconds = self._header_seconds
         loop = asyncio.get_running_loop()
         accepting: list[asyncio.Server] = []
-        try:
-            for listener in listeners:
-                made = await loop.create_server(server, sock=listener.socket, ssl=listener.tls, backlog=1024)
-                accepting += [made]
-            yield
-        finally:
-            with anyio.CancelScope(shield=True):
-                for each in accepting:
-                    each.close()
-                self._stopping = True
-                await self._finish()
-                server.pre_shutdown()
-                await server.shutdown(1.0)
+        async with task_group() as self._handlers:
+            try:
+                for listener in listeners:
+                    made = await loop.create_server(
+                        server, sock=listener.socket, ssl=listener.tls, backlog=1024
+                    )
+                    accepting += [made]
+                yield
+            finally:
+                with anyio.CancelScope(shield=True):
+                    for each in accepting:
+                        each.close()
+                    self._stopping = True
+                    await self._finish()
+                    server.pre_shutdown()
+                    await server.shutdown(1.0)
+                self._handlers.cancel_scope.cancel()
 
     async def _finish(self) -> None:
         for scope, route in list(self._running.items()):
@@ -140,16 +147,44 @@ class EngineServer:
     async def _run(self, route: Route, request: Request) -> web.StreamResponse:
         if self._stopping:
             raise UnavailableError("the daemon is shutting down", hint="repeat the request in a moment")
-        with anyio.CancelScope() as scope:
-            self._running[scope] = route
-            try:
-                return await route.handler(request)
-            finally:
-                del self._running[scope]
-                self._idle.set()
+        outcome = await self._handled(route, request)
+        if outcome.error is not None:
+            raise outcome.error
+        if outcome.response is not None:
+            return outcome.response
         if route.endless and request.started is not None:
             return request.started
         raise UnavailableError("the daemon is shutting down", hint="repeat the request in a moment")
+
+    async def _handled(self, route: Route, request: Request) -> "_Outcome":
+        """Run a handler as a task of its own.
+
+        When a client leaves, aiohttp cancels the task of its connection in asyncio's way, which no shield of anyio's stops. So
+        that task runs nothing: it has the handler cancelled as everything here expects it, and waits for its clean-up.
+        """
+        outcome, scope, ended = _Outcome(), anyio.CancelScope(), anyio.Event()
+
+        async def work() -> None:
+            try:
+                with scope:
+                    outcome.response = await route.handler(request)
+            except Exception as exc:  # noqa: BLE001 - raised by whoever waits
+                outcome.error = exc
+            finally:
+                del self._running[scope]
+                self._idle.set()
+                ended.set()
+
+        self._running[scope] = route
+        self._handlers.start_soon(work)
+        try:
+            await ended.wait()
+        except asyncio.CancelledError:
+            if not route.finishes:
+                scope.cancel()
+            await ended.wait()
+            raise
+        return outcome
 
     def _failed(self, raw: web.BaseRequest, request: Request | None, error: Exception) -> web.StreamResponse:
         status = status_of(error)
@@ -179,6 +214,14 @@ class EngineServer:
                 "the Host header names another host",
                 hint="use the daemon's address, or a name of its certificate",
             )
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What a handler gave; neither if it was cancelled."""
+
+    response: web.StreamResponse | None = None
+    error: Exception | None = None
 
 
 async def _go_ahead(raw: web.BaseRequest) -> None:

@@ -54,6 +54,6 @@ def add_routes(router: Router, volumes: VolumeService) -> None:
     router.add("GET", "/volumes", routes.list)
     router.add("GET", "/volumes/{name}", routes.inspect)
     router.add("PUT", "/volumes/{name}", routes.update)
-    router.add("DELETE", "/volumes/{name}", routes.remove)
-    router.add("POST", "/volumes/create", routes.create)
+    router.add("DELETE", "/volumes/{name}", routes.remove, finishes=True)
+    router.add("POST", "/volumes/create", routes.create, finishes=True)
     router.add("POST", "/volumes/prune", routes.prune)
