@@ -250,11 +250,16 @@ class Control:
         self._changed.wake()
 
     async def bridge(self, ref: str) -> Bridge:
-        """The bridge of a build; waits for it a while. Raises `NotFoundError`."""
+        """The bridge of a build; waits a while for the build, and as long as it lives for what comes before, such as caches that
+        are imported. Raises `NotFoundError`.
+        """
         with anyio.move_on_after(BRIDGE_SECONDS):
-            while (build := self._builds.get(ref)) is None or build.bridge is None:
+            while ref not in self._builds:
                 await self._changed.wait()
-            return build.bridge
+        while (build := self._builds.get(ref)) is not None:
+            if build.bridge is not None:
+                return build.bridge
+            await self._changed.wait()
         raise NotFoundError(f"no build {ref[:128]}", subject=ref[:128])
 
     async def _log(self, ref: str) -> ProgressLog:
@@ -313,6 +318,7 @@ class Control:
                     await self._recorder.ended(build, response, error)
                 del self._builds[wish.ref]
                 self._remember(build)
+                self._has_changed()
                 await self._leases.delete(lease.id)
         return response
 
