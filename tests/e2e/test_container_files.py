@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.daemon import Daemon
 from support.engine import Engine, boxed
+from support.images import busybox_layer, layer_tar
 
 pytestmark = pytest.mark.e2e
 
@@ -217,6 +218,21 @@ def test_diff(engine: Engine, place: str):
     assert "A /data/sub/f" in found
     assert "A /data/link" in found
     engine.docker("rm", "-f", place)
+
+
+def test_what_is_mounted_on_is_no_change(engine: Engine):
+    """An image that has nothing of what the runtime needs; the files of the network are mounted, too."""
+    engine.daemon.docker(
+        "import", "-", "bare", input=layer_tar({"bin/busybox": busybox_layer()["bin/busybox"]})
+    )
+    engine.docker("run", "--network", "host", "--name", "cc", "bare", "/bin/busybox", "true")
+    assert engine.docker("diff", "cc") == ""
+    engine.docker("commit", "cc", "again")
+    engine.docker(
+        "run", "--network", "host", "--name", "dd", "again", "/bin/busybox", "mkdir", "-p", "/etc/mine"
+    )
+    assert engine.docker("diff", "dd").splitlines()[-1] == "A /etc/mine"
+    engine.docker("rm", "cc", "dd")
 
 
 def test_diff_names_deletions(engine: Engine):

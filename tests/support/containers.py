@@ -4,7 +4,7 @@ import contextlib
 import datetime as dt
 import json
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -229,7 +229,9 @@ class NoDiffer(Differ):
         return []
 
     @contextlib.asynccontextmanager
-    async def open_diff(self, key: str) -> AsyncGenerator[Iterator[bytes]]:
+    async def open_diff(
+        self, key: str, *, epoch: int | None = None, without: Collection[str] = ()
+    ) -> AsyncGenerator[Iterator[bytes]]:
         yield iter([bytes(1024)])
 
 

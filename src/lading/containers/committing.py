@@ -11,6 +11,7 @@ import msgspec
 from lading.containers.environment import Environment
 from lading.containers.lifecycle import Lifecycle
 from lading.containers.model import Container
+from lading.containers.mountpoints import MADE
 from lading.errors import ConflictError, InvalidArgumentError, LadingError
 from lading.oci.config import Healthcheck, RunConfig
 from lading.oci.reference import Reference
@@ -57,7 +58,7 @@ async def commit(
         author=asked.author,
     )
     async with _still(life, container) if asked.pause else contextlib.nullcontext():
-        difference = environment.differ.open_diff(container.record.snapshot_key)
+        difference = environment.differ.open_diff(container.record.snapshot_key, without=MADE)
         made = await environment.images.commit(
             container.document.manifest, difference, options, reference=asked.reference
         )

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Genera
 from dataclasses import dataclass
 from typing import TypeVar
 
-from lading.containers import tree, tree_reader, users
+from lading.containers import mountpoints, tree, tree_reader, users
 from lading.containers.binds import Bind
 from lading.containers.environment import Environment
 from lading.containers.lifecycle import Lifecycle
@@ -122,7 +122,7 @@ class FileService:
 
     async def changes(self, container: Container) -> list[Change]:
         """What the container has changed in its image's files."""
-        return await self._env.differ.changes(container.record.snapshot_key)
+        return mountpoints.own(await self._env.differ.changes(container.record.snapshot_key))
 
     @contextlib.asynccontextmanager
     async def open_export(self, container: Container) -> AsyncGenerator[AsyncIterator[bytes]]:

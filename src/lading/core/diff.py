@@ -4,7 +4,7 @@ Snapshotters offer this beside `lading.core.snapshots.Snapshotter`, because each
 active and in use; then every file is as it was at some moment between beginning and end, as for any backup.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -37,11 +37,12 @@ class Differ(Protocol):
         ...
 
     def open_diff(
-        self, key: str, *, epoch: int | None = None
+        self, key: str, *, epoch: int | None = None, without: Collection[str] = ()
     ) -> AbstractAsyncContextManager[Iterator[bytes]]:
         """The changes as an uncompressed OCI layer (whiteouts, opaque directories, hard links, extended attributes).
 
-        With ``epoch`` (seconds since the epoch) later times are set to it.
+        With ``epoch`` (seconds since the epoch) later times are set to it. An added path that is one of ``without`` (relative,
+        as in the layer) is left out.
 
         The iterator blocks and belongs on a data thread, which must have stopped when the context is left. The same
         tree gives the same bytes.

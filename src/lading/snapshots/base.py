@@ -16,7 +16,16 @@ import shutil
 import stat
 import threading
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Generator,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
 from typing import Final, Literal, Protocol
@@ -394,15 +403,18 @@ class DirectorySnapshotter(Snapshotter, Differ):
 
     @override
     def open_diff(
-        self, key: str, *, epoch: int | None = None
+        self, key: str, *, epoch: int | None = None, without: Collection[str] = ()
     ) -> AbstractAsyncContextManager[Iterator[bytes]]:
-        return self._open_diff(key, epoch)
+        return self._open_diff(key, epoch, without)
 
     @asynccontextmanager
-    async def _open_diff(self, key: str, epoch: int | None) -> AsyncGenerator[Iterator[bytes]]:
+    async def _open_diff(
+        self, key: str, epoch: int | None, without: Collection[str]
+    ) -> AsyncGenerator[Iterator[bytes]]:
         row, *parents = await self._rows.chain(key)
         await self._ready(row)
-        stream = diff.archive(self._differences(row, parents), f"cannot read snapshot {key}", epoch=epoch)
+        found = diff.lacking(self._differences(row, parents), frozenset(without))
+        stream = diff.archive(found, f"cannot read snapshot {key}", epoch=epoch)
         try:
             yield stream
         finally:

@@ -8,6 +8,7 @@ import errno
 import os
 import stat
 from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
@@ -133,6 +134,14 @@ def _compare(fd: int, name: str, path: str, below: Lowers) -> ChangeKind | None:
 def _list(parent: int, name: str) -> list[str]:
     with trees.below(parent, name) as fd:
         return os.listdir(fd)
+
+
+def lacking(differences: Generator[Difference], paths: frozenset[str]) -> Generator[Difference]:
+    """Without these paths, where they were added."""
+    with closing(differences):
+        for difference in differences:
+            if difference.kind is not ChangeKind.ADD or difference.path not in paths:
+                yield difference
 
 
 def changes(differences: Iterable[Difference]) -> list[Change]:

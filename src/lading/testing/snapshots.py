@@ -532,6 +532,10 @@ class MountedSnapshotterSuite(SnapshotterSuite):
             archive = await run(DISK, b"".join, stream)
         async with differ.open_diff(key) as stream:
             assert await run(DISK, b"".join, stream) == archive
+        async with differ.open_diff(key, without=["new/pipe", "etc/edit"]) as stream:
+            less = await run(DISK, b"".join, stream)
+        assert (b"new/pipe" in archive, b"new/pipe" in less) == (True, False)
+        assert b"etc/edit" in less  # it was there before
         again = await unpack(snapshotter, "again", base, archive)
 
         def full(root: Path) -> str:
