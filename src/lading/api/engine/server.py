@@ -12,7 +12,6 @@ from typing import Final
 import anyio
 import structlog
 from aiohttp import web
-from anyio.abc import TaskGroup
 
 from lading.api.engine import limits
 from lading.api.engine.connection import Connection, ConnectionServer
@@ -20,7 +19,6 @@ from lading.api.engine.errors import status_of, text_of
 from lading.api.engine.routing import Request, Route, Router, parse_target
 from lading.api.engine.streams import error_response
 from lading.errors import CancelledError, LadingError, PermissionDeniedError, UnavailableError
-from lading.kit.tasks import task_group
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -52,7 +50,7 @@ class EngineServer:
         self._idle = anyio.Event()
         self._stopping = False
         self._resumed: anyio.Event | None = None
-        self._handlers: TaskGroup
+        self._handlers: set[asyncio.Task[None]] = set()
 
     async def pause(self) -> None:
         """End what is being served, as on leaving `serving`; requests that come now wait for `resume`."""
@@ -78,23 +76,19 @@ class EngineServer:
         server.header_seconds = self._header_seconds
         loop = asyncio.get_running_loop()
         accepting: list[asyncio.Server] = []
-        async with task_group() as self._handlers:
-            try:
-                for listener in listeners:
-                    made = await loop.create_server(
-                        server, sock=listener.socket, ssl=listener.tls, backlog=1024
-                    )
-                    accepting += [made]
-                yield
-            finally:
-                with anyio.CancelScope(shield=True):
-                    for each in accepting:
-                        each.close()
-                    self._stopping = True
-                    await self._finish()
-                    server.pre_shutdown()
-                    await server.shutdown(1.0)
-                self._handlers.cancel_scope.cancel()
+        try:
+            for listener in listeners:
+                made = await loop.create_server(server, sock=listener.socket, ssl=listener.tls, backlog=1024)
+                accepting += [made]
+            yield
+        finally:
+            with anyio.CancelScope(shield=True):
+                for each in accepting:
+                    each.close()
+                self._stopping = True
+                await self._finish()
+                server.pre_shutdown()
+                await server.shutdown(1.0)
 
     async def _finish(self) -> None:
         for scope, route in list(self._running.items()):
@@ -176,7 +170,10 @@ class EngineServer:
                 ended.set()
 
         self._running[scope] = route
-        self._handlers.start_soon(work)
+        # In no group: like the connections' tasks, they outlive the engine that a switch of stores closes and opens again.
+        task = asyncio.get_running_loop().create_task(work())
+        self._handlers.add(task)
+        task.add_done_callback(self._handlers.discard)
         try:
             await ended.wait()
         except asyncio.CancelledError:
