@@ -215,7 +215,7 @@ def test_docker_py_speaks_with_it(engine: Engine, client: docker.DockerClient):
     chunks, stat = made.get_archive("/etc/passwd")
     assert stat["name"] == "passwd"
     assert b"alice" in b"".join(chunks)
-    assert {"Path": "/etc", "Kind": 0} in made.diff()
+    assert made.diff() is None  # what is mounted on is no change
     made.stop(timeout=0)
     assert made.wait()["StatusCode"] == 137
     made.remove()
