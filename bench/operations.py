@@ -159,7 +159,8 @@ def attempted(engine: engines.Engine, what: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as exc:
-        failures.append(f"{engine.name}: {what}: {exc}")
+        words = str(exc).replace(str(engine.volume.path), "…")  # the record is kept, and is of no machine
+        failures.append(f"{engine.name}: {what}: {words}")
         print(f"FAILED {failures[-1][:400]}", flush=True)
 
 

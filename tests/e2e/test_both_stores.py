@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from e2e.conftest import MakeImage
 from support.daemon import Daemon, running_daemon
-from support.images import File, Layout, busybox_layer, push
+from support.images import File, Layout, busybox_layer, push, push_in_two_compressions
 
 from lading.testing.registry import FakeRegistry
 
@@ -116,14 +116,9 @@ def test_a_foreign_platform_is_pulled_inspected_and_told_apart(daemon: Daemon, i
 def test_one_content_in_two_blobs_stays_complete(
     shared_daemon: Daemon, registry: str, tmp_path: Path
 ) -> None:
-    stack = [busybox_layer(), {"same": File(b"same" * 5000)}]
-    names = []
-    for compression in ("gzip", "zstd"):
-        layout = Layout(tmp_path / compression)
-        layout.name(layout.manifest(stack, compression=compression), "image")
-        names.append(f"{registry}/either/twice-{compression}")
-        push(layout.path, "image", names[-1])
-        shared_daemon.docker("pull", "-q", names[-1])
+    names = push_in_two_compressions(tmp_path, f"{registry}/either/twice-")
+    for name in names:
+        shared_daemon.docker("pull", "-q", name)
     for name in names:
         assert run(shared_daemon, name, "wc", "-c", "/same").split()[0] == "20000"
         shared_daemon.docker("tag", name, f"{name}-again")

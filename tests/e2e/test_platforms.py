@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support.daemon import Daemon, running_daemon
-from support.images import GOARCH, File, Layout, busybox_layer, push
+from support.images import GOARCH, File, Layout, busybox_layer, push, push_in_two_compressions
 from support.registry import docker_registry
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -309,14 +309,9 @@ def test_a_tag_that_moved_is_not_moved_silently(daemon: Daemon, publish) -> None
 def test_the_same_content_in_another_blob_stays_complete(
     daemon: Daemon, registry: str, tmp_path: Path
 ) -> None:
-    stack = [busybox_layer(), {"same": File(b"same" * 5000)}]
-    names = []
-    for compression in ("gzip", "zstd"):
-        layout = Layout(tmp_path / compression)
-        layout.name(layout.manifest(stack, compression=compression), "image")
-        names.append(f"{registry}/twice/{compression}")
-        push(layout.path, "image", names[-1])
-        daemon.docker("pull", "-q", names[-1])
+    names = push_in_two_compressions(tmp_path, f"{registry}/twice/")
+    for name in names:
+        daemon.docker("pull", "-q", name)
     assert len({row["Id"] for row in listed(daemon)}) == 2
     for name in names:
         (document,) = json.loads(daemon.docker("image", "inspect", name))

@@ -187,6 +187,18 @@ def push(layout: Path, tag: str, reference: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def push_in_two_compressions(directory: Path, prefix: str) -> list[str]:
+    """Push one content twice, so that each layer has the same diff ID and another blob; the two names. ``/same`` has 20,000 bytes."""
+    stack = [busybox_layer(), {"same": File(b"same" * 5000)}]
+    names: list[str] = []
+    for compression in ("gzip", "zstd"):
+        layout = Layout(directory / compression)
+        layout.name(layout.manifest(stack, compression=compression), "image")
+        names.append(f"{prefix}{compression}")
+        push(layout.path, "image", names[-1])
+    return names
+
+
 def busybox_image(
     directory: Path, reference: str, *, layers: int = 1, compression: str = "gzip", foreign: bool = True
 ) -> str:

@@ -1,6 +1,5 @@
 """EROFS layers over their life: mounted once, found again, mounted again, checked, unmounted; and what they show."""
 
-import contextlib
 import os
 import stat
 from pathlib import Path
@@ -15,7 +14,6 @@ from lading.core.snapshots import SnapshotKey
 from lading.errors import FailedPreconditionError, NotFoundError, UnsupportedError
 from lading.formats.tar.entry import EntryType
 from lading.kit import linux
-from lading.metadata.database import SqliteDatabase
 from lading.snapshots.erofs import DamagedLayerError, ErofsSnapshotter, probe
 from lading.snapshots.overlay import OverlaySnapshotter
 from lading.testing.layers import (
@@ -37,20 +35,6 @@ CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
 ACL = bytes.fromhex(
     "02000000 01000600ffffffff 02000400e8030000 04000400ffffffff 10000400ffffffff 20000400ffffffff"
 )
-
-
-@pytest.fixture
-async def database(tmp_path):
-    reason = probe(tmp_path / "probe")
-    if reason:
-        pytest.skip(f"no EROFS here: {reason}")
-    async with SqliteDatabase.open(tmp_path / "lading.db", reserve=0) as database:
-        try:
-            yield database
-        finally:
-            for point in linux.mount_points(str(tmp_path)):
-                with contextlib.suppress(OSError):
-                    linux.unmount(point)
 
 
 def make(tmp_path, database, kind=ErofsSnapshotter, **options):

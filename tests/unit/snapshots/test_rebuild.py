@@ -1,6 +1,5 @@
 """Layers that are kept compressed: their contents are a cache, made again from the blob, and nothing else is ever shown."""
 
-import contextlib
 import gzip
 import os
 import subprocess
@@ -12,10 +11,8 @@ from lading.core.metadata import Namespace
 from lading.core.snapshots import Capability, SnapshotKey
 from lading.errors import DataLossError
 from lading.formats.compression import Compression, compressor
-from lading.kit import linux
-from lading.metadata.database import SqliteDatabase
 from lading.oci.digest import DiffID, Digest
-from lading.snapshots.erofs import CACHE, DATA, SIDE, ErofsSnapshotter, probe
+from lading.snapshots.erofs import CACHE, DATA, SIDE, ErofsSnapshotter
 from lading.snapshots.rebuild import Cache, Layer, RebuildError
 from lading.testing.layers import directory, file, tar, unpack
 from lading.testing.snapshots import describe, inside
@@ -46,20 +43,6 @@ class Blobs:
     def open(self, digest):
         self.opened.append(digest)
         return os.open(self.place / digest.hex, os.O_RDONLY)
-
-
-@pytest.fixture
-async def database(tmp_path):
-    reason = probe(tmp_path / "probe")
-    if reason:
-        pytest.skip(f"no EROFS here: {reason}")
-    async with SqliteDatabase.open(tmp_path / "lading.db", reserve=0) as database:
-        try:
-            yield database
-        finally:
-            for point in linux.mount_points(str(tmp_path)):
-                with contextlib.suppress(OSError):
-                    linux.unmount(point)
 
 
 @pytest.fixture
