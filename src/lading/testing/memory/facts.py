@@ -111,7 +111,7 @@ class MemoryFacts(facts.Store):
     def _here(self) -> Mapping[_Part, int]:
         space = self._space()
         sizes: Counter[_Part] = Counter()
-        sizes.update({("blob", digest): info.size for digest, info in space.blobs.items()})
+        sizes.update({("blob", digest): size for digest, size in space.blob_sizes().items()})
         for row in space.snapshots.values():
             if row.info.kind is Kind.COMMITTED:
                 sizes["snapshot", row.info.key] += row.usage.size
