@@ -167,6 +167,10 @@ class SqliteFacts(facts.Store):
         )
 
     @override
+    def version(self) -> int:
+        return self._session.changes
+
+    @override
     async def summaries(self) -> Sequence[Summary]:
         return await self._session.read(
             lambda connection: [
