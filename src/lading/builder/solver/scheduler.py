@@ -366,7 +366,7 @@ class Scheduler(Stages[R], Generic[R]):
 
 
 class _Asked(Generic[R]):
-    """Whether the keys of inputs alone may lead to a record. ``possible`` are caches in which each input that is known has a key."""
+    """Whether the keys of inputs alone may lead to a record: ``possible`` are caches in which every input known has a key."""
 
     def __init__(self, caches: Sequence[object], inputs: int) -> None:
         self.possible = list(caches)
