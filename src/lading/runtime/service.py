@@ -25,6 +25,7 @@ from lading.runtime.events import EventQueue, events_service
 from lading.runtime.launch import Launcher
 from lading.runtime.linux import become_subreaper
 from lading.runtime.logs import LogDrain
+from lading.runtime.moves import HeadStart
 from lading.runtime.reaper import Reaper
 from lading.runtime.shim import SIGKILL, Shim, ShimTask, check_identifier, runtime_words
 from lading.runtime.spares import Spares
@@ -90,6 +91,7 @@ class ShimRuntime(Runtime):
         self._tasks: dict[ContainerID, ShimTask] = {}
         self._creating: set[ContainerID] = set()
         self._spares = Spares(self._launch_spare, self._end_spare)
+        self._moves = HeadStart()
         self._events = EventQueue()
         self._early: set[ContainerID] | None = set()
         """Exits that came before `load` knew their task; None after it."""
@@ -169,6 +171,7 @@ class ShimRuntime(Runtime):
         if id in self._tasks or id in self._creating:
             raise AlreadyExistsError(f"container {id} has a task", subject=id)
         self._creating.add(id)
+        self._spawn(self._moves.give)
         try:
             binary = await aio.run(aio.DISK, find_shim, config.runtime, beside=self._beside)
             bundle = self._bundles.bundle(id)
@@ -324,7 +327,13 @@ class ShimRuntime(Runtime):
         return await self._open(bundle, find)
 
     def _adopt(self, shim: Shim, pid: int) -> ShimTask:
-        task = ShimTask(shim, pid, watch=self._reaper.watch, dispose=self._dispose)
+        task = ShimTask(
+            shim,
+            pid,
+            watch=self._reaper.watch,
+            dispose=self._dispose,
+            hasten=lambda: self._spawn(self._moves.give),
+        )
         self._tasks[task.id] = task
         self._reaper.watch(pid)
         shim.client.on_close = lambda: self._lost(task)
