@@ -84,12 +84,13 @@ class Bundle:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
         try:
-            # With a user namespace the container's root is somebody else here, and must pass through.
-            self.path.mkdir(mode=0o711 if _remapped(spec) else 0o700)
+            self.path.mkdir(mode=0o700)
         except FileExistsError as exc:
             raise AlreadyExistsError(f"container {self.id} has a task", subject=self.id) from exc
         try:
             self.rootfs.mkdir(mode=0o711)
+            if _remapped(spec):
+                self._let_through()
             self.work.mkdir(parents=True, mode=0o711, exist_ok=True)
             (self.path / "work").symlink_to(self.work)
             if home is None:
@@ -103,6 +104,11 @@ class Bundle:
         except BaseException:
             self.remove()
             raise
+
+    def _let_through(self) -> None:
+        """With a user namespace the container's root is somebody else here, and has to pass, whatever the daemon's umask is."""
+        for each in (self.path.parent.parent, self.path.parent, self.path, self.rootfs):
+            each.chmod(0o711)
 
     def remove(self) -> None:
         """Unmount the root file system, remove the bundle and the socket. Idempotent; a crash leaves what `scan` sweeps."""
