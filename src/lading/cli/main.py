@@ -164,7 +164,7 @@ def gc(context: click.Context, host: str, *, dry_run: bool, without: tuple[str, 
 @click.option("--repair", is_flag=True, help="Repair what can be repaired.")
 @click.pass_context
 def fsck(context: click.Context, host: str, *, repair: bool, as_json: bool) -> int:
-    """Check every blob."""
+    """Check every blob and every layer that was unpacked from one."""
     findings: list[dict[str, Any]] = []
 
     def note(found: dict[str, Any]) -> None:

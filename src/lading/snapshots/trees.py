@@ -66,7 +66,7 @@ def join(parent: str, name: str) -> str:
     return f"{parent}/{name}" if parent else name
 
 
-def walk(root: int) -> Iterator[tuple[str, int, list[os.DirEntry[str]]]]:
+def walk(root: int) -> Generator[tuple[str, int, list[os.DirEntry[str]]]]:
     """Every directory of a tree before its children, in order of name: its path, its open descriptor, its entries.
 
     The tree may be in use: what is no directory any more when its turn comes is passed over.
