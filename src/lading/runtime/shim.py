@@ -116,6 +116,7 @@ class ShimTask(Task):
         pid: The first process.
         watch: Told of each process that may become this daemon's orphan.
         dispose: Ends and removes everything but the task's first process.
+        hasten: Told when a further process will soon be moved into the container's cgroups; see `HeadStart`.
 
     """
 
@@ -126,6 +127,7 @@ class ShimTask(Task):
         *,
         watch: Callable[[int], None],
         dispose: Callable[["ShimTask", Exit], Awaitable[None]],
+        hasten: Callable[[], None],
     ) -> None:
         self.shim = shim
         self.bundle = shim.bundle
@@ -148,6 +150,7 @@ class ShimTask(Task):
         self._pid = pid
         self._watch = watch
         self._dispose = dispose
+        self._hasten = hasten
         self.deleted = False
         """Whether the shim has deleted the container: nothing of it is left for the shim's executable to clean up."""
         self._deleting = anyio.Lock()
@@ -238,6 +241,10 @@ class ShimTask(Task):
     async def kill(self, signal: int, exec_id: str = "", *, all: bool = False) -> None:
         request = task_pb2.KillRequest(id=self.id, exec_id=exec_id, signal=signal, all=all)
         await self._alive("Kill", request, Empty)
+
+    @override
+    def expect_exec(self) -> None:
+        self._hasten()
 
     @override
     async def exec(self, exec_id: str, process: Mapping[str, Any], stdio: Stdio) -> None:

@@ -243,6 +243,19 @@ def test_seccomp_depends_on_capabilities_architecture_and_kernel():
     assert len(sockets) == 3
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_x32_is_filtered_only_where_the_kernel_has_it(monkeypatch: pytest.MonkeyPatch, there: bool):
+    monkeypatch.setattr("lading.kit.linux.has_x32", lambda: there)
+    expected = ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", *(["SCMP_ARCH_X32"] if there else [])]
+    assert seccomp.default_filter((), architecture="amd64", kernel=(6, 1))["architectures"] == expected
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    mapped = {"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86", "SCMP_ARCH_X32"]}
+    text = json.dumps({"defaultAction": "SCMP_ACT_ERRNO", "archMap": [mapped]})
+    assert seccomp.custom_filter(text, ())["architectures"] == expected
+    text = json.dumps({"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X32"]})
+    assert seccomp.custom_filter(text, ())["architectures"] == ["SCMP_ARCH_X32"]
+
+
 def test_custom_seccomp_profile_in_docker_s_form():
     text = json.dumps(
         {
