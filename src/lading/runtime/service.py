@@ -210,7 +210,7 @@ class ShimRuntime(Runtime):
             await checkpoint_if_cancelled()
         except BaseException:
             with anyio.CancelScope(shield=True):
-                if shim is not None and not self._spares.give(binary, shim):
+                if shim is not None and not self._keep_spare(binary, shim):
                     await self._end_spare(shim)
             raise
 
@@ -283,6 +283,12 @@ class ShimRuntime(Runtime):
             with anyio.CancelScope(shield=True):
                 await aio.run(aio.DISK, home.remove)
             raise
+
+    def _keep_spare(self, binary: Path, shim: Shim) -> bool:
+        kept = self._spares.give(binary, shim)
+        if self._spares.surplus:
+            self._spawn(self._spares.trim)
+        return kept
 
     async def _end_spare(self, shim: Shim) -> None:
         await self._end_shim(shim)
@@ -482,7 +488,7 @@ class ShimRuntime(Runtime):
                 await self._end_unreachable(await aio.run(aio.DISK, bundle.home))
         kept = False
         if shim is not None and deleted and shim.home is not bundle:
-            kept = self._spares.give(await aio.run(aio.DISK, bundle.shim), shim)
+            kept = self._keep_spare(await aio.run(aio.DISK, bundle.shim), shim)
         if shim is not None and not kept:
             await self._end_shim(shim)
         home = bundle if kept else await aio.run(aio.DISK, bundle.home)
