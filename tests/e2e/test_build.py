@@ -253,6 +253,24 @@ def test_a_symbolic_link_out_of_the_context_stays_inside(builder: Daemon, contex
     assert "root:" not in done.stderr
 
 
+def test_file_names_of_any_bytes(builder: Daemon, context: Path, tmp_path: Path) -> None:
+    names = ["new\nline", "tab\tbed", "back\\slash", "star*[q]?", " blank ", "-dash", "a:b", "\x01", "ü"]
+    (context / "odd").mkdir()
+    for name in names:
+        (context / "odd" / name).write_text(name)
+    (context / "Dockerfile").write_text(
+        "FROM scratch\nCOPY bin/amd64/busybox /bin/\nCOPY odd /odd\n"
+        'RUN ["/bin/busybox", "sh", "-c", "/bin/busybox cp -a /odd /copied"]\n'
+    )
+    build(builder, context, "-t", "odd")
+    script = "cd /copied; for each in *; do /bin/busybox cat \"./$each\"; printf '\\0'; done"
+    said = builder.docker("run", "--rm", "odd", "/bin/busybox", "sh", "-c", script)
+    assert sorted(said.split("\0")[:-1]) == sorted(names)
+    out = tmp_path / "out"
+    build(builder, context, "-o", f"type=local,dest={out}")
+    assert sorted(os.listdir(out / "odd")) == sorted(names)
+
+
 def test_a_secret_is_nowhere_afterwards(builder: Daemon, context: Path) -> None:
     secret = f"a-secret-{os.urandom(8).hex()}"
     (context.parent / "secret").write_text(secret)
