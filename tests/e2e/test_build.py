@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 from support import dockerd
+from support.buildx import build, docker, give_plugins
 from support.daemon import Daemon, running_daemon
 from support.images import BUSYBOX
-from support.newer import ARM64_BUSYBOX, CLI_PLUGINS
+from support.newer import ARM64_BUSYBOX
 
 pytestmark = pytest.mark.e2e
 BOTH = "--platform=linux/amd64,linux/arm64"
@@ -45,12 +46,6 @@ def builder() -> Generator[Daemon]:
         yield daemon
 
 
-def give_plugins(daemon: Daemon) -> None:
-    config = daemon.directory / "docker-config"
-    config.mkdir(exist_ok=True)
-    (config / "cli-plugins").symlink_to(CLI_PLUGINS)
-
-
 @pytest.fixture
 def context(tmp_path: Path) -> Path:
     """A build context with programs for two architectures; no two tests have the same files in it."""
@@ -62,36 +57,6 @@ def context(tmp_path: Path) -> Path:
     (directory / "other.txt").write_text("other\n")
     (directory / "Dockerfile").write_text(DOCKERFILE)
     return directory
-
-
-def build(
-    daemon: Daemon, context: Path, *arguments: str, check: bool = True, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    shown = () if "-q" in arguments else ("--progress=plain",)
-    done = docker(daemon, "build", *shown, *arguments, str(context), **environment)
-    if check:
-        assert done.returncode == 0, f"{done.stderr}\n{daemon.tail()}"
-    return done
-
-
-def docker(
-    daemon: Daemon, *arguments: str, cwd: Path | None = None, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["docker", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-        stdin=subprocess.DEVNULL,
-        cwd=cwd,
-        env={
-            **os.environ,
-            "DOCKER_HOST": daemon.host,
-            "DOCKER_CONFIG": str(daemon.directory / "docker-config"),
-            **environment,
-        },
-    )
 
 
 def cached(done: subprocess.CompletedProcess[str]) -> int:
