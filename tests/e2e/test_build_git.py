@@ -1,10 +1,11 @@
-"""Contexts and ``ADD`` from git repositories by the unmodified client: submodules, subdirectories, commits, tokens."""
+"""Contexts and ``ADD`` from git repositories by the unmodified client: submodules, subdirectories, commits, tokens, an ssh agent."""
 
 import base64
 import contextlib
 import functools
 import http.server
 import os
+import shutil
 import socket
 import subprocess
 import threading
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from support.buildx import build, docker, give_plugins
 from support.daemon import Daemon, running_daemon
+from support.images import BUSYBOX
 
 pytestmark = pytest.mark.e2e
 TOKEN = "a-token-that-nobody-guesses"
@@ -53,22 +55,31 @@ def commit(directory: Path, files: dict[str, str]) -> str:
     return git(directory, "rev-parse", "HEAD")
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+def wait_for(port: int) -> None:
+    """Wait until something listens there."""
+    deadline = time.monotonic() + 30
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        assert time.monotonic() < deadline, "the server does not listen"
+        time.sleep(0.02)
+
+
 @pytest.fixture
 def served(tmp_path: Path) -> Generator[tuple[Path, str]]:
     """A directory of repositories, and the URL at which git's own server shows it."""
     root = tmp_path / "served"
     root.mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = ["git", "daemon", "--export-all", "--reuseaddr", "--listen=127.0.0.1", f"--port={port}"]
     server = subprocess.Popen([*command, f"--base-path={root}", str(root)], start_new_session=True)
     try:
-        deadline = time.monotonic() + 30
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            assert time.monotonic() < deadline, "git daemon does not listen"
-            time.sleep(0.02)
+        wait_for(port)
         yield root, f"git://127.0.0.1:{port}"
     finally:
         os.killpg(server.pid, 15)
@@ -183,3 +194,87 @@ def test_a_repository_that_asks_for_a_token(
     assert files_of(out) == {"file.txt": "private\n"}
     assert TOKEN not in done.stderr
     assert TOKEN not in builder.tail()
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Generator[Path]:
+    """The socket of an agent that has one key, which lies beside it as ``key`` and ``key.pub``."""
+    place = tmp_path / "agent"
+    place.mkdir()
+    key, at = place / "key", place / "socket"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    process = subprocess.Popen(["ssh-agent", "-D", "-a", str(at)], stdout=subprocess.DEVNULL)
+    try:
+        while not at.exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        subprocess.run(
+            ["ssh-add", "-q", str(key)], env=os.environ | {"SSH_AUTH_SOCK": str(at)}, check=True, timeout=30
+        )
+        yield at
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture
+def over_ssh(tmp_path: Path, agent: Path) -> Generator[tuple[Path, str]]:
+    """A directory, and the URL at which those who have the key see it. The server's home is its own."""
+    root = tmp_path / "over-ssh"
+    root.mkdir()
+    host_key = tmp_path / "host-key"
+    subprocess.run(
+        ["dropbearkey", "-t", "ed25519", "-f", str(host_key)], check=True, stdout=subprocess.DEVNULL
+    )
+    port = free_port()
+    script = (
+        f"mount -t tmpfs -o mode=700 tmpfs /root && mkdir -m 700 /root/.ssh && cp {agent.parent}/key.pub /root/.ssh/authorized_keys"
+        f" && exec dropbear -F -E -s -r {host_key} -P {tmp_path}/pid -p 127.0.0.1:{port}"
+    )
+    server = subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", script],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_for(port)
+        yield root, f"ssh://root@127.0.0.1:{port}{root}"
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait()
+
+
+def test_a_repository_over_ssh(
+    builder: Daemon,
+    over_ssh: tuple[Path, str],
+    agent: Path,
+    tmp_path: Path,
+) -> None:
+    root, url = over_ssh
+    commit(tmp_path / "work", {"dir/file.txt": "only with the key\n"})
+    git(root, "clone", "-q", "--bare", str(tmp_path / "work"), "private.git")
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text(f"FROM scratch\nADD {url}/private.git#main:dir /\n")
+    refused = build(builder, context, check=False)
+    assert refused.returncode
+    out = tmp_path / "out"
+    build(builder, context, "--ssh", "default", "-o", str(out), SSH_AUTH_SOCK=str(agent))
+    assert files_of(out) == {"file.txt": "only with the key\n"}
+
+
+def test_a_step_finds_the_agent(builder: Daemon, agent: Path, tmp_path: Path) -> None:
+    context = tmp_path / "context"
+    context.mkdir()
+    shutil.copy(str(BUSYBOX), context / "busybox")
+    shell = "/busybox test -S $SSH_AUTH_SOCK && /busybox stat -c %a:%u $SSH_AUTH_SOCK"
+    (context / "Dockerfile").write_text(
+        "FROM scratch\nCOPY busybox /\n"
+        f'RUN --mount=type=ssh,required=true,mode=0640 ["/busybox", "sh", "-c", "{shell}"]\n'
+    )
+    done = build(builder, context, "--ssh", "default", SSH_AUTH_SOCK=str(agent))
+    assert "640:0" in done.stderr
+    without = build(builder, context, "--no-cache", check=False)
+    assert without.returncode
+    assert "ssh" in without.stderr
