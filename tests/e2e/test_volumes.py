@@ -265,3 +265,22 @@ def test_volume_events(engine: Engine):
     words = ("--since", "1", "--until", f"{time.time():.9f}")
     words = (*words, "--filter", "volume=heard", "--format", "{{.Action}}")
     assert engine.docker("events", *words).split() == ["create", "mount", "unmount", "destroy"]
+
+
+def test_a_daemon_that_is_killed_while_it_makes_a_container_leaves_no_volume(
+    engine: Engine, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+):
+    engine.docker("volume", "create")  # nobody's, but asked for
+    before = names(engine)
+    daemon.stop()
+    with monkeypatch.context() as patch:
+        patch.setenv("LADING_FAILPOINT", "volume.made:kill@2")
+        daemon.start()
+        failed = engine.run("create", "--network", "none", "-v", "/one", "-v", "/two", "withdata", "true")
+        assert failed.returncode != 0
+        assert daemon.process is not None
+        assert daemon.process.wait(20) == -9
+    daemon.start()
+    assert names(engine) == before
+    assert engine.docker("ps", "-aq") == ""
+    assert len(os.listdir(daemon.data_root / "lading/volumes/moby")) == 1

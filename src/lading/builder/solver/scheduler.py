@@ -182,7 +182,7 @@ class Scheduler(Stages[R], Generic[R]):
         # What is known of the inputs may be enough, so that none has to be made for the sake of its content. As soon as one of
         # them has no key in any cache it cannot be, and nothing waits for what is known of the others.
         async with task_group() as group:
-            asked = _Asked([self._cache, *vertex.caches()], len(vertex.inputs))
+            asked: _Asked[R] = _Asked([self._cache, *vertex.caches()], len(vertex.inputs))
             for one in vertex.inputs:
                 group.start_soon(asked.ask, one)
             await asked.decided.wait()
@@ -366,7 +366,7 @@ class Scheduler(Stages[R], Generic[R]):
 
 
 class _Asked(Generic[R]):
-    """Caches asked whether the keys of inputs alone may lead to a record: ``possible`` are those in which all that are known have one."""
+    """Whether the keys of inputs alone may lead to a record: ``possible`` are caches in which every input known has a key."""
 
     def __init__(self, caches: Sequence[object], inputs: int) -> None:
         self.possible = list(caches)
