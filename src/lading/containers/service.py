@@ -418,6 +418,7 @@ class ContainerService:
             log_path=self._log_path(container),
             directory=str(self._life.directory(container)),
             driver=container.record.snapshotter,
+            trees=await self._env.trees(container.record.snapshot_key) if self._env.trees else {},
             cgroup_v2=self._env.cgroup_v2,
             volume_path=self._volume_path,
             network=netviews.settings(
