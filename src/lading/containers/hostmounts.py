@@ -41,8 +41,6 @@ class HostMounts:
         """A user namespace for a container; its path."""
         place = self._root / container / "user"
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
-        for each in (self._root, place.parent):
-            each.chmod(0o711)  # the container's root is somebody else here, and has to pass
         remapping.make_namespace(place)
         return str(place)
 

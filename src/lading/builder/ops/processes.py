@@ -263,9 +263,7 @@ def _remap(directory: Path, process: Process, remapping: Remapping) -> Process:
             f"{what} is not possible when user namespaces are enabled",
             hint="start the daemon without userns-remap",
         )
-    directory.mkdir(parents=True, mode=0o711)
-    for each in (directory.parent.parent, directory.parent, directory):
-        each.chmod(0o711)  # root of the process is somebody else here, and has to pass
+    directory.mkdir(parents=True, mode=0o700)
     remapping.make_namespace(directory / _USER)
     root = directory / "root"
     root.mkdir()
