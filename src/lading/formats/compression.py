@@ -121,7 +121,11 @@ class Compressor(Protocol):
 
 
 def decompressor(
-    compression: Compression | None = None, *, compressed_size: int = 0, quota: int | None = None
+    compression: Compression | None = None,
+    *,
+    compressed_size: int = 0,
+    quota: int | None = None,
+    ended: Callable[[int], None] | None = None,
 ) -> Decompressor:
     """A decompressor for one stream.
 
@@ -129,6 +133,7 @@ def decompressor(
         compression: What `sniff` said, or ``None`` to find out from the first bytes that are fed.
         compressed_size: Length of the whole input if known; it allows a known-large layer to inflate early on.
         quota: Most bytes that may come out, whatever the ratio.
+        ended: Called after each gzip member or zstd frame, with the bytes taken so far; only if ``compression`` is given.
 
     Raises:
         UnsupportedCompressionError: ``compression`` is recognised but not offered.
@@ -137,7 +142,7 @@ def decompressor(
     allowance = _Allowance(compressed_size, quota)
     if compression is None:
         return _Sniffing(allowance)
-    return _decompressor(compression, allowance)
+    return _decompressor(compression, allowance, ended)
 
 
 def compressor(compression: Compression, level: int | None = None) -> Compressor:
@@ -222,6 +227,7 @@ class _Members(Decompressor):
         allowance: _Allowance,
         *,
         skippable: bool,
+        ended: Callable[[int], None] | None,
     ) -> None:
         self.taken = self.given = 0
         self._name = name
@@ -229,6 +235,7 @@ class _Members(Decompressor):
         self._make = engine
         self._allowance = allowance
         self._skippable = skippable
+        self._ended = ended
         self._engine: Engine | None = None
         self._head = b""  # first bytes of the next member, too few to tell what it is
         self._skip = 0
@@ -252,7 +259,7 @@ class _Members(Decompressor):
                 at += len(part)
                 self.taken = base + at
                 yield from self._drain(self._engine, part)
-                at -= self._close()
+                at -= self._close(base + at)
             self.taken = base + at
 
     @override
@@ -307,7 +314,7 @@ class _Members(Decompressor):
                 f"the {self._name} stream is damaged near byte {self.taken}: {exc}"
             ) from exc
 
-    def _close(self) -> int:
+    def _close(self, taken: int) -> int:
         """After a step: if the member has ended, how many bytes of the step belong to what follows."""
         engine = self._engine
         if engine is None or not engine.eof:
@@ -317,7 +324,10 @@ class _Members(Decompressor):
             return 0
         self._engine = None
         self._step = _SMALL_STEP
-        return len(engine.unused_data)
+        unused = len(engine.unused_data)
+        if self._ended is not None:
+            self._ended(taken - unused)
+        return unused
 
 
 class _Sniffing(Decompressor):
@@ -405,13 +415,15 @@ class _Plain(Compressor):
         return b""
 
 
-def _decompressor(compression: Compression, allowance: _Allowance) -> Decompressor:
+def _decompressor(
+    compression: Compression, allowance: _Allowance, ended: Callable[[int], None] | None = None
+) -> Decompressor:
     if compression is Compression.NONE:
         return _Identity(allowance)
     if compression is Compression.GZIP:
-        return _Members("gzip", _GZIP, _inflate, allowance, skippable=False)
+        return _Members("gzip", _GZIP, _inflate, allowance, skippable=False, ended=ended)
     if compression is Compression.ZSTD:
-        return _Members("zstd", _ZSTD, _unzstd, allowance, skippable=True)
+        return _Members("zstd", _ZSTD, _unzstd, allowance, skippable=True, ended=ended)
     raise _unsupported(compression)
 
 

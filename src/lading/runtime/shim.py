@@ -45,6 +45,8 @@ SIGKILL: Final = 9
 _CONTROL: Final = 120
 """Seconds for a call that runs the OCI runtime; a shim that takes longer is stuck."""
 _SHUTDOWN: Final = 3
+_OVERLAP: Final = 12
+"""Characters at the end of one message and the start of another that are no accident."""
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("lading.runtime")
 
@@ -414,6 +416,15 @@ async def runtime_words(bundle: Bundle, error: LadingError) -> LadingError:
     """The error of a failed Create, with the last words of the OCI runtime where the shim did not pass them on."""
     if isinstance(error, (InternalError, DisconnectedError)):
         said = await aio.run(aio.DISK, bundle.runtime_error)
-        words = error.message if not said or said in error.message else f"{error.message}: {said}"
-        return RuntimeRefusedError(words, subject=bundle.id)
+        return RuntimeRefusedError(joined(error.message, said), subject=bundle.id)
     return error
+
+
+def joined(message: str, said: str) -> str:
+    """A shim's message and its runtime's own words, which it may have passed on in part or cut off."""
+    if not said or said in message:
+        return message
+    for start in range(len(message) - _OVERLAP):
+        if said.startswith(message[start:]):
+            return message[:start] + said
+    return f"{message}: {said}"

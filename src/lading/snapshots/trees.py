@@ -158,8 +158,8 @@ def handle(directory: int, name: str) -> str:
     return f"/proc/self/fd/{directory}/{name}"
 
 
-def get_xattrs(path: str, *, follow: bool = False) -> dict[str, bytes]:
-    """The extended attributes of a file, without overlayfs's own. ``follow`` is for paths that stand for a descriptor."""
+def get_xattrs(path: str | int, *, follow: bool = False) -> dict[str, bytes]:
+    """The extended attributes of a file, without overlayfs's own. ``follow`` is for descriptors and paths that stand for one."""
     try:
         names = os.listxattr(path, follow_symlinks=follow)
     except OSError as exc:
