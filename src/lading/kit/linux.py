@@ -109,10 +109,13 @@ def openat2(dir_fd: int, path: str, flags: int, resolve: int) -> int:
             return _check(fd, path)
 
 
-def cached_pages(fd: int) -> int:
-    """How many pages of a file are in the page cache. cachestat, include/uapi/linux/mman.h; Linux 6.5."""
+def cached_pages(fd: int, offset: int = 0, length: int = 0) -> int:
+    """How many pages of a file, or of ``length`` bytes of it, are in the page cache.
+
+    cachestat, include/uapi/linux/mman.h; Linux 6.5.
+    """
     state = _CacheState()
-    _check(_syscall(_SYS_CACHESTAT, fd, ctypes.byref(_CacheRange()), ctypes.byref(state), 0))
+    _check(_syscall(_SYS_CACHESTAT, fd, ctypes.byref(_CacheRange(offset, length)), ctypes.byref(state), 0))
     return int(state.cached)
 
 
