@@ -53,7 +53,11 @@ def test_the_default_user_is_made_with_ids_that_are_free(
     files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: list[tuple[str, ...]] = []
-    monkeypatch.setattr(userns, "_call", lambda *words: called.append(words))  # pyright: ignore[reportUnknownArgumentType]
+
+    def call(*words: str) -> None:
+        called.append(words)
+
+    monkeypatch.setattr(userns, "_call", call)
     monkeypatch.setattr(userns, "DEFAULT_USER", "no-such-user")
     with pytest.raises(InvalidArgumentError):  # the stand-in has made nothing
         id_map("default", files)
