@@ -28,7 +28,7 @@ _IDLE = ("/busybox", "sleep", "100000")
 
 
 def measure(machines: Sequence[engines.Engine], archive: pathlib.Path, rounds: int, note: Note) -> None:
-    """Run, exec, many at once, memory of idle containers, a restart with containers running."""
+    """Run, exec, memory of idle containers, many at once, restarts with containers running."""
     with contextlib.ExitStack() as stack:
         pair = [stack.enter_context(_machine(each, archive)) for each in machines]
         for number in range(rounds + 1):
@@ -38,8 +38,14 @@ def measure(machines: Sequence[engines.Engine], archive: pathlib.Path, rounds: i
                         note(operation, engine.name, seconds)
             print(f"containers: {number} of {rounds}", flush=True)
         for engine in pair:
-            for operation, value in _crowd(engine):
+            for operation, value in _memory(engine):
                 note(operation, engine.name, value)
+        for work in (_crowd, _restarts):
+            for number in range(rounds):
+                for engine in pair if number % 2 == 0 else pair[::-1]:
+                    for operation, value in work(engine):
+                        note(operation, engine.name, value)
+                print(f"containers, {work.__name__.strip('_')}: {number + 1} of {rounds}", flush=True)
 
 
 @contextlib.contextmanager
@@ -74,33 +80,51 @@ def _commands(engine: engines.Engine) -> Iterator[tuple[str, float]]:
     yield "rm -f", _timed(lambda: engine.docker("rm", "-f", "one"))
 
 
-def _crowd(engine: engines.Engine) -> Iterator[tuple[str, float]]:
-    """Many containers at once, by the API: a hundred clients would cost more than the daemon."""
+def _memory(engine: engines.Engine) -> Iterator[tuple[str, float]]:
+    """What idle containers take; `RESTORED` of them stay, for `_restarts`."""
     before = engine.proportional_memory()
     with concurrent.futures.ThreadPoolExecutor(_WORKERS) as pool:
-        begun = time.perf_counter()
         made = list(pool.map(lambda _: _create(engine), range(AT_ONCE)))
-        yield f"create {AT_ONCE} at once", time.perf_counter() - begun
-        begun = time.perf_counter()
-        list(pool.map(lambda each: engine.api("POST", f"/containers/{each}/start"), made))
-        yield f"start {AT_ONCE} at once", time.perf_counter() - begun
+        list(pool.map(lambda each: _start(engine, each), made))
         time.sleep(3)  # what a start leaves to be done afterwards
-        yield "memory MB of the daemon, 1 container", before / _MB
-        yield "memory MB per idle container", (engine.proportional_memory() - before) / AT_ONCE / _MB
-        yield f"memory MB in all, {AT_ONCE + 1} containers", engine.proportional_memory() / _MB
-        begun = time.perf_counter()
+        after = engine.proportional_memory()
         list(pool.map(lambda each: _remove(engine, each), made[RESTORED:]))
-        yield f"remove {AT_ONCE - RESTORED} at once", time.perf_counter() - begun
-    for _ in range(3):
-        engine.restart()
-        found = json.loads(engine.api("GET", "/containers/json"))
-        yield f"restart, ready with {RESTORED} containers", engine.started
-        if len(found) != RESTORED + 1:
-            raise RuntimeError(f"{engine.name} has {len(found)} containers after a restart")
+    yield "memory MB of the daemon, 1 container", before / _MB
+    yield "memory MB per idle container", (after - before) / AT_ONCE / _MB
+    yield f"memory MB in all, {AT_ONCE + 1} containers", after / _MB
 
 
-def _create(engine: engines.Engine) -> str:
-    body = json.dumps({"Image": IMAGE, "Cmd": _IDLE}).encode()
+def _crowd(engine: engines.Engine) -> Iterator[tuple[str, float]]:
+    """Many containers at once, by the API: a hundred clients would cost more than the daemon."""
+    for network in ("bridge", "none"):
+        with concurrent.futures.ThreadPoolExecutor(_WORKERS) as pool:
+            begun = time.perf_counter()
+            made = list(pool.map(lambda _, network=network: _create(engine, network), range(AT_ONCE)))
+            yield f"create {AT_ONCE} at once, network {network}", time.perf_counter() - begun
+            begun = time.perf_counter()
+            list(pool.map(lambda each: _start(engine, each), made))
+            yield f"start {AT_ONCE} at once, network {network}", time.perf_counter() - begun
+            begun = time.perf_counter()
+            list(pool.map(lambda each: _remove(engine, each), made))
+            yield f"remove {AT_ONCE} at once, network {network}", time.perf_counter() - begun
+
+
+def _restarts(engine: engines.Engine) -> Iterator[tuple[str, float]]:
+    """A restart of the daemon while containers run."""
+    engine.restart()
+    found = json.loads(engine.api("GET", "/containers/json"))
+    yield f"restart, ready with {RESTORED} containers", engine.started
+    if len(found) != RESTORED + 1:
+        raise RuntimeError(f"{engine.name} has {len(found)} containers after a restart")
+
+
+def _start(engine: engines.Engine, container: str) -> None:
+    engine.api("POST", f"/containers/{container}/start")
+
+
+def _create(engine: engines.Engine, network: str = "bridge") -> str:
+    asked = {"Image": IMAGE, "Cmd": _IDLE, "HostConfig": {"NetworkMode": network}}
+    body = json.dumps(asked).encode()
     return str(json.loads(engine.api("POST", "/containers/create", body, "application/json"))["Id"])
 
 

@@ -3,6 +3,7 @@
 Each runs on a fresh ext4 file system of its own (a loop device with direct I/O), so that no engine pays for another's leftovers.
 """
 
+import base64
 import contextlib
 import hashlib
 import http.client
@@ -14,7 +15,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import BinaryIO, Self
 
 SIZE = "40G"
@@ -156,11 +157,19 @@ class Engine:
     def collect(self) -> None:
         """Free what the removed images held, where removal has not done so before it returned."""
 
-    def api(self, method: str, path: str, body: BinaryIO | bytes | None = None, kind: str = "") -> bytes:
+    def api(
+        self,
+        method: str,
+        path: str,
+        body: BinaryIO | bytes | None = None,
+        kind: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> bytes:
         """One call of the Engine API, without the cost of a client; the body of the reply."""
         connection = _UnixConnection(self.socket)
         try:
-            connection.request(method, path, body, {"Content-Type": kind} if kind else {})
+            fields = {"Content-Type": kind} if kind else {}
+            connection.request(method, path, body, fields | dict(headers or {}))
             reply = connection.getresponse()
             data = reply.read()
         finally:
@@ -168,6 +177,23 @@ class Engine:
         if reply.status >= 300:
             raise RuntimeError(f"{self.name}: {method} {path}: {reply.status} {data[:500]!r}")
         return data
+
+    has_api = True
+    """Whether it serves the Engine API."""
+
+    def api_pull(self, image: str) -> None:
+        """`pull` without the cost of a client."""
+        self._transfer(f"/images/create?fromImage={self.registry}/{image}&tag=latest")
+
+    def api_push(self, name: str) -> None:
+        """Push what has this name, with its tag, without the cost of a client."""
+        repository, _, tag = name.rpartition(":")
+        self._transfer(f"/images/{repository}/push?tag={tag}")
+
+    def _transfer(self, path: str) -> None:
+        said = self.api("POST", path, headers={"X-Registry-Auth": base64.b64encode(b"{}").decode()})
+        if b'"error"' in said:
+            raise RuntimeError(f"{self.name}: {path}: {said[-500:]!r}")
 
     def remove(self, image: str) -> None:
         self.docker("rmi", "-f", image if "/" in image else f"{self.registry}/{image}:latest")
@@ -433,6 +459,7 @@ class Containerd(Peer):
     name = "containerd-overlayfs"
     snapshotter = "overlayfs"
     tags_copies = False
+    has_api = False
 
     def pull(self, image: str) -> None:
         # The transfer service takes its snapshotter from the daemon's configuration; --local takes it from here.
@@ -456,10 +483,10 @@ class Containerd(Peer):
         )
 
     def save(self, image: str, path: pathlib.Path) -> None:
-        self.ctr("images", "export", str(self._inside(path)), f"{self.registry}/{image}:latest")
+        self.ctr("images", "export", self._visible(path), f"{self.registry}/{image}:latest")
 
     def load(self, path: pathlib.Path) -> None:
-        self.ctr("images", "import", "--local", "--snapshotter", self.snapshotter, str(self._inside(path)))
+        self.ctr("images", "import", "--local", "--snapshotter", self.snapshotter, self._visible(path))
 
     def remove(self, image: str) -> None:
         self.ctr("images", "rm", "--sync", f"{self.registry}/{image}:latest")
@@ -485,8 +512,8 @@ class Containerd(Peer):
         del image, name, script
         raise RuntimeError("ctr has no commit and no diff of a container")
 
-    def _inside(self, path: pathlib.Path) -> pathlib.Path:
-        return pathlib.Path(self._inside) / path.relative_to(self.volume.path)
+    def _visible(self, path: pathlib.Path) -> str:
+        return f"{self._inside}/{path.relative_to(self.volume.path)}"
 
 
 class ContainerdErofs(Containerd):
@@ -500,6 +527,7 @@ class Podman(Peer):
     """podman 5, which has no daemon."""
 
     name = "podman"
+    has_api = False
 
     def __init__(self, volume: Volume, registry: str, chroot: pathlib.Path) -> None:
         super().__init__(volume, registry, chroot)

@@ -37,6 +37,8 @@ def pull(engine: engines.Engine, image: str, note: Note) -> None:
         for _ in range(3):
             note(f"run true {image}", timed(lambda: engine.run_true(image)))
     note(f"pull again {image}", timed(lambda: engine.pull(image)))
+    if engine.has_api:
+        note(f"pull again, by the API {image}", timed(lambda: engine.api_pull(image)))
     engine.volume.flush()
     note(f"disk MB {image}", engine.volume.used() / 1e6)
     if image == "eight-layers":
@@ -53,6 +55,8 @@ def everything(engine: engines.Engine, image: str, note: Note) -> None:
     with attempted(engine, "push"):
         note(f"push to an empty registry {image}", timed(lambda: engine.push(image, copy)))
         note(f"push, again {image}", timed(lambda: engine.push(image, copy)))
+        if engine.has_api:
+            note(f"push, again, by the API {image}", timed(lambda: engine.api_push(copy)))
         note(f"push, layers mounted {image}", timed(lambda: engine.push(image, mounted)))
     with attempted(engine, "commit and diff"):
         engine.container(image, "changed", "echo x > /changed")

@@ -56,7 +56,7 @@ class Run:
         self.samples = Samples()
         self.calibration: list[float] = []
         self.chroot = pathlib.Path(os.environ.get("PEERS_ROOT", "/var/lib/lading-peers"))
-        self.corpus = Corpus(HERE / "work" / "corpus")
+        self.corpus = Corpus(pathlib.Path(options.corpus))
         self._filled: set[str] = set()
         self.empty: Registry | None = None
         wanted = options.peers.split(",")
@@ -249,6 +249,11 @@ def main() -> int:
         "--kept",
         default="",
         help="an existing directory in which the file systems of the phase many are kept: the next run need not load the images again",
+    )
+    parser.add_argument(
+        "--corpus",
+        default=str(HERE / "work" / "corpus"),
+        help="where the images that are pulled are made, and kept for the next run",
     )
     options = parser.parse_args()
     containers.own_mount_namespace()

@@ -11,6 +11,7 @@ packages=(
     busybox-static debootstrap redis-server # images for tests and the demo are made from Debian's packages
     qemu-user-static                # builds for other architectures
     git openssl xz-utils zstd           # what tests and scripts call by name
+    openssh-client dropbear-bin         # builds from git repositories over ssh; the tests' server
     chromium chromium-driver        # the page of `lading desktop` is tested in a browser
     e2fsprogs xfsprogs iproute2 nftables strace attr acl libcap2-bin pigz make curl ca-certificates libarchive-tools procps
 )

@@ -37,7 +37,7 @@ def main() -> int:
     if arguments[0] == "daemon":
         from lading.daemon.launch import light_imports  # noqa: PLC0415
 
-        with light_imports():
+        with light_imports("command"):
             from lading.daemon.main import main as daemon  # noqa: PLC0415
 
         return daemon(arguments[1:])

@@ -1,8 +1,11 @@
 """Real shims keep the port's promises: Debian's containerd-shim-runc-v2 with runc and with crun, and a newer one."""
 
+import os
 import shutil
+import signal
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -13,7 +16,7 @@ from lading.core.runtime import ContainerID, Exit, Runtime, Status, Task
 from lading.errors import NotFoundError
 from lading.runtime.launch import Launcher
 from lading.runtime.probe import HYBRID_CONTROLLERS
-from lading.runtime.shim import ShimTask
+from lading.runtime.shim import Shim, ShimTask
 from lading.runtime.spares import Spares
 from lading.testing.runtime import RuntimeSuite, World
 
@@ -80,6 +83,26 @@ class TestRunc(ShimSuite):
         assert (await second.wait()).status == 0
         assert shim_of(second) != shim_of(first)
         await second.delete()
+
+    async def test_a_container_whose_idle_shim_dies_before_it_is_made_gets_another(
+        self, world: ShimWorld, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        taken: list[Shim] = []
+        call = Shim.call
+
+        async def die_at_first(self: Shim, method: str, *arguments: Any) -> Any:
+            if method == "Create":
+                taken.append(self)
+                if len(taken) == 1:
+                    os.kill(self.pid, signal.SIGKILL)
+                    await self.client.wait_closed()
+            return await call(self, method, *arguments)
+
+        monkeypatch.setattr(Shim, "call", die_at_first)
+        task = await self.run(world, runtime, "true")
+        assert (await task.wait()).status == 0
+        assert len({shim.pid for shim in taken}) == 2
+        await task.delete()
 
     async def test_a_shim_that_dies_takes_its_own_container_only(
         self, world: ShimWorld, runtime: Runtime

@@ -55,6 +55,40 @@ def test_kills(images, tmp_path: Path, rounds: int) -> None:  # noqa: F811
         daemon.start()
 
 
+@pytest.mark.parametrize(
+    "point",
+    ["classic.removing:kill", "classic.unnamed:kill@3", "classic.nameless:kill@3", "classic.described:kill"],
+)
+def test_a_removal_or_arrival_that_was_cut_short_leaves_nothing(
+    images,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    point: str,
+) -> None:
+    name, arriving = images("cut:1", layers=2), point.startswith("classic.described")
+    config = tmp_path / "daemon.json"
+    config.write_text('{"features": {"containerd-snapshotter": false}}')
+    with running_daemon(f"--config-file={config}") as daemon:
+        if not arriving:
+            daemon.docker("pull", name)
+        daemon.stop()
+        monkeypatch.setenv("LADING_FAILPOINT", point)
+        daemon.start()
+        daemon.run("pull" if arriving else "rmi", name)
+        assert daemon.process is not None
+        assert daemon.process.wait(30) == -9
+        monkeypatch.delenv("LADING_FAILPOINT")
+        daemon.start()
+        daemon.docker("image", "prune", "-f")  # nobody will go on with the pull
+        settle(daemon)
+        assert listed(daemon) == set()
+        assert daemon.stop() == 0
+        assert problems(daemon.data_root) == []
+        assert list((daemon.data_root / "image" / "overlay2" / "layerdb" / "sha256").iterdir()) == []
+        daemon.start()
+        daemon.docker("run", "--rm", "--network", "none", name, "true")
+
+
 def work(daemon: Daemon, pulled: list[str], number: int) -> None:
     """What is being done when the daemon dies; whatever comes of it."""
     with contextlib.suppress(subprocess.TimeoutExpired):

@@ -25,11 +25,23 @@ STATES_PER_NIGHT = 170
 """Of each campaign: 2,040 together."""
 
 
-def replay(type: str, driver: str, durability: str, states: int, seed: int, *options: str) -> list[list[str]]:
+def replay(
+    type: str, driver: str, durability: str, states: int, seed: int, *options: str, keep: str = "both"
+) -> list[list[str]]:
     """What was wrong with each state; states without a fault are printed nowhere."""
     if which(f"mkfs.{type}") is None:
         pytest.skip(f"mkfs.{type} is not installed")
-    command = [sys.executable, power_cut.__file__, type, driver, durability, str(states), str(seed), *options]
+    command = [
+        sys.executable,
+        power_cut.__file__,
+        type,
+        driver,
+        durability,
+        keep,
+        str(states),
+        str(seed),
+        *options,
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
@@ -52,6 +64,19 @@ def test_a_power_cut_takes_nothing_back(type, driver, durability):
 @pytest.mark.parametrize(("type", "driver", "durability"), NIGHTLY)
 def test_no_power_cut_takes_anything_back(type, driver, durability, seed):
     assert not any(replay(type, driver, durability, STATES_PER_NIGHT, seed))
+
+
+@pytest.mark.parametrize("keep", ["compressed", "unpacked"])
+def test_what_is_only_a_cache_is_made_again_after_a_power_cut(keep):
+    assert not any(replay("ext4", "erofs", "lazy", 4, 7, keep=keep))
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("type", ["ext4", "xfs"])
+@pytest.mark.parametrize("keep", ["compressed", "unpacked"])
+def test_what_is_only_a_cache_is_made_again_after_any_power_cut(type, keep):
+    assert not any(replay(type, "erofs", "lazy", STATES_PER_NIGHT, 1, keep=keep))
 
 
 def test_a_store_that_does_not_flush_is_found_out():

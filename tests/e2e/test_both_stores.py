@@ -34,6 +34,21 @@ def raw(reference: str) -> dict[str, Any]:
     return raw(f"{reference.rpartition(':')[0] if reference.count(':') > 1 else reference}@{host}")
 
 
+def one_of(reference: str, architecture: str) -> str:
+    """The digest of an index's manifest for an architecture."""
+    said = subprocess.run(
+        ["skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{reference}"],
+        check=True,
+        capture_output=True,
+    ).stdout
+    (found,) = [
+        each["digest"]
+        for each in json.loads(said)["manifests"]
+        if each["platform"]["architecture"] == architecture
+    ]
+    return found
+
+
 def image(daemon: Daemon, name: str) -> dict[str, Any]:
     return json.loads(daemon.docker("image", "inspect", name))[0]
 
@@ -109,8 +124,17 @@ def test_a_foreign_platform_is_pulled_inspected_and_told_apart(daemon: Daemon, i
         ["create", "--pull", "never", "--platform", "linux/arm64", name],
     ):
         assert "linux/arm64" in says(daemon, *command)
+    copy = f"{name}-s390x"
+    daemon.docker("tag", name, copy)
+    daemon.docker("push", "-q", "--platform", "linux/s390x", copy)
+    assert raw(copy)["config"]["digest"] == raw(f"{name}@{one_of(name, 's390x')}")["config"]["digest"]
     # By force a platform that is not there is no failure for the client, but it is told.
     assert b"linux/arm64" in daemon.run("rmi", "--force", "--platform", "linux/arm64", name).stderr
+    daemon.docker("rmi", copy)
+    daemon.docker("rmi", "--force", "--platform", "linux/s390x", name)
+    assert "s390x" in says(daemon, "create", "--pull", "never", "--platform", "linux/s390x", name) or (
+        "No such image" in says(daemon, "create", "--pull", "never", "--platform", "linux/s390x", name)
+    )
 
 
 def test_one_content_in_two_blobs_stays_complete(
@@ -374,6 +398,13 @@ def test_where_the_root_file_system_is(shared_daemon: Daemon, images: MakeImage)
     top = Path(driver["Data"]["UpperDir"])
     assert driver["Name"] == "overlay2"
     assert (top / "layer-0").exists()
+    made = shared_daemon.docker("create", "--network=none", name, "true").strip()
+    data = json.loads(shared_daemon.docker("inspect", made))[0]["GraphDriver"]["Data"]
+    shared_daemon.docker("rm", made)
+    assert data["LowerDir"].split(":")[0] == str(top)
+    assert len(data["LowerDir"].split(":")) == len(image(shared_daemon, name)["RootFS"]["Layers"])
+    assert Path(data["UpperDir"]).name == "diff"
+    assert Path(data["WorkDir"]).parent == Path(data["MergedDir"]).parent == Path(data["UpperDir"]).parent
 
 
 def client(

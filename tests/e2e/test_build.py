@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 from support import dockerd
+from support.buildx import build, docker, give_plugins
 from support.daemon import Daemon, running_daemon
 from support.images import BUSYBOX
-from support.newer import ARM64_BUSYBOX, CLI_PLUGINS
+from support.newer import ARM64_BUSYBOX
 
 pytestmark = pytest.mark.e2e
 BOTH = "--platform=linux/amd64,linux/arm64"
@@ -45,12 +46,6 @@ def builder() -> Generator[Daemon]:
         yield daemon
 
 
-def give_plugins(daemon: Daemon) -> None:
-    config = daemon.directory / "docker-config"
-    config.mkdir(exist_ok=True)
-    (config / "cli-plugins").symlink_to(CLI_PLUGINS)
-
-
 @pytest.fixture
 def context(tmp_path: Path) -> Path:
     """A build context with programs for two architectures; no two tests have the same files in it."""
@@ -62,36 +57,6 @@ def context(tmp_path: Path) -> Path:
     (directory / "other.txt").write_text("other\n")
     (directory / "Dockerfile").write_text(DOCKERFILE)
     return directory
-
-
-def build(
-    daemon: Daemon, context: Path, *arguments: str, check: bool = True, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    shown = () if "-q" in arguments else ("--progress=plain",)
-    done = docker(daemon, "build", *shown, *arguments, str(context), **environment)
-    if check:
-        assert done.returncode == 0, f"{done.stderr}\n{daemon.tail()}"
-    return done
-
-
-def docker(
-    daemon: Daemon, *arguments: str, cwd: Path | None = None, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["docker", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-        stdin=subprocess.DEVNULL,
-        cwd=cwd,
-        env={
-            **os.environ,
-            "DOCKER_HOST": daemon.host,
-            "DOCKER_CONFIG": str(daemon.directory / "docker-config"),
-            **environment,
-        },
-    )
 
 
 def cached(done: subprocess.CompletedProcess[str]) -> int:
@@ -251,6 +216,24 @@ def test_a_symbolic_link_out_of_the_context_stays_inside(builder: Daemon, contex
     done = build(builder, context, check=False)
     assert done.returncode == 1
     assert "root:" not in done.stderr
+
+
+def test_file_names_of_any_bytes(builder: Daemon, context: Path, tmp_path: Path) -> None:
+    names = ["new\nline", "tab\tbed", "back\\slash", "star*[q]?", " blank ", "-dash", "a:b", "\x01", "ü"]
+    (context / "odd").mkdir()
+    for name in names:
+        (context / "odd" / name).write_text(name)
+    (context / "Dockerfile").write_text(
+        "FROM scratch\nCOPY bin/amd64/busybox /bin/\nCOPY odd /odd\n"
+        'RUN ["/bin/busybox", "sh", "-c", "/bin/busybox cp -a /odd /copied"]\n'
+    )
+    build(builder, context, "-t", "odd")
+    script = "cd /copied; for each in *; do /bin/busybox cat \"./$each\"; printf '\\0'; done"
+    said = builder.docker("run", "--rm", "odd", "/bin/busybox", "sh", "-c", script)
+    assert sorted(said.split("\0")[:-1]) == sorted(names)
+    out = tmp_path / "out"
+    build(builder, context, "-o", f"type=local,dest={out}")
+    assert sorted(os.listdir(out / "odd")) == sorted(names)
 
 
 def test_a_secret_is_nowhere_afterwards(builder: Daemon, context: Path) -> None:

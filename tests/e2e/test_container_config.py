@@ -11,6 +11,8 @@ import pytest
 from support.daemon import Daemon
 from support.engine import Engine, boxed
 
+from lading.containers import limits
+
 pytestmark = pytest.mark.e2e
 HYBRID = Path("/sys/fs/cgroup/memory").is_dir()
 
@@ -106,7 +108,12 @@ def test_block_io_and_ulimits(engine: Engine, tmp_path: Path):
     options = ["--device-read-bps", "/dev/loop0:1mb", "--device-write-iops", "/dev/loop0:100"]
     if not Path("/dev/loop0").is_block_device():
         pytest.skip("there is no /dev/loop0")
-    engine.background("cc", "sleep 1000", *options)
+    weights = limits.has_weights(Path("/sys/fs/cgroup"))
+    engine.background("cc", "sleep 1000", *options, *(("--blkio-weight", "300") if weights else ()))
+    if weights:
+        assert group_file(engine, "cc", "blkio/blkio.bfq.weight", "io.bfq.weight").endswith("300")
+    else:
+        assert "HostConfig.BlkioWeight" in engine.run("run", "--blkio-weight", "300", "box", "true").stderr
     found = group_file(engine, "cc", "blkio/blkio.throttle.read_bps_device", "io.max")
     assert "1048576" in found
     assert once(engine, "ulimit -n", "--ulimit", "nofile=123:456") == "123"

@@ -1,10 +1,13 @@
 """The tree of a container is the tree that the image says, as `umoci unpack` makes it of the same bytes."""
 
 import hashlib
+import json
 import os
 import stat
 import subprocess
+import tarfile
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +15,7 @@ from support.daemon import running_daemon
 from support.images import Layout, compressed, layer_type, push
 from support.rich import BINARY_NAME, DEEP, LONG_COMPONENT, raw_image, rich_layers, sparse
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.stores("containerd", "classic")]
 
 OURS = {b"proc", b"sys", b"dev", b".dockerenv", b"etc/hosts", b"etc/hostname", b"etc/resolv.conf"}
 """What a container has of the daemon's, not of the image's; mounted, or made as mount points."""
@@ -127,9 +130,9 @@ def unpacked(layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> Tree:
     return tree(os.fsencode(bundle / "rootfs"))
 
 
-@pytest.fixture(scope="module", params=["overlayfs", "native", "erofs"])
+@pytest.fixture(scope="module", params=["overlayfs", "native", "erofs", "overlay2"])
 def container(request: pytest.FixtureRequest, layout: Layout, registry: str) -> Generator[tuple[str, Tree]]:
-    """The tree that a process of a running container sees, by the name of the snapshotter."""
+    """The tree that a process of a running container sees, by the name of the snapshotter (overlay2: the classic store)."""
     name = f"{registry}/rich:{request.param}"
     push(layout.path, "rich", name)
     with running_daemon(f"--storage-driver={request.param}") as daemon:
@@ -137,6 +140,20 @@ def container(request: pytest.FixtureRequest, layout: Layout, registry: str) -> 
         made = daemon.docker("run", "-d", "--network", "none", name, "sleep", "1000").strip()
         process = int(daemon.docker("inspect", "-f", "{{.State.Pid}}", made))
         yield request.param, tree(b"/proc/%d/root/." % process)
+
+
+def test_layers_leave_the_classic_store_as_they_came(layout: Layout, registry: str, tmp_path: Path) -> None:
+    """Those with sparse files, too: Docker's own store cannot give them back."""
+    name = f"{registry}/rich:leaving"
+    push(layout.path, "rich", name)
+    with running_daemon("--storage-driver=overlay2") as daemon:
+        daemon.docker("pull", "-q", name)
+        daemon.docker("save", "-o", str(tmp_path / "saved.tar"), name)
+    with tarfile.open(tmp_path / "saved.tar") as saved:
+        (manifest,) = json.loads(saved.extractfile("manifest.json").read())
+        wanted = json.loads(saved.extractfile(manifest["Config"]).read())["rootfs"]["diff_ids"]
+        found = [hashlib.sha256(saved.extractfile(each).read()).hexdigest() for each in manifest["Layers"]]
+        assert [f"sha256:{each}" for each in found] == wanted
 
 
 def test_the_tree_is_umoci_s(container: tuple[str, Tree], unpacked: Tree) -> None:

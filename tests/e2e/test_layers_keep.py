@@ -104,3 +104,41 @@ def test_an_image_kept_unpacked_leaves_as_it_came(registry: str, images, tmp_pat
         daemon.docker("rmi", name, copy)
         assert collected() == 0
         assert list(daemon.data_root.glob("snapshots/erofs/*/snapshots/*/layer.data")) == []
+
+
+def test_list_usage_and_prune_count_what_is_here(registry: str, images, tmp_path: Path) -> None:
+    config = tmp_path / "daemon.json"
+    config.write_text(json.dumps({"lading": {"layers-keep": "unpacked"}}))
+    name = images("unpacked/sizes", layers=2, compression="gzip")
+    with running_daemon(f"--config-file={config}") as daemon:
+        if "erofs" not in daemon.docker("info", "--format", "{{.Driver}}"):
+            pytest.skip("no EROFS here")
+
+        def size() -> int:
+            (row,) = daemon.api("GET", "/v1.51/images/json")[1]
+            usage = daemon.api("GET", "/v1.51/system/df?type=image")[1]
+            assert usage["LayersSize"] == usage["Images"][0]["Size"] == row["Size"]
+            return row["Size"]
+
+        def blobs() -> int:
+            return sum(path.stat().st_size for path in daemon.data_root.glob(BLOBS))
+
+        daemon.docker("pull", "-q", name)
+        whole, packed = size(), blobs()
+        daemon.stop()
+        daemon.start()
+        assert daemon.lading("gc").returncode == 0
+        assert blobs() < packed
+        assert size() == whole - (packed - blobs())
+        daemon.kill()
+        daemon.start()
+        assert size() == whole - (packed - blobs())
+        daemon.docker("save", "-o", str(tmp_path / "saved.tar"), name)
+        assert (blobs(), size()) == (packed, whole)
+        assert daemon.lading("gc").returncode == 0
+        left, (tree,) = size(), daemon.data_root.glob("snapshots/erofs/*/snapshots")
+        here = blobs() + sum(path.stat().st_blocks * 512 for path in tree.glob("*/*"))
+        assert left == here
+        said = daemon.api("POST", "/v1.51/images/prune?filters=%7B%22dangling%22%3A%5B%22false%22%5D%7D")[1]
+        assert said["SpaceReclaimed"] == left
+        assert blobs() == 0

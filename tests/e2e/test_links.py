@@ -43,6 +43,12 @@ def address(engine: Engine, name: str) -> str:
 def test_a_link_on_the_default_bridge_is_a_name_and_variables(engine: Engine):
     up(engine, "db", "-e", "SECRET=word", "-h", "dbhost", "--expose", "5432", "--expose", "80/udp")
     said = engine.docker("run", "--rm", "--name", "app", "--link", "db:store", "box", "sh", "-c", "cat /etc/hosts; env; ping -c 1 store")  # fmt: skip
+    up(engine, "one", "--link", "db:store")
+    named = "{{.Names}}"
+    shown = engine.docker("ps", "--no-trunc", "--filter", "name=db", "--format", named)
+    assert shown.strip() == "db,one/store"
+    engine.docker("rm", "-f", "one")
+    assert engine.docker("ps", "--no-trunc", "--filter", "name=db", "--format", named).strip() == "db"
     where = address(engine, "db")
     lines = said.splitlines()
     assert f"{where}\tstore dbhost db" in lines

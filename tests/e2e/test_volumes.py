@@ -45,7 +45,7 @@ def loaded(daemon: Daemon) -> Engine:
 def engine(loaded: Engine, daemon: Daemon) -> Generator[Engine]:
     yield loaded
     loaded.run("rm", "-fv", *loaded.docker("ps", "-aq").split())
-    loaded.run("volume", "prune", "-af")
+    loaded.run("volume", "rm", "-f", *names(loaded))
     assert os.listdir(daemon.data_root / "lading/volumes/moby") == []
     assert [point for point in left_mounts(daemon.directory) if "volume" in point] == []
 
@@ -127,6 +127,14 @@ def test_prune_keeps_named_ones_unless_told(engine: Engine):
     assert names(engine) == ["one", "two", "used"]
     engine.docker("volume", "prune", "-af", "--filter", "label!=keep")
     assert names(engine) == ["one", "used"]
+
+
+def test_prune_keeps_volumes_with_options(engine: Engine, tmp_path: Path):
+    options = ("type=none", "o=bind", f"device={tmp_path}")
+    engine.docker("volume", "create", *(word for each in options for word in ("-o", each)), "share")
+    engine.docker("volume", "create", "plain")
+    engine.docker("volume", "prune", "-af")
+    assert names(engine) == ["share"]
 
 
 def test_what_is_used_is_not_removed(engine: Engine):
@@ -257,3 +265,22 @@ def test_volume_events(engine: Engine):
     words = ("--since", "1", "--until", f"{time.time():.9f}")
     words = (*words, "--filter", "volume=heard", "--format", "{{.Action}}")
     assert engine.docker("events", *words).split() == ["create", "mount", "unmount", "destroy"]
+
+
+def test_a_daemon_that_is_killed_while_it_makes_a_container_leaves_no_volume(
+    engine: Engine, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+):
+    engine.docker("volume", "create")  # nobody's, but asked for
+    before = names(engine)
+    daemon.stop()
+    with monkeypatch.context() as patch:
+        patch.setenv("LADING_FAILPOINT", "volume.made:kill@2")
+        daemon.start()
+        failed = engine.run("create", "--network", "none", "-v", "/one", "-v", "/two", "withdata", "true")
+        assert failed.returncode != 0
+        assert daemon.process is not None
+        assert daemon.process.wait(20) == -9
+    daemon.start()
+    assert names(engine) == before
+    assert engine.docker("ps", "-aq") == ""
+    assert len(os.listdir(daemon.data_root / "lading/volumes/moby")) == 1

@@ -1,6 +1,6 @@
 """A process that works with a store on a recorded disk, and marks in the record what it was acknowledged.
 
-``power_cut_child.py BOOT ROOT MARK REGISTRY DRIVER DURABILITY [no-flush]``; in the ``first`` boot it pulls and ends at once, in the
+``power_cut_child.py BOOT ROOT MARK REGISTRY DRIVER DURABILITY KEEP [no-flush]``; in the ``first`` boot it pulls and ends at once, in the
 ``second`` it takes that up. With ``no-flush`` it has a store that does not care.
 """
 
@@ -25,16 +25,22 @@ from lading.snapshots import erofs
 from support.power_cut_world import ADDED, IMAGES, by_name
 
 BOXES = 8
+_LARGEST = 16 << 20
 
 
 @asynccontextmanager
-async def opened(root: Path, driver: str, durability: str, boot: str) -> AsyncGenerator[image_store.Store]:
+async def opened(
+    root: Path, driver: str, durability: str, keep: str, boot: str
+) -> AsyncGenerator[image_store.Store]:
     """The daemon's store, in the boot ``boot``."""
     linux.boot_id = lambda: boot
     config = Config(
         data_root=root,
         storage_driver=driver,
-        lading=LadingSettings(durability="strict" if durability == "strict" else "lazy"),
+        lading=LadingSettings(
+            durability="strict" if durability == "strict" else "lazy",
+            layers_keep=keep,  # pyright: ignore[reportArgumentType]
+        ),
     )
     async with AsyncExitStack() as stack:
         yield await image_store.open_store(stack, config, EventBus(), uses=tuple)
@@ -79,19 +85,19 @@ async def top_of(parts: image_store.Store, name: str) -> SnapshotName | None:
     return await parts.transfer.ensure_unpacked(detail.manifest.descriptor)
 
 
-async def first(root: Path, marks: Marks, host: str, driver: str, durability: str) -> None:
+async def first(root: Path, marks: Marks, host: str, driver: str, durability: str, keep: str) -> None:
     """Pull, and leave all that is put off to the next boot."""
     root.mkdir(mode=0o711)
-    async with opened(root, driver, durability, "boot-first") as parts:
+    async with opened(root, driver, durability, keep, "boot-first") as parts:
         marks.write("opened")
         await pull(library.Store(parts), marks, {"d": f"{host}/app:d"}, "d")
         os._exit(0)
 
 
-async def second(root: Path, marks: Marks, host: str, driver: str, durability: str) -> None:
+async def second(root: Path, marks: Marks, host: str, driver: str, durability: str, keep: str) -> None:
     """All that a store does, after it has cleaned up."""
     names = {short: f"{host}/app:{short}" for short in IMAGES}
-    async with opened(root, driver, durability, "boot-second") as parts:
+    async with opened(root, driver, durability, keep, "boot-second") as parts:
         store = library.Store(parts)
         await parts.maintenance.tidy()
         await top_of(parts, names["d"])
@@ -124,6 +130,12 @@ async def second(root: Path, marks: Marks, host: str, driver: str, durability: s
             group.start_soon(pull, store, marks, names, "a")
         await parts.snapshotter.settle()
         marks.write("settled")
+        await collect(parts)  # what is only a cache goes, and comes back
+        for name in names.values():
+            await top_of(parts, name)
+        async for info in parts.content.walk():
+            await parts.content.read(info.digest, limit=_LARGEST)
+        await collect(parts)
         marks.write("end")
     marks.write("closed")
 
@@ -152,4 +164,4 @@ if __name__ == "__main__":
     if "no-flush" in sys.argv:
         stop_flushing()
     boot = first if sys.argv[1] == "first" else second
-    anyio.run(boot, Path(sys.argv[2]), Marks(Path(sys.argv[3])), *sys.argv[4:7])
+    anyio.run(boot, Path(sys.argv[2]), Marks(Path(sys.argv[3])), *sys.argv[4:8])

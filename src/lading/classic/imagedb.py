@@ -18,6 +18,8 @@ from lading.oci.digest import DiffID, Digest
 from lading.oci.document import CONFIG_LIMIT
 
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
+_REMOVING: Final = "lading-removing"
+"""A file beside what is noted of an image: its removal has begun. dockerd reads known names only."""
 _KNOWN: Final = 50
 """Blobs that are remembered for one layer (moby: maxMetadata)."""
 
@@ -54,17 +56,33 @@ class ImageDatabase:
         layout.write(self._layout.configs / image.hex, config)
         self._parents = None
 
+    def begin_removal(self, image: Digest) -> None:
+        """Note that an image is about to lose its last name, so that a crash on the way to `remove` leaves no image behind."""
+        layout.write(self._layout.metadata / image.hex / _REMOVING, "")
+
+    def end_removal(self, image: Digest) -> None:
+        """The image stays after all. Idempotent."""
+        (self._layout.metadata / image.hex / _REMOVING).unlink(missing_ok=True)
+
+    def removals(self) -> list[Digest]:
+        """The images whose removal has begun."""
+        return [
+            Digest(f"sha256:{name}")
+            for name in _names(self._layout.metadata)
+            if _HEX.fullmatch(name) and (self._layout.metadata / name / _REMOVING).exists()
+        ]
+
     def remove(self, image: Digest) -> None:
         """Forget an image and what was noted of it; children lose their parent. That it is gone is fine."""
         for child in self.children(image):
             (self._layout.metadata / child.hex / "parent").unlink(missing_ok=True)
+        (self._layout.configs / image.hex).unlink(missing_ok=True)
+        fs.fsync_directory(self._layout.configs)
         directory = self._layout.metadata / image.hex
         for name in _names(directory):
             (directory / name).unlink(missing_ok=True)
         if directory.is_dir():
             directory.rmdir()
-        (self._layout.configs / image.hex).unlink(missing_ok=True)
-        fs.fsync_directory(self._layout.configs)
         self._parents = None
 
     def children(self, image: Digest) -> list[Digest]:

@@ -158,6 +158,16 @@ class LayerDatabase:
             )
         return found
 
+    def below(self, name: str) -> list[str]:
+        """The trees of a writable layer and of all that it stands on, bottom first; nothing if there is no such one."""
+        directory = self._layout.mounts / name
+        tree, at = layout.read(directory / "mount-id"), _chain(layout.read(directory / "parent"))
+        found = [tree] if tree else []
+        while at is not None and (record := self.read(at)) is not None:
+            found.append(record.tree)
+            at = record.parent
+        return found[::-1]
+
     def add_mount(self, name: str, tree: str, parent: ChainID | None) -> None:
         """Note a container's writable layer, so that dockerd keeps what it stands on."""
         directory = self._layout.mounts / name

@@ -5,7 +5,8 @@ its last record goes, so does its config. The labels of the stored config keep i
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Final
 
 import anyio
 from typing_extensions import override
@@ -16,9 +17,12 @@ from lading.core.images import Image, Pointed
 from lading.core.leases import LeaseID
 from lading.errors import NotFoundError
 from lading.kit import aio
+from lading.kit.failpoints import failpoint
 from lading.oci import reference
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
+
+_KNOWN: Final = "classic.known."
 
 
 class ClassicRecords(images.Store):
@@ -71,7 +75,7 @@ class ClassicRecords(images.Store):
         labels: Mapping[str, str] | None = None,
         displaced: str | None = None,
     ) -> Pointed:
-        async with self._one:
+        async with self._one, self._leaving(None if displaced else name, unless=target):
             pointed = await self._rows.put(name, target, labels=labels, displaced=displaced)
             await self._write()
             if pointed.replaced is not None and pointed.moved:
@@ -84,11 +88,36 @@ class ClassicRecords(images.Store):
 
     @override
     async def delete(self, name: str, *, target: Descriptor | None = None) -> Image:
-        async with self._one:
+        async with self._one, self._leaving(name):
             gone = await self._rows.delete(name, target=target)
+            failpoint("classic.unnamed")
             await self._write()
+            failpoint("classic.nameless")
             await self._drop_nameless(gone.target.digest)
             return gone
+
+    @contextlib.asynccontextmanager
+    async def _leaving(self, name: str | None, *, unless: Descriptor | None = None) -> AsyncGenerator[None]:
+        """Note for the next start, while this goes on, that the image is to go whose only name this is."""
+        image = await self._only_named(name) if name else None
+        if image is None or (unless is not None and unless.digest == image):
+            yield
+            return
+        await aio.run(aio.DISK, self.database.begin_removal, image)
+        try:
+            yield
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                if await self._rows.by_target(image):
+                    await aio.run(aio.DISK, self.database.end_removal, image)
+            raise
+
+    async def _only_named(self, name: str) -> Digest | None:
+        try:
+            image = (await self._rows.get(name)).target.digest
+        except NotFoundError:
+            return None
+        return image if len(await self._rows.by_target(image)) == 1 else None
 
     async def _write(self) -> None:
         """Bring repositories.json in line. Shielded: a cancelled caller must not leave the two apart."""
@@ -106,7 +135,12 @@ class ClassicRecords(images.Store):
 
 def known_lease(image: Digest) -> LeaseID:
     """The lease that keeps the manifest, and the index, that an image was pulled as."""
-    return LeaseID(f"classic.known.{image.hex}")
+    return LeaseID(f"{_KNOWN}{image.hex}")
+
+
+def known_image(lease: LeaseID) -> Digest | None:
+    """The image that a `known_lease` is of, ``None`` for other leases."""
+    return Digest(f"sha256:{lease.removeprefix(_KNOWN)}") if lease.startswith(_KNOWN) else None
 
 
 def repositories(records: Sequence[Image]) -> dict[str, tuple[str, Digest]]:

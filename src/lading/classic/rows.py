@@ -7,7 +7,7 @@ stands in rows alone. Files first when something comes, rows first when it goes;
 
 import re
 import shutil
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Final
@@ -20,14 +20,19 @@ from lading.classic.layerdb import SPLIT, LayerDatabase, LayerRecord
 from lading.classic.layout import Layout
 from lading.core import metadata
 from lading.core.leases import LeaseID
-from lading.core.metadata import SnapshotRow
+from lading.core.metadata import TREE, SnapshotRow
 from lading.core.snapshots import Kind, Labels, Usage
-from lading.errors import AlreadyExistsError, InternalError, InvalidArgumentError, NotFoundError
+from lading.errors import (
+    AlreadyExistsError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnsupportedError,
+)
 from lading.kit import aio
+from lading.kit.failpoints import failpoint
 from lading.oci.digest import ChainID, DiffID
 
-TREE: Final = "tree"
-"""Key in `SnapshotRow.extra`: the name of the directory below ``overlay2/``."""
 _FILE_NAME: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,200}")
 DRAFT: Final = "layer"
 """Directory beside a tree that is being made: ``diff``, ``size`` and tar-split, which become the layer's entry."""
@@ -74,13 +79,16 @@ class LayerRows(metadata.Snapshots):
         rows = await self._rows.list()
         gone = ours - {(row.info.key, row.extra.get(TREE, "")) for row in rows}
         self._ours -= gone
-        return await aio.run(aio.DISK, self._let_go, gone)
+        trees = await aio.run(aio.DISK, self._let_go, gone)
+        await self._rows.forget_removed(gone)
+        return trees
 
     def _let_go(self, gone: AbstractSet[tuple[str, str]]) -> list[str]:
         for key, tree in gone:
             name = chain_id(key)
             record = self._layers.read(name) if name else None
             if name and record and record.tree == tree:
+                failpoint("classic.removing")
                 self._layers.begin_removal(name)
             self._layers.remove_mount(key, tree)
         return sorted({*(tree for _, tree in gone), *self._layers.removals()})
@@ -160,6 +168,7 @@ class LayerRows(metadata.Snapshots):
         else:
             raise AlreadyExistsError(f"snapshot {name} exists", subject=name)
         await aio.run(aio.DISK, self._add_layer, name, parent, tree)
+        failpoint("classic.described")
         try:
             row = await insert()
         except BaseException:
@@ -226,3 +235,15 @@ class LayerRows(metadata.Snapshots):
     @override
     async def delete(self, key: str) -> SnapshotRow:
         return await self._rows.delete(key)
+
+    @override
+    async def replace(self, name: str, copy: str) -> SnapshotRow:
+        raise UnsupportedError("a layer of the classic store is not replaced", subject=name)
+
+    @override
+    async def removed(self) -> AbstractSet[tuple[str, str]]:
+        return await self._rows.removed()
+
+    @override
+    async def forget_removed(self, gone: Collection[tuple[str, str]]) -> None:
+        await self._rows.forget_removed(gone)

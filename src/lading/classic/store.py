@@ -186,10 +186,17 @@ class LocalClassicStore(ClassicStore):
     @override
     async def trees(self, chain: Sequence[ChainID]) -> Mapping[str, str]:
         layers = await aio.run(aio.DISK, lambda: [self._layers.read(each) for each in chain])
-        found = [str(self._layout.trees / layer.tree) for layer in layers if layer is not None]
-        if not found:
+        return self._shown([layer.tree for layer in layers if layer is not None])
+
+    @override
+    async def trees_of(self, key: str) -> Mapping[str, str]:
+        return self._shown(await aio.run(aio.DISK, self._layers.below, key))
+
+    def _shown(self, trees: Sequence[str]) -> Mapping[str, str]:
+        """Docker's words for trees, bottom first."""
+        if not trees:
             return {}
-        *lower, top = found
+        *lower, top = [str(self._layout.trees / tree) for tree in trees]
         data = {f"{name}Dir": f"{top}/{part}" for name, part in _PARTS.items()}
         if lower:
             data["LowerDir"] = ":".join(f"{each}/diff" for each in reversed(lower))

@@ -16,12 +16,14 @@ import structlog
 from lading.classic.imagedb import ImageDatabase, Names
 from lading.classic.layerdb import LayerDatabase, LayerRecord
 from lading.classic.layout import DRIVER, Layout
-from lading.classic.rows import DRAFT, TREE, chain_id
+from lading.classic.records import known_image
+from lading.classic.rows import DRAFT, chain_id
+from lading.classic.store import foreign_containers
 from lading.core import content, images, leases, metadata
 from lading.core.content import IngestRef
 from lading.core.labels import GC_REF_SNAPSHOT
 from lading.core.leases import LeaseID, Resource
-from lading.core.metadata import SnapshotRow
+from lading.core.metadata import TREE, SnapshotRow
 from lading.core.snapshots import Kind, Usage
 from lading.errors import AlreadyExistsError, DataLossError, LadingError, NotFoundError
 from lading.kit import aio
@@ -64,13 +66,55 @@ async def sync(layout: Layout, stores: Stores) -> Synced:
     Raises `DataLossError` if repositories.json is malformed.
     """
     layers = LayerDatabase(layout)
+    names = await aio.run(aio.DISK, Names(layout).read)
+    await _finish_images(layout, stores, names)
     records = await aio.run(aio.DISK, layers.layers)
     changed, fresh = await _sync_layers(stores.snapshots, records)
+    left = await _left_behind(layout, stores.snapshots, records)
     await _drop_unfinished(layout, layers, stores.snapshots)
     found, skipped = await _images(layout, {record.chain_id for record in records})
-    changed += await _sync_images(stores, found, await aio.run(aio.DISK, Names(layout).read))
-    await _hold(stores, layers, records, found, fresh)
+    changed += await _sync_images(stores, found, names)
+    await _hold(stores, layers, records, found, fresh - left)
     return Synced(images=len(found), layers=len(records), changed=changed, skipped=skipped)
+
+
+async def _finish_images(layout: Layout, stores: Stores, names: dict[str, Digest]) -> None:
+    """Remove the images whose removal a crash cut short, unless somebody has named or used them since."""
+    database = ImageDatabase(layout)
+
+    def work() -> set[Digest]:
+        used = {*names.values(), *foreign_containers(layout.root).values()}
+        for image in database.removals():
+            if image in used:
+                database.end_removal(image)
+            else:
+                database.remove(image)
+                _log.info("removal_finished", image=image)
+        return set(database.ids())
+
+    here = await aio.run(aio.DISK, work)
+    for lease in await stores.leases.list():
+        image = known_image(lease.id)
+        if image is not None and image not in here:
+            await stores.leases.delete(lease.id)
+
+
+async def _left_behind(
+    layout: Layout, rows: metadata.Snapshots, records: Iterable[LayerRecord]
+) -> set[ChainID]:
+    """Layers without a row that a crash of ours left: before it had one, or after it went. The collector takes them."""
+    removed = await rows.removed()
+
+    def work() -> set[ChainID]:
+        return {
+            record.chain_id
+            for record in records
+            if (record.chain_id, record.tree) in removed or (layout.trees / record.tree / DRAFT).is_dir()
+        }
+
+    found = await aio.run(aio.DISK, work)
+    await rows.forget_removed(removed)
+    return found
 
 
 async def _sync_layers(rows: metadata.Snapshots, records: Iterable[LayerRecord]) -> tuple[int, set[ChainID]]:

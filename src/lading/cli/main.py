@@ -99,6 +99,11 @@ def migrate(context: click.Context, host: str, *, offline: bool, fetch: bool, as
             f"{_counted(result['Migrated'], 'image')} migrated: {result['DigestsKept']} with the registry's digests, "
             f"{made} with a new manifest; {result['Present']} were here already"
         )
+        if result["DigestsKept"] and not fetch:
+            click.echo(
+                "Layers of images with the registry's digests are here unpacked only: they run and can be pushed to where they came "
+                "from. Before they can be saved or pushed elsewhere, pull them again (lading store migrate --fetch does so at once)."
+            )
         for each in result["Failed"]:
             click.echo(f"not migrated: {each}", err=True)
     return 1 if result["Failed"] else 0
@@ -164,7 +169,7 @@ def gc(context: click.Context, host: str, *, dry_run: bool, without: tuple[str, 
 @click.option("--repair", is_flag=True, help="Repair what can be repaired.")
 @click.pass_context
 def fsck(context: click.Context, host: str, *, repair: bool, as_json: bool) -> int:
-    """Check every blob."""
+    """Check every blob and every layer that was unpacked from one."""
     findings: list[dict[str, Any]] = []
 
     def note(found: dict[str, Any]) -> None:

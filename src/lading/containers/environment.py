@@ -1,6 +1,6 @@
 """What the container service is built from; the composition root fills it in."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -191,7 +191,7 @@ class Resolving:
     search: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     host_gateway: str = ""
-    """What ``host-gateway`` means; empty for the gateway of a container's first network."""
+    """What ``host-gateway`` means; empty for the gateway of a container's first network, else the default one's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +220,8 @@ class Environment:
     log_driver: str = "json-file"
     log_options: "dict[str, str]" = field(default_factory=dict[str, str])
     """Of containers that name no driver, or this one."""
+    trees: Callable[[str], Awaitable[Mapping[str, str]]] | None = None
+    """Tells Docker's ``GraphDriver.Data`` of a writable layer, given its key; where the image store has such."""
     storage_limit: int = 0
     """Bytes of the writable layer of containers that do not say; 0 for no limit."""
     resolving: Resolving = field(default_factory=Resolving)

@@ -39,7 +39,7 @@ class ExecService:
 
     async def create(self, container: Container, body: Mapping[str, Any]) -> str:
         """Prepare a further process; its ID. Raises `ConflictError` unless the container runs and is not paused."""
-        self._life.running_task(container)
+        self._life.running_task(container).expect_exec()
         if container.state.paused:
             raise ConflictError(f"container {container.id} is paused, unpause the container before exec")
         made = Exec(id=secrets.token_hex(32), container=container.id, request=ExecRequest.parse(body))
@@ -66,6 +66,8 @@ class ExecService:
 
         """
         container = self._containers[exec_.id]
+        if container.task is not None:
+            container.task.expect_exec()
         if exec_.started:
             raise ConflictError(f"Error: Exec command {exec_.id} has already run")
         exec_.started = True

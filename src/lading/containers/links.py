@@ -4,6 +4,7 @@ What Docker 28 does. On the default bridge, which resolves no names, a link need
 other networks it is a name that only the container with the link knows; the linked one may come later.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -99,6 +100,17 @@ def leads_to(container: Container, other: Container, find: Find) -> bool:
             except (NotFoundError, InvalidArgumentError):
                 continue
     return False
+
+
+def names_given(containers: Iterable[Container], find: Find) -> dict[str, list[str]]:
+    """Containers' IDs to the names that links on the default bridge give them: ``/app/db`` for one that app links to as db."""
+    given: dict[str, list[str]] = {}
+    for each in containers:
+        for text in each.host.links or ():
+            link = parse(text)
+            with contextlib.suppress(NotFoundError, InvalidArgumentError):  # it was removed since
+                given.setdefault(find(link.name).id, []).append(f"/{each.name}/{link.alias}")
+    return given
 
 
 def names(link: Link, other: Container) -> str:

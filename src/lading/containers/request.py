@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from lading.containers import health, logdriver, modes
+from lading.containers import health, limits, logdriver, modes
 from lading.containers.health import Healthcheck
 from lading.errors import InvalidArgumentError, UnsupportedError
 
@@ -349,6 +349,7 @@ def _check_limits(host: HostConfig) -> None:
             "Conflicting options: Nano CPUs cannot be combined with CPU Period or Quota"
         )
     _check_cpus(host)
+    limits.check_sets(host.cpuset_cpus, host.cpuset_mems)
     _check_block_io(host)
     if (host.shm_size or 0) < 0:
         raise InvalidArgumentError("SHM size can not be less than 0")
@@ -393,6 +394,13 @@ def _check_block_io(host: HostConfig) -> None:
     for each in host.blkio_weight_device or ():
         if each.weight and not 10 <= each.weight <= 1000:
             raise InvalidArgumentError(f"Range of blkio weight is from 10 to 1000: {each.path}")
+    for name, asked in (("BlkioWeight", host.blkio_weight), ("BlkioWeightDevice", host.blkio_weight_device)):
+        if asked and not limits.has_weights(limits.HIERARCHIES):
+            raise UnsupportedError(
+                f"HostConfig.{name} is not supported: this kernel gives groups no weights for block devices",
+                hint="leave it out, or use a kernel with CONFIG_BFQ_GROUP_IOSCHED or CONFIG_BLK_CGROUP_IOCOST",
+                subject=name,
+            )
 
 
 def _check_names(host: HostConfig) -> None:

@@ -7,12 +7,13 @@ import functools
 import importlib.resources
 import platform
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 import msgspec
 
 from lading.errors import InvalidArgumentError
+from lading.kit import linux
 
 ARCHITECTURES: Final = {
     "x86_64": "amd64",
@@ -23,6 +24,7 @@ ARCHITECTURES: Final = {
     "loongarch64": "loong64",
 }
 """Machine name as of uname(2) to the architecture name of images."""
+_X32: Final = "SCMP_ARCH_X32"
 _OPERATORS: Final = frozenset(
     f"SCMP_CMP_{name}" for name in ("NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ")
 )
@@ -108,9 +110,17 @@ def default_filter(
     return {
         "defaultAction": "SCMP_ACT_ERRNO",
         "defaultErrnoRet": 1,
-        "architectures": list(profile.architectures.get(architecture, ())),
+        "architectures": _with_use(profile.architectures.get(architecture, ())),
         "syscalls": calls,
     }
+
+
+def _with_use(architectures: Iterable[str]) -> list[str]:
+    """Without x32 where the kernel has none: each architecture makes the filter larger, and its making longer.
+
+    A process that calls x32's numbers all the same is killed, where such a kernel would have said ``ENOSYS``.
+    """
+    return [each for each in architectures if each != _X32 or linux.has_x32()]
 
 
 class _CustomConditions(msgspec.Struct, frozen=True, rename="camel"):
@@ -187,7 +197,7 @@ def custom_filter(text: str, capabilities: Collection[str]) -> dict[str, Any]:
     ]
     result: dict[str, Any] = {
         "defaultAction": profile.default_action,
-        "architectures": mapped or list(profile.architectures or ()),
+        "architectures": _with_use(mapped) or list(profile.architectures or ()),
         "syscalls": calls,
     }
     if profile.default_errno_ret is not None:

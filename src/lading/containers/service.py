@@ -55,7 +55,7 @@ from lading.containers.request import CreateRequest, LogConfig
 from lading.containers.restoring import Restorer
 from lading.containers.runs import Run
 from lading.containers.streams import Peer
-from lading.containers.volumeholding import VolumeHolding
+from lading.containers.volumeholding import Making, VolumeHolding
 from lading.containers.volumemounts import VolumeMount
 from lading.containers.volumeservice import VolumeService
 from lading.core.containers import ContainerRecord
@@ -205,9 +205,9 @@ class ContainerService:
             await self._dry_run(container)
             document.images = await imagemounts.hold(self._env, id_, container.images)
             try:
-                async with self._life.holding.making(volumes.asked) as made:
-                    document.volumes = [*volumes.borrowed, *made]
-                    await self._store(container, image)
+                async with self._life.holding.making(volumes.asked) as making:
+                    document.volumes = [*volumes.borrowed, *making.mounts]
+                    await self._store(container, image, making)
                     self._containers[container.id] = container
             except BaseException:
                 with anyio.CancelScope(shield=True):
@@ -246,14 +246,15 @@ class ContainerService:
             )
         signals.parse(container.document.stop_signal)
 
-    async def _store(self, container: Container, image: ContainerImage) -> None:
-        """Record and snapshot; nothing is left behind on failure.
+    async def _store(self, container: Container, image: ContainerImage, making: Making) -> None:
+        """Record, volumes and snapshot; nothing is left behind on failure.
 
         The record comes first: what it names is kept by the collector from then on. If we are killed before there is a snapshot,
-        the next start finds a container that nobody was told of, and drops it.
+        the next start finds a container that nobody was told of, and drops it with the volumes that only it has.
         """
         await self._env.store.create(container.snapshot())
         try:
+            await making.make()
             parent = await self._env.images.unpack(image.manifest)
             mounts = await self._env.snapshotter.prepare(
                 SnapshotKey(container.record.snapshot_key),
@@ -414,6 +415,7 @@ class ContainerService:
             log_path=self._log_path(container),
             directory=str(self._life.directory(container)),
             driver=container.record.snapshotter,
+            trees=await self._env.trees(container.record.snapshot_key) if self._env.trees else {},
             cgroup_v2=self._env.cgroup_v2,
             volume_path=self._volume_path,
             network=netviews.settings(
@@ -454,7 +456,8 @@ class ContainerService:
         rows = [c for c in chosen if passes(c)]
         rows = rows[:limit] if limit > 0 else rows
         now = time.time_ns()
-        return [await self._row(c, now, size=size) for c in rows]
+        given = links.names_given(every, self.find)
+        return [await self._row(c, now, given.get(c.id, ()), size=size) for c in rows]
 
     def _volume_path(self, name: str) -> str:
         try:
@@ -462,11 +465,14 @@ class ContainerService:
         except NotFoundError:  # removed by force while no daemon looked
             return ""
 
-    async def _row(self, container: Container, now: int, *, size: bool) -> dict[str, Any]:
+    async def _row(
+        self, container: Container, now: int, linked: Sequence[str], *, size: bool
+    ) -> dict[str, Any]:
         places = self._life.networking.placed(container)
         return views.summary(
             container,
             now=now,
+            linked=linked,
             networks=netviews.networks(container, places),
             ports=netviews.port_rows(container, places),
             volume_path=self._volume_path,

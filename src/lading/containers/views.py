@@ -1,7 +1,7 @@
 """Containers as the Engine API shows them: inspect, list, top. Sans-I/O."""
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lading.containers import defaults, links
@@ -107,6 +107,7 @@ def inspect(
     log_path: str,
     directory: str,
     driver: str,
+    trees: Mapping[str, str],
     cgroup_v2: bool,
     network: dict[str, Any],
     volume_path: Callable[[str], str],
@@ -134,7 +135,7 @@ def inspect(
         "AppArmorProfile": "",
         "ExecIDs": [exec_.id for exec_ in container.execs.values() if exec_.running] or None,
         "HostConfig": host_config(container, cgroup_v2=cgroup_v2),
-        "GraphDriver": {"Data": None, "Name": driver},
+        "GraphDriver": {"Data": dict(trees) or None, "Name": driver},
         "Mounts": _mounts(container, volume_path),
         "Config": defaults.config(document.config),
         "NetworkSettings": network,
@@ -188,16 +189,17 @@ def summary(
     container: Container,
     *,
     now: int,
+    linked: Sequence[str],
     networks: dict[str, Any],
     ports: list[dict[str, Any]],
     volume_path: Callable[[str], str],
     sizes: tuple[int, int] | None,
 ) -> dict[str, Any]:
-    """A row of the container list."""
+    """A row of the container list. ``linked``: the names that other containers have given it."""
     document = container.document
     made: dict[str, Any] = {
         "Id": container.id,
-        "Names": [f"/{container.name}"],
+        "Names": [f"/{container.name}", *linked],
         "Image": container.config.image,
         "ImageID": container.record.target,
         "ImageManifestDescriptor": manifest_descriptor(container),

@@ -1,6 +1,7 @@
 """Volumes of containers over their lives: made and filled at create, held while one runs, let go and perhaps removed."""
 
 import os
+import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,9 +17,10 @@ from lading.containers.model import Container
 from lading.containers.volumemounts import ANONYMOUS, Asked, VolumeMount
 from lading.core.events import Bus
 from lading.core.mounts import Mount
-from lading.core.volumes import Volume, Volumes
+from lading.core.volumes import Volumes
 from lading.errors import ConflictError, LadingError, NotFoundError
 from lading.kit import aio
+from lading.kit.failpoints import failpoint
 
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("lading.containers")
 
@@ -48,45 +50,23 @@ class VolumeHolding:
     # Creating.
 
     @asynccontextmanager
-    async def making(self, asked: Sequence[Asked]) -> AsyncGenerator[list[VolumeMount]]:
-        """Find or make the volumes of a new container; they stay if the context ends well, else the new ones go again.
+    async def making(self, asked: Sequence[Asked]) -> AsyncGenerator["Making"]:
+        """Name the volumes of a new container, to be made within the context.
 
-        Raises as `Volumes.create`.
+        They stay if it ends well, else the new ones go again. Nobody else removes them before.
         """
-        made: list[str] = []
-        pinned: list[str] = []
+        made = Making(self, self._bus, asked)
+        names = [mount.name for mount in made.mounts]
+        self._pinned += names
         try:
-            mounts: list[VolumeMount] = []
-            for each in asked:
-                volume, new = await self._make(each)
-                self._pinned.append(volume.name)
-                pinned.append(volume.name)
-                if new:
-                    made.append(volume.name)
-                mounts.append(_named(each.mount, volume))
-            yield mounts
+            yield made
         except BaseException:
             with anyio.CancelScope(shield=True):
-                for name in made:
-                    await self._discard(name)
+                await made.unmake()
             raise
         finally:
-            for name in pinned:
+            for name in names:
                 self._pinned.remove(name)
-
-    async def _make(self, asked: Asked) -> tuple[Volume, bool]:
-        anonymous = not asked.mount.name
-        labels = {**asked.labels, **({ANONYMOUS: ""} if anonymous else {})}
-        volume, new = await self.volumes.create(
-            asked.mount.name,
-            driver=asked.driver or "local",
-            labels=labels,
-            options=asked.options,
-            anonymous=anonymous,
-        )
-        if new:
-            self._bus.publish("volume", "create", volume.name, {"driver": volume.driver})
-        return volume, new
 
     async def fill(self, mounts: Sequence[VolumeMount], root: Sequence[Mount], scratch: Path) -> None:
         """Copy what the image has into empty volumes. ``root`` shows the container's tree; ``scratch`` is an empty directory."""
@@ -179,9 +159,10 @@ class VolumeHolding:
         """A container is removed; with ``own`` the volumes that were made for it alone go too, unless others have them."""
         for mount in container.document.volumes if own else ():
             if mount.own and not [user for user in self.users(mount.name) if user != container.id]:
-                await self._discard(mount.name)
+                await self.discard(mount.name)
 
-    async def _discard(self, name: str) -> None:
+    async def discard(self, name: str) -> None:
+        """Remove a volume that nobody is to know any more; one that somebody has stays."""
         try:
             await self.volumes.remove(name)
         except (NotFoundError, ConflictError):
@@ -189,10 +170,49 @@ class VolumeHolding:
         self._bus.publish("volume", "destroy", name, {"driver": "local"})
 
 
-def _named(mount: VolumeMount, volume: Volume) -> VolumeMount:
+class Making:
+    """Volumes on the way to a new container. The container's record comes first, so that whoever finds it knows what to remove.
+
+    ``mounts`` are the container's, with names for those that had none.
+    """
+
+    def __init__(self, holding: VolumeHolding, bus: Bus, asked: Sequence[Asked]) -> None:
+        self._holding = holding
+        self._bus = bus
+        self._asked = asked
+        self.mounts = [_named(each.mount) for each in asked]
+        self._made: list[str] = []
+
+    async def make(self) -> None:
+        """Find or make them. Raises as `Volumes.create`."""
+        for asked, mount in zip(self._asked, self.mounts, strict=True):
+            if await self._make(asked, mount):
+                self._made.append(mount.name)
+                failpoint("volume.made")
+
+    async def unmake(self) -> None:
+        """Remove those that `make` made."""
+        for name in self._made:
+            await self._holding.discard(name)
+
+    async def _make(self, asked: Asked, mount: VolumeMount) -> bool:
+        labels = {**asked.labels, **({ANONYMOUS: ""} if mount.own else {})}
+        volume, new = await self._holding.volumes.create(
+            mount.name,
+            driver=asked.driver or "local",
+            labels=labels,
+            options=asked.options,
+            anonymous=mount.own,
+        )
+        if new:
+            self._bus.publish("volume", "create", volume.name, {"driver": volume.driver})
+        return new
+
+
+def _named(mount: VolumeMount) -> VolumeMount:
     return VolumeMount(
         target=mount.target,
-        name=volume.name,
+        name=mount.name or secrets.token_hex(32),
         read_only=mount.read_only,
         copy=mount.copy,
         subpath=mount.subpath,

@@ -151,17 +151,26 @@ class LocalContentStore(content.Store):
 
     async def _bring_back(self, info: Info) -> None:
         """Have the bytes of a blob made again. Whoever wants them, too, waits for the one who does it."""
-        assert self._restorer is not None
         ref = IngestRef(f"restore-{info.digest}")
         descriptor = Descriptor(media_type=_OCTETS, digest=info.digest, size=info.size)
         try:
             async with self._writing(ref, descriptor, None, self._here) as writer:
-                await aio.run(aio.DATA, writer.truncate)
-                await self._restorer.restore(info, writer.write)
-                failpoint("blob.restored")
-                await writer.commit()
+                await self._restore(info, writer)
         except AlreadyExistsError:
             return
+
+    async def _restore(self, info: Info, writer: LocalWriter) -> None:
+        assert self._restorer is not None
+        try:
+            await aio.run(aio.DATA, writer.truncate)
+            await self._restorer.restore(info, writer.write)
+            failpoint("blob.restored")
+            await writer.commit()
+        except BaseException:
+            with anyio.CancelScope(shield=True):  # the next attempt begins anew
+                await aio.run(aio.DISK, writer.close)
+                await self._discard(writer.ref, self.files.ingest(self._namespace, writer.ref))
+            raise
 
     @override
     async def intact(self, digest: Digest) -> bool:
@@ -184,6 +193,7 @@ class LocalContentStore(content.Store):
         async with self.files.blobs.hold(digest):
             freed = await aio.run(aio.DISK, self._unlink, digest)
             failpoint("blob.released")
+            await self._blobs.set_away({digest: True})
             return freed
 
     @override

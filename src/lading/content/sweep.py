@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lading.content.files import LocalFiles
 from lading.core.labels import RECIPE
-from lading.core.metadata import Database, Namespace
+from lading.core.metadata import Blobs, Database, Namespace
 from lading.errors import InvalidArgumentError
 from lading.kit import aio
 from lading.oci.digest import ALGORITHMS, Digest
@@ -35,9 +35,14 @@ async def sweep(files: LocalFiles, database: Database) -> SweepReport:
     missing: list[tuple[Namespace, Digest]] = []
     promised: set[Digest] = set()
     for namespace in await database.namespaces():
-        for info in await database.blobs(namespace).list():
+        blobs = database.blobs(namespace)
+        away = await blobs.away()
+        for info in await blobs.list():
             promised.add(info.digest)
-            if RECIPE in info.labels and info.digest not in found:
+            gone = RECIPE in info.labels and info.digest not in found
+            if gone is not (info.digest in away):
+                await _note(files, blobs, info.digest)
+            if gone:
                 continue  # away, on purpose
             if (
                 found.get(info.digest) != info.size
@@ -53,6 +58,12 @@ async def sweep(files: LocalFiles, database: Database) -> SweepReport:
                 orphans += 1
                 freed += found[digest]
     return SweepReport(ingests=ingests, orphans=orphans, freed=freed, missing=missing)
+
+
+async def _note(files: LocalFiles, blobs: Blobs, digest: Digest) -> None:
+    """Note whether a blob that can be made again is away: a crash came between its file and the note."""
+    async with files.blobs.hold(digest):
+        await blobs.set_away({digest: await aio.run(aio.DISK, files.size, digest) is None})
 
 
 async def _sweep_ingests(files: LocalFiles, database: Database) -> int:

@@ -44,6 +44,10 @@ class ClassicStore(images.Naming, Protocol):
         """Docker's ``GraphDriver.Data``: ``LowerDir``, ``MergedDir``, ``UpperDir`` and ``WorkDir``, as paths."""
         ...
 
+    async def trees_of(self, key: str) -> Mapping[str, str]:
+        """The same of the writable layer with this key; empty if there is none."""
+        ...
+
     async def foreign_uses(self) -> Mapping[str, Digest]:
         """Containers of dockerd that stand on images here, by ID: they are not ours to show, and keep their image."""
         ...

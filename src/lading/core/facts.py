@@ -177,6 +177,10 @@ class Store(Protocol):
         """All facts that are not stale."""
         ...
 
+    def version(self) -> int:
+        """A number that is another one whenever a list of images, made of what is stored, may be another one than before."""
+        ...
+
     async def summaries(self) -> Sequence[Summary]:
         """What lists show, of all targets whose facts are not stale."""
         ...

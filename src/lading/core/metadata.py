@@ -6,10 +6,11 @@ here. A row that promises a file is written after the file is durable; a file is
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple, NewType, Protocol
+from typing import Final, NamedTuple, NewType, Protocol
 
 from lading.core import (
     buildcache,
@@ -25,6 +26,7 @@ from lading.core import (
 )
 from lading.core.content import IngestRef
 from lading.core.leases import LeaseID
+from lading.errors import FailedPreconditionError
 from lading.oci.digest import Digest
 
 Namespace = NewType("Namespace", str)
@@ -54,6 +56,18 @@ class Blobs(Protocol):
 
     async def infos(self, digests: Collection[Digest]) -> Mapping[Digest, content.Info]:
         """`get` for those of the blobs that are here, in one read."""
+        ...
+
+    async def away(self) -> AbstractSet[Digest]:
+        """The blobs that `set_away` has noted as away."""
+        ...
+
+    async def set_away(self, away: Mapping[Digest, bool]) -> None:
+        """Note whether the bytes of blobs are away, to be made again: what is counted and collected has no size then.
+
+        Digests without a row are passed over; `add` of any namespace notes that they are here. A power cut may take
+        the note: a start compares it with the files.
+        """
         ...
 
     async def sizes(self, digests: Collection[Digest]) -> Mapping[str, int]:
@@ -137,6 +151,10 @@ class SnapshotRow:
     """What the snapshotter needs to remember, e.g. the device layout of an EROFS layer."""
 
 
+TREE: Final = "tree"
+"""Key in `SnapshotRow.extra` for snapshotters whose directories have names of their own: see `Snapshots.removed`."""
+
+
 class Snapshots(Protocol):
     """Rows of the snapshots of one namespace and one snapshotter."""
 
@@ -216,6 +234,37 @@ class Snapshots(Protocol):
     async def delete(self, key: str) -> SnapshotRow:
         """Delete a row and return it. Raises `NotFoundError`; `FailedPreconditionError` while it has children."""
         ...
+
+    async def replace(self, name: str, copy: str) -> SnapshotRow:
+        """Let ``name`` be what ``copy`` is (`SnapshotRow.id`, usage, boot, ``extra``), and delete the row of ``copy``.
+
+        Returns the row that ``name`` had. Raises as `lading.core.snapshots.Snapshotter.replace`.
+        """
+        ...
+
+    async def removed(self) -> "AbstractSet[tuple[str, str]]":
+        """Key and `TREE` of committed snapshots whose rows went, by whatever call, until `forget_removed`.
+
+        They are noted together with the deletion, so that no crash leaves a tree that nobody knows of.
+        """
+        ...
+
+    async def forget_removed(self, gone: "Collection[tuple[str, str]]") -> None:
+        """The trees of these are on their way out by other means. Need not be durable; unknown ones are passed over."""
+        ...
+
+
+def check_replaceable(row: SnapshotRow, copy: SnapshotRow, *, child: str | None) -> None:
+    """Raise `FailedPreconditionError` if ``copy``, on which ``child`` stands, cannot take the place of ``row``."""
+    for each in (row, copy):
+        if each.info.kind is not snapshots.Kind.COMMITTED:
+            raise FailedPreconditionError(f"snapshot {each.info.key} is not committed", subject=each.info.key)
+    if row.info.parent != copy.info.parent or child is not None:
+        raise FailedPreconditionError(
+            f"snapshot {copy.info.key} is no copy of {row.info.key}: "
+            f"{f'{child} stands on it' if child else 'it stands on something else'}",
+            subject=copy.info.key,
+        )
 
 
 class Node(NamedTuple):

@@ -101,6 +101,10 @@ class Task(Protocol):
         """Send a signal to a process, or to all of the container."""
         ...
 
+    def expect_exec(self) -> None:
+        """A process is about to be added. A hint, which never raises, that what it needs may be got ready."""
+        ...
+
     async def exec(self, exec_id: str, process: Mapping[str, Any], stdio: Stdio) -> None:
         """Create (not start) a further process; ``process`` is an OCI runtime-spec process object."""
         ...

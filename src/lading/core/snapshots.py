@@ -54,6 +54,8 @@ class Capability(Enum):
     made again from that blob when the layer is used."""
     LIMITS = "limits"
     """`Snapshotter.prepare` takes a limit."""
+    REPLACES = "replaces"
+    """`Snapshotter.compare` and `Snapshotter.replace` are there, for layers that were damaged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +238,23 @@ class Snapshotter(Protocol):
             FailedPreconditionError: The layer is not durable yet.
             UnsupportedError: The stream is not kept, or is itself made again when it is needed.
 
+        """
+        ...
+
+    async def compare(self, name: SnapshotName, copy: SnapshotName) -> str:
+        """How a layer differs from one that was unpacked again from the same stream on the same parent, or empty. Reads both.
+
+        Raises `NotFoundError`; `UnsupportedError` without `Capability.REPLACES`.
+        """
+        ...
+
+    async def replace(self, name: SnapshotName, copy: SnapshotName) -> None:
+        """Put ``copy`` in the place of the layer ``name``, which keeps its labels and what stands on it; the copy's name is gone.
+
+        Durable when it returns. The caller has seen to it that nothing that is mounted stands on the layer.
+
+        Raises `NotFoundError`; `FailedPreconditionError` if either is not committed, they have different parents, or something
+        stands on the copy; `UnsupportedError` without `Capability.REPLACES`.
         """
         ...
 

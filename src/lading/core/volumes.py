@@ -87,7 +87,7 @@ class Volumes(Protocol):
 
         Raises:
             NotFoundError: No such volume.
-            FailedPreconditionError: It cannot be mounted, in the kernel's words.
+            FailedPreconditionError: It cannot be mounted, in the kernel's words; or its files are gone.
 
         """
         ...

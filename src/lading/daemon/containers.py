@@ -98,6 +98,7 @@ async def open_container_service(
         init=config.init,
         log_driver=config.log_driver,
         log_options=dict(config.log_opts),
+        trees=store.classic.trees_of if store.classic else None,
         storage_limit=storage_limit(config, store.snapshotter),
     )
     return await stack.enter_async_context(open_containers(environment))

@@ -1,12 +1,15 @@
-"""Check: does every blob still have its digest, does every image still have its target; and repair from where it came.
+"""Check: does every blob still have its digest, every image its target, every layer what its blob unpacks to; and repair.
 
 A damaged blob is fetched again from the registries that its distribution labels name, verified, and only then put in the place
-of the damaged one. What cannot be repaired stays as it is, and is named together with the images that suffer.
+of the damaged one. A damaged layer is unpacked again from its blob, as long as no container runs on it. What cannot be repaired
+stays as it is, and is named.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+
+import anyio
 
 from lading.core import content, images, leases
 from lading.core.content import Info, IngestRef
@@ -20,9 +23,11 @@ from lading.oci.digest import Digest, new_hasher
 from lading.oci.reference import Reference
 from lading.transfer.labels import repositories
 from lading.transfer.restoring import FromRegistry, way_of
+from lading.unpack.checking import Checkable, LayerChecker
 
 _CHUNK: Final = 4 * 1024 * 1024
 _OCTETS: Final = "application/octet-stream"
+_PURPOSE: Final = {"lading.purpose": "fsck"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +39,16 @@ class Checker:
     leases: leases.Manager
     registries: Registries
     restorer: content.Restorer
+    layers: LayerChecker
+    running: Callable[[], Awaitable[Mapping[str, str]]]
+    """Asks which snapshots running containers stand on, and for the name of such a container."""
 
     async def run(self, *, repair: bool) -> AsyncIterator[dict[str, Any]]:
         """Progress in bytes (``current``, ``total``), a ``finding`` for each piece of damage, at last a ``result``."""
         blobs = [info async for info in self.store.walk()]
-        total = sum(info.size for info in blobs)
+        layers = await self.layers.layers()
+        # A layer costs what reading and unpacking its blob costs.
+        total = sum(info.size for info in blobs) + sum(layer.blob.size for layer in layers)
         done = repaired = damaged = 0
         for info in blobs:
             yield {"current": done, "total": total}
@@ -56,8 +66,43 @@ class Checker:
                 yield _finding(
                     "image", image.name, f"its target {image.target.digest} is not here", repaired=False
                 )
-        result = {"Checked": len(blobs), "Bytes": total, "Damaged": damaged, "Repaired": repaired}
+        async for layer, problem, healed in self._check_layers(repair=repair):
+            yield {"current": done, "total": total}
+            done += layer.blob.size
+            if problem:
+                damaged += 1
+                repaired += healed
+                yield _finding("layer", layer.name, problem, repaired=healed)
+        checked = len(blobs) + len(layers)
+        result = {"Checked": checked, "Bytes": total, "Damaged": damaged, "Repaired": repaired}
         yield {"current": total, "total": total, "result": result}
+
+    async def _check_layers(self, *, repair: bool) -> AsyncIterator[tuple[Checkable, str, bool]]:
+        """Each layer, what is wrong with it or nothing, and whether it is well again."""
+        lease = await self.leases.create(labels=_PURPOSE)
+        try:
+            for layer in await self.layers.layers():  # of the blobs as they are now
+                try:
+                    problem = await self.layers.problem(layer, lease=lease.id)
+                    healed, words = await self._repair_layer(layer) if problem and repair else (False, "")
+                    await self.layers.forget(layer)
+                except NotFoundError:
+                    continue  # deleted meanwhile
+                except LadingError as exc:
+                    yield layer, f"cannot be checked: {exc.message}", False
+                else:
+                    yield layer, f"{problem}{words}", healed
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.leases.delete(lease.id)
+
+    async def _repair_layer(self, layer: Checkable) -> tuple[bool, str]:
+        """Whether the layer is well again, and words for the finding."""
+        user = (await self.running()).get(layer.name)
+        if user is not None:
+            return False, f"; container {user} runs on it: stop it, then repair"
+        await self.layers.repair(layer)
+        return True, f"; unpacked again from {layer.blob.digest}"
 
     async def _problem(self, info: Info) -> str:
         """What is wrong with a blob, or empty."""
@@ -85,7 +130,7 @@ class Checker:
     async def _repair(self, info: Info) -> tuple[bool, str]:
         """Whether the blob is well again, and words for the finding."""
         said: list[str] = []
-        lease = await self.leases.create(labels={"lading.purpose": "fsck"})
+        lease = await self.leases.create(labels=_PURPOSE)
         try:
             for repository in repositories(info):
                 try:

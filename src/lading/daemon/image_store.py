@@ -48,6 +48,7 @@ from lading.snapshots.native import NativeSnapshotter
 from lading.snapshots.overlay import OverlaySnapshotter
 from lading.transfer.restoring import LayerRestorer, Releaser
 from lading.transfer.service import TransferService
+from lading.unpack.checking import LayerChecker
 
 _log: Final = structlog.get_logger(__name__)
 DATABASE: Final = "lading.db"
@@ -140,6 +141,14 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
     releaser = Releaser(store, snapshotter, budget=None, refetch=False)
     machine = platforms.host()
     await keep_facts_of(fact_rows, database, machine)
+    collector = Collector(
+        database,
+        namespace,
+        content=store,
+        snapshotters={snapshotter.name: snapshotter},
+        clock=utc_now,
+        interval=timedelta(seconds=config.lading.gc_interval),
+    )
     transfer = TransferService(
         store=store,
         image_store=records,
@@ -151,18 +160,17 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         host=machine,
         naming=classic.store if classic else None,
         packed=classic is None,
+        collect=collector.trigger,
         max_downloads=config.max_concurrent_downloads,
         max_uploads=config.max_concurrent_uploads,
     )
     await transfer.recover()
-    collector = Collector(
-        database,
-        namespace,
-        content=store,
-        snapshotters={snapshotter.name: snapshotter},
-        clock=utc_now,
-        interval=timedelta(seconds=config.lading.gc_interval),
-    )
+
+    async def running() -> Mapping[str, str]:
+        return await stores.running_on(
+            database.containers(namespace), database.snapshots(namespace, snapshotter.name), uses()
+        )
+
     maintenance = StoreMaintenance(
         database=database,
         namespace=namespace,
@@ -171,7 +179,13 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         driver=snapshotter.name,
         collector=collector,
         checker=Checker(
-            store=store, records=records, leases=lease_manager, registries=registries, restorer=restorer
+            store=store,
+            records=records,
+            leases=lease_manager,
+            registries=registries,
+            restorer=restorer,
+            layers=LayerChecker(store, transfer.unpacker),
+            running=running,
         ),
         data_root=config.data_root,
         releaser=releaser,

@@ -7,35 +7,40 @@ import sys
 from collections.abc import Generator
 from typing import Final
 
+from lading.daemon import generated
+
 _TRUST: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+_CONSOLES: Final = ("rich", "better_exceptions", "colorama")
 _THRESHOLDS: Final = (50_000, 20, 100)
 
 
 @contextlib.contextmanager
-def light_imports() -> Generator[None]:
-    """Import within, without work that the daemon has no use for. For a process that serves, and is not yet doing so.
+def light_imports(part: str) -> Generator[None]:
+    """Import a part of the daemon within, without work that it has no use for. For a process that is not yet serving.
 
-    * structlog would load rich, for a console that a daemon has not.
+    * structlog would load rich, for a console that a daemon has not, and look for others of its kind.
     * aiohttp's client would read the machine's certificates twice on import. We use its server only; the registry client
       makes contexts of its own, later.
+    * What dataclasses generate is compiled once (`daemon.generated`).
     * Nearly all that imports allocate lives for ever, so that looking for garbage among it is in vain.
     """
     known = {name: os.environ.get(name) for name in _TRUST}
-    blocked = "rich" not in sys.modules
+    blocked = [name for name in _CONSOLES if name not in sys.modules]
     gc.disable()
     os.environ.update(dict.fromkeys(_TRUST, os.devnull))
-    if blocked:
-        sys.modules["rich"] = None  # pyright: ignore[reportArgumentType] # how the language says: not importable
+    for name in blocked:
+        sys.modules[name] = None  # pyright: ignore[reportArgumentType] # how the language says: not importable
     try:
-        yield
+        with generated.kept(generated.place(part)):
+            yield
     finally:
         for name, value in known.items():
             if value is None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-        if blocked:
-            del sys.modules["rich"]
+        for name in blocked:
+            del sys.modules[name]
         gc.enable()
 
 

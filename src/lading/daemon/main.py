@@ -83,7 +83,7 @@ def _cause(error: BaseException) -> LadingError | None:
 
 
 async def _serve(config: Config, arguments: Sequence[str]) -> None:
-    with launch.light_imports():
+    with launch.light_imports("rooms"):
         from lading.daemon import image_store, wiring  # noqa: PLC0415 - loads every room; a bad option is told without it
 
     server: EngineServer | None = None

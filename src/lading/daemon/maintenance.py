@@ -69,7 +69,7 @@ class StoreMaintenance(Maintenance):
     @override
     async def status(self) -> dict[str, Any]:
         rows = self.database.blobs(self.namespace)
-        blobs = await rows.list()
+        blobs, away = await rows.list(), await rows.away()
         snapshots = await self.database.snapshots(self.namespace, self.driver).list()
         committed = [row for row in snapshots if row.info.kind is Kind.COMMITTED]
         disk = await aio.run(aio.DISK, os.statvfs, self.data_root)
@@ -79,7 +79,7 @@ class StoreMaintenance(Maintenance):
             "Driver": self.driver,
             "Images": len({r.target.digest for r in await self.database.images(self.namespace).list()}),
             "Blobs": len(blobs),
-            "BlobBytes": sum(info.size for info in blobs),
+            "BlobBytes": sum(info.size for info in blobs if info.digest not in away),
             "Layers": len(committed),
             "LayerBytes": sum(row.usage.size for row in committed),
             "Snapshots": len(snapshots) - len(committed),

@@ -20,11 +20,12 @@ from lading.classic.source import LocalClassicSource
 from lading.classic.store import LocalClassicStore
 from lading.classic.sync import Stores, sync
 from lading.content.local import LocalContentStore
-from lading.core import content, images, leases, metadata
+from lading.core import containers, content, images, leases, metadata
 from lading.core.metadata import Namespace
 from lading.daemon.config import Config
 from lading.daemon.selection import SETTING, Asked, Selection, StoreKind, parse_kind, select
 from lading.errors import ConflictError, FailedPreconditionError, InvalidArgumentError
+from lading.images.removal import Use
 from lading.kit import aio, linux
 from lading.kit.fs import LockedError
 from lading.snapshots import overlay
@@ -180,6 +181,21 @@ def _lives(bundle: Path) -> bool:
     except (OSError, msgspec.DecodeError):
         return False
     return True
+
+
+async def running_on(
+    containers: containers.Store, snapshots: metadata.Snapshots, uses: Sequence[Use]
+) -> Mapping[str, str]:
+    """The snapshots that running containers stand on, each with the name of such a container."""
+    parents = {row.info.key: row.info.parent for row in await snapshots.list()}
+    running = {use.container for use in uses if use.running}
+    found: dict[str, str] = {}
+    for record in await containers.list():
+        key: str | None = record.snapshot_key
+        while record.id in running and key and key not in found:
+            found[key] = record.name
+            key = parents.get(key)
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

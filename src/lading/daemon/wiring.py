@@ -71,6 +71,9 @@ class Engine:
         self.config = config
         self.store.registries.reload(config)
         keep_layers(config, self.store.snapshotter, self.store.maintenance.releaser)
+        self.store.transfer.limit(
+            downloads=config.max_concurrent_downloads, uploads=config.max_concurrent_uploads
+        )
         self.sources.host = replace(
             self.sources.host,
             labels=config.labels,

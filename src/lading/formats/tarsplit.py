@@ -41,12 +41,6 @@ class DuplicatePathError(UnsupportedError):
     code = "duplicate-path"
 
 
-class SparseFileError(UnsupportedError):
-    """A sparse entry: what the archive stores of it is not what the tree shows."""
-
-    code = "sparse-file"
-
-
 class _Line(msgspec.Struct, frozen=True):
     type: int
     name: str = ""
@@ -144,7 +138,7 @@ class Packer:
 
         Raises:
             TarError, TarLimitError: The archive is malformed or hostile.
-            DuplicatePathError, SparseFileError: It holds what tar-split cannot express.
+            DuplicatePathError: It holds what tar-split cannot express.
 
         """
         view = memoryview(data).cast("B")
@@ -191,20 +185,15 @@ class Packer:
                 hint="use the containerd image store: lading store use containerd",
                 subject=path,
             )
-        # A name must not come twice among the lines either; the second time its content, if any, is kept as a segment.
-        self._inline = path in self._seen
-        self._seen[path] = entry.size
-        if entry.sparse is not None:
-            raise SparseFileError(
-                f"the layer holds the sparse file {path[:160]!r}, which the classic image store cannot keep",
-                hint="use the containerd image store: lading store use containerd",
-                subject=path,
-            )
+        # A name must not come twice among the lines either; the second time its content, if any, is kept as a segment. So is what
+        # the archive stores of a sparse file: the tree shows it with its holes, and dockerd takes segments as they are.
+        self._inline = path in self._seen or entry.sparse is not None
+        self._seen[path] = 0 if self._inline else entry.size
         if not self._inline:
             self._flush(lines)
         if entry.type is EntryType.SYMLINK:
             self.size += len(entry.linkname.encode("utf-8", "surrogateescape"))
-        self.size += entry.size
+        self.size += entry.real_size
         self._content, self._left, self._crc = entry, entry.size, None
         if not self._left:
             self._end(lines)

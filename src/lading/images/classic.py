@@ -322,8 +322,10 @@ class ClassicImageService(ImageService):
                 await self._delete(row.target, removed, force=True, quiet=False)
             except ConflictError:
                 continue  # it came into use meanwhile
+        if not filters.keys() - {"dangling"}:
+            await self._transfer.abandon()
+        await self._collected()
         self._bus.publish("image", "prune", "", {"reclaimed": str(reclaimed)})
-        self._collect()
         return Pruned(removed=removed, reclaimed=reclaimed)
 
 

@@ -117,6 +117,7 @@ class ImageService:
         self._collect = collect
         self._collected = collected
         self._pruning = False
+        self._listed: tuple[object, Sequence[ImageRow]] | None = None
 
     async def find(self, name: str) -> lookup.Found:
         """The records that a name or ID means; raises as `lading.images.lookup.find`."""
@@ -141,15 +142,26 @@ class ImageService:
         """One row per target, newest first, out of rows alone.
 
         ``all`` shows nameless images that others were made from, too. Without ``manifests`` the rows have none. Other calls go
-        on in between, however many images there are.
+        on in between, however many images there are. While nothing has changed the answer is the same object.
 
         Raises `InvalidArgumentError` for an unknown filter; `NotFoundError` if ``before`` or ``since`` names nothing.
         """
         filters = filters or {}
         check_filters(filters)
+        uses = await self._uses()
+        asked = (self._fact_rows.version(), shared_size, manifests, tuple(uses))
+        if not filters and self._listed is not None and self._listed[0] == asked:
+            return self._listed[1]
+        rows = await self._rows(uses, filters, shared_size=shared_size, manifests=manifests)
+        if not filters:
+            self._listed = (asked, rows)
+        return rows
+
+    async def _rows(
+        self, uses: Sequence[Use], filters: Mapping[str, Sequence[str]], *, shared_size: bool, manifests: bool
+    ) -> Sequence[ImageRow]:
         by_target = _by_target(await self._records.list())
         summaries = await self._summaries(by_target)
-        uses = await self._uses()
         containers = Counter(use.target for use in uses)
         shown: Mapping[str, Sequence[ManifestRow]] = await self._manifest_rows(uses) if manifests else {}
         rows: list[ImageRow] = []

@@ -1,6 +1,7 @@
 """Rows of blobs and ingests."""
 
 from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 from typing_extensions import override
@@ -75,6 +76,28 @@ class SqliteBlobs(metadata.Blobs):
         return await self._session.read(job)
 
     @override
+    async def away(self) -> AbstractSet[Digest]:
+        return await self._session.read(
+            lambda connection: {
+                Digest(digest)
+                for (digest,) in connection.execute(
+                    "SELECT digest FROM blob WHERE namespace = ? AND away", (self._namespace,)
+                )
+            }
+        )
+
+    @override
+    async def set_away(self, away: Mapping[Digest, bool]) -> None:
+        rows = [(int(gone), self._namespace, digest) for digest, gone in away.items()]
+        await self._session.write(
+            None,
+            lambda connection: connection.executemany(
+                "UPDATE blob SET away = ? WHERE namespace = ? AND digest = ?", rows
+            ),
+            durable=False,
+        )
+
+    @override
     async def sizes(self, digests: Collection[Digest]) -> Mapping[str, int]:
         wanted = encode_list(digests)
         return await self._session.read(
@@ -113,7 +136,7 @@ class SqliteBlobs(metadata.Blobs):
         old = self._find(connection, digest)
         connection.execute(
             "INSERT INTO blob (namespace, digest, size, created, updated, labels) VALUES (?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT DO UPDATE SET labels = excluded.labels, updated = excluded.updated",
+            "ON CONFLICT DO UPDATE SET labels = excluded.labels, updated = excluded.updated, away = 0",
             (self._namespace, digest, size, now, now, dump({**(old.labels if old else {}), **labels})),
         )
         self._hold(connection, digest, lease)

@@ -31,7 +31,7 @@ _HELD: Final = "SELECT kind, digest, part, seen FROM holding JOIN part ON part.i
 _PUT_PART: Final = """
 INSERT INTO part (namespace, kind, digest, size, copies)
 SELECT ?1, ?2, ?3, coalesce(sum(size), 0), count(*) FROM (
-    SELECT size FROM blob WHERE ?2 = 'blob' AND namespace = ?1 AND digest = ?3
+    SELECT iif(away, 0, size) AS size FROM blob WHERE ?2 = 'blob' AND namespace = ?1 AND digest = ?3
     UNION ALL
     SELECT size FROM snapshot WHERE ?2 = 'snapshot' AND namespace = ?1 AND key = ?3 AND kind = 'committed'
 ) WHERE true
@@ -165,6 +165,10 @@ class SqliteFacts(facts.Store):
                 )
             ]
         )
+
+    @override
+    def version(self) -> int:
+        return self._session.changes
 
     @override
     async def summaries(self) -> Sequence[Summary]:

@@ -34,7 +34,7 @@ _DROP: Final = "".join(
 )
 _NODES: Final = """
 INSERT INTO mark_node (kind, key, scope, size)
-    SELECT 'content', digest, '', size FROM blob WHERE namespace = :namespace
+    SELECT 'content', digest, '', iif(away, 0, size) FROM blob WHERE namespace = :namespace
     UNION ALL SELECT 'snapshot', key, snapshotter, size FROM snapshot WHERE namespace = :namespace
     UNION ALL SELECT 'image', name, '', 0 FROM image WHERE namespace = :namespace
     UNION ALL SELECT 'container', id, '', 0 FROM container WHERE namespace = :namespace

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib import resources
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +16,7 @@ from lading.kit.sqlite import Connection, checked, connect, mapped
 
 APPLICATION_ID: Final = 0x4C414449
 """``LADI``: what file(1) and we know our databases by."""
+_SCHEMA: Final = Path(__file__).with_name("schema")
 _NAME: Final = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 
 
@@ -28,10 +28,7 @@ class NewerSchemaError(FailedPreconditionError):
 
 def released() -> list[str]:
     """The SQL of every version, oldest first."""
-    files = sorted(
-        (file for file in resources.files("lading.metadata.schema").iterdir() if _NAME.fullmatch(file.name)),
-        key=lambda file: file.name,
-    )
+    files = sorted(file for file in _SCHEMA.iterdir() if _NAME.fullmatch(file.name))
     return [file.read_text("utf-8") for file in files]
 
 

@@ -45,6 +45,8 @@ class Session:
         self._pending: list[tuple[Namespace, Node | None]] = []
         self._images_versions: dict[Namespace, int] = {}
         self._images_pending: set[Namespace] = set()
+        self.changes = 0
+        """Transactions that were committed since the database was opened."""
         self.snapshot_ids: list[int] = []
         """Directory numbers that are taken and not given out yet, the next one last."""
         self.image_lists: dict[Namespace, tuple[int, list[Image]]] = {}
@@ -128,6 +130,7 @@ class Session:
 
     def _committed(self) -> None:
         # After the commit, never before: a graph read in between must count these mutations as newer than itself.
+        self.changes += 1
         for namespace, node in self._pending:
             if node is None:
                 self._versions[namespace] = self._versions.get(namespace, 0) + 1

@@ -1,6 +1,7 @@
 """Rows of snapshots."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 from typing_extensions import override
@@ -8,7 +9,7 @@ from typing_extensions import override
 from lading.core import labels as label_rules
 from lading.core import metadata, references
 from lading.core.leases import LeaseID, Resource
-from lading.core.metadata import Namespace, Node, SnapshotRow
+from lading.core.metadata import Namespace, Node, SnapshotRow, check_replaceable
 from lading.core.snapshots import Kind, Labels, SnapshotInfo, SnapshotName, Usage
 from lading.errors import (
     AlreadyExistsError,
@@ -294,6 +295,52 @@ class SqliteSnapshots(metadata.Snapshots):
             return row
 
         return await self._session.write(self._namespace, job, frees=True)
+
+    @override
+    async def replace(self, name: str, copy: str) -> SnapshotRow:
+        def job(connection: Connection) -> SnapshotRow:
+            old, new = self._get(connection, name), self._get(connection, copy)
+            check_replaceable(old, new, child=self._child(connection, copy))
+            connection.execute("DELETE FROM snapshot WHERE id = ?", (new.id,))
+            self._update(
+                connection,
+                name,
+                id=new.id,
+                size=new.usage.size,
+                inodes=new.usage.inodes,
+                boot_id=new.boot_id,
+                extra=dump(new.extra),
+                updated=self._session.now(),
+            )
+            self._touch(name, old.info.parent, old.info.labels)
+            return old
+
+        return await self._session.write(self._namespace, job, frees=True)
+
+    @override
+    async def removed(self) -> AbstractSet[tuple[str, str]]:
+        return await self._session.read(
+            lambda connection: {
+                (str(key), str(tree))
+                for key, tree in connection.execute(
+                    f"SELECT key, tree FROM removed_snapshot {_WHERE}",  # noqa: S608 -- constants
+                    self._scope,
+                )
+            }
+        )
+
+    @override
+    async def forget_removed(self, gone: Collection[tuple[str, str]]) -> None:
+        rows = [(*self._scope, key, tree) for key, tree in gone]
+        if rows:
+            await self._session.write(
+                None,
+                lambda connection: connection.executemany(
+                    f"DELETE FROM removed_snapshot {_WHERE} AND key = ? AND tree = ?",  # noqa: S608 -- constants
+                    rows,
+                ),
+                durable=False,
+            )
 
     def _child(self, connection: Connection, key: str) -> str | None:
         row = connection.execute(

@@ -25,8 +25,9 @@ from lading.runtime.events import EventQueue, events_service
 from lading.runtime.launch import Launcher
 from lading.runtime.linux import become_subreaper
 from lading.runtime.logs import LogDrain
+from lading.runtime.moves import HeadStart
 from lading.runtime.reaper import Reaper
-from lading.runtime.shim import SIGKILL, Shim, ShimTask, check_identifier, runtime_words
+from lading.runtime.shim import SIGKILL, RuntimeRefusedError, Shim, ShimTask, check_identifier, runtime_words
 from lading.runtime.spares import Spares
 from lading.runtime.ttrpc import DisconnectedError
 
@@ -39,6 +40,10 @@ _EXIT: Final = "/tasks/exit"
 _DELETE: Final = "/tasks/delete"
 _KILLED: Final = 128 + SIGKILL
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("lading.runtime")
+
+
+class _IdleShimDiedError(RuntimeRefusedError):
+    """A shim that had been started before did not live to create the task."""
 
 
 class ShimRuntime(Runtime):
@@ -90,6 +95,7 @@ class ShimRuntime(Runtime):
         self._tasks: dict[ContainerID, ShimTask] = {}
         self._creating: set[ContainerID] = set()
         self._spares = Spares(self._launch_spare, self._end_spare)
+        self._moves = HeadStart()
         self._events = EventQueue()
         self._early: set[ContainerID] | None = set()
         """Exits that came before `load` knew their task; None after it."""
@@ -169,11 +175,10 @@ class ShimRuntime(Runtime):
         if id in self._tasks or id in self._creating:
             raise AlreadyExistsError(f"container {id} has a task", subject=id)
         self._creating.add(id)
+        self._spawn(self._moves.give)
         try:
             binary = await aio.run(aio.DISK, find_shim, config.runtime, beside=self._beside)
             bundle = self._bundles.bundle(id)
-            shim = await self._shim_for(config.runtime, binary)
-            await self._bundle(bundle, spec, binary, shim)
             request = task_pb2.CreateRequest(
                 id=id,
                 bundle=str(bundle.path),
@@ -187,19 +192,16 @@ class ShimRuntime(Runtime):
                 stderr="" if stdio.terminal else stdio.stderr,
                 options=any_options,
             )
-            task = await self._start(bundle, binary, shim, request)
+            shared = is_runc(config.runtime)
+            try:
+                task = await self._start(bundle, spec, binary, request, shared=shared)
+            except _IdleShimDiedError:  # whatever ended it while it was idle is not the container's fault
+                task = await self._start(bundle, spec, binary, request, shared=shared)
         finally:
             self._creating.discard(id)
-        if shim is not None:
+        if shared:
             self._spawn_spare(binary)
         return task
-
-    async def _shim_for(self, runtime: str, binary: Path) -> Shim | None:
-        """A shim that may serve any container; None where each container has to have one that is started for it."""
-        if not is_runc(runtime):
-            return None
-        with anyio.CancelScope(shield=True):
-            return await self._spares.take(binary)
 
     async def _bundle(self, bundle: Bundle, spec: Mapping[str, Any], binary: Path, shim: Shim | None) -> None:
         """Make the bundle; on failure, cancellation included, nothing is left, and the shim is idle again."""
@@ -208,15 +210,28 @@ class ShimRuntime(Runtime):
             await checkpoint_if_cancelled()
         except BaseException:
             with anyio.CancelScope(shield=True):
-                if shim is not None and not self._spares.give(binary, shim):
+                if shim is not None and not self._keep_spare(binary, shim):
                     await self._end_spare(shim)
             raise
 
     async def _start(
-        self, bundle: Bundle, binary: Path, shim: Shim | None, request: task_pb2.CreateRequest
+        self,
+        bundle: Bundle,
+        spec: Mapping[str, Any],
+        binary: Path,
+        request: task_pb2.CreateRequest,
+        *,
+        shared: bool,
     ) -> ShimTask:
-        """Start a shim and create its task; on failure, cancellation included, nothing is left."""
-        task = None
+        """Find or start a shim and create its task; on failure, cancellation included, nothing is left.
+
+        ``shared``: the shim may serve other containers before and after this one.
+        """
+        task = shim = None
+        if shared:
+            with anyio.CancelScope(shield=True):
+                shim = await self._spares.take(binary)
+        await self._bundle(bundle, spec, binary, shim)
         # A shim cannot be stopped halfway through a Create, so a cancelled one is finished (every step has a deadline)
         # and undone.
         with anyio.CancelScope(shield=True):
@@ -233,6 +248,7 @@ class ShimRuntime(Runtime):
     async def _start_whole(
         self, bundle: Bundle, binary: Path, shim: Shim | None, request: task_pb2.CreateRequest
     ) -> ShimTask:
+        idle = shim is not None
         try:
             if shim is None:
                 shim = await self._launch(bundle, binary)
@@ -241,6 +257,8 @@ class ShimRuntime(Runtime):
         except LadingError as exc:
             error = await runtime_words(bundle, exc)
             await self._clean(bundle, shim)
+            if idle and isinstance(exc, DisconnectedError):
+                raise _IdleShimDiedError(error.message, subject=bundle.id) from exc
             raise error from exc
         return self._adopt(shim, pid)
 
@@ -265,6 +283,12 @@ class ShimRuntime(Runtime):
             with anyio.CancelScope(shield=True):
                 await aio.run(aio.DISK, home.remove)
             raise
+
+    def _keep_spare(self, binary: Path, shim: Shim) -> bool:
+        kept = self._spares.give(binary, shim)
+        if self._spares.surplus:
+            self._spawn(self._spares.trim)
+        return kept
 
     async def _end_spare(self, shim: Shim) -> None:
         await self._end_shim(shim)
@@ -318,7 +342,13 @@ class ShimRuntime(Runtime):
         return await self._open(bundle, find)
 
     def _adopt(self, shim: Shim, pid: int) -> ShimTask:
-        task = ShimTask(shim, pid, watch=self._reaper.watch, dispose=self._dispose)
+        task = ShimTask(
+            shim,
+            pid,
+            watch=self._reaper.watch,
+            dispose=self._dispose,
+            hasten=lambda: self._spawn(self._moves.give),
+        )
         self._tasks[task.id] = task
         self._reaper.watch(pid)
         shim.client.on_close = lambda: self._lost(task)
@@ -458,7 +488,7 @@ class ShimRuntime(Runtime):
                 await self._end_unreachable(await aio.run(aio.DISK, bundle.home))
         kept = False
         if shim is not None and deleted and shim.home is not bundle:
-            kept = self._spares.give(await aio.run(aio.DISK, bundle.shim), shim)
+            kept = self._keep_spare(await aio.run(aio.DISK, bundle.shim), shim)
         if shim is not None and not kept:
             await self._end_shim(shim)
         home = bundle if kept else await aio.run(aio.DISK, bundle.home)

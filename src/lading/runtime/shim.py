@@ -45,6 +45,8 @@ SIGKILL: Final = 9
 _CONTROL: Final = 120
 """Seconds for a call that runs the OCI runtime; a shim that takes longer is stuck."""
 _SHUTDOWN: Final = 3
+_OVERLAP: Final = 12
+"""Characters at the end of one message and the start of another that are no accident."""
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("lading.runtime")
 
@@ -116,6 +118,7 @@ class ShimTask(Task):
         pid: The first process.
         watch: Told of each process that may become this daemon's orphan.
         dispose: Ends and removes everything but the task's first process.
+        hasten: Told when a further process will soon be moved into the container's cgroups; see `HeadStart`.
 
     """
 
@@ -126,6 +129,7 @@ class ShimTask(Task):
         *,
         watch: Callable[[int], None],
         dispose: Callable[["ShimTask", Exit], Awaitable[None]],
+        hasten: Callable[[], None],
     ) -> None:
         self.shim = shim
         self.bundle = shim.bundle
@@ -148,6 +152,7 @@ class ShimTask(Task):
         self._pid = pid
         self._watch = watch
         self._dispose = dispose
+        self._hasten = hasten
         self.deleted = False
         """Whether the shim has deleted the container: nothing of it is left for the shim's executable to clean up."""
         self._deleting = anyio.Lock()
@@ -238,6 +243,10 @@ class ShimTask(Task):
     async def kill(self, signal: int, exec_id: str = "", *, all: bool = False) -> None:
         request = task_pb2.KillRequest(id=self.id, exec_id=exec_id, signal=signal, all=all)
         await self._alive("Kill", request, Empty)
+
+    @override
+    def expect_exec(self) -> None:
+        self._hasten()
 
     @override
     async def exec(self, exec_id: str, process: Mapping[str, Any], stdio: Stdio) -> None:
@@ -407,6 +416,15 @@ async def runtime_words(bundle: Bundle, error: LadingError) -> LadingError:
     """The error of a failed Create, with the last words of the OCI runtime where the shim did not pass them on."""
     if isinstance(error, (InternalError, DisconnectedError)):
         said = await aio.run(aio.DISK, bundle.runtime_error)
-        words = error.message if not said or said in error.message else f"{error.message}: {said}"
-        return RuntimeRefusedError(words, subject=bundle.id)
+        return RuntimeRefusedError(joined(error.message, said), subject=bundle.id)
     return error
+
+
+def joined(message: str, said: str) -> str:
+    """A shim's message and its runtime's own words, which it may have passed on in part or cut off."""
+    if not said or said in message:
+        return message
+    for start in range(len(message) - _OVERLAP):
+        if said.startswith(message[start:]):
+            return message[:start] + said
+    return f"{message}: {said}"

@@ -17,7 +17,11 @@ from lading.errors import LadingError
 from lading.runtime.shim import Shim
 
 KEPT: Final = 2
-"""Idle shims; each has some 3 MB."""
+"""Idle shims while nothing happens; each has some 3 MB."""
+BUSY: Final = 8
+"""Idle shims while containers come and go, such as the steps of a build that run at a time."""
+REST: Final = 5.0
+"""Seconds without a need for one, after which what is more than ``KEPT`` ends."""
 LIVES: Final = 32
 """Containers that one shim serves, so that what it may leak has an end."""
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("lading.runtime")
@@ -33,10 +37,13 @@ class Spares:
         self._end = end
         self._idle: list[tuple[Path, Shim]] = []
         self._filling = False
+        self._trimming = False
+        self._taken = 0
         self._closed = False
 
     async def take(self, binary: Path) -> Shim:
         """An idle shim of this executable, or a new one. Raises as the launcher."""
+        self._taken += 1
         for entry in reversed(self._idle):
             if entry[0] == binary:
                 self._idle.remove(entry)
@@ -47,7 +54,7 @@ class Spares:
     def give(self, binary: Path, shim: Shim) -> bool:
         """Keep a shim whose container is deleted; False if it has to be ended instead."""
         shim.lives += 1
-        if self._closed or shim.lives >= LIVES or len(self._idle) >= KEPT or shim.client.closed:
+        if self._closed or shim.lives >= LIVES or len(self._idle) >= BUSY or shim.client.closed:
             return False
         self._keep(binary, shim)
         return True
@@ -67,6 +74,32 @@ class Spares:
                     self._keep(binary, shim)
         finally:
             self._filling = False
+
+    @property
+    def surplus(self) -> int:
+        """How many there are that a quiet time ends; see `trim`."""
+        return max(len(self._idle) - KEPT, 0)
+
+    async def trim(self) -> None:
+        """When none was needed for a while, end those beyond the usual number. Returns at once if that is being waited for."""
+        if self._trimming:
+            return
+        self._trimming = True
+        try:
+            while self.surplus and not self._closed:
+                taken = self._taken
+                await anyio.sleep(REST)
+                if taken == self._taken:
+                    await self._end_surplus()
+        finally:
+            self._trimming = False
+
+    async def _end_surplus(self) -> None:
+        while self.surplus and not self._closed:
+            _, shim = self._idle.pop(0)
+            shim.client.on_close = None
+            with anyio.CancelScope(shield=True):
+                await self._end(shim)
 
     def _keep(self, binary: Path, shim: Shim) -> None:
         shim.client.on_close = lambda: self._died(shim)

@@ -66,7 +66,7 @@ from lading.kit import fs, linux
 from lading.kit.aio import DATA, DISK, run
 from lading.kit.failpoints import failpoint
 from lading.oci.digest import DiffID, new_hasher
-from lading.snapshots import diff, room, trees
+from lading.snapshots import compare, diff, room, trees
 from lading.snapshots.diff import Difference
 from lading.snapshots.extract import Extracted, Extractor, budget
 from lading.snapshots.faults import translate, translated
@@ -371,6 +371,30 @@ class DirectorySnapshotter(Snapshotter, Differ):
     def _stream(self, row: SnapshotRow) -> Path | None:  # noqa: ARG002 - for those who keep one
         """The file that holds a layer's tar stream, if there is one."""
         return None
+
+    @override
+    async def compare(self, name: SnapshotName, copy: SnapshotName) -> str:
+        rows = [await self._rows.get(each) for each in (name, copy)]
+        with translated(f"cannot compare snapshot {name}"):
+            return await run(DATA, self._compare, *rows)
+
+    def _compare(self, row: SnapshotRow, copy: SnapshotRow) -> str:
+        """As `compare`. Blocking."""
+        if not self.tree(row).is_dir():
+            return "its files are gone"
+        with trees.opened(self.tree(row)) as ours, trees.opened(self.tree(copy)) as theirs:
+            return compare.difference(ours, theirs)
+
+    @override
+    async def replace(self, name: SnapshotName, copy: SnapshotName) -> None:
+        if Capability.REPLACES not in self.capabilities:
+            raise UnsupportedError(f"the snapshotter {self.name} cannot replace layers", subject=name)
+        await self._flush_all()
+        old = await self._rows.replace(name, copy)
+        failpoint("snapshot.replaced")
+        with anyio.CancelScope(shield=True):
+            await run(DISK, self._doom, old.id)
+        self._work.set()
 
     @override
     async def remove(self, key: str) -> None:

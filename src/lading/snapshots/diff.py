@@ -55,19 +55,30 @@ class Difference:
 
 def of_upper(upper: str, lowers: Sequence[str]) -> Generator[Difference]:
     """What an upper directory says, given the directories below it, topmost first."""
+    tops: set[str] = set()
+    """Directories that nothing below has, in one that something below has."""
+    fresh = ""
     with trees.opened(upper) as root, Lowers(lowers) as below:
         for path, fd, entries in trees.walk(root):
+            if path in tops:
+                tops.discard(path)
+                fresh = path
+            new = bool(fresh) and (path == fresh or path.startswith(f"{fresh}/"))
             for entry in entries:
                 place = trees.join(path, entry.name)
                 status = trees.look(fd, entry.name)
                 if status is None:
                     continue  # deleted since the directory was read
+                there = not new and below.exists(place)
                 if trees.is_whiteout(status):
-                    if below.exists(place):
+                    if there:
                         yield Difference(place, ChangeKind.DELETE, fd)
                     continue
-                kind = ChangeKind.MODIFY if below.exists(place) else ChangeKind.ADD
-                opaque = stat.S_ISDIR(status.st_mode) and trees.is_opaque(trees.handle(fd, entry.name))
+                kind = ChangeKind.MODIFY if there else ChangeKind.ADD
+                directory = stat.S_ISDIR(status.st_mode)
+                if directory and not there and not new:
+                    tops.add(place)
+                opaque = directory and trees.is_opaque(trees.handle(fd, entry.name))
                 lost: tuple[str, ...] = ()
                 if opaque and kind is ChangeKind.MODIFY:
                     lost = tuple(sorted(below.names(place) - set(_list(fd, entry.name))))
@@ -232,7 +243,7 @@ def _file(
                 status,
                 latest,
                 size=status.st_size,
-                xattrs=trees.get_xattrs(f"/proc/self/fd/{fd}", follow=True),
+                xattrs=trees.get_xattrs(fd, follow=True),
             )
         )
         left = status.st_size

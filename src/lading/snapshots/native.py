@@ -33,7 +33,7 @@ class NativeSnapshotter(DirectorySnapshotter):
     @property
     @override
     def capabilities(self) -> frozenset[Capability]:
-        return frozenset({Capability.PARALLEL_LAYERS})
+        return frozenset({Capability.PARALLEL_LAYERS, Capability.REPLACES})
 
     @override
     def upper(self, key: SnapshotKey) -> AbstractAsyncContextManager[str]:

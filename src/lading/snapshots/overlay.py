@@ -89,7 +89,7 @@ class OverlaySnapshotter(DirectorySnapshotter):
     @property
     @override
     def capabilities(self) -> frozenset[Capability]:
-        return frozenset({Capability.PARALLEL_LAYERS, Capability.LIMITS})
+        return frozenset({Capability.PARALLEL_LAYERS, Capability.LIMITS, Capability.REPLACES})
 
     @override
     def upper(self, key: SnapshotKey) -> AbstractAsyncContextManager[str]:

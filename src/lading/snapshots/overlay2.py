@@ -70,7 +70,8 @@ class Overlay2Snapshotter(OverlaySnapshotter):
     @property
     @override
     def capabilities(self) -> frozenset[Capability]:
-        return super().capabilities - {Capability.LIMITS}  # dockerd would not find what is in a file
+        # dockerd would not find what is in a file; layers are described in its own database, too.
+        return super().capabilities - {Capability.LIMITS, Capability.REPLACES}
 
     @override
     def _place(self, root: Path) -> Path:

@@ -66,7 +66,7 @@ def join(parent: str, name: str) -> str:
     return f"{parent}/{name}" if parent else name
 
 
-def walk(root: int) -> Iterator[tuple[str, int, list[os.DirEntry[str]]]]:
+def walk(root: int) -> Generator[tuple[str, int, list[os.DirEntry[str]]]]:
     """Every directory of a tree before its children, in order of name: its path, its open descriptor, its entries.
 
     The tree may be in use: what is no directory any more when its turn comes is passed over.
@@ -158,8 +158,8 @@ def handle(directory: int, name: str) -> str:
     return f"/proc/self/fd/{directory}/{name}"
 
 
-def get_xattrs(path: str, *, follow: bool = False) -> dict[str, bytes]:
-    """The extended attributes of a file, without overlayfs's own. ``follow`` is for paths that stand for a descriptor."""
+def get_xattrs(path: str | int, *, follow: bool = False) -> dict[str, bytes]:
+    """The extended attributes of a file, without overlayfs's own. ``follow`` is for descriptors and paths that stand for one."""
     try:
         names = os.listxattr(path, follow_symlinks=follow)
     except OSError as exc:

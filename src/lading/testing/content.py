@@ -482,6 +482,7 @@ class ContentStoreSuite:
                 async with store.open_reader(digest):
                     pass
         assert await store.last_used([digest]) == {}
+        assert await store.statuses() == []
         copies.blobs[digest] = b"some bytes"
         assert await store.read(digest, limit=100) == b"some bytes"
 

@@ -15,7 +15,7 @@ from lading.core.facts import ManifestFacts, TargetFacts
 from lading.core.images import Pointed
 from lading.core.labels import GC_EXPIRE, GC_REF_CONTENT, GC_REF_SNAPSHOT, GC_ROOT
 from lading.core.leases import LeaseID, Resource
-from lading.core.metadata import Database, IngestRow, Namespace, Node, SnapshotRow
+from lading.core.metadata import TREE, Database, IngestRow, Namespace, Node, SnapshotRow
 from lading.core.networks import Network, NetworkID, Subnet
 from lading.core.snapshots import Kind, Usage
 from lading.core.volumes import Volume
@@ -524,6 +524,64 @@ class DatabaseSuite:
             Resource(kind="snapshot", id="s", snapshotter="snap")
         ]
 
+    async def test_a_copy_takes_a_layers_place(self, database: Database) -> None:
+        snapshots = database.snapshots(HERE, "snap")
+        await self._snapshot(database, "base")
+        old = await self._snapshot(database, "layer", "base", labels={"k": "v"})
+        await self._snapshot(database, "above", "layer")
+        usage = Usage(size=70, inodes=7)
+        copy = await snapshots.create(
+            "copy",
+            id=await snapshots.allocate(),
+            kind=Kind.COMMITTED,
+            parent="base",
+            labels={},
+            usage=usage,
+            boot_id="boot",
+            extra={"new": "y"},
+        )
+        for wrong in (("layer", "base"), ("layer", "above"), ("base", "layer")):
+            with pytest.raises(FailedPreconditionError):
+                await snapshots.replace(*wrong)
+        for missing in (("layer", "z"), ("z", "copy")):
+            with pytest.raises(NotFoundError):
+                await snapshots.replace(*missing)
+        assert (await snapshots.replace("layer", "copy")).id == old.id
+        row = await snapshots.get("layer")
+        assert (row.id, row.usage, row.boot_id, dict(row.extra)) == (copy.id, usage, "boot", {"new": "y"})
+        assert dict(row.info.labels) == {"k": "v"}
+        assert [each.info.key for each in await snapshots.list()] == ["above", "base", "layer"]
+        assert [each.info.key for each in await snapshots.chain("above")] == ["above", "layer", "base"]
+        await self._snapshot(database, "active", "base", kind=Kind.ACTIVE)
+        with pytest.raises(FailedPreconditionError):
+            await snapshots.replace("layer", "active")
+
+    async def test_trees_of_removed_layers_are_remembered(self, database: Database) -> None:
+        snapshots = database.snapshots(HERE, "snap")
+        for key in "abcd":
+            await snapshots.create(
+                key,
+                id=await snapshots.allocate(),
+                kind=Kind.ACTIVE if key == "d" else Kind.COMMITTED,
+                parent=None,
+                labels={},
+                usage=NOTHING,
+                boot_id="old" if key == "c" else "",
+                extra={TREE: f"tree of {key}"},
+            )
+        await self._snapshot(database, "without")
+        assert await snapshots.removed() == set()
+        await snapshots.delete("a")
+        version = (await database.graph(HERE, now=now())).version
+        await database.condemn(HERE, [Node("snapshot", "b", "snap")], version=version, now=now())
+        await snapshots.discard_foreign_boots("new")
+        await snapshots.delete("d")
+        await snapshots.delete("without")
+        assert await snapshots.removed() == {(key, f"tree of {key}") for key in "abc"}
+        assert await database.snapshots(HERE, "other").removed() == set()
+        await snapshots.forget_removed({("a", "tree of a"), ("b", "another"), ("z", "tree of z")})
+        assert await snapshots.removed() == {("b", "tree of b"), ("c", "tree of c")}
+
     # The collector's view
 
     async def test_graph_follows_containerds_rules(self, database: Database) -> None:
@@ -714,6 +772,35 @@ class DatabaseSuite:
         graph = await database.graph(HERE, now=now())
         await database.condemn(HERE, [Node("content", digest("ccc"))], version=graph.version, now=now())
         assert await size() == 101
+
+    async def test_what_is_away_has_no_size(self, database: Database) -> None:
+        store, blobs = database.facts(HERE), database.blobs(HERE)
+        await add(database, "a", "bb", "dddd")
+        await database.images(HERE).put("one", target("a"))
+        await blobs.set_away({digest("bb"): True, digest("dddd"): True, digest("unknown"): True})
+        assert await blobs.away() == {digest("bb"), digest("dddd")}
+        await store.put(known("a", blobs=["a", "bb", "ccc"], here="a"))
+        assert await store.total() == (await store.summaries())[0].size == 1
+        assert not (await store.manifests(digest("a")))[0].available
+        await add(database, "ccc")
+        assert (await store.manifests(digest("a")))[0].available
+        assert await store.total() == 4
+        assert (await store.exclusive([digest("a")])).total == 4
+        marked = await database.mark(HERE, now=now(), without=["one"])
+        sizes = [marked.garbage[Node("content", digest(name))] for name in ("a", "bb", "ccc", "dddd")]
+        assert sizes == [1, 0, 3, 0]
+        await blobs.set_away({digest("bb"): False})
+        assert await store.total() == 6
+        await blobs.set_away({digest("bb"): True, digest("a"): True})
+        await add(database, "bb")
+        await database.blobs(THERE).add(digest("a"), 1, labels={})  # the file is both namespaces'
+        assert await store.total() == 6
+        assert await blobs.away() == {digest("dddd")}
+        await blobs.set_away({digest("ccc"): True})
+        await blobs.delete(digest("ccc"))
+        assert await store.total() == 3
+        await add(database, "ccc")
+        assert await store.total() == 6
 
     async def test_shared_sizes_and_what_a_removal_frees(self, database: Database) -> None:
         store = database.facts(HERE)

@@ -134,6 +134,37 @@ class SnapshotterSuite:
             with pytest.raises(AlreadyExistsError):
                 await snapshotter.commit(SnapshotName(name), SnapshotKey("a"))
 
+    async def test_a_copy_takes_the_place_of_a_damaged_layer(self, snapshotter: Snapshotter) -> None:
+        base, name, copy = SnapshotName("base"), SnapshotName("layer"), SnapshotName("copy")
+        if Capability.REPLACES not in snapshotter.capabilities:
+            with pytest.raises(UnsupportedError):
+                await snapshotter.replace(name, copy)
+            return
+        entries = [directory("d"), file("d/f", b"content"), symlink("d/l", "f"), whiteout("gone")]
+        await unpack(snapshotter, base, None, tar(file("gone"), file("b", b"below")))
+        await unpack(snapshotter, name, base, tar(*entries))
+        await unpack(snapshotter, "above", name, tar(file("top", b"above")))
+        before = await self.tree(snapshotter, "above")
+        await unpack(snapshotter, copy, base, tar(*entries))
+        assert await snapshotter.compare(name, copy) == ""
+        for missing in ((name, SnapshotName("z")), (SnapshotName("z"), copy)):
+            with pytest.raises(NotFoundError):
+                await snapshotter.compare(*missing)
+            with pytest.raises(NotFoundError):
+                await snapshotter.replace(*missing)
+        with pytest.raises(FailedPreconditionError):
+            await snapshotter.replace(copy, name)  # something stands on it
+        await snapshotter.replace(name, copy)
+        assert await self.tree(snapshotter, "above") == before
+        with pytest.raises(NotFoundError):
+            await snapshotter.stat(copy)
+        for number, wrong in enumerate(
+            ([*entries[:1], file("d/f", b"CONTENT"), *entries[2:]], entries[:3], [*entries, file("more")])
+        ):
+            other = SnapshotName(f"wrong-{number}")
+            await unpack(snapshotter, other, base, tar(*wrong))
+            assert await snapshotter.compare(name, other) != ""
+
     async def test_only_committed_snapshots_are_parents(self, snapshotter: Snapshotter) -> None:
         await snapshotter.prepare(SnapshotKey("a"), None)
         with pytest.raises(InvalidArgumentError):

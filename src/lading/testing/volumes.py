@@ -95,6 +95,17 @@ class VolumesSuite:
             assert (Path(await volumes.acquire("data", "two")) / "file").read_text() == "words"
             assert await volumes.usage("data") > 0
 
+    async def test_a_volume_whose_files_are_gone_says_so_and_can_be_removed(
+        self, volumes: Volumes, world: World
+    ) -> None:
+        await volumes.create("data")
+        Path(volumes.path("data")).rmdir()
+        with pytest.raises(FailedPreconditionError, match="data"):
+            await volumes.acquire("data", "one")
+        assert not volumes.holders("data")
+        await volumes.remove("data")
+        assert world.entries() == set()
+
     async def test_a_held_volume_is_not_removed(self, volumes: Volumes, world: World) -> None:
         await volumes.create("data")
         for holder in ("one", "two", "two"):

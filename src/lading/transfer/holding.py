@@ -2,7 +2,7 @@
 
 import contextlib
 import secrets
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -35,9 +35,17 @@ _HOPELESS: Final = (InvalidArgumentError, UnsupportedError, DataLossError, BombE
 class Holder:
     """Makes the leases of this process's transfers and tidies up after earlier attempts."""
 
-    def __init__(self, manager: leases.Manager, store: content.Store) -> None:
+    def __init__(
+        self, manager: leases.Manager, store: content.Store, *, collect: Callable[[], None], packed: bool
+    ) -> None:
+        """``collect`` asks the collector to come when a lease ends that held what nothing else does.
+
+        That is so when something failed, and in a store that keeps no blob of a layer (not ``packed``) always.
+        """
         self._leases = manager
         self._content = store
+        self._collect = collect
+        self._packed = packed
         self._active: set[LeaseID] = set()
 
     @contextlib.asynccontextmanager
@@ -61,6 +69,7 @@ class Holder:
             with anyio.CancelScope(shield=True):
                 if not resumable or isinstance(error, _HOPELESS):
                     await self._discard(lease)
+                    self._collect()
                 else:
                     await self._end_empty(lease)
             raise
@@ -69,6 +78,8 @@ class Holder:
         with anyio.CancelScope(shield=True):
             await self._end(lease)
             await self._end_earlier(purpose)
+        if not self._packed:
+            self._collect()
 
     async def recover(self) -> None:
         """End what a crashed process left and nobody will take up: leases and unfinished blobs. Called once, before any
@@ -93,6 +104,7 @@ class Holder:
         for lease in leases_:
             if lease.id not in self._active:
                 await self._discard(lease.id, spare=wanted)
+        self._collect()
 
     async def add(self, lease: LeaseID, digest: Digest) -> None:
         """Let the lease hold a blob and everything below it."""

@@ -13,8 +13,8 @@ ARCHIVE_ENTRIES: Final = 200_000
 LEASE_HOURS: Final = 8
 """How long what an interrupted transfer left is kept, so that it can be taken up again."""
 MAX_DOWNLOADS: Final = 3
-"""Layers of one image that are downloaded at a time (dockerd's ``max-concurrent-downloads``)."""
+"""Layers that are downloaded at a time, of all images together (dockerd's ``max-concurrent-downloads``)."""
 MAX_UPLOADS: Final = 5
-"""Blobs of one image that are uploaded at a time (dockerd's ``max-concurrent-uploads``)."""
+"""Blobs that are uploaded at a time, of all images together (dockerd's ``max-concurrent-uploads``)."""
 IMAGES_AT_ONCE: Final = 32
 """Images of one archive that are looked through and named at a time: they share the waits for the disk."""

@@ -105,6 +105,8 @@ class Puller:
         self._unpacker = unpacker
         self._host = host
         self._max_downloads = max_downloads
+        self.downloading = anyio.CapacityLimiter(max_downloads)
+        """Layers that are fetched at a time, of all pulls together."""
         self._standing = standing
 
     async def pull(
@@ -261,7 +263,7 @@ class Puller:
             fetcher=fetcher,
             lease=lease,
             progress=progress,
-            limiter=anyio.CapacityLimiter(self._max_downloads),
+            limiter=self.downloading,
             small=anyio.CapacityLimiter(self._max_downloads),
         )
 

@@ -105,7 +105,8 @@ class Pusher:
         self._holder = holder
         self._registries = registries
         self._host = host
-        self._max_uploads = max_uploads
+        self.uploading = anyio.CapacityLimiter(max_uploads)
+        """Blobs that are looked for or sent at a time, by all pushes together."""
 
     async def push(
         self,
@@ -137,7 +138,7 @@ class Pusher:
             resolver=resolver,
             remote=resolver.pusher(reference),
             progress=progress or Progress(),
-            limiter=anyio.CapacityLimiter(self._max_uploads),
+            limiter=self.uploading,
         )
         async with self._holder.hold(f"push {reference}", resumable=False) as lease:
             await self._holder.add(lease, target.digest)

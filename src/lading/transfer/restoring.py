@@ -10,7 +10,7 @@ stored.
 import json
 import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -189,10 +189,10 @@ class Releaser:
         async with self._one:
             layers = {info.digest: info async for info in self._content.walk() if UNCOMPRESSED in info.labels}
             used = dict(await self._content.last_used(layers))
-            snapshots: dict[str, SnapshotName] = {}
+            snapshots: dict[str, SnapshotName] = {}  # by diff ID: one layer may have come in several blobs
             async for found in self._snapshotter.walk():
-                if LAYER_SOURCE in found.labels:
-                    snapshots[found.labels[LAYER_SOURCE]] = SnapshotName(found.key)
+                if diff_id := _diff_id(found.labels, layers):
+                    snapshots.setdefault(diff_id, SnapshotName(found.key))
                 if LAYER_BLOB in found.labels:  # its contents are made of the blob, not the other way round
                     used.pop(Digest(found.labels[LAYER_BLOB]), None)
             left, freed = self.budget, 0
@@ -201,7 +201,7 @@ class Releaser:
                 left -= info.size
                 if left >= 0 or time.time() - used[digest] < idle:
                     continue
-                gone = await self._let_go(info, snapshots.get(digest))
+                gone = await self._let_go(info, snapshots.get(info.labels[UNCOMPRESSED]))
                 freed += gone
                 left += info.size  # it is away, or is none of those that the budget is about
             if freed:
@@ -250,6 +250,12 @@ class Releaser:
                 recipe, length = found
                 return FromSnapshot(name=snapshot, length=length, recipe=recipe)
         return FromRegistry() if self._fetchable(info) else FromNowhere()
+
+
+def _diff_id(labels: Mapping[str, str], blobs: Mapping[Digest, Info]) -> str:
+    """The diff ID of a snapshot. One that was made by an earlier version tells only the blob that it was made of."""
+    source = blobs.get(Digest(labels[LAYER_SOURCE])) if LAYER_SOURCE in labels else None
+    return labels.get(UNCOMPRESSED, "") or (source.labels[UNCOMPRESSED] if source else "")
 
 
 async def _recipe(fd: int, blob: content.Reader, digest: Digest) -> tuple[Recipe, int] | None:

@@ -1,6 +1,6 @@
 """Transfer: the one door to everything that brings images in or takes them out."""
 
-from collections.abc import AsyncGenerator, AsyncIterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -34,6 +34,10 @@ from lading.transfer.standing import Standing
 from lading.unpack.unpacker import Unpacker
 
 
+def _nothing() -> None:
+    """Ask nobody."""
+
+
 class NotAnImageError(UnsupportedError):
     """The manifest is an artifact that holds no root file system."""
 
@@ -59,18 +63,19 @@ class TransferService:
         host: Platform,
         naming: images.Naming | None = None,
         packed: bool = True,
+        collect: Callable[[], None] = _nothing,
         max_downloads: int = limits.MAX_DOWNLOADS,
         max_uploads: int = limits.MAX_UPLOADS,
     ) -> None:
         """Build the services of a store.
 
         ``naming`` gives names, by default as the containerd store does. Without ``packed`` the store keeps one platform of an
-        image, unpacked, and no blob of a layer for longer than a transfer takes.
+        image, unpacked, and no blob of a layer for longer than a transfer takes. ``collect`` asks the collector to come.
         """
         self._images = image_store
         self._bus = bus
         self._naming = naming or TargetNaming(image_store)
-        self._holder = Holder(lease_manager, store)
+        self._holder = Holder(lease_manager, store, collect=collect, packed=packed)
         self._unpacker = Unpacker(store, lease_manager, snapshotter)
         sources = Sources(store)
         self._documents = Documents(store, sources)
@@ -107,6 +112,11 @@ class TransferService:
         self._importer = Importer(store=store, documents=self._documents)
         self._committer = Committer(store=store, documents=self._documents)
 
+    def limit(self, *, downloads: int, uploads: int) -> None:
+        """Change how many layers are fetched and sent at a time; those under way go on."""
+        self._puller.downloading.total_tokens = downloads
+        self._pusher.uploading.total_tokens = uploads
+
     async def recover(self) -> None:
         """Let go of what a crashed process's pushes, saves and loads held. Called once, before any transfer."""
         await self._holder.recover()
@@ -119,6 +129,11 @@ class TransferService:
     def puller(self) -> Puller:
         """Finds and completes images of registries, without naming them."""
         return self._puller
+
+    @property
+    def unpacker(self) -> Unpacker:
+        """Unpacks layers, each once at a time."""
+        return self._unpacker
 
     @property
     def documents(self) -> Documents:

@@ -5,7 +5,7 @@ Layers are independent until they are committed, which happens in the order of t
 """
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -168,6 +168,27 @@ class Unpacker:
         if layers and not await self._hold(layers[-1].chain_id, lease):
             await self._unpack_all(layers, lease, source, progress)
 
+    async def copy(
+        self, layer: Layer, name: SnapshotName, *, labels: Mapping[str, str], lease: LeaseID
+    ) -> None:
+        """Unpack a stored layer once more, into the snapshot ``name``, which ``lease`` holds.
+
+        Raises:
+            NotFoundError: Its blob is not stored.
+            DataLossError: Its blob is damaged, or is not this layer.
+
+        """
+        parent = SnapshotName(layer.parent) if layer.parent else None
+        async with self._snapshotter.open_layer(
+            name, parent, diff_id=layer.diff_id, compressed_size=layer.descriptor.size, lease=lease
+        ) as writer:
+            async with self._limiter():
+                diff_id = await self._feed(
+                    await self.stored(layer.descriptor), writer, Item(id=layer.descriptor.digest.short)
+                )
+            _check(layer, diff_id)
+            await writer.commit(labels=labels)
+
     async def kept(self, image: Descriptor, *, lease: LeaseID | None) -> SnapshotName | None:
         """The top snapshot of an image that is kept unpacked: ``image`` is its config.
 
@@ -255,7 +276,11 @@ class Unpacker:
             _check(layer, diff_id)
             if parent:
                 await parent.wait()
-            labels = {SNAPSHOT_REF: str(layer.chain_id), LAYER_SOURCE: str(layer.descriptor.digest)}
+            labels = {
+                SNAPSHOT_REF: str(layer.chain_id),
+                LAYER_SOURCE: str(layer.descriptor.digest),
+                UNCOMPRESSED: str(layer.diff_id),
+            }
             if Capability.REBUILDS in self._snapshotter.capabilities:
                 labels[LAYER_BLOB] = layer.descriptor.digest
             await writer.commit(labels=labels)

@@ -1,5 +1,6 @@
 """`LocalVolumes`: each volume is a directory ``<root>/<name>/_data``, as Docker has it."""
 
+import contextlib
 import os
 import re
 import secrets
@@ -19,6 +20,7 @@ from lading.core import volumes
 from lading.core.volumes import LOCAL, Labels, Volume
 from lading.errors import (
     ConflictError,
+    FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
     UnavailableError,
@@ -136,11 +138,21 @@ class LocalVolumes(volumes.Volumes):
         held = self._of(name)
         async with held.lock:
             volume = self.find(name)
+            await aio.run(aio.DISK, self._check_there, name)
             if volume.options and not held.holders:
                 with anyio.CancelScope(shield=True):
                     await aio.run(aio.DISK, devices.mount, volume.options, self.path(name))
             held.holders.add(holder)
         return self.path(name)
+
+    def _check_there(self, name: str) -> None:
+        """A container must not get another directory in the place of files that are lost, nor an error without a name."""
+        if not os.path.isdir(self.path(name)):
+            raise FailedPreconditionError(
+                f"the files of volume {name} are gone: {self.path(name)} is not there",
+                hint=f"bring the directory back, or remove the volume with docker volume rm {name}",
+                subject=name,
+            )
 
     @override
     async def release(self, name: str, holder: str) -> None:
@@ -169,6 +181,7 @@ class LocalVolumes(volumes.Volumes):
         async with held.lock:
             if held.holders:
                 return False
+            await aio.run(aio.DISK, self._check_there, name)
             with anyio.CancelScope(shield=True):
                 if volume.options:
                     await aio.run(aio.DISK, devices.mount, volume.options, self.path(name))
@@ -225,7 +238,8 @@ class LocalVolumes(volumes.Volumes):
         doomed = directory
         if not directory.name.startswith(_REMOVING):
             doomed = self._root / f"{_REMOVING}{secrets.token_hex(8)}"
-            os.rename(directory, doomed)
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(directory, doomed)
         if not linux.mount_points(str(doomed)):
             shutil.rmtree(doomed, ignore_errors=True)
 

@@ -8,6 +8,7 @@ import pytest
 from lading.containers import (
     binds,
     capabilities,
+    limits,
     listing,
     naming,
     request,
@@ -66,6 +67,9 @@ def test_each_unsupported_field_is_refused_by_name_and_zero_is_fine(field: str):
         ({"PidMode": "container:"}, "PidMode"),
         ({"PidMode": "theirs"}, "PidMode"),
         ({"BlkioWeight": 5}, "blkio weight"),
+        ({"CpusetCpus": "9999"}, "Requested CPUs are not available - requested 9999, available: 0"),
+        ({"CpusetMems": "0,999"}, "Requested memory nodes are not available"),
+        ({"CpusetCpus": "0-x"}, "Invalid value 0-x"),
         ({"CpuRealtimeRuntime": 2, "CpuRealtimePeriod": 1}, "real-time"),
         ({"UsernsMode": "keep"}, "UsernsMode"),
         ({"Memory": 1000}, "6MB"),
@@ -241,6 +245,37 @@ def test_seccomp_depends_on_capabilities_architecture_and_kernel():
     sockets = [call["args"] for call in plain["syscalls"] if call["names"] == ["socket"]]
     assert all(set(arguments[0]) >= {"index", "value", "op"} for arguments in sockets)
     assert len(sockets) == 3
+
+
+def test_sets_of_cpus():
+    assert limits.numbers("") == frozenset()
+    assert limits.numbers("0-2, 7") == {0, 1, 2, 7}
+
+
+@pytest.mark.parametrize(
+    "file", ["blkio/{}blkio.bfq.weight", "blkio/{}blkio.weight", "{}io.bfq.weight", "{}io.weight"]
+)
+def test_weights_of_block_devices_are_looked_for_in_groups(tmp_path: Path, file: str):
+    assert limits.has_weights(tmp_path)
+    found = tmp_path / file.format("group/")
+    found.parent.mkdir(parents=True)
+    (found.parent / "cgroup.procs").touch()
+    assert not limits.has_weights(tmp_path)
+    found.touch()
+    assert limits.has_weights(tmp_path)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_x32_is_filtered_only_where_the_kernel_has_it(monkeypatch: pytest.MonkeyPatch, there: bool):
+    monkeypatch.setattr("lading.kit.linux.has_x32", lambda: there)
+    expected = ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", *(["SCMP_ARCH_X32"] if there else [])]
+    assert seccomp.default_filter((), architecture="amd64", kernel=(6, 1))["architectures"] == expected
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    mapped = {"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86", "SCMP_ARCH_X32"]}
+    text = json.dumps({"defaultAction": "SCMP_ACT_ERRNO", "archMap": [mapped]})
+    assert seccomp.custom_filter(text, ())["architectures"] == expected
+    text = json.dumps({"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X32"]})
+    assert seccomp.custom_filter(text, ())["architectures"] == ["SCMP_ARCH_X32"]
 
 
 def test_custom_seccomp_profile_in_docker_s_form():

@@ -11,6 +11,7 @@ from support.stores import MOBY, describe, open_stores
 
 from lading.content.sweep import sweep
 from lading.core.content import IngestRef
+from lading.core.labels import RECIPE
 from lading.errors import DataLossError, UnavailableError
 from lading.kit import aio, fs
 from lading.oci.digest import Digest
@@ -87,6 +88,18 @@ async def test_the_sweep_reports_lost_files_and_deletes_what_no_row_promises(sto
     for data in (b"lost", b"short"):
         await stores.put(data)  # pulling again heals
     assert (await sweep(files, stores.database)).missing == []
+
+
+async def test_the_sweep_notes_what_a_crash_let_go_or_brought_back(stores):
+    rows = stores.database.blobs(MOBY)
+    gone, back, kept = [await stores.put(data) for data in (b"gone", b"back", b"kept")]
+    for digest in (gone, back):
+        await stores.content.update(digest, {RECIPE: "{}"})
+    stores.content.files.blob(gone).unlink()
+    await rows.set_away({back: True})
+    assert (await sweep(stores.content.files, stores.database)).missing == []
+    assert await rows.away() == {gone}
+    await stores.content.verify(kept)
 
 
 async def test_a_cancelled_commit_leaves_a_blob_or_an_ingest(stores):

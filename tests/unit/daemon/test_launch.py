@@ -16,11 +16,11 @@ def spy(context):
     read(context)
 ssl.SSLContext.set_default_verify_paths = spy
 from lading.daemon.launch import light_imports, settle
-with light_imports():
+with light_imports("test"):
     import lading.daemon.main
     import lading.daemon.wiring
     assert not gc.isenabled()
-assert not any(name.partition(".")[0] in ("rich", "click", "pygments") for name in sys.modules)
+assert not any(name.partition(".")[0] in ("rich", "click", "pygments", "colorama") for name in sys.modules)
 assert set(loaded) <= {os.devnull}, loaded
 assert dict(os.environ) == before
 assert gc.isenabled()

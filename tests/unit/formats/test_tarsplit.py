@@ -18,7 +18,6 @@ from lading.formats.tarsplit import (
     LineReader,
     Packer,
     Segment,
-    SparseFileError,
     TarSplitError,
     parse,
 )
@@ -105,7 +104,7 @@ def test_a_name_that_comes_twice() -> None:
         packed(tar(file("a", b"first"), file("./a", b"second")))
 
 
-def test_a_sparse_file_is_refused() -> None:
+def test_what_is_stored_of_a_sparse_file_is_kept_as_it_is() -> None:
     header = tarfile.TarInfo("s")
     header.pax_headers = {
         "GNU.sparse.map": "0,1,5,1",
@@ -113,9 +112,14 @@ def test_a_sparse_file_is_refused() -> None:
         "GNU.sparse.size": "6",
     }
     header.size = 2
+    file_before = tar(file("before", b"before")).rstrip(b"\0")
+    file_before += bytes(-len(file_before) % 512)
     archive = header.tobuf(tarfile.PAX_FORMAT) + b"xy".ljust(512, b"\0") + b"\0" * 1024
-    with pytest.raises(SparseFileError):
-        packed(archive)
+    lines, packer = packed(file_before + archive)
+    names = [json.loads(line).get("name") for line in lines.splitlines()]
+    assert [name for name in names if name] == ["before"]
+    assert packer.size == 6 + 6
+    assert rebuilt(lines, {"before": b"before"}) == file_before + archive
 
 
 def test_a_damaged_stream_is_refused() -> None:

@@ -12,6 +12,7 @@ from lading.runtime.bundle import Bootstrap, Bundle
 from lading.runtime.config import RUNC_V2, encode_options, find_shim
 from lading.runtime.launch import Launcher, ShimLaunchError, parse_start
 from lading.runtime.probe import choose_runtime, crun_warnings, probe_runtime, runc_warnings
+from lading.runtime.shim import joined
 
 ADDRESS = "unix:///run/containerd/s/" + "a" * 64
 
@@ -186,3 +187,21 @@ def test_a_runtime_is_probed(tmp_path: Path) -> None:
     bad = shim(tmp_path, "broken", "echo GLIBC not found >&2; exit 1")
     assert "GLIBC" in probe_runtime(str(bad)).unusable
     assert choose_runtime((str(tmp_path / "none"), str(bad), str(old))) == probe
+
+
+@pytest.mark.parametrize(
+    ("message", "said", "together"),
+    [
+        ("create failed", "", "create failed"),
+        ("create failed: no such file", "no such file", "create failed: no such file"),
+        ("create failed", "no such file", "create failed: no such file"),
+        (
+            "failed: cannot write to x",
+            "cannot write to x: invalid argument",
+            "failed: cannot write to x: invalid argument",
+        ),
+        ("an error", "runc failed", "an error: runc failed"),
+    ],
+)
+def test_what_a_shim_cut_off_is_not_said_twice(message: str, said: str, together: str) -> None:
+    assert joined(message, said) == together

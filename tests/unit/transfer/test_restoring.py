@@ -3,6 +3,7 @@
 import gzip
 import os
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from support.world import NAMESPACE, WatchedSnapshotter, World
@@ -11,6 +12,7 @@ from lading.core.labels import GC_REF_SNAPSHOT, LAYER_BLOB, RECIPE
 from lading.errors import DataLossError, FailedPreconditionError, UnavailableError, UnsupportedError
 from lading.kit import aio
 from lading.oci import mediatypes
+from lading.oci.manifest import descriptor_of
 from lading.testing import images as make
 from lading.transfer.restoring import FromNowhere, FromRegistry, FromSnapshot, LayerRestorer, Releaser, way_of
 
@@ -98,6 +100,19 @@ async def test_what_the_snapshots_give_again_goes_and_comes_back(world: World):
     for digest in layers:
         assert await read(world, digest) == blobs[digest]
     assert await here(world, layers) == [True] * 3
+
+
+async def test_one_layer_in_two_blobs_goes_and_comes_back_as_both(world: World):
+    first = make.layer(FILES[0])
+    packed = gzip.compress(unpacked(first.blob), 1, mtime=0)
+    second = replace(first, blob=packed, descriptor=descriptor_of(packed, mediatypes.OCI_LAYER_GZIP))
+    _, (one,) = await pulled(world, [first])
+    _, (two,) = await pulled(world, [second])
+    blobs = {one: first.blob, two: second.blob}
+    assert len(blobs) == 2
+    assert await releaser(world).release(idle=0) == sum(map(len, blobs.values()))
+    for digest, blob in blobs.items():
+        assert await read(world, digest) == blob
 
 
 async def test_config_and_manifests_stay(world: World):

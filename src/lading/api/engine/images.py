@@ -1,18 +1,26 @@
 """Routes of images."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aiohttp import web
 
 from lading.api.engine import image_shapes as shapes
 from lading.api.engine.progress import pull_object, push_object, tell
 from lading.api.engine.routing import Request, Router
-from lading.api.engine.streams import ProgressStream, empty, json_response, open_stream, write
+from lading.api.engine.streams import (
+    ProgressStream,
+    empty,
+    encode,
+    json_body,
+    json_response,
+    open_stream,
+    write,
+)
 from lading.core.progress import Progress
 from lading.errors import InvalidArgumentError, NotFoundError, UnsupportedError
 from lading.images.exchange import SEARCH_FILTERS, ImageExchange, Login
-from lading.images.listing import FILTERS
+from lading.images.listing import FILTERS, ImageRow
 from lading.images.pruning import FILTERS as PRUNE_FILTERS
 from lading.images.service import ImageService
 from lading.oci import mediatypes, platform, reference
@@ -49,6 +57,14 @@ def add_routes(router: Router, service: ImageService, exchange: ImageExchange, *
     router.add("GET", "/distribution/{name:.*}/json", routes.distribution)
 
 
+class _Listed(NamedTuple):
+    """The last list that was sent: many ask again before anything has changed."""
+
+    rows: Sequence[ImageRow]
+    shape: object
+    body: bytes
+
+
 class ImageRoutes:
     """The handlers."""
 
@@ -56,6 +72,7 @@ class ImageRoutes:
         self._service = service
         self._exchange = exchange
         self._driver = driver
+        self._listed: _Listed | None = None
 
     async def list(self, request: Request) -> web.StreamResponse:
         """``GET /images/json``."""
@@ -76,9 +93,20 @@ class ImageRoutes:
             if identity
             else shapes.NO_IDENTITIES
         )
-        return json_response(
+        shape = (request.version, manifests)
+        if (
+            self._listed is not None
+            and self._listed.rows is rows
+            and self._listed.shape == shape
+            and not known
+        ):
+            return json_body(self._listed.body)
+        body = encode(
             [shapes.list_row(row, request.version, manifests=manifests, identities=known) for row in rows]
         )
+        if not known:
+            self._listed = _Listed(rows, shape, body)
+        return json_body(body)
 
     async def inspect(self, request: Request) -> web.StreamResponse:
         """``GET /images/{name}/json``."""

@@ -45,8 +45,13 @@ def _plain(value: object) -> object:
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """A whole JSON document."""
+    return json_body(encode(value), status, headers)
+
+
+def json_body(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """A whole JSON document that is encoded already."""
     return web.Response(
-        body=encode(value) + b"\n", status=status, headers=_headers({**(headers or {}), "Content-Type": JSON})
+        body=body + b"\n", status=status, headers=_headers({**(headers or {}), "Content-Type": JSON})
     )
 
 

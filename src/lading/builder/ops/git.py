@@ -221,6 +221,8 @@ class GitOperation(Operation[Tree]):
         git = shutil.which("git")
         if git is None:
             raise UnsupportedError("git is not installed", hint="install the package git")
+        if _over_ssh(self._wish.url) and shutil.which("ssh") is None:
+            raise UnsupportedError("ssh is not installed", hint="install the package openssh-client")
         allowed = [f"protocol.{name}.allow=always" for name in _PROTOCOLS]
         settings = ["core.hooksPath=/dev/null", "protocol.allow=never", "credential.helper=", *allowed]
         settings += ["advice.detachedHead=false", "submodule.recurse=false", "safe.directory=*"]
@@ -265,6 +267,10 @@ class GitOperation(Operation[Tree]):
             )
             raise kind(f"git {_verb(arguments)} failed: {message or code}", subject=_shown(self._wish.url))
         return output.decode("utf-8", "replace")
+
+
+def _over_ssh(url: str) -> bool:
+    return url.startswith("ssh://") or "://" not in url
 
 
 def _verb(arguments: Sequence[str]) -> str:

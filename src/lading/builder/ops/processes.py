@@ -163,12 +163,14 @@ class Processes:
                     rootfs=process.rootfs,
                     stdio=Stdio(stdin=fifos.stdin, stdout=fifos.stdout, stderr=fifos.stderr),
                 )
+                ended = False
                 try:
                     await task.start()
                     end = await task.wait()
+                    ended = True
                 finally:
                     with anyio.CancelScope(shield=True):
-                        await end_task(task)
+                        await end_task(task, ended=ended)
                 # The pumps end with the last writer; one that left the container behind is not waited for.
                 group.cancel_scope.deadline = anyio.current_time() + _DRAIN_SECONDS
         finally:
@@ -184,12 +186,13 @@ class Processes:
             await _remove(directory)
 
 
-async def end_task(task: Task) -> None:
-    """Kill whatever is left of a task, and delete it."""
-    with suppress(LadingError):
-        await task.kill(9, all=True)
-    with suppress(LadingError):
-        await task.wait()
+async def end_task(task: Task, *, ended: bool = False) -> None:
+    """Kill whatever is left of a task, and delete it. One that has ``ended`` took all its processes along, as their first."""
+    if not ended:
+        with suppress(LadingError):
+            await task.kill(9, all=True)
+        with suppress(LadingError):
+            await task.wait()
     with suppress(NotFoundError):
         await task.delete()
 

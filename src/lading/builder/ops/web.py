@@ -1,4 +1,7 @@
-"""``https://``: one file, fetched once. The server's word that it has not changed saves the download."""
+"""``https://``: one file, fetched once. The server's word that it has not changed saves the download.
+
+At the host ``buildkit-session`` is what the build's client reads from its standard input: ``docker build - <context.tar``.
+"""
 
 import email.utils
 import hashlib
@@ -6,7 +9,7 @@ import posixpath
 import re
 import time
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +22,7 @@ from lading.builder.ops import contents
 from lading.builder.ops.files import single
 from lading.builder.ops.trees import NOTHING, Tree, Trees
 from lading.builder.solver.operation import CacheMap, Context, Operation
+from lading.core.session import Session
 from lading.core.snapshots import SnapshotName
 from lading.errors import (
     DataLossError,
@@ -40,6 +44,8 @@ _CONNECT_SECONDS: Final = 30
 _IDLE_SECONDS: Final = 120
 _REDIRECTS: Final = 10
 _NAME: Final = re.compile(r'filename="?([^";]+)"?')
+_CLIENT: Final = "buildkit-session"
+"""The host that is no host, but the client (BuildKit, session/upload)."""
 _HEADERS: Final = frozenset({"accept", "user-agent"})
 """What a definition may ask to be sent (BuildKit, source/http)."""
 
@@ -65,6 +71,17 @@ class _Wish:
     uid: int
     gid: int
     headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    """A file on its way. ``total`` is 0 if nobody says how long it is."""
+
+    chunks: AsyncIterator[bytes]
+    name: str
+    total: int = 0
+    etag: str = ""
+    modified: str = ""
 
 
 class WebOperation(Operation[Tree]):
@@ -117,6 +134,8 @@ class WebOperation(Operation[Tree]):
     async def _fetch(self, context: Context) -> Known:
         """The file as a tree, and what is known of it."""
         wish = self._wish
+        if urllib.parse.urlsplit(wish.url).hostname == _CLIENT:
+            return await context.with_session(lambda session: self._uploaded(session, context))
         memory = await self._remembered()
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_IDLE_SECONDS)
         headers = {"Accept-Encoding": "identity", **wish.headers}
@@ -135,11 +154,17 @@ class WebOperation(Operation[Tree]):
                 if reply.status == 304 and memory is not None:
                     return memory
                 _check(reply.status, wish.url)
-                known = await self._receive(reply, context)
+                known = await self._receive(_answer(reply), context)
         except (aiohttp.ClientError, TimeoutError) as exc:
             raise UnavailableError(f"cannot fetch {_shown(wish.url)}: {exc or type(exc).__name__}") from exc
         self._memory[self._memory_key()] = known
         return known
+
+    async def _uploaded(self, session: Session, context: Context) -> Known:
+        """What the client sends; once, so that there is nothing to remember."""
+        path = urllib.parse.urlsplit(self._wish.url).path
+        answer = _Answer(chunks=session.upload(path, _CLIENT), name=_name_in(path))
+        return await self._receive(answer, context)
 
     def _memory_key(self) -> str:
         wish = self._wish
@@ -158,51 +183,41 @@ class WebOperation(Operation[Tree]):
         self._tree = Tree(layers=(name,), top=name, own=(name,))
         return known
 
-    async def _receive(self, reply: aiohttp.ClientResponse, context: Context) -> Known:
+    async def _receive(self, answer: _Answer, context: Context) -> Known:
         wish = self._wish
-        name = wish.filename or _name(reply)
-        total = reply.content_length or 0
-        if total > self._max_bytes:
-            raise ResourceExhaustedError(f"{_shown(wish.url)} has {total} bytes, more than {self._max_bytes}")
-        modified = reply.headers.get("Last-Modified", "")
+        name = wish.filename or answer.name
+        if answer.total > self._max_bytes:
+            raise ResourceExhaustedError(
+                f"{_shown(wish.url)} has {answer.total} bytes, more than {self._max_bytes}"
+            )
         async with self._trees.active(NOTHING) as active:
             async with self._trees.mounted_at(active.mounts) as path:
-                digest = await self._write(path, name, reply, total, context)
+                digest = await self._write(path, name, answer, context)
             if wish.checksum and digest != wish.checksum:
                 raise DataLossError(
                     f"digest mismatch {digest}: {wish.checksum}", hint="the file is not the expected one"
                 )
             snapshot = await active.commit()
         self._tree = Tree(layers=(snapshot,), top=snapshot, own=(snapshot,))
-        return Known(
-            etag=reply.headers.get("ETag", ""),
-            modified=modified,
-            digest=digest,
-            name=name,
-            snapshot=snapshot,
-        )
+        return Known(etag=answer.etag, modified=answer.modified, digest=digest, name=name, snapshot=snapshot)
 
-    async def _write(
-        self, path: str, name: str, reply: aiohttp.ClientResponse, total: int, context: Context
-    ) -> str:
+    async def _write(self, path: str, name: str, answer: _Answer, context: Context) -> str:
         """Write the file; its digest."""
         wish = self._wish
         writer = await aio.run(aio.DISK, single.Writer, path, name)
         try:
-            digest = await self._pump(reply, writer, total, context)
-            time_ns = _time(reply.headers.get("Last-Modified", ""))
+            digest = await self._pump(answer, writer, context)
+            time_ns = _time(answer.modified)
             await aio.run(aio.DISK, writer.finish, mode=wish.mode, uid=wish.uid, gid=wish.gid, time=time_ns)
         finally:
             await aio.run(aio.DISK, writer.close)
         return digest
 
-    async def _pump(
-        self, reply: aiohttp.ClientResponse, writer: single.Writer, total: int, context: Context
-    ) -> str:
+    async def _pump(self, answer: _Answer, writer: single.Writer, context: Context) -> str:
         algorithm = self._wish.checksum.partition(":")[0] or "sha256"
         hasher = hashlib.new(algorithm, usedforsecurity=False)
         done, shown = 0, 0.0
-        async for chunk in reply.content.iter_chunked(_CHUNK):
+        async for chunk in answer.chunks:
             done += len(chunk)
             if done > self._max_bytes:
                 raise ResourceExhaustedError(
@@ -212,8 +227,8 @@ class WebOperation(Operation[Tree]):
             await aio.run(aio.DATA, writer.write, chunk)
             if anyio.current_time() - shown > _SHOW_SECONDS:
                 shown = anyio.current_time()
-                context.status(_shown(self._wish.url), current=done, total=total)
-        context.status(_shown(self._wish.url), current=done, total=total, completed=time.time_ns())
+                context.status(_shown(self._wish.url), current=done, total=answer.total)
+        context.status(_shown(self._wish.url), current=done, total=answer.total, completed=time.time_ns())
         return f"{algorithm}:{hasher.hexdigest()}"
 
 
@@ -263,6 +278,16 @@ def _shown(url: str) -> str:
     parts = urllib.parse.urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def _answer(reply: aiohttp.ClientResponse) -> _Answer:
+    return _Answer(
+        chunks=aiter(reply.content.iter_chunked(_CHUNK)),
+        name=_name(reply),
+        total=reply.content_length or 0,
+        etag=reply.headers.get("ETag", ""),
+        modified=reply.headers.get("Last-Modified", ""),
+    )
 
 
 def _name(reply: aiohttp.ClientResponse) -> str:

@@ -179,11 +179,18 @@ class Scheduler(Stages[R], Generic[R]):
         known = await edge.fast.join()
         if known.hit or vertex.ignore_cache or not vertex.inputs:
             return known
-        # What is known of the inputs by now may be enough, so that none has to be made for the sake of its content.
-        found = await self._look(edge, await self._given(vertex, solved=False, by_content=False))
-        if found.hit:
-            return found
-        given = await self._given(vertex, solved=False)
+        # What is known of the inputs may be enough, so that none has to be made for the sake of its content. As soon as one of
+        # them has no key in any cache it cannot be, and nothing waits for what is known of the others.
+        async with task_group() as group:
+            asked: _Asked[R] = _Asked([self._cache, *vertex.caches()], len(vertex.inputs))
+            for one in vertex.inputs:
+                group.start_soon(asked.ask, one)
+            await asked.decided.wait()
+            if asked.possible:
+                found = await self._look(edge, await self._given(vertex, solved=False, by_content=False))
+                if found.hit:
+                    return found
+            given = await self._given(vertex, solved=False)
         found = await self._look(edge, given)
         if found.hit and found.hit[0] is self._cache:
             links = [one.links(self._cache) for one in given]
@@ -356,6 +363,23 @@ class Scheduler(Stages[R], Generic[R]):
             if vertex.reporter.begun:
                 vertex.reporter.complete(error="context canceled")
             raise
+
+
+class _Asked(Generic[R]):
+    """Whether the keys of inputs alone may lead to a record: ``possible`` are caches in which every input known has a key."""
+
+    def __init__(self, caches: Sequence[object], inputs: int) -> None:
+        self.possible = list(caches)
+        self.decided = anyio.Event()
+        self._left = inputs
+
+    async def ask(self, edge: LiveEdge[R]) -> None:
+        """Take in what is known of one input."""
+        keys = (await edge.slow.join()).keys
+        self.possible = [cache for cache in self.possible if keys.of(cache)]
+        self._left -= 1
+        if not self._left or not self.possible:
+            self.decided.set()
 
 
 def _output(edge: LiveEdge[R]) -> Digest:

@@ -8,9 +8,9 @@ holds up nobody else.
 
 import struct
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import anyio
 import h2.config
@@ -19,6 +19,8 @@ import h2.errors
 import h2.events
 import h2.exceptions
 import h2.settings
+import hpack
+from typing_extensions import override
 
 from lading.errors import LadingError
 from lading.kit.grpc.merging import PREFACE, Merger
@@ -37,6 +39,16 @@ _STREAMS: Final = 1000
 _LINGER_SECONDS: Final = 1.0
 _PREFIX: Final = struct.Struct(">BI")
 CONTENT_TYPE: Final = "application/grpc"
+
+
+class _Encoder(hpack.Encoder):
+    """Headers as they are: the package's Huffman code takes time by the square of a value's length, and errors are long."""
+
+    @override
+    def encode(
+        self, headers: "Iterable[hpack.HeaderTuple | Any] | dict[Any, Any]", huffman: bool = False
+    ) -> bytes:
+        return super().encode(headers, huffman=huffman)
 
 
 class Transport(Protocol):
@@ -152,6 +164,7 @@ class Connection:
     ) -> None:
         config = h2.config.H2Configuration(client_side=client, header_encoding="utf-8")
         self._h2 = h2.connection.H2Connection(config)
+        self._h2.encoder = _Encoder()
         self._h2.local_settings = h2.settings.Settings(
             client=client,
             initial_values={

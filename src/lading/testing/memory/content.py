@@ -183,6 +183,7 @@ class MemoryContentStore(content.Store):
             if not info.digest.matches(made):
                 raise DigestMismatchError(f"what was made is not {info.digest}", subject=info.digest)
             self.bytes.blobs[info.digest] = bytes(made)
+            await self.rows.set_away({info.digest: False})
 
     @override
     async def intact(self, digest: Digest) -> bool:
@@ -197,7 +198,11 @@ class MemoryContentStore(content.Store):
     async def release(self, digest: Digest) -> int:
         if not self._restorable(await self.rows.get(digest)):
             raise FailedPreconditionError(f"nobody can make blob {digest} again", subject=digest)
-        return 0 if await self.rows.elsewhere(digest) else len(self.bytes.blobs.pop(digest, b""))
+        if await self.rows.elsewhere(digest):
+            return 0
+        freed = len(self.bytes.blobs.pop(digest, b""))
+        await self.rows.set_away({digest: True})
+        return freed
 
     @override
     async def last_used(self, digests: Collection[Digest]) -> Mapping[Digest, float]:

@@ -1,5 +1,6 @@
 """`MemoryFacts`: facts in a dictionary, and sizes added up from every row each time: the oracle of the kept sums."""
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -19,6 +20,7 @@ class MemoryFacts(facts.Store):
 
     def __init__(self, space: Callable[[], Space]) -> None:
         self._space = space
+        self._versions = itertools.count()
 
     def _all(self) -> dict[Digest, TargetFacts]:
         """Facts of targets that an image points to; others are forgotten here."""
@@ -51,6 +53,10 @@ class MemoryFacts(facts.Store):
     @override
     async def list(self) -> Sequence[TargetFacts]:
         return self._current()
+
+    @override
+    def version(self) -> int:
+        return next(self._versions)  # nobody keeps anything for us
 
     @override
     async def summaries(self) -> Sequence[Summary]:
@@ -111,7 +117,7 @@ class MemoryFacts(facts.Store):
     def _here(self) -> Mapping[_Part, int]:
         space = self._space()
         sizes: Counter[_Part] = Counter()
-        sizes.update({("blob", digest): info.size for digest, info in space.blobs.items()})
+        sizes.update({("blob", digest): size for digest, size in space.blob_sizes().items()})
         for row in space.snapshots.values():
             if row.info.kind is Kind.COMMITTED:
                 sizes["snapshot", row.info.key] += row.usage.size

@@ -7,6 +7,7 @@ which makes it the oracle of the real one.
 import copy
 import itertools
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -192,6 +193,16 @@ class MemoryBlobs(metadata.Blobs):
         return {digest: here[digest] for digest in digests if digest in here}
 
     @override
+    async def away(self) -> AbstractSet[Digest]:
+        return frozenset(self._database.space(self._namespace).away)
+
+    @override
+    async def set_away(self, away: Mapping[Digest, bool]) -> None:
+        space = await self._database.change(self._namespace)
+        here = away.keys() & space.blobs.keys()
+        space.away = (space.away - here) | {digest for digest in here if away[digest]}
+
+    @override
     async def sizes(self, digests: Collection[Digest]) -> Mapping[str, int]:
         here = self._database.space(self._namespace).blobs
         return {digest: here[digest].size for digest in digests if digest in here}
@@ -219,6 +230,8 @@ class MemoryBlobs(metadata.Blobs):
             updated_at=now,
             labels={**(old.labels if old else {}), **labels},
         )
+        for other in self._database.spaces.values():
+            other.away.discard(digest)
         if ref is not None:
             _close_ingest(space, ref)
         return space.blobs[digest]
@@ -262,7 +275,7 @@ class MemoryBlobs(metadata.Blobs):
     async def delete(self, digest: Digest) -> bool:
         space = await self._database.change(self._namespace)
         _find(space.blobs, digest, "blob")
-        del space.blobs[digest]
+        space.drop_blob(digest)
         return await self.present(digest) is None
 
     @override
@@ -637,7 +650,7 @@ class MemorySnapshots(metadata.Snapshots):
         while more := {r.info.key: r for r in rows if r.info.parent in gone and r.info.key not in gone}:
             gone.update(more)
         for key in gone:
-            del space.snapshots[self._snapshotter, key]
+            space.drop_snapshot(self._snapshotter, key)
         return [gone[key] for key in sorted(gone)]
 
     @override
@@ -661,10 +674,31 @@ class MemorySnapshots(metadata.Snapshots):
     @override
     async def delete(self, key: str) -> SnapshotRow:
         space = await self._database.change(self._namespace)
-        self._row(key)
+        row = self._row(key)
         if any(other.info.parent == key for other in await self.list()):
             raise FailedPreconditionError(f"snapshot {key} has a child", subject=key)
-        return space.snapshots.pop((self._snapshotter, key))
+        space.drop_snapshot(self._snapshotter, key)
+        return row
+
+    @override
+    async def replace(self, name: str, copy: str) -> SnapshotRow:
+        space = await self._database.change(self._namespace, Node("snapshot", name, self._snapshotter))
+        old, new = self._row(name), self._row(copy)
+        children = [row.info.key for row in await self.list() if row.info.parent == copy]
+        metadata.check_replaceable(old, new, child=children[0] if children else None)
+        del space.snapshots[self._snapshotter, copy]
+        self._put(space, replace(new, info=replace(old.info, updated_at=self._database.clock())))
+        return old
+
+    @override
+    async def removed(self) -> AbstractSet[tuple[str, str]]:
+        found = self._database.space(self._namespace).removed
+        return {(key, tree) for scope, key, tree in found if scope == self._snapshotter}
+
+    @override
+    async def forget_removed(self, gone: Collection[tuple[str, str]]) -> None:
+        space = await self._database.change(self._namespace)
+        space.removed -= {(self._snapshotter, key, tree) for key, tree in gone}
 
 
 _K = TypeVar("_K", bound=str)

@@ -14,8 +14,9 @@ from lading.core.facts import TargetFacts
 from lading.core.images import Image
 from lading.core.labels import GC_EXPIRE, GC_ROOT
 from lading.core.leases import FLAT, Lease, LeaseID, Resource
-from lading.core.metadata import Graph, IngestRow, Marked, Node, SnapshotRow, reachable
+from lading.core.metadata import TREE, Graph, IngestRow, Marked, Node, SnapshotRow, reachable
 from lading.core.networks import Network
+from lading.core.snapshots import Kind
 from lading.core.volumes import Volume
 from lading.errors import NotFoundError
 from lading.oci.digest import Digest
@@ -37,6 +38,7 @@ class Space:
     """All rows of one namespace."""
 
     blobs: dict[Digest, Info] = field(default_factory=dict[Digest, Info])
+    away: set[Digest] = field(default_factory=set[Digest])
     ingests: dict[IngestRef, IngestRow] = field(default_factory=dict[IngestRef, IngestRow])
     images: dict[str, Image] = field(default_factory=dict[str, Image])
     leases: dict[LeaseID, Lease] = field(default_factory=dict[LeaseID, Lease])
@@ -44,6 +46,7 @@ class Space:
     snapshots: dict[tuple[str, str], SnapshotRow] = field(default_factory=dict[tuple[str, str], SnapshotRow])
     builds: dict[str, BuildRecord] = field(default_factory=dict[str, BuildRecord])
     cache: CacheRows = field(default_factory=CacheRows)
+    removed: set[tuple[str, str, str]] = field(default_factory=set[tuple[str, str, str]])
     containers: dict[str, ContainerRecord] = field(default_factory=dict[str, ContainerRecord])
     facts: dict[Digest, TargetFacts] = field(default_factory=dict[Digest, TargetFacts])
     networks: dict[str, Network] = field(default_factory=dict[str, Network])
@@ -55,6 +58,22 @@ class Space:
         if lease not in self.leases:
             raise NotFoundError(f"no lease {lease}", subject=lease)
         self.held[lease].add(resource)
+
+    def blob_sizes(self) -> dict[Digest, int]:
+        """Bytes of each blob that are here."""
+        return {digest: 0 if digest in self.away else info.size for digest, info in self.blobs.items()}
+
+    def drop_blob(self, digest: Digest) -> Info | None:
+        """Delete a blob's row."""
+        self.away.discard(digest)
+        return self.blobs.pop(digest, None)
+
+    def drop_snapshot(self, scope: str, key: str) -> SnapshotRow | None:
+        """Delete a snapshot's row, and remember its tree if that has a name of its own."""
+        row = self.snapshots.pop((scope, key), None)
+        if row is not None and row.info.kind is Kind.COMMITTED and TREE in row.extra:
+            self.removed.add((scope, key, row.extra[TREE]))
+        return row
 
 
 def _expired(labels: Mapping[str, str], now: datetime) -> bool:
@@ -138,7 +157,7 @@ def marked(space: Space, now: datetime, without: Collection[str]) -> Marked:
     dropped = {Node("image", name) for name in without}
     graph = replace(graph, roots={root: why for root, why in graph.roots.items() if root not in dropped})
     garbage = mark(graph)
-    sizes = {Node("content", digest): info.size for digest, info in space.blobs.items()}
+    sizes = {Node("content", digest): size for digest, size in space.blob_sizes().items()}
     sizes |= {Node("snapshot", key, scope): row.usage.size for (scope, key), row in space.snapshots.items()}
     snapshots = {node for node in garbage if node.kind == "snapshot"}
     return Marked(
@@ -171,7 +190,7 @@ def erase(space: Space, node: Node) -> bool:
         parents = {(scope, row.info.parent) for (scope, _), row in space.snapshots.items()}
         if (node.scope, node.id) in parents:
             return False
-        return space.snapshots.pop((node.scope, node.id), None) is not None
+        return space.drop_snapshot(node.scope, node.id) is not None
     if node.kind == "lease":
         space.held.pop(LeaseID(node.id), None)
         return space.leases.pop(LeaseID(node.id), None) is not None
@@ -179,4 +198,4 @@ def erase(space: Space, node: Node) -> bool:
         return space.ingests.pop(IngestRef(node.id), None) is not None
     if node.kind == "image":
         return space.images.pop(node.id, None) is not None
-    return node.kind == "content" and space.blobs.pop(Digest(node.id), None) is not None
+    return node.kind == "content" and space.drop_blob(Digest(node.id)) is not None

@@ -310,6 +310,10 @@ class MemoryTask(Task):
                 target.kill(signal)
 
     @override
+    def expect_exec(self) -> None:
+        pass
+
+    @override
     async def exec(self, exec_id: str, process: Mapping[str, Any], stdio: Stdio) -> None:
         _check_identifier(exec_id)
         if exec_id in self._record.processes:

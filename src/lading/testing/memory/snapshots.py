@@ -346,6 +346,14 @@ class MemorySnapshotter(Snapshotter):
         raise UnsupportedError(f"snapshot {name} keeps no tar stream", subject=name)
 
     @override
+    async def compare(self, name: SnapshotName, copy: SnapshotName) -> str:
+        raise UnsupportedError("a memory snapshotter replaces nothing", subject=name)
+
+    @override
+    async def replace(self, name: SnapshotName, copy: SnapshotName) -> None:
+        raise UnsupportedError("a memory snapshotter replaces nothing", subject=name)
+
+    @override
     def upper(self, key: SnapshotKey) -> AbstractAsyncContextManager[str]:
         raise UnsupportedError("snapshots in memory have no directories", subject=key)
 

@@ -130,7 +130,7 @@ class MemoryVolumes(volumes.Volumes):
         if self._held.get(name):
             raise ConflictError(f"remove {name}: volume is in use")
         del self.shelf.volumes[name]
-        shutil.rmtree(self.shelf.root / name)
+        shutil.rmtree(self.shelf.root / name, ignore_errors=True)
 
     @override
     async def usage(self, name: str) -> int:

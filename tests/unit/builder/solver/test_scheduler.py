@@ -237,6 +237,29 @@ async def test_no_more_runs_at_once_than_allowed(scheduler, world):
     assert world.most <= 2
 
 
+async def test_what_each_of_a_chain_takes_by_content_is_made_at_once(scheduler, world):
+    client = Work(world, "client", volatile=True)
+    stages = [Work(world, f"stage {number}", by_content=[True]) for number in range(2)]
+    first = Work(world, "first", by_content=[False, True])
+    second = Work(world, "second", by_content=[False, True])
+    base = Work(world, "base")
+    world.gates = {one.name: anyio.Event() for one in stages}
+    nodes = [
+        *(node(one) for one in (client, base)),
+        *(node(one, client) for one in stages),
+        node(first, base, stages[0]),
+        node(second, first, stages[1]),
+    ]
+    async with anyio.create_task_group() as group:
+        group.start_soon(build, scheduler, nodes, second)
+        with anyio.fail_after(10):
+            while world.running < 2:
+                await anyio.lowlevel.checkpoint()
+        for gate in world.gates.values():
+            gate.set()
+    assert world.ran[-1] == "second"
+
+
 async def test_a_lost_result_is_made_again(scheduler, world, cache):
     base, top = Work(world, "base"), Work(world, "top", by_content=[False])
     nodes = [node(base), node(top, base)]

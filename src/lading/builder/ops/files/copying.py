@@ -73,10 +73,13 @@ class Copier:
             raise CancelledError("the build was cancelled")
         if stat.S_ISSOCK(status.st_mode):
             return
+        kind = stat.S_IFMT(status.st_mode)
+        if kind == stat.S_IFREG and status.st_nlink == 1:
+            self._regular(source, name, target, as_name)
+            return
         self._make_room(target, as_name)
         if status.st_nlink > 1 and self._link(status, target, as_name):
             return
-        kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFREG:
             self._regular(source, name, target, as_name)
             return
@@ -121,7 +124,7 @@ class Copier:
         from_fd = os.open(name, _SOURCE, dir_fd=source)
         try:
             status = os.fstat(from_fd)
-            to_fd = os.open(as_name, _TARGET, 0o600, dir_fd=target)
+            to_fd = self._create(target, as_name)
             try:
                 self._data(from_fd, to_fd, status.st_size)
                 uid, gid = self.rules.owner or (status.st_uid, status.st_gid)
@@ -134,6 +137,14 @@ class Copier:
                 os.close(to_fd)
         finally:
             os.close(from_fd)
+
+    def _create(self, target: int, name: str) -> int:
+        """A new file; most often nothing is in its place, so that is not looked at first."""
+        try:
+            return os.open(name, _TARGET, 0o600, dir_fd=target)
+        except FileExistsError:
+            self._make_room(target, name)
+            return os.open(name, _TARGET, 0o600, dir_fd=target)
 
     def _data(self, source: int, target: int, size: int) -> None:
         if not size:

@@ -1,0 +1,44 @@
+"""The unmodified client that builds."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from support.daemon import Daemon
+from support.newer import CLI_PLUGINS
+
+
+def give_plugins(daemon: Daemon) -> None:
+    config = daemon.directory / "docker-config"
+    config.mkdir(exist_ok=True)
+    (config / "cli-plugins").symlink_to(CLI_PLUGINS)
+
+
+def build(
+    daemon: Daemon, context: Path, *arguments: str, check: bool = True, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    shown = () if "-q" in arguments else ("--progress=plain",)
+    done = docker(daemon, "build", *shown, *arguments, str(context), **environment)
+    if check:
+        assert done.returncode == 0, f"{done.stderr}\n{daemon.tail()}"
+    return done
+
+
+def docker(
+    daemon: Daemon, *arguments: str, cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["docker", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+        stdin=subprocess.DEVNULL,
+        cwd=cwd,
+        env={
+            **os.environ,
+            "DOCKER_HOST": daemon.host,
+            "DOCKER_CONFIG": str(daemon.directory / "docker-config"),
+            **environment,
+        },
+    )
