@@ -10,8 +10,8 @@ from aiohttp import web
 from lading.api.engine.routing import Request, Router
 from lading.api.engine.streams import ProgressStream, empty
 from lading.builder.errors import VertexError
-from lading.builder.legacy.build import LegacyBuilder, names_of
-from lading.builder.legacy.wish import LegacyWish
+from lading.builder.legacy.build import LegacyBuilder
+from lading.builder.legacy.wish import LegacyWish, names_of
 from lading.core.remotes import Credentials
 from lading.errors import InvalidArgumentError, NotFoundError, UnsupportedError
 from lading.oci import platform as platforms

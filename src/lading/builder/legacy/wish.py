@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lading.core.remotes import Credentials
+from lading.errors import InvalidArgumentError
 from lading.formats.dockerfile import instructions as ins
 from lading.formats.dockerfile.errors import DockerfileError
+from lading.oci import reference
 
 _GUIDE = "Refer to https://docs.docker.com/go/buildkit/ to learn how to build images with BuildKit enabled"
 
@@ -78,3 +80,12 @@ def unused_arguments(dockerfile: ins.Dockerfile, given: Mapping[str, str]) -> li
     declared = {argument.key for one in commands if isinstance(one, ins.Arg) for argument in one.args}
     proxies = {f"{kind}_proxy" for kind in ("http", "https", "ftp", "no", "all")}
     return sorted(key for key in given if key not in declared and key.lower() not in proxies)
+
+
+def names_of(values: Sequence[str]) -> list[str]:
+    """Tags as given, without empty ones. Raises `InvalidArgumentError` for one with a digest."""
+    names = [name for name in values if name]
+    for name in names:
+        if reference.parse(name).digest is not None:
+            raise InvalidArgumentError("build tag cannot contain a digest", subject=name)
+    return names

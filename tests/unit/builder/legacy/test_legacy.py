@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lading.builder.legacy.build import as_legacy, names_of
 from lading.builder.legacy.session import UploadSession
-from lading.builder.legacy.wish import checked, steps_of, unused_arguments
+from lading.builder.legacy.wish import checked, names_of, steps_of, unused_arguments
+from lading.builder.legacy.words import as_legacy
 from lading.core.remotes import Credentials
 from lading.core.session import SyncWish
 from lading.errors import InvalidArgumentError, NotFoundError, UnsupportedError
