@@ -17,7 +17,6 @@ from typing import Final
 
 import aiohttp
 from aiohttp import web
-from yarl import URL
 
 from lading.errors import InvalidArgumentError, UnavailableError
 
@@ -159,7 +158,7 @@ class _Page:
         ):
             raise web.HTTPNotFound(text="the page does not ask for this")
         target = f"/{path}" if path.startswith("lading/") else f"/v{API_VERSION}/{path}"
-        url = URL(f"{target}?{request.rel_url.raw_query_string}", encoded=True)
+        url = request.rel_url.build(path=target, query_string=request.rel_url.raw_query_string, encoded=True)
         with _reached(self._host):
             async with self._session.request(request.method, url) as answer:
                 return await self._pass_on(request, answer)
