@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Final, TypeVar, cast
 
 import anyio
+import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
 
@@ -55,6 +56,15 @@ async def run(
         abandon_on_cancel=abandon_on_cancel,
         limiter=lane.limiter,
     )
+
+
+def wanted() -> bool:
+    """On a thread of `run`: whether the task that waits for it still does."""
+    try:
+        anyio.from_thread.check_cancelled()
+    except anyio.get_cancelled_exc_class():
+        return False
+    return True
 
 
 async def each(lane: Lane, blocking: Iterator[T]) -> AsyncGenerator[T]:

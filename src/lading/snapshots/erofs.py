@@ -32,10 +32,10 @@ from lading.core.labels import LAYER_BLOB
 from lading.core.metadata import SnapshotRow
 from lading.core.mounts import Mount
 from lading.core.snapshots import Capability, Kind, Labels, SnapshotKey, Usage
-from lading.errors import DataLossError
+from lading.errors import DataLossError, LadingError
 from lading.formats.erofs.writer import Device, ImageWriter, Node
 from lading.formats.tar.entry import BLOCK
-from lading.kit import linux
+from lading.kit import aio, linux
 from lading.kit.aio import DISK, run
 from lading.kit.failpoints import failpoint
 from lading.kit.fs import write_all, write_out
@@ -181,6 +181,7 @@ class ErofsSnapshotter(OverlaySnapshotter):
         self._mounting = threading.Lock()
         self._used: dict[int, float] = {}
         self._doubles = Doubles()
+        self._unindexed = anyio.Event()
 
     @property
     @override
@@ -203,6 +204,7 @@ class ErofsSnapshotter(OverlaySnapshotter):
         kept = [self._rebuildable(row) for row in await self._rows.list() if DIFF_ID in row.extra]
         with translated("cannot tidy up layers"):
             await run(DISK, self._cache.open, kept, self._boot_id)
+        self._unindexed.set()
         return gone
 
     # Layers.
@@ -221,7 +223,10 @@ class ErofsSnapshotter(OverlaySnapshotter):
             extracted.facts[DIFF_ID] = layer.diff_id
             with self._mounting:
                 self._used[layer.id] = time.monotonic()  # those above may need it soon
-        return await super().publish(layer, extracted, labels)
+        published = await super().publish(layer, extracted, labels)
+        if DIFF_ID in extracted.facts:
+            self._unindexed.set()
+        return published
 
     @override
     def _complete(self, directory: Path, extracted: Extracted, parents: Sequence[SnapshotRow]) -> Usage:
@@ -451,7 +456,27 @@ class ErofsSnapshotter(OverlaySnapshotter):
     async def run(self) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._drop_doubles)
+            tasks.start_soon(self._make_indexes)
             await super().run()
+
+    async def _make_indexes(self) -> None:
+        """Have seek indexes of large layers whose contents may go, one at a time."""
+        refused: set[int] = set()
+        while True:
+            await self._unindexed.wait()
+            self._unindexed = anyio.Event()
+            await anyio.sleep(self._flush_delay)  # a pull goes first
+            for row in await self._rows.list():
+                if DIFF_ID in row.extra and row.id not in refused:
+                    try:
+                        await self._index(self._rebuildable(row))
+                    except (LadingError, OSError) as exc:
+                        refused.add(row.id)
+                        _log.warning("layer_not_indexed", layer=row.info.key, reason=str(exc))
+
+    async def _index(self, layer: Layer) -> None:
+        if await run(DISK, self._cache.wants_index, layer):
+            await run(aio.DATA, self._cache.make_index, layer, aio.wanted)
 
     async def _drop_doubles(self) -> None:
         while True:

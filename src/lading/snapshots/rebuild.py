@@ -3,18 +3,28 @@
 **Trust.** What is made again is the tar stream; it is hashed on the way and becomes visible only if it is the diff ID that the
 layer was committed with. A blob that is gone, damaged or another one leaves nothing.
 
+**Speed.** A large layer gets a seek index (`lading.formats.seek`) in the background, once it is there. From then on its segments
+are decoded on all cores, each verified by itself: their digests were taken when the whole stream had the right diff ID. An index
+that is damaged is deleted, and the layer decoded in one piece.
+
 **Durability.** None is needed. The data of a layer is written without a flush, so a power cut may leave a file of the right
 length with wrong bytes; therefore the cache does not outlive its boot: `Cache.open` deletes what another boot left.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import structlog
+from typing_extensions import Buffer
+
 from lading.errors import DataLossError
 from lading.formats import compression
+from lading.formats.seek import decoding, index
+from lading.formats.seek.index import SeekIndex
+from lading.formats.seek.indexing import Indexer
 from lading.formats.tar.entry import BLOCK
 from lading.kit import fs
 from lading.kit.failpoints import failpoint
@@ -28,6 +38,14 @@ _BOOT: Final = "cache-boot"
 _PART: Final = ".part"
 _READ: Final = 256 * 1024
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+INDEXED: Final = 32 << 20
+"""Bytes from which on a layer gets a seek index: decoding less in one piece takes no longer than a blink."""
+CORES: Final = len(os.sched_getaffinity(0))
+"""Threads that decode one layer."""
+_INDEX: Final = "layer.seek"
+_log: Final = structlog.get_logger(__name__)
 
 
 class RebuildError(DataLossError):
@@ -45,6 +63,11 @@ class Layer(NamedTuple):
     """Of the file: the stream, and zeros to whole blocks."""
     blob: Digest
     diff_id: DiffID
+
+    @property
+    def seek(self) -> Path:
+        """Where its seek index is; an empty file says that none is possible."""
+        return self.data.with_name(_INDEX)
 
     def there(self) -> bool:
         """Whether the contents are there; then they count as used now."""
@@ -64,13 +87,21 @@ class Cache:
         root: Where it remembers the boot.
         open_blob: Where the bytes come from.
         budget: Bytes that unused contents may take; ``None`` for no limit.
+        indexed: Bytes from which on a layer gets a seek index; ``None`` for never.
 
     """
 
-    def __init__(self, root: Path, open_blob: OpenBlob, budget: int | None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        open_blob: OpenBlob,
+        budget: int | None,
+        indexed: int | None = INDEXED if CORES > 1 else None,
+    ) -> None:
         self._root = root
         self._open_blob = open_blob
         self.budget = budget
+        self._indexed = indexed
 
     def open(self, layers: Iterable[Layer], boot_id: str) -> None:
         """Delete what an earlier boot left, and what an earlier process began."""
@@ -114,18 +145,58 @@ class Cache:
                 freed += size
         return freed
 
-    def _rebuild(self, layer: Layer) -> None:
+    def wants_index(self, layer: Layer) -> bool:
+        """Whether a layer's contents may go, it is large, and nobody has looked yet where decoding can begin."""
+        wanted = self.budget is not None and self._indexed is not None and layer.length >= self._indexed
+        return wanted and not layer.seek.exists()
+
+    def make_index(self, layer: Layer, go_on: Callable[[], bool] = lambda: True) -> None:
+        """Decode a layer to see where decoding can begin. ``go_on`` is asked now and then.
+
+        Raises:
+            RebuildError: The blob is missing, or is not what the layer was made of.
+            UnsupportedError: This machine cannot index it.
+            OSError: Of reading the blob, or writing the index.
+
+        """
+        source = self._open(layer)
         try:
-            source = self._open_blob(layer.blob)
+            head = os.pread(source, compression.MAGIC_LENGTH, 0)
+            indexer = Indexer(compression.sniff(head), quota=layer.length)
+            hasher = new_hasher(layer.diff_id.algorithm)
+            for chunk in _decoded(source, indexer):
+                hasher.update(chunk)
+                if not go_on():
+                    return
+        except (compression.CompressionError, compression.BombError) as exc:
+            raise _wrong(layer, exc.message) from exc
+        finally:
+            os.close(source)
+        found = DiffID.from_hasher(hasher, layer.diff_id.algorithm)
+        if found != layer.diff_id:
+            raise _wrong(layer, f"it unpacks to {found}")
+        made = indexer.index(layer.blob)
+        fs.write_atomic(layer.seek, b"" if made is None else made.encode())
+
+    def _open(self, layer: Layer) -> int:
+        try:
+            return self._open_blob(layer.blob)
         except (FileNotFoundError, DataLossError) as exc:
             raise RebuildError(
                 f"blob {layer.blob}, of which a layer's contents are made, is missing",
                 hint="pull the image again",
                 subject=layer.blob,
             ) from exc
+
+    def _rebuild(self, layer: Layer) -> None:
+        source = self._open(layer)
         part = layer.data.with_suffix(_PART)
+        seek = _read_index(layer)
         try:
-            self._decode(source, part, layer)
+            if seek is None:
+                self._decode(source, part, layer)
+            else:
+                _decode_segments(source, part, layer, seek)
             failpoint("layer.rebuilt")
             os.rename(part, layer.data)
         except BaseException:
@@ -163,17 +234,75 @@ def _wrong(layer: Layer, how: str) -> RebuildError:
 def _inflate(source: int, queue: ChunkQueue, length: int) -> None:
     try:
         decompressor = compression.decompressor(compressed_size=os.fstat(source).st_size, quota=length)
-        offset = 0
-        while data := os.pread(source, _READ, offset):
-            offset += len(data)
-            for chunk in decompressor.feed(data):
-                queue.put(chunk, memoryview(chunk).nbytes)
-        for chunk in decompressor.finish():
+        for chunk in _decoded(source, decompressor):
             queue.put(chunk, memoryview(chunk).nbytes)
         queue.close()
     except BaseException:
         queue.abort()
         raise
+
+
+def _decoded(source: int, decompressor: compression.Decompressor) -> Iterator[Buffer]:
+    offset = 0
+    while data := os.pread(source, _READ, offset):
+        offset += len(data)
+        yield from decompressor.feed(data)
+    yield from decompressor.finish()
+
+
+def _read_index(layer: Layer) -> SeekIndex | None:
+    """The seek index of a layer, if there is one that can be believed."""
+    try:
+        data = layer.seek.read_bytes()
+    except FileNotFoundError:
+        return None
+    if not data:
+        return None
+    try:
+        found = index.decode(data)
+    except index.SeekIndexError as exc:
+        reason = exc.message
+    else:
+        if found.blob == layer.blob and found.length + -found.length % BLOCK == layer.length:
+            return found
+        reason = "it is of another blob"
+    _log.warning("seek_index_dropped", path=str(layer.seek), reason=reason)
+    layer.seek.unlink(missing_ok=True)
+    return None
+
+
+def _decode_segments(source: int, part: Path, layer: Layer, seek: SeekIndex) -> None:
+    """Decode all segments of a layer, several at once. Raises `RebuildError`, `OSError`."""
+    fd = os.open(part, _CREATE, 0o600)
+
+    def decode(number: int) -> None:
+        begin, end = seek.source(number)
+        try:
+            data = decoding.segment(seek, number, os.pread(source, end - begin, begin))
+        except decoding.DamagedSegmentError as exc:
+            raise _wrong(layer, exc.message) from exc
+        _pwrite_all(fd, data, seek.offsets[number])
+
+    try:
+        fs.allocate(fd, layer.length)
+        with ThreadPoolExecutor(CORES) as pool:
+            try:
+                for _ in pool.map(decode, range(len(seek.segments))):
+                    pass
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        os.ftruncate(fd, layer.length)
+    finally:
+        os.close(fd)
+
+
+def _pwrite_all(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view = view[written:]
+        offset += written
 
 
 def _write(queue: ChunkQueue, part: Path, length: int, hasher: Hasher) -> int:

@@ -1,9 +1,12 @@
 """Layers that are kept compressed: their contents are a cache, made again from the blob, and nothing else is ever shown."""
 
+import functools
 import gzip
 import os
 import subprocess
+from unittest import mock
 
+import anyio
 import pytest
 
 from lading.core.labels import LAYER_BLOB
@@ -215,3 +218,107 @@ def test_a_blob_whose_store_reports_loss(tmp_path):
     layer = Layer(data=tmp_path / CACHE, length=1024, blob=Digest.of(b""), diff_id=DiffID.of(b""))
     with pytest.raises(RebuildError, match="missing"):
         Cache(tmp_path, lost, 0).have([layer])
+
+
+@functools.cache
+def compressed(compression):
+    """A stream of several segments, and its blob."""
+    content = tar(*[file(f"f{number}", os.urandom(2 << 20).hex().encode()) for number in range(3)])
+    if compression is Compression.GZIP:
+        return content, gzip.compress(content, 1, mtime=0)
+    made = compressor(compression)
+    return content, b"".join([*made.feed(content), made.finish()])
+
+
+def large(tmp_path, *, compression=Compression.GZIP):
+    """A layer of several segments, and what it holds."""
+    content, data = compressed(compression)
+    blobs = Blobs(tmp_path / "blobs")
+    digest = Digest.of(data)
+    (blobs.place / digest.hex).write_bytes(data)
+    layer = Layer(data=tmp_path / CACHE, length=len(content), blob=digest, diff_id=DiffID.of(content))
+    return blobs, layer, content
+
+
+def test_an_index_makes_the_same_contents(tmp_path):
+    blobs, layer, content = large(tmp_path)
+    cache = Cache(tmp_path, blobs.open, 0, indexed=1)
+    assert cache.wants_index(layer)
+    cache.make_index(layer)
+    assert not cache.wants_index(layer)
+    assert layer.seek.stat().st_size < len(content) / 100
+    with mock.patch.object(Cache, "_decode", side_effect=AssertionError("not in one piece")):
+        cache.have([layer])
+    assert layer.data.read_bytes() == content
+
+
+def test_no_wrong_byte_by_an_index(tmp_path):
+    blobs, layer, content = large(tmp_path)
+    cache = Cache(tmp_path, blobs.open, 0, indexed=1)
+    cache.make_index(layer)
+    blob = blobs.place / layer.blob.hex
+    good = blob.read_bytes()
+    for at in (len(good) // 7, len(good) // 2, len(good) - 5000):
+        blob.write_bytes(good[:at] + b"damaged!" + good[at + 8 :])
+        with pytest.raises(RebuildError, match="does not unpack"):
+            cache.have([layer])
+        assert sorted(path.name for path in tmp_path.glob("layer*")) == ["layer.seek"]
+    blob.write_bytes(good)
+    cache.have([layer])
+    assert layer.data.read_bytes() == content
+
+
+@pytest.mark.parametrize("damage", ["bit", "cut", "other"])
+def test_an_index_that_is_damaged_is_dropped_and_made_again(tmp_path, damage):
+    blobs, layer, content = large(tmp_path)
+    cache = Cache(tmp_path, blobs.open, 0, indexed=1)
+    cache.make_index(layer)
+    good = layer.seek.read_bytes()
+    if damage == "other":
+        other = blobs.add(content, Compression.NONE)
+        cache.make_index(layer._replace(blob=other))
+    else:
+        layer.seek.write_bytes(good[:-1] if damage == "cut" else good[:200] + b"?" + good[201:])
+    cache.have([layer])
+    assert layer.data.read_bytes() == content
+    assert cache.wants_index(layer)
+    cache.make_index(layer)
+    assert layer.seek.read_bytes() == good
+
+
+def test_what_cannot_be_cut_is_decoded_in_one_piece(tmp_path):
+    blobs, layer, content = large(tmp_path, compression=Compression.ZSTD)  # one frame
+    cache = Cache(tmp_path, blobs.open, 0, indexed=1)
+    cache.make_index(layer)
+    assert layer.seek.read_bytes() == b""
+    assert not cache.wants_index(layer)
+    cache.have([layer])
+    assert layer.data.read_bytes() == content
+
+
+def test_an_index_of_another_stream_is_never_kept(tmp_path):
+    blobs, layer, _ = large(tmp_path)
+    cache = Cache(tmp_path, blobs.open, 0, indexed=1)
+    with pytest.raises(RebuildError, match="unpacks to"):
+        cache.make_index(layer._replace(diff_id=DiffID.of(b"")))
+    with pytest.raises(RebuildError, match="missing"):
+        cache.make_index(layer._replace(blob=Digest.of(b"")))
+    cache.make_index(layer, lambda: False)  # whoever wanted it has left
+    assert list(tmp_path.glob("layer*")) == []
+
+
+async def test_large_layers_are_indexed_in_the_background(tmp_path, database, blobs):
+    snapshotter = make(tmp_path, database, blobs)
+    snapshotter._flush_delay = 0
+    snapshotter._cache._indexed = 1
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(snapshotter.run)
+        base = await add(snapshotter, blobs, OTHER)
+        with anyio.fail_after(30):
+            while not (tmp_path / "root/snapshots/1/layer.seek").exists():
+                await anyio.sleep(0.01)
+        tasks.cancel_scope.cancel()
+    await snapshotter.settle()
+    assert caches(tmp_path) == []
+    assert (await shown(snapshotter, "view", base))["c"] == "f 644 " + "third" * 100_000
+    await snapshotter.close()

@@ -110,7 +110,7 @@ class Indexer(Decompressor):
 
     def index(self, blob: Digest) -> SeekIndex | None:
         """After `finish`: the index, or ``None`` if the stream has too few places where decoding can begin."""
-        if self._cutter.largest > LARGEST or not self._cutter.segments:
+        if self._cutter.largest > LARGEST or len(self._cutter.segments) < 2:
             return None
         return SeekIndex(
             blob=blob,
