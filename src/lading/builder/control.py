@@ -314,12 +314,14 @@ class Control:
                 if build.bridge is not None:
                     build.bridge.end()
                 build.log.close()
-                if self._recorder is not None and not wish.internal:
-                    await self._recorder.ended(build, response, error)
-                del self._builds[wish.ref]
-                self._remember(build)
-                self._has_changed()
-                await self._leases.delete(lease.id)
+                try:
+                    if self._recorder is not None and not wish.internal:
+                        await self._recorder.ended(build, response, error)
+                finally:
+                    del self._builds[wish.ref]
+                    self._remember(build)
+                    self._has_changed()
+                    await self._leases.delete(lease.id)
         return response
 
     def _remember(self, build: Build) -> None:

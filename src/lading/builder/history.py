@@ -140,7 +140,8 @@ class History(Recorder):
         loose = [record for record in await self._store.list() if not record.pinned]
         for number, record in enumerate(loose):
             if number >= KEPT or record.created < oldest:
-                await self.delete(record.ref)
+                with suppress(NotFoundError):  # another build that ends at the same time expires it too
+                    await self.delete(record.ref)
 
     def _tell(self, event: HistoryEvent) -> None:
         self._news.append(event)

@@ -42,6 +42,7 @@ from lading.builder.refs import SolvedRef
 from lading.builder.solver import live
 from lading.builder.solver.live import Edge, Solved
 from lading.builder.solver.scheduler import Scheduler
+from lading.containers.remapping import Remapping
 from lading.containers.users import User
 from lading.core import content, images, leases
 from lading.core.buildcache import BuildCache
@@ -81,6 +82,8 @@ class Environment:
     runtime_name: str
     state: Path
     networking: Networking | None = None
+    remapping: Remapping | None = None
+    """The user namespace of processes."""
     cgroup_v2: bool = True
     cgroup_parent: str = "/lading/build"
     host: Platform | None = None
@@ -124,6 +127,7 @@ class BuildSolver(Solver):
             state=env.state / "processes",
             emulation=self.emulation,
             networking=env.networking,
+            remapping=env.remapping,
             cgroup_v2=env.cgroup_v2,
             cgroup_parent=env.cgroup_parent,
         )

@@ -101,8 +101,8 @@ def migrate(context: click.Context, host: str, *, offline: bool, fetch: bool, as
         )
         if result["DigestsKept"] and not fetch:
             click.echo(
-                "Layers of images with the registry's digests are here unpacked only: they run and can be pushed to where they came "
-                "from. Before they can be saved or pushed elsewhere, pull them again (lading store migrate --fetch does so at once)."
+                "Layers of images with the registry's digests are here unpacked only. They run, and go back to where they came "
+                "from. Before they can be saved or pushed elsewhere, pull them again; with --fetch that is done at once."
             )
         for each in result["Failed"]:
             click.echo(f"not migrated: {each}", err=True)

@@ -191,8 +191,8 @@ def _check_bind_options(request: MountRequest) -> None:
             raise InvalidArgumentError("BindOptions.ReadOnlyForceRecursive needs propagation rprivate")
 
 
-def prepare(bind: Bind) -> None:
-    """Make sure that the source is there; blocking. Raises `InvalidArgumentError`."""
+def prepare(bind: Bind, owner: tuple[int, int] = (0, 0)) -> None:
+    """Make sure that the source is there, new ones are ``owner``'s; blocking. Raises `InvalidArgumentError`."""
     try:
         os.stat(bind.source)
     except FileNotFoundError:
@@ -202,7 +202,7 @@ def prepare(bind: Bind) -> None:
                 subject=bind.source,
             ) from None
         try:
-            os.makedirs(bind.source, mode=0o755, exist_ok=True)
+            _make_owned(bind.source, owner)
         except OSError as exc:
             raise InvalidArgumentError(
                 f"error while creating mount source path '{bind.source}': {exc.strerror}", subject=bind.source
@@ -211,6 +211,16 @@ def prepare(bind: Bind) -> None:
         raise InvalidArgumentError(
             f"bind source path {bind.source}: {exc.strerror}", subject=bind.source
         ) from exc
+
+
+def _make_owned(path: str, owner: tuple[int, int]) -> None:
+    missing: list[str] = []
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for each in reversed(missing):
+        os.makedirs(each, mode=0o755, exist_ok=True)
+        os.chown(each, *owner)
 
 
 def device(path: str, *, shown: str = "") -> dict[str, Any]:

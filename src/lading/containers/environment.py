@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
+from lading.containers.remapping import OWN_USERNS, Remapping
+from lading.containers.request import HostConfig
 from lading.core import containers, content, images, leases
 from lading.core.diff import Differ
 from lading.core.events import Bus
@@ -225,5 +227,11 @@ class Environment:
     storage_limit: int = 0
     """Bytes of the writable layer of containers that do not say; 0 for no limit."""
     resolving: Resolving = field(default_factory=Resolving)
+    remapping: Remapping | None = None
+    """The user namespace of containers that do not ask for the machine's."""
     cgroup_v2: bool = True
     stop_seconds: int = 10
+
+    def remapping_of(self, host: HostConfig) -> Remapping | None:
+        """The user namespace of one container, ``None`` for the machine's."""
+        return None if host.userns_mode == OWN_USERNS else self.remapping

@@ -13,6 +13,7 @@ import msgspec
 
 from lading.containers import capabilities, spec, users
 from lading.containers.journal import Chunk
+from lading.containers.remapping import of_process
 from lading.containers.rootfs import Root, in_process
 from lading.containers.runs import write_fifo
 from lading.containers.streams import DetachFilter, Peer, detach_keys, encode
@@ -233,17 +234,19 @@ async def _forward_input(
 
 
 def check_identity(pid: int, uid: int) -> None:
-    """Verify that a started process runs as the user that was asked for. Blocking.
+    """Verify that a started process runs as the user that was asked for, a user of its user namespace. Blocking.
 
     Raises `InternalError` if it does not; a process that has ended already proves nothing and passes.
     """
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+        found = next((int(line.split()[1]) for line in status.splitlines() if line.startswith("Uid:")), uid)
+        if found != uid:
+            found, _ = of_process(pid).inside(found, 0)
     except OSError:
         return
-    for line in status.splitlines():
-        if line.startswith("Uid:") and line.split()[1] != str(uid):
-            raise InternalError(f"the runtime started a process as user {line.split()[1]} instead of {uid}")
+    if found != uid:
+        raise InternalError(f"the runtime started a process as user {found} instead of {uid}")
 
 
 def drop_leftovers(directory: Path) -> list[int]:

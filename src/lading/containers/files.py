@@ -154,7 +154,8 @@ class FileService:
                 await aio.run(aio.DISK, scratch.mkdir, mode=0o700, parents=True, exist_ok=True)
                 async with self._life.holding.visiting(container) as volumes:
                     shown = [*container.binds, *volumes] if binds else ()
-                    opened = await aio.run(aio.DATA, tree.open_stopped, mounts, shown, scratch)
+                    remapped = self._env.remapping_of(container.host)
+                    opened = await aio.run(aio.DATA, tree.open_stopped, mounts, shown, scratch, remapped)
                     try:
                         yield opened
                     finally:

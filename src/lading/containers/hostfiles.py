@@ -1,6 +1,7 @@
 """``/etc/hosts``, ``/etc/hostname`` and ``/etc/resolv.conf`` of a container. Blocking."""
 
 import ipaddress
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -30,6 +31,7 @@ def write(
     domainname: str,
     joint: Joint,
     resolving: Resolving,
+    owner: tuple[int, int] = (0, 0),
 ) -> dict[str, str]:
     """Write the three files below ``directory``; path in the container to path on the host.
 
@@ -44,13 +46,15 @@ def write(
         path = directory / name
         path.write_text(text, encoding="utf-8")
         path.chmod(0o644)
+        os.chown(path, *owner)
     return paths(directory)
 
 
-def reserve(directory: Path) -> dict[str, str]:
+def reserve(directory: Path, owner: tuple[int, int] = (0, 0)) -> dict[str, str]:
     """Have the files, empty if they are not there, for mounts that are made before they are written; as `write`."""
     for name in _NAMES:
         (directory / name).touch(0o644)
+        os.chown(directory / name, *owner)
     return paths(directory)
 
 

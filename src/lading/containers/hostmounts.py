@@ -1,4 +1,5 @@
-"""Mounts that a container needs on the host while it runs: shared memory that others may join, and mounted images.
+"""Mounts that a container needs on the host while it runs: shared memory that others may join, mounted images, and with a user
+namespace the root file system and the namespace itself.
 
 They lie in one directory per container, below the exec-root. What a killed daemon left there is taken away when its container is
 found not to run. All blocking.
@@ -11,6 +12,7 @@ import stat
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+from lading.containers.remapping import Remapping
 from lading.containers.rootfs import Root
 from lading.core.mounts import Mount
 from lading.errors import FailedPreconditionError, InvalidArgumentError
@@ -27,21 +29,45 @@ class HostMounts:
         """Where its shared memory is while it runs."""
         return self._root / container / "shm"
 
-    def make_shm(self, container: str, size: int) -> str:
+    def make_shm(self, container: str, size: int, owner: tuple[int, int] = (0, 0)) -> str:
         """A tmpfs of ``size`` bytes; its path."""
         place = self.shm_path(container)
         flags = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
-        self._mount(place, lambda: linux.mount("shm", str(place), "tmpfs", flags, f"mode=1777,size={size}"))
+        options = f"mode=1777,size={size},uid={owner[0]},gid={owner[1]}"
+        self._mount(place, lambda: linux.mount("shm", str(place), "tmpfs", flags, options))
         return str(place)
 
-    def make_tree(self, container: str, name: str, mounts: Sequence[Mount], subpath: str) -> str:
-        """What ``mounts`` show, or a path in it; the path on the host.
+    def make_namespace(self, container: str, remapping: Remapping) -> str:
+        """A user namespace for a container; its path."""
+        place = self._root / container / "user"
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
+        remapping.make_namespace(place)
+        return str(place)
+
+    def make_root(self, container: str, mounts: Sequence[Mount], remapping: Remapping) -> list[Mount]:
+        """The root file system with the owners of a user namespace; how to mount it."""
+        place = self._root / container / "root"
+        self._mount(place, lambda: remapping.mount(mounts, place))
+        return [Mount(type="bind", source=str(place), options=("rbind", "rw"))]
+
+    def make_tree(
+        self,
+        container: str,
+        name: str,
+        mounts: Sequence[Mount],
+        subpath: str,
+        remapping: Remapping | None = None,
+    ) -> str:
+        """What ``mounts`` show, or a path in it; the path on the host. ``remapping`` gives the owners.
 
         Raises `InvalidArgumentError` if there is no such path.
         """
         place = self._root / container / name
 
         def mount() -> None:
+            if remapping is not None:
+                remapping.mount(mounts, place)
+                return
             for each in mounts:
                 linux.mount_with(each.source, str(place / each.target.lstrip("/")), each.type, each.options)
 

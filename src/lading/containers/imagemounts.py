@@ -8,6 +8,7 @@ from lading.containers import binds
 from lading.containers.binds import Bind
 from lading.containers.environment import Environment
 from lading.containers.hostmounts import HostMounts
+from lading.containers.remapping import Remapping
 from lading.containers.request import HostConfig
 from lading.core.leases import LeaseID
 from lading.core.snapshots import SnapshotKey
@@ -112,6 +113,7 @@ async def mount(
     container: str,
     asked: Sequence[ImageMount],
     manifests: Mapping[str, Descriptor],
+    remapping: Remapping | None = None,
 ) -> list[Bind]:
     """Mount the images on the host; the bind mounts that bring them into the container."""
     made: list[Bind] = []
@@ -123,7 +125,7 @@ async def mount(
             await _view(environment, key, manifests[each.target], lease_of(container))
             mounts = await environment.snapshotter.mounts(key)
         source = await aio.run(
-            aio.DISK, host_mounts.make_tree, container, f"image-{number}", mounts, each.subpath
+            aio.DISK, host_mounts.make_tree, container, f"image-{number}", mounts, each.subpath, remapping
         )
         made.append(Bind(source=source, target=each.target, read_only=True))
     return made

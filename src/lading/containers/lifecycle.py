@@ -254,7 +254,9 @@ class Lifecycle:
 
     async def _create_task(self, container: Container) -> tuple[Task, Run]:
         """Its task, with the network that takes as long to make made meanwhile."""
-        entered = await self.networking.enter(container)
+        await self._drop_host_mounts(container)
+        user = await self._user_namespace(container)
+        entered = await self.networking.enter(container, user)
         connected = anyio.Event()
         made: list[Task] = []
 
@@ -266,22 +268,31 @@ class Lifecycle:
         try:
             async with task_group() as group:
                 group.start_soon(join_networks)
-                return await self._create_in(container, entered, connected, made)
+                return await self._create_in(container, user, entered, connected, made)
         except BaseException:
             with anyio.CancelScope(shield=True), contextlib.suppress(LadingError):
                 for task in made:
                     await task.delete()
             raise
 
+    async def _user_namespace(self, container: Container) -> str:
+        """The path of its own, or of the one that goes with the namespaces that it joins; empty for the machine's."""
+        remapping = self.env.remapping_of(container.host)
+        if remapping is None:
+            return ""
+        if other := joining.only_other(container, self._find, remapping):
+            return f"/proc/{other.state.pid}/ns/user"
+        return await aio.run(aio.DISK, self.host_mounts.make_namespace, container.id, remapping)
+
     async def _create_in(
-        self, container: Container, entered: Joint, connected: anyio.Event, made: list[Task]
+        self, container: Container, user: str, entered: Joint, connected: anyio.Event, made: list[Task]
     ) -> tuple[Task, Run]:
         env = self.env
+        remapping = env.remapping_of(container.host)
         mounts = await self.mounts(container)
-        await self._drop_host_mounts(container)
-        joined = await joining.join(container, self._find, self.host_mounts)
+        joined = await joining.join(container, self._find, self.host_mounts, remapping)
         images = await imagemounts.mount(
-            env, self.host_mounts, container.id, container.images, container.document.images
+            env, self.host_mounts, container.id, container.images, container.document.images, remapping
         )
         held = await self.holding.join(container)
         run = self.runs[container.id] = await self._begin_run(container)
@@ -290,7 +301,7 @@ class Lifecycle:
             self._prepare,
             container,
             mounts,
-            joined.with_network(entered.path),
+            joined.with_network(entered.path).with_user(user),
             [*images, *held],
             entered,
         )
@@ -300,8 +311,15 @@ class Lifecycle:
         if any(name.startswith("net.") for name in container.host.sysctls or ()):
             await connected.wait()  # they are of interfaces, and the last word on what the network sets
         runtime = env.runtimes.get(container.host.runtime, container.host.runtime)
+        if remapping is not None:
+            mounts = await aio.run(aio.DISK, self.host_mounts.make_root, container.id, mounts, remapping)
         task = await env.runtime.create(
-            container.id, runtime=runtime, spec=plan, rootfs=mounts, stdio=run.stdio
+            container.id,
+            runtime=runtime,
+            spec=plan,
+            rootfs=mounts,
+            stdio=run.stdio,
+            options=remapping.stream_options if remapping else None,
         )
         made.append(task)
         return task, run
@@ -334,8 +352,9 @@ class Lifecycle:
         """Everything about the spec that needs files; blocking."""
         document, host = container.document, container.host
         directory = self._make_directory(container)
+        remapping = self.env.remapping_of(host)
         for bind in container.binds:
-            binds.prepare(bind)
+            binds.prepare(bind, self._owner(container))
         scratch = directory / "rootfs"
         scratch.mkdir(exist_ok=True, mode=0o700)
         cwd = document.working_dir or "/"
@@ -363,6 +382,7 @@ class Lifecycle:
                 joined=joined,
                 init=self.env.init_path if host.init and host.pid_mode in ("", "private") else "",
                 files=self._files(container, joint),
+                ids=remapping.ids if remapping else None,
                 cgroup_v2=self.env.cgroup_v2,
             )
         )
@@ -385,11 +405,16 @@ class Lifecycle:
         directory.mkdir(parents=True, exist_ok=True, mode=0o710)
         return directory
 
+    def _owner(self, container: Container) -> tuple[int, int]:
+        """User and group of the machine that are root in it."""
+        remapping = self.env.remapping_of(container.host)
+        return remapping.root if remapping else (0, 0)
+
     def _files(self, container: Container, joint: Joint) -> dict[str, str]:
         """Its ``/etc/hosts`` and the like, which need not be written yet; path in the container to path on the host. Blocking."""
         if joint.files_of is not None:
             return hostfiles.paths(self.directory(joint.files_of))
-        return hostfiles.reserve(self._make_directory(container))
+        return hostfiles.reserve(self._make_directory(container), self._owner(container))
 
     def write_files(self, container: Container, joint: Joint) -> None:
         """Write its ``/etc/hosts`` and the like, as the network now is. Blocking."""
@@ -402,6 +427,7 @@ class Lifecycle:
             container.config.domainname,
             joint,
             self.env.resolving,
+            self._owner(container),
         )
 
     async def _failed(self, container: Container, error: Exception) -> LadingError:
@@ -515,7 +541,8 @@ class Lifecycle:
 
     async def _drop_host_mounts(self, container: Container) -> None:
         parts = any(each.subpath for each in container.document.volumes)
-        if container.images or parts or container.host.ipc_mode == "shareable":
+        mapped = self.env.remapping_of(container.host) is not None
+        if container.images or parts or mapped or container.host.ipc_mode == "shareable":
             await aio.run(aio.DISK, self.host_mounts.drop, container.id)
 
     def _restarts(self, container: Container, status: int) -> bool:

@@ -22,6 +22,10 @@ class Joined:
         """Joined to the network namespace at ``path`` too, unless that is empty."""
         return replace(self, paths={**self.paths, "network": path}) if path else self
 
+    def with_user(self, path: str) -> "Joined":
+        """In the user namespace at ``path`` too, unless that is empty."""
+        return replace(self, paths={**self.paths, "user": path}) if path else self
+
 
 def wanted(host: HostConfig) -> dict[str, str]:
     """Which container's namespace of which type is asked for: type to name or ID."""
@@ -43,6 +47,7 @@ def spec(host: HostConfig, joined: Joined, *, cgroup_v2: bool) -> list[dict[str,
         "pid": host.pid_mode != "host",
         "ipc": host.ipc_mode != "host",
         "cgroup": cgroup_namespace(host, cgroup_v2=cgroup_v2) == "private",
+        "user": "user" in joined.paths,
     }
     return [
         {"type": name, "path": joined.paths[name]} if name in joined.paths else {"type": name}

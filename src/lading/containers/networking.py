@@ -94,8 +94,9 @@ class Networking:
 
     # Start and end.
 
-    async def enter(self, container: Container) -> Joint:
+    async def enter(self, container: Container, owner: str = "") -> Joint:
         """Give a container that starts its network namespace, which is all that its task needs to be made. `join` does the rest.
+        ``owner`` is the path of its user namespace, if it has one.
 
         Raises as `Networks.open_sandbox`; `ConflictError` if the container whose network is to be shared does not run.
         """
@@ -109,7 +110,7 @@ class Networking:
         id_ = SandboxID(container.id)
         await self.settle(container.id)
         await self.networks.close_sandbox(id_)  # of a run whose end was not seen
-        return Joint(path=(await self.networks.open_sandbox(id_)).path)
+        return Joint(path=(await self.networks.open_sandbox(id_, owner=owner)).path)
 
     def _isolated(self, container: Container) -> bool:
         """Whether it has no network and can be given none: one that was taken out of all its networks can."""

@@ -147,10 +147,16 @@ class Root:
             os.close(fd)
 
 
-def inside(mounts: Sequence[Mount], at: Path, function: Callable[[Root], T]) -> T:
+def inside(
+    mounts: Sequence[Mount],
+    at: Path,
+    function: Callable[[Root], T],
+    show: "Callable[[Sequence[Mount], Path], None] | None" = None,
+) -> T:
     """Call ``function`` with the tree that ``mounts`` show; blocking.
 
-    ``at`` is an existing empty directory. The mounts exist only for one thread, in its own mount namespace.
+    ``at`` is an existing empty directory. The mounts exist only for one thread, in its own mount namespace. ``show`` mounts
+    them there, in another way than as they are.
 
     Raises:
         FailedPreconditionError: The tree cannot be mounted.
@@ -163,8 +169,7 @@ def inside(mounts: Sequence[Mount], at: Path, function: Callable[[Root], T]) -> 
     def work() -> None:
         try:
             leave_namespace()
-            for mount in mounts:
-                mount_at(mount, at)
+            (show or mount_all)(mounts, at)
             with Root.at(at) as root:
                 results.append(function(root))
         except BaseException as exc:  # noqa: BLE001 (carried to the caller's thread)
@@ -191,6 +196,12 @@ def leave_namespace() -> None:
         raise _os_error("unshare")
     if _libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_PRIVATE_RECURSIVE), None) != 0:
         raise _os_error("making / private")
+
+
+def mount_all(mounts: Sequence[Mount], at: Path) -> None:
+    """Mount in the calling thread's namespace. Raises `OSError`."""
+    for mount in mounts:
+        mount_at(mount, at)
 
 
 def mount_at(mount: Mount, at: Path) -> None:

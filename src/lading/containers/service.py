@@ -27,6 +27,7 @@ from lading.containers import (
     naming,
     netmodes,
     netviews,
+    remapping,
     request,
     signals,
     spec,
@@ -237,6 +238,8 @@ class ContainerService:
             user=user,
             hostname=container.document.hostname,
         )
+        if self._env.remapping is not None:
+            remapping.check(container.host)
         await aio.run(aio.DISK, spec.build, plan)
         storage.limit(container.host.storage_opt)
         if container.host.init and not self._env.init_path:
@@ -276,7 +279,7 @@ class ContainerService:
         scratch = self._life.directory(container) / "rootfs"
         await aio.run(aio.DISK, scratch.mkdir, mode=0o700, parents=True, exist_ok=True)
         try:
-            await self._life.holding.fill(volumes, mounts, scratch)
+            await self._life.holding.fill(volumes, mounts, scratch, self._env.remapping_of(container.host))
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await aio.run(aio.DISK, shutil.rmtree, self._life.directory(container), ignore_errors=True)

@@ -13,6 +13,8 @@ from lading.containers.binds import Bind, Tmpfs
 from lading.containers.namespaces import Joined
 from lading.containers.request import Config, HostConfig
 from lading.containers.users import User
+from lading.core import idmap
+from lading.core.idmap import IdMap
 from lading.errors import InvalidArgumentError, UnsupportedError
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -59,6 +61,8 @@ class Plan:
     joined: Joined = field(default_factory=Joined)
     init: str = ""
     """The host's path of the init program that is to be process 1."""
+    ids: IdMap | None = None
+    """Of the user namespace that is joined."""
     cgroup_v2: bool = True
     cgroup_parent: str = "/lading"
 
@@ -143,6 +147,11 @@ def build(plan: Plan) -> dict[str, Any]:
     }
     if propagation := _root_propagation(plan.binds):
         linux["rootfsPropagation"] = propagation
+    if plan.ids is not None:
+        linux |= {
+            "uidMappings": idmap.document(plan.ids.uids),
+            "gidMappings": idmap.document(plan.ids.gids),
+        }
     if security.filter is not None:
         linux["seccomp"] = security.filter
     return {
@@ -271,7 +280,11 @@ def _sysctls(plan: Plan) -> dict[str, str]:
     if plan.config.domainname and host.uts_mode != "host":
         made["kernel.domainname"] = plan.config.domainname
     if not host.privileged and host.network_mode != "host":  # as Docker: low ports and ping for every user
-        made |= {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
+        last = 2147483647 if plan.ids is None else sum(each.size for each in plan.ids.gids) - 1
+        made |= {
+            "net.ipv4.ip_unprivileged_port_start": "0",
+            "net.ipv4.ping_group_range": f"0 {last}",  # the kernel takes groups that there are
+        }
     for name, value in (host.sysctls or {}).items():
         if name.startswith("net."):
             if host.network_mode == "host":

@@ -21,9 +21,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from lading.containers import rootfs
+from lading.containers import remapping, rootfs
 from lading.containers.binds import Bind
+from lading.containers.remapping import Remapping
 from lading.containers.rootfs import Root
+from lading.core.idmap import IDENTITY, IdMap
 from lading.core.mounts import Mount
 from lading.errors import FailedPreconditionError, InvalidArgumentError
 from lading.kit import linux
@@ -58,9 +60,11 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 class Tree(Root):
     """The root of a container's files, and the namespace that it is in. A context manager. Blocking."""
 
-    def __init__(self, fd: int, namespace: int) -> None:
+    def __init__(self, fd: int, namespace: int, ids: IdMap = IDENTITY) -> None:
         super().__init__(fd)
         self._namespace = namespace
+        self.ids = ids
+        """How owners of the files are called in the container."""
 
     @property
     def namespace(self) -> int:
@@ -145,15 +149,18 @@ def open_running(pid: int) -> Tree:
     namespace = -1
     try:
         namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        return Tree(os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), namespace)
+        root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        return Tree(root, namespace, remapping.of_process(pid))
     except OSError as exc:
         if namespace >= 0:
             os.close(namespace)
         raise FailedPreconditionError(f"cannot look into the container: {exc}") from exc
 
 
-def open_stopped(mounts: Sequence[Mount], binds: Sequence[Bind], at: Path) -> Tree:
-    """The tree that ``mounts`` show, with bind mounts in it; ``at`` is an existing empty directory.
+def open_stopped(
+    mounts: Sequence[Mount], binds: Sequence[Bind], at: Path, remapped: Remapping | None = None
+) -> Tree:
+    """The tree that ``mounts`` show, with bind mounts in it; ``at`` is an existing empty directory; ``remapped`` gives owners.
 
     Raises:
         FailedPreconditionError: It cannot be mounted.
@@ -162,14 +169,14 @@ def open_stopped(mounts: Sequence[Mount], binds: Sequence[Bind], at: Path) -> Tr
 
     def work() -> Tree:
         rootfs.leave_namespace()
-        for mount in mounts:
-            rootfs.mount_at(mount, at)
+        (remapped.mount_here if remapped else rootfs.mount_all)(mounts, at)
         fd = os.open(at, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             root = Root(fd)
             for bind in sorted(binds, key=lambda each: each.target.count("/")):
                 _bind(root, bind)
-            return Tree(fd, os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC))
+            namespace = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            return Tree(fd, namespace, remapped.ids if remapped else IDENTITY)
         except BaseException:
             os.close(fd)
             raise
@@ -231,7 +238,8 @@ def without_mounts(tree: Tree) -> Tree:
         _check(_libc.setns(tree.namespace, _CLONE_NEWNS))
         os.fchdir(tree.fd)
         flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
-        return Tree(_check(_libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, b".", flags)), os.dup(tree.namespace))
+        root = _check(_libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, b".", flags))
+        return Tree(root, os.dup(tree.namespace), tree.ids)
 
     return _on_thread(work)
 

@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import msgspec
 
-from lading.containers.rootfs import Root
 from lading.containers.tree import Tree, is_kernels
+from lading.core.idmap import IDENTITY, IdMap
 from lading.errors import NotFoundError
 from lading.formats.tar import writer
-from lading.formats.tar.entry import EntryType, entry_of
+from lading.formats.tar.entry import Entry, EntryType, entry_of
 from lading.kit import linux, times
 
 _CHUNK: Final = 1 << 20
@@ -129,14 +129,14 @@ def archive(tree: Tree, path: str, *, container: str) -> Generator[bytes]:
     if found.is_directory:
         fd = tree.open(bare(path), os.O_PATH | os.O_DIRECTORY)
         top = "." if path.endswith("/.") else found.name.strip("/")
-        return batched(_directory(fd, top))
+        return batched(_directory(fd, top, tree.ids))
     above, name = tree.parent(path)
-    return batched(_single(above, name))
+    return batched(_single(above, name, tree.ids))
 
 
-def export(root: Root) -> Generator[bytes]:
-    """A whole root file system as a tar of relative names; ``root`` stays the caller's."""
-    return batched(_directory(os.dup(root.fd), ""))
+def export(tree: Tree) -> Generator[bytes]:
+    """A whole root file system as a tar of relative names; ``tree`` stays the caller's."""
+    return batched(_directory(os.dup(tree.fd), "", tree.ids))
 
 
 def batched(chunks: Iterator[bytes]) -> Generator[bytes]:
@@ -157,15 +157,15 @@ def batched(chunks: Iterator[bytes]) -> Generator[bytes]:
         yield bytes(held)
 
 
-def _single(parent: int, name: str) -> Iterator[bytes]:
+def _single(parent: int, name: str, ids: IdMap) -> Iterator[bytes]:
     try:
-        yield from _member(parent, name, name, {})
+        yield from _member(parent, name, name, {}, ids)
     finally:
         os.close(parent)
     yield writer.END
 
 
-def _directory(base: int, top: str) -> Iterator[bytes]:
+def _directory(base: int, top: str, ids: IdMap) -> Iterator[bytes]:
     """Every directory before what is in it. ``base`` is closed at the end. No directory is reached by a link."""
     links: dict[tuple[int, int], str] = {}
     pending = [""]
@@ -183,7 +183,7 @@ def _directory(base: int, top: str) -> Iterator[bytes]:
                 status = os.fstat(fd)
                 if shown:
                     yield writer.header(
-                        entry_of(f"{shown}/", EntryType.DIRECTORY, status, xattrs=_xattrs(fd))
+                        _entry(ids, f"{shown}/", EntryType.DIRECTORY, status, xattrs=_xattrs(fd))
                     )
                 if is_kernels(fd):
                     continue
@@ -192,7 +192,7 @@ def _directory(base: int, top: str) -> Iterator[bytes]:
                 for entry in entries:
                     if not entry.is_dir(follow_symlinks=False):
                         yield from _member(
-                            fd, entry.name, f"{shown}/{entry.name}" if shown else entry.name, links
+                            fd, entry.name, f"{shown}/{entry.name}" if shown else entry.name, links, ids
                         )
             finally:
                 os.close(fd)
@@ -206,7 +206,9 @@ def _directory(base: int, top: str) -> Iterator[bytes]:
     yield writer.END
 
 
-def _member(parent: int, name: str, shown: str, links: dict[tuple[int, int], str]) -> Iterator[bytes]:
+def _member(
+    parent: int, name: str, shown: str, links: dict[tuple[int, int], str], ids: IdMap
+) -> Iterator[bytes]:
     """Header and content of whatever is no directory; nothing if it went, or has no form in a tar."""
     try:
         fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
@@ -220,24 +222,25 @@ def _member(parent: int, name: str, shown: str, links: dict[tuple[int, int], str
         if status.st_nlink > 1:
             identity = status.st_dev, status.st_ino
             if first := links.get(identity):
-                yield writer.header(entry_of(shown, EntryType.HARDLINK, status, linkname=first))
+                yield writer.header(_entry(ids, shown, EntryType.HARDLINK, status, linkname=first))
                 return
             links[identity] = shown
         if kind is EntryType.FILE:
-            yield from _file(fd, shown)
+            yield from _file(fd, shown, ids)
             return
         target = os.readlink("", dir_fd=fd) if kind is EntryType.SYMLINK else ""
-        yield writer.header(entry_of(shown, kind, status, linkname=target))
+        yield writer.header(_entry(ids, shown, kind, status, linkname=target))
     finally:
         os.close(fd)
 
 
-def _file(found: int, shown: str) -> Iterator[bytes]:
+def _file(found: int, shown: str, ids: IdMap) -> Iterator[bytes]:
     """Content of a regular file that was found with ``O_PATH``: opened through that descriptor, it cannot be another."""
     fd = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(fd)
-        yield writer.header(entry_of(shown, EntryType.FILE, status, size=status.st_size, xattrs=_xattrs(fd)))
+        size = status.st_size
+        yield writer.header(_entry(ids, shown, EntryType.FILE, status, size=size, xattrs=_xattrs(fd)))
         left = status.st_size
         while left:
             data = os.read(fd, min(left, _CHUNK)) or bytes(min(left, _CHUNK))  # it shrank
@@ -246,6 +249,24 @@ def _file(found: int, shown: str) -> Iterator[bytes]:
         yield writer.padding(status.st_size)
     finally:
         os.close(fd)
+
+
+def _entry(
+    ids: IdMap,
+    path: str,
+    kind: EntryType,
+    status: os.stat_result,
+    *,
+    linkname: str = "",
+    size: int = 0,
+    xattrs: dict[str, bytes] | None = None,
+) -> Entry:
+    """The entry of a file, with its owner as the container calls it."""
+    made = entry_of(path, kind, status, linkname=linkname, size=size, xattrs=xattrs)
+    if ids is IDENTITY:
+        return made
+    uid, gid = ids.inside(made.uid, made.gid)
+    return msgspec.structs.replace(made, uid=uid, gid=gid)
 
 
 def _xattrs(fd: int) -> dict[str, bytes]:

@@ -15,6 +15,7 @@ from typing import Final
 
 from typing_extensions import Buffer
 
+from lading.containers import remapping
 from lading.containers.tree import Tree, is_kernels
 from lading.containers.tree_reader import moves
 from lading.errors import (
@@ -77,7 +78,8 @@ class TreeWriter:
             EntryType.FIFO: self._make_special,
         }
         try:
-            self._directory("")
+            with remapping.acting(self._tree.ids):
+                self._directory("")
         except OSError as exc:
             raise self._fault(exc) from exc
 
@@ -91,11 +93,12 @@ class TreeWriter:
 
         """
         try:
-            for event in self._parser.feed(memoryview(data).cast("B")):
-                if isinstance(event, Data):
-                    self._take_data(event)
-                else:
-                    self._take_entry(event)
+            with remapping.acting(self._tree.ids):
+                for event in self._parser.feed(memoryview(data).cast("B")):
+                    if isinstance(event, Data):
+                        self._take_data(event)
+                    else:
+                        self._take_entry(event)
         except OSError as exc:
             raise self._fault(exc) from exc
 
@@ -216,7 +219,7 @@ class TreeWriter:
     # Kinds.
 
     def _owner(self, entry: Entry) -> tuple[int, int]:
-        return self._options.owner or (entry.uid, entry.gid)
+        return self._tree.ids.outside(*(self._options.owner or (entry.uid, entry.gid)))
 
     def _make_file(self, parent: int, name: str, entry: Entry) -> None:
         self._file = os.open(name, _CREATE, 0o600, dir_fd=parent)

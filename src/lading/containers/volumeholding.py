@@ -14,6 +14,7 @@ from lading.containers import rootfs, volumecopy, volumemounts
 from lading.containers.binds import Bind
 from lading.containers.hostmounts import HostMounts
 from lading.containers.model import Container
+from lading.containers.remapping import Remapping
 from lading.containers.volumemounts import ANONYMOUS, Asked, VolumeMount
 from lading.core.events import Bus
 from lading.core.mounts import Mount
@@ -68,14 +69,23 @@ class VolumeHolding:
             for name in names:
                 self._pinned.remove(name)
 
-    async def fill(self, mounts: Sequence[VolumeMount], root: Sequence[Mount], scratch: Path) -> None:
-        """Copy what the image has into empty volumes. ``root`` shows the container's tree; ``scratch`` is an empty directory."""
+    async def fill(
+        self,
+        mounts: Sequence[VolumeMount],
+        root: Sequence[Mount],
+        scratch: Path,
+        remapping: Remapping | None = None,
+    ) -> None:
+        """Copy what the image has into empty volumes. ``root`` shows the container's tree; ``scratch`` is an empty directory;
+        ``remapping`` gives the owners.
+        """
+        show = remapping.mount_here if remapping else None
         for mount in mounts:
             if not mount.copy:
                 continue
 
             def copy(path: str, target: str = mount.target) -> None:
-                rootfs.inside(root, scratch, lambda tree: volumecopy.copy(tree, target, path))
+                rootfs.inside(root, scratch, lambda tree: volumecopy.copy(tree, target, path), show)
 
             await self.volumes.fill(mount.name, copy)
 

@@ -224,8 +224,10 @@ class Networks(Protocol):
 
     # Sandboxes.
 
-    async def open_sandbox(self, id: SandboxID) -> Sandbox:
+    async def open_sandbox(self, id: SandboxID, *, owner: str = "") -> Sandbox:
         """The sandbox of that ID, made if need be.
+
+        Its network namespace belongs to the user namespace at the path ``owner``, else to the daemon's.
 
         Raises `InvalidArgumentError` for an ID that is none; `UnavailableError` if the machine refuses.
         """
@@ -277,14 +279,19 @@ class Networks(Protocol):
 
 @asynccontextmanager
 async def joined(
-    networks: Networks, id: SandboxID, network: str = BRIDGE, request: EndpointRequest | None = None
+    networks: Networks,
+    id: SandboxID,
+    network: str = BRIDGE,
+    request: EndpointRequest | None = None,
+    *,
+    owner: str = "",
 ) -> AsyncGenerator[Sandbox]:
     """A sandbox for as long as the context lasts, with an endpoint in a network; with only loopback for ``none``.
 
     Raises as `Networks.find`, `Networks.open_sandbox` and `Networks.connect`.
     """
     found = None if network == NONE else networks.find(network)
-    sandbox = await networks.open_sandbox(id)
+    sandbox = await networks.open_sandbox(id, owner=owner)
     try:
         if found is not None:
             await networks.connect(id, found.id, request or EndpointRequest())

@@ -71,12 +71,12 @@ class DefaultNetwork(Networking):
         self._networks = networks
 
     @override
-    def join(self, id: str) -> AbstractAsyncContextManager[str]:
-        return self._join(SandboxID(id))
+    def join(self, id: str, owner: str = "") -> AbstractAsyncContextManager[str]:
+        return self._join(SandboxID(id), owner)
 
     @asynccontextmanager
-    async def _join(self, id: SandboxID) -> AsyncGenerator[str]:
-        async with joined(self._networks, id, BRIDGE) as sandbox:
+    async def _join(self, id: SandboxID, owner: str) -> AsyncGenerator[str]:
+        async with joined(self._networks, id, BRIDGE, owner=owner) as sandbox:
             yield sandbox.path
 
 
@@ -97,6 +97,7 @@ async def open_builder(parts: Parts) -> AsyncGenerator[Builder]:
             runtime_name=parts.runtime_name,
             state=parts.state,
             networking=None if parts.networks is None else DefaultNetwork(parts.networks),
+            remapping=parts.remapping,
             cgroup_v2=host.cgroup_version() == "2",
             disk=parts.disk,
             packed=parts.classic is None,

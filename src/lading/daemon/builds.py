@@ -16,6 +16,7 @@ from aiohttp import web
 from lading.api.engine.routing import Request, Router
 from lading.api.engine.system import DiskUsage
 from lading.api.engine.version import ApiVersion
+from lading.containers.remapping import Remapping
 from lading.core import content, images, leases, metadata
 from lading.core.classic import ClassicStore
 from lading.core.events import Bus
@@ -57,6 +58,7 @@ class Parts:
     runtime: Runtime
     runtime_name: str
     networks: Networks | None
+    remapping: Remapping | None
     """Processes of builds join the default network; ``None`` leaves them with a loopback interface."""
     state: Path
     bus: Bus

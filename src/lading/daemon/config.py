@@ -108,6 +108,8 @@ class Config:
     dns_search: tuple[str, ...] = ()
     dns_opts: tuple[str, ...] = ()
     host_gateway_ips: tuple[str, ...] = ()
+    userns_remap: str = ""
+    """Whose subordinate IDs containers have (daemon/userns.py); empty for the machine's own."""
     lading: LadingSettings = LadingSettings()
     config_file: str = ""
     warnings: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from typing import Any
 
 from lading.containers import storage
 from lading.containers.environment import Environment, Resolving, StoredImages
+from lading.containers.remapping import Remapping
 from lading.containers.service import ContainerService
 from lading.containers.service import open_service as open_containers
 from lading.core import images
@@ -57,7 +58,12 @@ async def open_network_service(stack: AsyncExitStack, config: Config, store: Sto
 
 
 async def open_container_service(
-    stack: AsyncExitStack, config: Config, store: Store, runtime: ShimRuntime, networks: Networks
+    stack: AsyncExitStack,
+    config: Config,
+    store: Store,
+    runtime: ShimRuntime,
+    networks: Networks,
+    remapping: Remapping | None = None,
 ) -> ContainerService:
     """Containers in shims, with those of earlier daemons taken up."""
     available = host.runtimes(config)
@@ -71,6 +77,7 @@ async def open_container_service(
             store.database.volumes(Namespace(config.containerd_namespace)),
             # Not below "volumes": a dockerd that opens the same data-root takes what is there for volumes of its own.
             config.data_root / "lading" / "volumes" / config.containerd_namespace,
+            remapping.root if remapping else (0, 0),
         )
     )
     environment = Environment(
@@ -89,6 +96,7 @@ async def open_container_service(
         networks=networks,
         volumes=volumes,
         resolving=resolving(config),
+        remapping=remapping,
         # A sweep deletes what has no record, so each store has directories of its own.
         root=config.data_root / stores.containers_directory(store.selection.kind),
         state=config.exec_root / stores.containers_directory(store.selection.kind),

@@ -99,7 +99,11 @@ def facts(config: Config, *, id: str, driver: str, driver_status: Sequence[Seque
         runtimes=runtimes(config),
         default_runtime=default_runtime(config),
         labels=config.labels,
-        security_options=["name=seccomp,profile=builtin", "name=cgroupns"],
+        security_options=[
+            "name=seccomp,profile=builtin",
+            *(("name=userns",) if config.userns_remap else ()),
+            "name=cgroupns",
+        ],
         insecure_registries=config.insecure_registries,
         registry_mirrors=config.registry_mirrors,
         debug=config.debug,

@@ -139,6 +139,11 @@ USED: Final = (
     _used("dns-search", Kind.LIST, "Search domain of containers that name none"),
     _used("dns-opt", Kind.LIST, "Resolver option of containers that name none", key="dns-opts"),
     _used("host-gateway-ip", Kind.LIST, "What host-gateway means in --add-host", key="host-gateway-ips"),
+    _used(
+        "userns-remap",
+        Kind.TEXT,
+        "Root of containers is nobody on the machine: user[:group] with subordinate IDs, or default (dockremap)",
+    ),
     _used("", Kind.ANY, "Lading's own settings", key="lading"),
 )
 
@@ -193,17 +198,14 @@ IGNORED: Final = (
 )
 _REFUSED: Final = (
     ("authorization-plugin", "authorization-plugins", Kind.LIST),
-    ("userns-remap", "userns-remap", Kind.TEXT),
     ("selinux-enabled", "selinux-enabled", Kind.BOOL),
     ("rootless", "", Kind.BOOL),
     ("no-new-privileges", "no-new-privileges", Kind.BOOL),
     ("seccomp-profile", "seccomp-profile", Kind.TEXT),
 )
 REASONS: Final = {
-    "userns-remap": "layers are mounted as they are, and their owners are not mapped; it is refused rather than ignored. "
-    "Run containers as another user (USER, --user) and with --security-opt no-new-privileges",
-    "rootless": "mounting EROFS and the overlays of layers takes CAP_SYS_ADMIN on the machine itself, which no user namespace "
-    "gives; run the daemon as root",
+    "rootless": "networks, cgroups and layers are set up as root of the machine, and EROFS can be mounted by nobody else; "
+    "run the daemon as root, with --userns-remap=default if root of containers shall be nobody on the machine",
 }
 """Why some options cannot be honoured, and what to do instead."""
 REFUSED: Final = tuple(

@@ -37,6 +37,7 @@ from lading.daemon.containers import open_container_service, open_network_servic
 from lading.daemon.events import EventBus
 from lading.daemon.image_store import Store, keep_layers, open_store
 from lading.daemon.selection import StoreKind, hidden_words
+from lading.daemon.userns import open_remapping
 from lading.errors import FailedPreconditionError
 from lading.images.migration import Migrator
 from lading.images.removal import Use
@@ -106,9 +107,10 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
     async with AsyncExitStack() as stack:
         store = await open_store(stack, config, bus, uses)
         await stores.refuse_orphans(config, store.database, store.selection.kind)
+        remapping = stack.enter_context(open_remapping(config.userns_remap, config.data_root))
         runtime = await open_runtime(stack, config)
         networks = await open_network_service(stack, config, store)
-        service = await open_container_service(stack, config, store, runtime, networks)
+        service = await open_container_service(stack, config, store, runtime, networks, remapping)
         running.append(service)
         builds = await stack.enter_async_context(
             Builds(
@@ -125,6 +127,7 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
                     runtime=runtime,
                     runtime_name=host.default_runtime(config),
                     networks=None if config.bridge == "none" else networks,
+                    remapping=remapping,
                     state=config.exec_root / "build",
                     bus=bus,
                     id=await daemon_id(store.database),

@@ -263,6 +263,20 @@ def is_namespace(path: str) -> bool:
     return ctypes.c_long.from_buffer(buffer).value == _NSFS_MAGIC
 
 
+def bring_up_loopback(path: str) -> None:
+    """Bring the loopback of the network namespace at ``path`` up. Man page: setns, section 2."""
+
+    def enter() -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            enter_network_namespace(fd)
+        finally:
+            os.close(fd)
+        _bring_up("lo")
+
+    _on_thread(enter)
+
+
 def _bring_up(interface: str) -> None:
     """netdevice(7)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:

@@ -221,7 +221,7 @@ class NetavarkNetworks(networks.Networks):
     # Sandboxes.
 
     @override
-    async def open_sandbox(self, id: SandboxID) -> Sandbox:
+    async def open_sandbox(self, id: SandboxID, *, owner: str = "") -> Sandbox:
         check_id(id)
         live = self._live.get(id)
         if live is None:
@@ -229,7 +229,7 @@ class NetavarkNetworks(networks.Networks):
             async with live.lock:
                 with anyio.CancelScope(shield=True):
                     try:
-                        await aio.run(aio.DISK, self._state.make, live.record)
+                        await aio.run(aio.DISK, self._state.make, live.record, owner)
                     except OSError as exc:
                         del self._live[id]
                         await aio.run(aio.DISK, self._state.drop, id)

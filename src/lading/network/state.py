@@ -14,7 +14,7 @@ import msgspec
 
 from lading.core.networks import Endpoint, Network, NetworkID, Sandbox, SandboxID
 from lading.errors import InvalidArgumentError
-from lading.kit import linux
+from lading.kit import idmapping, linux
 
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
@@ -83,11 +83,14 @@ class State:
         temporary.write_bytes(msgspec.json.encode(record))
         temporary.replace(file)
 
-    def make(self, record: Record) -> None:
-        """Write the record, then make the namespace. Blocking."""
+    def make(self, record: Record, owner: str = "") -> None:
+        """Write the record, then make the namespace, of the user namespace at ``owner`` if there is one. Blocking."""
         self.save(record)
         linux.remove_network_namespace(self.path(record.id))
-        linux.make_network_namespace(self.path(record.id))
+        if owner:
+            idmapping.make_network_namespace(self.path(record.id), owner)
+        else:
+            linux.make_network_namespace(self.path(record.id))
 
     def alive(self, id: SandboxID) -> bool:
         """Whether the namespace is there. Blocking."""

@@ -23,7 +23,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -84,12 +84,13 @@ class Bundle:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
         try:
-            # With a user namespace the container's root is somebody else here, and must pass through.
-            self.path.mkdir(mode=0o711 if _remapped(spec) else 0o700)
+            self.path.mkdir(mode=0o700)
         except FileExistsError as exc:
             raise AlreadyExistsError(f"container {self.id} has a task", subject=self.id) from exc
         try:
             self.rootfs.mkdir(mode=0o711)
+            if (group := _group_of_root(spec)) is not None:
+                self._let_through(group)
             self.work.mkdir(parents=True, mode=0o711, exist_ok=True)
             (self.path / "work").symlink_to(self.work)
             if home is None:
@@ -103,6 +104,13 @@ class Bundle:
         except BaseException:
             self.remove()
             raise
+
+    def _let_through(self, group: int) -> None:
+        """With a user namespace the container's root is somebody else here, and has to pass; nobody else may (A6)."""
+        for each in (self.path.parent.parent, self.path.parent, self.rootfs):
+            each.chmod(0o711)  # whatever the daemon's umask is
+        os.chown(self.path, -1, group)
+        self.path.chmod(0o710)
 
     def remove(self) -> None:
         """Unmount the root file system, remove the bundle and the socket. Idempotent; a crash leaves what `scan` sweeps."""
@@ -243,6 +251,8 @@ class Bundles:
                 yield self.bundle(ContainerID(name))
 
 
-def _remapped(spec: Mapping[str, Any]) -> bool:
+def _group_of_root(spec: Mapping[str, Any]) -> int | None:
+    """Which group of the machine is root's in the container's user namespace; ``None`` without one."""
     linux: Mapping[str, Any] = spec.get("linux") or {}
-    return bool(linux.get("uidMappings"))
+    maps: Sequence[Mapping[str, int]] = linux.get("gidMappings") or ()
+    return next((each["hostID"] for each in maps if each["containerID"] == 0), None)

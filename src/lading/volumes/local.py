@@ -46,9 +46,10 @@ class _Held:
 class LocalVolumes(volumes.Volumes):
     """See `lading.core.volumes`. Make it with `open_volumes`."""
 
-    def __init__(self, store: volumes.Store, root: Path) -> None:
+    def __init__(self, store: volumes.Store, root: Path, owner: tuple[int, int] = (0, 0)) -> None:
         self._store = store
         self._root = root
+        self._owner = owner
         self._volumes: dict[str, Volume] = {}
         self._held: dict[str, _Held] = {}
         self._creating = anyio.Lock()
@@ -114,6 +115,7 @@ class LocalVolumes(volumes.Volumes):
         data = directory / "_data"
         data.mkdir()
         data.chmod(0o755)
+        os.chown(data, *self._owner)
         fs.fsync_directory(directory)
         fs.fsync_directory(self._root)
 
@@ -266,6 +268,8 @@ def _fill_plain(directory: Path, copy: Callable[[str], None]) -> bool:
         return False
     shutil.rmtree(filling, ignore_errors=True)
     filling.mkdir(mode=0o755)
+    found = data.stat()
+    os.chown(filling, found.st_uid, found.st_gid)
     try:
         copy(str(filling))
         fd = os.open(filling, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -296,8 +300,13 @@ def _usage(path: str) -> int:
 
 
 @asynccontextmanager
-async def open_volumes(store: volumes.Store, root: Path) -> AsyncGenerator[LocalVolumes]:
-    """Volumes with their records in ``store`` and their files below ``root``. Leaving leaves everything as it is."""
-    made = LocalVolumes(store, root)
+async def open_volumes(
+    store: volumes.Store, root: Path, owner: tuple[int, int] = (0, 0)
+) -> AsyncGenerator[LocalVolumes]:
+    """Volumes with their records in ``store`` and their files below ``root``; new ones belong to ``owner``.
+
+    Leaving leaves everything as it is.
+    """
+    made = LocalVolumes(store, root, owner)
     await made._open()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     yield made

@@ -148,10 +148,12 @@ def test_options_are_taken_under_both_spellings_and_checked() -> None:
 
 
 def test_a_bundle_is_private_unless_its_root_is_remapped(tmp_path: Path) -> None:
-    for name, spec, mode in (("a", {}, 0o700), ("b", {"linux": {"uidMappings": [{}]}}, 0o711)):
+    mapped = {"linux": {"gidMappings": [{"containerID": 0, "hostID": 7, "size": 9}]}}
+    for name, spec, mode, group in (("a", {}, 0o700, 0), ("b", mapped, 0o710, 7)):
         made = Bundle(ContainerID(name), tmp_path / "s/n" / name, tmp_path / "r/n" / name)
         made.create(spec, Path("/bin/true"))
-        assert stat.S_IMODE(made.path.stat().st_mode) == mode
+        found = made.path.stat()
+        assert (stat.S_IMODE(found.st_mode), found.st_gid) == (mode, group)
         made.remove()
         made.remove()
         assert not made.path.exists()

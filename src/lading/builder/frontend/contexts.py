@@ -20,6 +20,7 @@ from lading.formats.dockerfile.patterns import read_ignore
 from lading.formats.llb import make, ops
 from lading.formats.llb.make import Edge, Style
 from lading.formats.llb.metadata import CUSTOM_NAME, Metadata
+from lading.kit.text import printable
 from lading.oci import platform as platforms
 from lading.oci import reference
 from lading.oci.descriptor import Platform
@@ -36,9 +37,9 @@ _REDIRECTIONS: Final = 10
 
 def named(name: str, *, ignore_cache: bool = False, command: str | None = None) -> Metadata:
     """Metadata with a name to show, and the instruction that it comes from."""
-    description = {CUSTOM_NAME: name}
+    description = {CUSTOM_NAME: printable(name)}
     if command is not None:
-        description["com.docker.dockerfile.v1.command"] = command
+        description["com.docker.dockerfile.v1.command"] = printable(command)
     return Metadata(description=description, ignore_cache=ignore_cache)
 
 

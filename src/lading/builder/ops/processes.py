@@ -6,7 +6,7 @@ import shutil
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -18,15 +18,17 @@ from lading.builder.ops.emulation import Emulation
 from lading.builder.ops.files import paths
 from lading.containers import hostfiles, spec
 from lading.containers.environment import Resolving
+from lading.containers.namespaces import Joined
 from lading.containers.networking import Joint
+from lading.containers.remapping import Remapping
 from lading.containers.request import Config, HostConfig
 from lading.containers.request import Ulimit as UlimitRequest
 from lading.containers.users import User
 from lading.core.mounts import Mount
 from lading.core.runtime import ContainerID, Exit, Runtime, Stdio, Task
-from lading.errors import LadingError, NotFoundError
+from lading.errors import LadingError, NotFoundError, UnsupportedError
 from lading.formats.llb import ops
-from lading.kit import aio
+from lading.kit import aio, linux
 from lading.kit.fifo import Fifos, make_fifos
 from lading.kit.grpc.connection import Transport
 from lading.kit.tasks import task_group
@@ -36,6 +38,7 @@ PREFIX: Final = "lading-build-"
 """With which the IDs of builds' tasks begin."""
 HOSTNAME: Final = "buildkitsandbox"
 _CHUNK: Final = 1 << 15
+_USER: Final = "user"
 _DRAIN_SECONDS: Final = 5.0
 _FILES: Final = ("/etc/hosts", "/etc/resolv.conf")
 
@@ -43,8 +46,8 @@ _FILES: Final = ("/etc/hosts", "/etc/resolv.conf")
 class Networking(Protocol):
     """Gives a process a network of its own with a way out."""
 
-    def join(self, id: str) -> AbstractAsyncContextManager[str]:
-        """The path of a network namespace, there while the context lasts."""
+    def join(self, id: str, owner: str = "") -> AbstractAsyncContextManager[str]:
+        """The path of a network namespace, there while the context lasts. ``owner`` is the path of its user namespace, if any."""
         ...
 
 
@@ -72,6 +75,8 @@ class Processes:
     state: Path
     emulation: Emulation
     networking: Networking | None = None
+    remapping: Remapping | None = None
+    """The user namespace of all processes; without it the machine's."""
     cgroup_v2: bool = True
     cgroup_parent: str = "/lading/build"
 
@@ -96,17 +101,25 @@ class Processes:
         directory = self.state / name
         async with AsyncExitStack() as stack:
             stack.push_async_callback(_remove, directory)
-            namespace = await stack.enter_async_context(self._network(name, process))
-            fifos, files = await aio.run(aio.DISK, _prepare, directory, process, talk is not None)
-            document = await aio.run(aio.DISK, self._spec, name, process, files, namespace)
+            user = ""
+            if self.remapping is not None:
+                process = await aio.run(aio.DISK, _remap, directory, process, self.remapping)
+                user = str(directory / _USER)
+            namespace = await stack.enter_async_context(self._network(name, process, user))
+            fifos, files = await aio.run(
+                aio.DISK, _prepare, directory, process, talk is not None, self.remapping
+            )
+            document = await aio.run(aio.DISK, self._spec, name, process, files, namespace, user)
             return await self._run(ContainerID(name), process, document, fifos, log, talk)
 
-    def _network(self, id: str, process: Process) -> AbstractAsyncContextManager[str]:
+    def _network(self, id: str, process: Process, user: str) -> AbstractAsyncContextManager[str]:
         if process.network is ops.NetMode.UNSET and self.networking is not None:
-            return self.networking.join(id)
+            return self.networking.join(id, user)
         return nullcontext("")
 
-    def _spec(self, id: str, process: Process, files: Mapping[str, str], namespace: str) -> dict[str, Any]:
+    def _spec(
+        self, id: str, process: Process, files: Mapping[str, str], namespace: str, user: str
+    ) -> dict[str, Any]:
         meta = process.meta
         host = HostConfig(
             network_mode="host" if process.network is ops.NetMode.HOST else "none",
@@ -125,6 +138,8 @@ class Processes:
             user=process.user,
             hostname=meta.hostname or HOSTNAME,
             files=files,
+            joined=Joined().with_user(user),
+            ids=self.remapping.ids if self.remapping else None,
             cgroup_v2=self.cgroup_v2,
             cgroup_parent=self.cgroup_parent,
         )
@@ -162,6 +177,7 @@ class Processes:
                     spec=document,
                     rootfs=process.rootfs,
                     stdio=Stdio(stdin=fifos.stdin, stdout=fifos.stdout, stderr=fifos.stderr),
+                    options=self.remapping.stream_options if self.remapping else None,
                 )
                 ended = False
                 try:
@@ -236,20 +252,72 @@ class _Pipes(Transport):
                 left = left[os.write(self._sink, left) :]
 
 
-def _prepare(directory: Path, process: Process, talks: bool) -> tuple[Fifos, dict[str, str]]:
+def _remap(directory: Path, process: Process, remapping: Remapping) -> Process:
+    """The process with all that it sees mounted below ``directory``, with the owners of a user namespace that is made there.
+
+    Raises `UnsupportedError` for what a process with a user namespace cannot have.
+    """
+    if process.insecure or process.network is ops.NetMode.HOST:
+        what = "security.insecure" if process.insecure else "network.host"
+        raise UnsupportedError(
+            f"{what} is not possible when user namespaces are enabled",
+            hint="start the daemon without userns-remap",
+        )
     directory.mkdir(parents=True, mode=0o700)
+    remapping.make_namespace(directory / _USER)
+    root = directory / "root"
+    root.mkdir()
+    remapping.mount(process.rootfs, root)
+    mounts = [
+        _remapped_mount(each, directory / f"mount-{number}", remapping)
+        for number, each in enumerate(process.mounts)
+    ]
+    return replace(
+        process,
+        rootfs=[Mount(type="bind", source=str(root), options=("rbind", "rw"))],
+        mounts=mounts,
+    )
+
+
+def _remapped_mount(entry: Mapping[str, Any], place: Path, remapping: Remapping) -> Mapping[str, Any]:
+    kind, source, options = str(entry["type"]), str(entry["source"]), tuple(entry["options"])
+    if kind not in ("bind", "overlay"):
+        return entry
+    if kind == "bind" and not os.path.isdir(source):
+        place.touch()
+    else:
+        place.mkdir()
+    write = [word for word in options if word in ("ro", "rw")]
+    kept = tuple(word for word in options if word not in ("ro", "rw"))
+    remapping.mount([Mount(type=kind, source=source, options=kept)], place)
+    return {**entry, "type": "bind", "source": str(place), "options": ["rbind", *write[-1:]]}
+
+
+def _prepare(
+    directory: Path, process: Process, talks: bool, remapping: Remapping | None
+) -> tuple[Fifos, dict[str, str]]:
+    directory.mkdir(parents=True, mode=0o700, exist_ok=remapping is not None)
     host = HostConfig(
         network_mode="host" if process.network is ops.NetMode.HOST else "none",
         extra_hosts=[f"{one.host}:{one.ip}" for one in process.meta.extra_hosts],
     )
-    files = hostfiles.write(directory, host, process.meta.hostname or HOSTNAME, "", Joint(), Resolving())
+    owner = remapping.root if remapping else (0, 0)
+    files = hostfiles.write(
+        directory, host, process.meta.hostname or HOSTNAME, "", Joint(), Resolving(), owner
+    )
     fifos = make_fifos(directory, "init", stdin=talks, terminal=False)
     return fifos, {path: files[path] for path in _FILES}
 
 
 async def _remove(directory: Path) -> None:
     with anyio.CancelScope(shield=True):
-        await aio.run(aio.DISK, shutil.rmtree, directory, ignore_errors=True)
+        await aio.run(aio.DISK, _remove_all, directory)
+
+
+def _remove_all(directory: Path) -> None:
+    for point in linux.mount_points(str(directory)):
+        linux.unmount(point)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _merged(
