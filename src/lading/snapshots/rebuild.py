@@ -5,7 +5,7 @@ layer was committed with. A blob that is gone, damaged or another one leaves not
 
 **Speed.** A large layer gets a seek index (`lading.formats.seek`) in the background, once it is there. From then on its segments
 are decoded on all cores, each verified by itself: their digests were taken when the whole stream had the right diff ID. An index
-that is damaged is deleted, and the layer decoded in one piece.
+that is damaged is deleted, and the layer decoded in one piece. Two cores are busy with that anyway; there is none on so few.
 
 **Durability.** None is needed. The data of a layer is written without a flush, so a power cut may leave a file of the right
 length with wrong bytes; therefore the cache does not outlive its boot: `Cache.open` deletes what another boot left.
@@ -43,7 +43,7 @@ _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CL
 INDEXED: Final = 32 << 20
 """Bytes from which on a layer gets a seek index: decoding less in one piece takes no longer than a blink."""
 CORES: Final = len(os.sched_getaffinity(0))
-"""Threads that decode one layer."""
+"""Threads that decode one layer. Decoding in one piece takes two, so that an index is worth its making where there are more."""
 _INDEX: Final = "layer.seek"
 _log: Final = structlog.get_logger(__name__)
 
@@ -96,7 +96,7 @@ class Cache:
         root: Path,
         open_blob: OpenBlob,
         budget: int | None,
-        indexed: int | None = INDEXED if CORES > 1 else None,
+        indexed: int | None = INDEXED if CORES > 2 else None,
     ) -> None:
         self._root = root
         self._open_blob = open_blob
@@ -193,10 +193,8 @@ class Cache:
         part = layer.data.with_suffix(_PART)
         seek = _read_index(layer)
         try:
-            if seek is None:
+            if seek is None or not _decode_segments(source, part, layer, seek):
                 self._decode(source, part, layer)
-            else:
-                _decode_segments(source, part, layer, seek)
             failpoint("layer.rebuilt")
             os.rename(part, layer.data)
         except BaseException:
@@ -271,16 +269,13 @@ def _read_index(layer: Layer) -> SeekIndex | None:
     return None
 
 
-def _decode_segments(source: int, part: Path, layer: Layer, seek: SeekIndex) -> None:
-    """Decode all segments of a layer, several at once. Raises `RebuildError`, `OSError`."""
+def _decode_segments(source: int, part: Path, layer: Layer, seek: SeekIndex) -> bool:
+    """Decode all segments, several at once. If one is not what it was, the index goes: whether all are. Raises `OSError`."""
     fd = os.open(part, _CREATE, 0o600)
 
     def decode(number: int) -> None:
         begin, end = seek.source(number)
-        try:
-            data = decoding.segment(seek, number, os.pread(source, end - begin, begin))
-        except decoding.DamagedSegmentError as exc:
-            raise _wrong(layer, exc.message) from exc
+        data = decoding.segment(seek, number, os.pread(source, end - begin, begin))
         _pwrite_all(fd, data, seek.offsets[number])
 
     try:
@@ -293,8 +288,14 @@ def _decode_segments(source: int, part: Path, layer: Layer, seek: SeekIndex) -> 
                 pool.shutdown(cancel_futures=True)
                 raise
         os.ftruncate(fd, layer.length)
+    except decoding.DamagedSegmentError as exc:
+        # The blob may be damaged, or the index: decoding in one piece tells.
+        _log.warning("seek_index_dropped", path=str(layer.seek), reason=exc.message)
+        layer.seek.unlink(missing_ok=True)
+        return False
     finally:
         os.close(fd)
+    return True
 
 
 def _pwrite_all(fd: int, data: bytes, offset: int) -> None:

@@ -258,11 +258,13 @@ def test_no_wrong_byte_by_an_index(tmp_path):
     cache.make_index(layer)
     blob = blobs.place / layer.blob.hex
     good = blob.read_bytes()
+    seek = layer.seek.read_bytes()
     for at in (len(good) // 7, len(good) // 2, len(good) - 5000):
+        layer.seek.write_bytes(seek)
         blob.write_bytes(good[:at] + b"damaged!" + good[at + 8 :])
         with pytest.raises(RebuildError, match="does not unpack"):
             cache.have([layer])
-        assert sorted(path.name for path in tmp_path.glob("layer*")) == ["layer.seek"]
+        assert list(tmp_path.glob("layer*")) == []
     blob.write_bytes(good)
     cache.have([layer])
     assert layer.data.read_bytes() == content

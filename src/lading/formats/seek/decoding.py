@@ -43,7 +43,7 @@ def segment(index: SeekIndex, number: int, source: bytes) -> bytes:
 
 
 def _decode(kind: Compression, wanted: Segment, source: bytes, begin: int) -> bytes:
-    if not wanted.window and not wanted.bits:
+    if not wanted.window:
         return _members(kind, source, wanted.length)
     if not wanted.resumed:
         return _raw(wanted, source, wanted.length)
@@ -63,10 +63,7 @@ def _members(kind: Compression, source: bytes, length: int) -> bytes:
 
 
 def _raw(wanted: Segment, source: bytes, length: int) -> bytes:
-    """Deflate from between two blocks: what is left of a byte goes first, so all that follows is shifted."""
-    if wanted.bits:
-        shifted = int.from_bytes(source, "little") >> (8 - wanted.bits)
-        source = shifted.to_bytes(len(source), "little")
+    """Deflate from between two blocks."""
     made = igzip_lib.IgzipDecompressor(
         flag=igzip_lib.DECOMP_DEFLATE, hist_bits=15, zdict=inflated(wanted.window)
     )

@@ -29,8 +29,8 @@ WINDOW: Final = 32768
 _MAGIC: Final = b"LDGSEEK\x01"
 _HEADER: Final = struct.Struct("<8sBHIQQ")
 """Magic and version, compression, length of the blob's digest, number of segments, lengths of blob and stream."""
-_SEGMENT: Final = struct.Struct("<QBIQIH32s")
-"""Source, bits, length, resumed source and offset, length of the deflated window, SHA-256."""
+_SEGMENT: Final = struct.Struct("<QIQIH32s")
+"""Source, length, resumed source and offset, length of the deflated window, SHA-256."""
 _KINDS: Final = (Compression.NONE, Compression.GZIP, Compression.ZSTD)
 _SUM: Final = 32
 
@@ -45,9 +45,7 @@ class Segment(NamedTuple):
     """One piece of the stream."""
 
     source: int
-    """Offset in the blob of the first byte that holds nothing of earlier segments."""
-    bits: int
-    """How many high bits of the byte before ``source`` belong to this segment."""
+    """Offset in the blob of its first byte."""
     length: int
     """Bytes that come out."""
     resumed: int
@@ -86,7 +84,7 @@ class SeekIndex:
         segment = self.segments[number]
         last = number + 1 == len(self.segments)
         end = self.source_length if last else self.segments[number + 1].source
-        return segment.source - bool(segment.bits), end
+        return segment.source, end
 
     def encode(self) -> bytes:
         """The form on the disk."""
@@ -97,7 +95,7 @@ class SeekIndex:
             blob,
         ]
         parts += [
-            _SEGMENT.pack(*segment[:5], len(segment.window), segment.digest) for segment in self.segments
+            _SEGMENT.pack(*segment[:4], len(segment.window), segment.digest) for segment in self.segments
         ]
         parts += [segment.window for segment in self.segments]
         body = b"".join(parts)
@@ -135,9 +133,9 @@ def _segments(body: bytes, begin: int, count: int) -> list[Segment]:
     found: list[Segment] = []
     window = begin + count * _SEGMENT.size
     for at in range(begin, window, _SEGMENT.size):
-        row = cast("tuple[int, int, int, int, int, int, bytes]", _SEGMENT.unpack_from(body, at))
-        size, digest = row[5:]
-        found.append(Segment(*row[:5], body[window : window + size], digest))
+        row = cast("tuple[int, int, int, int, int, bytes]", _SEGMENT.unpack_from(body, at))
+        size, digest = row[4:]
+        found.append(Segment(*row[:4], body[window : window + size], digest))
         window += size
     return found
 

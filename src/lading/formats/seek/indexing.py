@@ -22,10 +22,10 @@ class _Cutter:
         self.spacing = spacing
         self.segments: list[Segment] = []
         self.largest = 0
-        self._begin(0, 0, b"")
+        self._begin(0, b"")
 
-    def _begin(self, source: int, bits: int, window: bytes) -> None:
-        self._source, self._bits, self._window = source, bits, window
+    def _begin(self, source: int, window: bytes) -> None:
+        self._source, self._window = source, window
         self._resumed = self._resumed_at = 0
         self._hasher = hashlib.sha256()
         self.length = 0
@@ -37,14 +37,13 @@ class _Cutter:
     def full(self) -> bool:
         return self.length >= self.spacing
 
-    def cut(self, source: int, bits: int = 0, window: bytes = b"") -> None:
+    def cut(self, source: int, window: bytes = b"") -> None:
         """End a segment; the next one begins there."""
         if self.length:
             self.largest = max(self.largest, self.length)
             self.segments.append(
                 Segment(
                     self._source,
-                    self._bits,
                     self.length,
                     self._resumed,
                     self._resumed_at,
@@ -52,13 +51,13 @@ class _Cutter:
                     self._hasher.digest(),
                 )
             )
-            self._begin(source, bits, window)
-        elif not self._window and not self._bits:
+            self._begin(source, window)
+        elif not self._window:
             self._source = source
 
     def resume(self, source: int) -> None:
         """A gzip member begins inside a segment that began within another."""
-        if self._window or self._bits:
+        if self._window:
             if not self._resumed:
                 self._resumed, self._resumed_at = source, self.length
         elif not self.length:
@@ -165,5 +164,6 @@ class Indexer(Decompressor):
     def _stopped(self, member: Blocks, stop: Stop) -> None:
         if stop.member:
             self._begun += stop.taken
-        elif self._cutter.full():
-            self._cutter.cut(self._begun + stop.taken, stop.bits, member.window())
+        elif self._cutter.full() and not stop.bits:
+            # Stored blocks begin at whole bytes, so a decoder has to begin at one.
+            self._cutter.cut(self._begun + stop.taken, member.window())
