@@ -38,6 +38,8 @@ CODES: Final[Mapping[type[errors.LadingError], Code]] = {
 }
 """Total over `lading.errors`; subclasses that live beside other code take the code of their nearest ancestor."""
 
+_SOURCE: Final = 1 << 18
+"""Bytes of a file that an error carries at most; what is larger is no Dockerfile that a person reads."""
 _PREFIX: Final = "github.com/moby/buildkit/"
 
 
@@ -75,8 +77,9 @@ def status_of(error: BaseException) -> RpcStatus:
 
 def _details(error: BaseException) -> list[AnyMessage]:
     details: list[AnyMessage] = []
-    if isinstance(error, (SourceError, VertexError)) and error.source is not None:
-        details.append(_detail("errdefs.Source", source_document(error.source, error.ranges)))
+    source = error.source if isinstance(error, (SourceError, VertexError)) else None
+    if isinstance(error, (SourceError, VertexError)) and source is not None and len(source.data) <= _SOURCE:
+        details.append(_detail("errdefs.Source", source_document(source, error.ranges)))
     if isinstance(error, VertexError):
         details.append(_detail("errdefs.Vertex", {"digest": str(error.vertex)}))
     if isinstance(error, FrontendCapError):

@@ -1,4 +1,7 @@
-"""``https://``: one file, fetched once. The server's word that it has not changed saves the download."""
+"""``https://``: one file, fetched once. The server's word that it has not changed saves the download.
+
+The host ``buildkit-session`` is the client itself: what it was given on its standard input, such as a context as an archive.
+"""
 
 import email.utils
 import hashlib
@@ -6,7 +9,7 @@ import posixpath
 import re
 import time
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +22,7 @@ from lading.builder.ops import contents
 from lading.builder.ops.files import single
 from lading.builder.ops.trees import NOTHING, Tree, Trees
 from lading.builder.solver.operation import CacheMap, Context, Operation
+from lading.core.session import Session
 from lading.core.snapshots import SnapshotName
 from lading.errors import (
     DataLossError,
@@ -39,6 +43,7 @@ _SHOW_SECONDS: Final = 0.2
 _CONNECT_SECONDS: Final = 30
 _IDLE_SECONDS: Final = 120
 _REDIRECTS: Final = 10
+_CLIENT: Final = "buildkit-session"
 _NAME: Final = re.compile(r'filename="?([^";]+)"?')
 _HEADERS: Final = frozenset({"accept", "user-agent"})
 """What a definition may ask to be sent (BuildKit, source/http)."""
@@ -65,6 +70,17 @@ class _Wish:
     uid: int
     gid: int
     headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Download:
+    """What arrives. ``total`` bytes are announced, or 0; ``modified`` and ``etag`` as the server says."""
+
+    name: str
+    chunks: AsyncIterator[bytes]
+    total: int = 0
+    modified: str = ""
+    etag: str = ""
 
 
 class WebOperation(Operation[Tree]):
@@ -117,6 +133,8 @@ class WebOperation(Operation[Tree]):
     async def _fetch(self, context: Context) -> Known:
         """The file as a tree, and what is known of it."""
         wish = self._wish
+        if urllib.parse.urlsplit(wish.url).hostname == _CLIENT:
+            return await self._uploaded(context)
         memory = await self._remembered()
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_IDLE_SECONDS)
         headers = {"Accept-Encoding": "identity", **wish.headers}
@@ -135,11 +153,21 @@ class WebOperation(Operation[Tree]):
                 if reply.status == 304 and memory is not None:
                     return memory
                 _check(reply.status, wish.url)
-                known = await self._receive(reply, context)
+                known = await self._receive(_download(reply), context)
         except (aiohttp.ClientError, TimeoutError) as exc:
             raise UnavailableError(f"cannot fetch {_shown(wish.url)}: {exc or type(exc).__name__}") from exc
         self._memory[self._memory_key()] = known
         return known
+
+    async def _uploaded(self, context: Context) -> Known:
+        """What the client sends of its own. It is sent once, under a name of its own, so nothing is remembered."""
+        parts = urllib.parse.urlsplit(self._wish.url)
+
+        async def pull(session: Session) -> Known:
+            sent = session.upload(parts.path, _CLIENT)
+            return await self._receive(_Download(name=_name_in(self._wish.url), chunks=sent), context)
+
+        return await context.with_session(pull)
 
     def _memory_key(self) -> str:
         wish = self._wish
@@ -158,16 +186,15 @@ class WebOperation(Operation[Tree]):
         self._tree = Tree(layers=(name,), top=name, own=(name,))
         return known
 
-    async def _receive(self, reply: aiohttp.ClientResponse, context: Context) -> Known:
+    async def _receive(self, download: _Download, context: Context) -> Known:
         wish = self._wish
-        name = wish.filename or _name(reply)
-        total = reply.content_length or 0
+        name = wish.filename or download.name
+        total = download.total
         if total > self._max_bytes:
             raise ResourceExhaustedError(f"{_shown(wish.url)} has {total} bytes, more than {self._max_bytes}")
-        modified = reply.headers.get("Last-Modified", "")
         async with self._trees.active(NOTHING) as active:
             async with self._trees.mounted_at(active.mounts) as path:
-                digest = await self._write(path, name, reply, total, context)
+                digest = await self._write(path, name, download, context)
             if wish.checksum and digest != wish.checksum:
                 raise DataLossError(
                     f"digest mismatch {digest}: {wish.checksum}", hint="the file is not the expected one"
@@ -175,34 +202,30 @@ class WebOperation(Operation[Tree]):
             snapshot = await active.commit()
         self._tree = Tree(layers=(snapshot,), top=snapshot, own=(snapshot,))
         return Known(
-            etag=reply.headers.get("ETag", ""),
-            modified=modified,
+            etag=download.etag,
+            modified=download.modified,
             digest=digest,
             name=name,
             snapshot=snapshot,
         )
 
-    async def _write(
-        self, path: str, name: str, reply: aiohttp.ClientResponse, total: int, context: Context
-    ) -> str:
+    async def _write(self, path: str, name: str, download: _Download, context: Context) -> str:
         """Write the file; its digest."""
         wish = self._wish
         writer = await aio.run(aio.DISK, single.Writer, path, name)
         try:
-            digest = await self._pump(reply, writer, total, context)
-            time_ns = _time(reply.headers.get("Last-Modified", ""))
+            digest = await self._pump(download, writer, context)
+            time_ns = _time(download.modified)
             await aio.run(aio.DISK, writer.finish, mode=wish.mode, uid=wish.uid, gid=wish.gid, time=time_ns)
         finally:
             await aio.run(aio.DISK, writer.close)
         return digest
 
-    async def _pump(
-        self, reply: aiohttp.ClientResponse, writer: single.Writer, total: int, context: Context
-    ) -> str:
+    async def _pump(self, download: _Download, writer: single.Writer, context: Context) -> str:
         algorithm = self._wish.checksum.partition(":")[0] or "sha256"
         hasher = hashlib.new(algorithm, usedforsecurity=False)
         done, shown = 0, 0.0
-        async for chunk in reply.content.iter_chunked(_CHUNK):
+        async for chunk in download.chunks:
             done += len(chunk)
             if done > self._max_bytes:
                 raise ResourceExhaustedError(
@@ -212,9 +235,19 @@ class WebOperation(Operation[Tree]):
             await aio.run(aio.DATA, writer.write, chunk)
             if anyio.current_time() - shown > _SHOW_SECONDS:
                 shown = anyio.current_time()
-                context.status(_shown(self._wish.url), current=done, total=total)
-        context.status(_shown(self._wish.url), current=done, total=total, completed=time.time_ns())
+                context.status(_shown(self._wish.url), current=done, total=download.total)
+        context.status(_shown(self._wish.url), current=done, total=download.total, completed=time.time_ns())
         return f"{algorithm}:{hasher.hexdigest()}"
+
+
+def _download(reply: aiohttp.ClientResponse) -> _Download:
+    return _Download(
+        name=_name(reply),
+        chunks=reply.content.iter_chunked(_CHUNK),
+        total=reply.content_length or 0,
+        modified=reply.headers.get("Last-Modified", ""),
+        etag=reply.headers.get("ETag", ""),
+    )
 
 
 def _wish(op: ops.SourceOp) -> _Wish:

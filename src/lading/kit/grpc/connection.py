@@ -8,7 +8,7 @@ holds up nobody else.
 
 import struct
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Final, Protocol
 
@@ -19,6 +19,8 @@ import h2.errors
 import h2.events
 import h2.exceptions
 import h2.settings
+import hpack
+from typing_extensions import override
 
 from lading.errors import LadingError
 from lading.kit.grpc.merging import PREFACE, Merger
@@ -144,6 +146,18 @@ class Stream:
         self._changed.wake()
 
 
+class _PlainEncoder(hpack.Encoder):
+    """Values as they are: the package's Huffman coding takes time that grows with the square of their length, and an
+    error carries the file in which it was found.
+    """
+
+    @override
+    def encode(
+        self, headers: "Iterable[tuple[bytes, bytes]] | dict[bytes, bytes]", huffman: bool = False
+    ) -> bytes:
+        return super().encode(headers, huffman=False)
+
+
 class Connection:
     """An HTTP/2 connection. Use `open_connection`."""
 
@@ -152,6 +166,7 @@ class Connection:
     ) -> None:
         config = h2.config.H2Configuration(client_side=client, header_encoding="utf-8")
         self._h2 = h2.connection.H2Connection(config)
+        self._h2.encoder = _PlainEncoder()
         self._h2.local_settings = h2.settings.Settings(
             client=client,
             initial_values={
