@@ -259,6 +259,27 @@ def test_a_running_container_is_connected_and_disconnected(engine: Engine):
     assert "hello" in engine.docker("exec", "other", "wget", "-qO-", "http://web/")
 
 
+def test_host_gateway_is_a_name_where_no_gateway_is(engine: Engine):
+    engine.docker("network", "create", "--internal", "closed")
+    gateway = json.loads(engine.docker("network", "inspect", "bridge"))[0]["IPAM"]["Config"][0]["Gateway"]
+    for network in ("closed", "none"):
+        options = ("run", "--rm", "--network", network, "--add-host", "up:host-gateway", "box")
+        assert f"{gateway}\tup\n" in engine.docker(*options, "cat", "/etc/hosts")
+
+
+def test_a_container_that_was_taken_out_of_every_network_can_be_put_into_another(engine: Engine):
+    engine.docker("network", "create", "net")
+    engine.docker("run", "-d", "--name", "box", "box", "sleep", "1000")
+    engine.docker("network", "disconnect", "bridge", "box")
+    assert look(engine, "box", "{{json .NetworkSettings.Networks}}").strip() == "{}"
+    engine.docker("restart", "-t", "0", "box")
+    assert "eth0" not in engine.docker("exec", "box", "ip", "link")
+    engine.docker("network", "connect", "net", "box")
+    assert "eth0" in engine.docker("exec", "box", "ip", "link")
+    engine.docker("network", "disconnect", "net", "box")
+    assert "eth0" not in engine.docker("exec", "box", "ip", "link")
+
+
 @pytest.mark.proves(
     "GET /networks/{name}", "DELETE /networks/{name}", "POST /networks/prune", "GET /networks"
 )

@@ -190,6 +190,11 @@ def test_images_migrate_and_keep_their_digests(daemon: Daemon, images: MakeImage
     assert daemon.docker("run", "--rm", "--network", "none", known, "ls", "/layer-0") == "/layer-0\n"
     daemon.docker("save", "-o", str(daemon.directory / "local.tar"), local)
 
+    # The layers that were pulled are not here as they came: that is said, with the remedy.
+    missing = daemon.run("save", "-o", str(daemon.directory / "missing.tar"), known)
+    assert missing.returncode
+    assert b"pull it again" in missing.stderr, missing.stderr
+
     # What was pulled goes back to its registry under the digest that it came with, though its layers are not kept packed.
     again = f"{registry}/migrate:again"
     daemon.docker("tag", known, again)

@@ -45,7 +45,7 @@ def loaded(daemon: Daemon) -> Engine:
 def engine(loaded: Engine, daemon: Daemon) -> Generator[Engine]:
     yield loaded
     loaded.run("rm", "-fv", *loaded.docker("ps", "-aq").split())
-    loaded.run("volume", "prune", "-af")
+    loaded.run("volume", "rm", "-f", *names(loaded))
     assert os.listdir(daemon.data_root / "lading/volumes/moby") == []
     assert [point for point in left_mounts(daemon.directory) if "volume" in point] == []
 
@@ -127,6 +127,14 @@ def test_prune_keeps_named_ones_unless_told(engine: Engine):
     assert names(engine) == ["one", "two", "used"]
     engine.docker("volume", "prune", "-af", "--filter", "label!=keep")
     assert names(engine) == ["one", "used"]
+
+
+def test_prune_keeps_volumes_with_options(engine: Engine, tmp_path: Path):
+    options = ("type=none", "o=bind", f"device={tmp_path}")
+    engine.docker("volume", "create", *(word for each in options for word in ("-o", each)), "share")
+    engine.docker("volume", "create", "plain")
+    engine.docker("volume", "prune", "-af")
+    assert names(engine) == ["share"]
 
 
 def test_what_is_used_is_not_removed(engine: Engine):

@@ -99,6 +99,17 @@ class Dockerd:
         return self.run(*arguments).stdout.decode()
 
 
+class ContainerdDockerd(Dockerd):
+    """With the containerd store."""
+
+    def command(self) -> list[str]:
+        """What is started."""
+        return [
+            *("chroot", str(ROOT), *self._arguments(), "--feature", "containerd-snapshotter=true"),
+            *("--bridge", "none", "--iptables=false", "--ip6tables=false"),
+        ]
+
+
 class BuildingDockerd(Dockerd):
     """With the containerd store, and a network of its own (in a namespace) that builds can run in."""
 

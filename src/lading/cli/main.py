@@ -99,6 +99,11 @@ def migrate(context: click.Context, host: str, *, offline: bool, fetch: bool, as
             f"{_counted(result['Migrated'], 'image')} migrated: {result['DigestsKept']} with the registry's digests, "
             f"{made} with a new manifest; {result['Present']} were here already"
         )
+        if result["DigestsKept"] and not fetch:
+            click.echo(
+                "Layers of images with the registry's digests are here unpacked only. They run, and go back to where they came "
+                "from. Before they can be saved or pushed elsewhere, pull them again; with --fetch that is done at once."
+            )
         for each in result["Failed"]:
             click.echo(f"not migrated: {each}", err=True)
     return 1 if result["Failed"] else 0

@@ -191,7 +191,7 @@ class Resolving:
     search: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     host_gateway: str = ""
-    """What ``host-gateway`` means; empty for the gateway of a container's first network."""
+    """What ``host-gateway`` means; empty for the gateway of a container's first network, else the default one's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

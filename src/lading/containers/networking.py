@@ -104,12 +104,21 @@ class Networking:
             return self._share(container, mode.name)
         if mode.kind is Kind.HOST:
             return Joint(gateway="127.0.0.1")
-        if not container.document.networks:
-            return Joint()
+        if self._isolated(container):
+            return Joint(gateway=self._host_gateway())
         id_ = SandboxID(container.id)
         await self.settle(container.id)
         await self.networks.close_sandbox(id_)  # of a run whose end was not seen
         return Joint(path=(await self.networks.open_sandbox(id_)).path)
+
+    def _isolated(self, container: Container) -> bool:
+        """Whether it has no network and can be given none: one that was taken out of all its networks can."""
+        mode = netmodes.mode_of(container.host)
+        if mode.kind is not Kind.NETWORK or container.document.networks:
+            return mode.kind is Kind.NONE
+        return bool(container.config.network_disabled) or (
+            mode.name == BRIDGE and self._known(BRIDGE) is None
+        )
 
     async def join(self, container: Container, entered: Joint) -> Joint:
         """Connect what `enter` gave to the container's networks; nothing of it stays if that fails.
@@ -151,15 +160,24 @@ class Networking:
             return Joint()
         servers = tuple(dict.fromkeys(server for each in sandbox.endpoints for server in each.servers))
         addresses = tuple(a for each in sandbox.endpoints for a in (each.ipv4, each.ipv6) if a)
-        gateways = [each.ipv4_gateway for each in sandbox.endpoints if each.ipv4_gateway]
+        gateways = (each.ipv4_gateway for each in sandbox.endpoints if each.ipv4_gateway)
         return Joint(
             path=sandbox.path,
             addresses=addresses,
             servers=servers,
-            gateway=self.resolving.host_gateway or next(iter(gateways), ""),
+            gateway=self._host_gateway(next(gateways, "")),
             embedded=bool(servers),
             linked=tuple(self._linked(container)),
         )
+
+    def _host_gateway(self, own: str = "") -> str:
+        """What ``host-gateway`` means to a container whose first gateway is ``own``.
+
+        One that has none gets the default network's: the name is then there, as in Docker, though no way leads to it.
+        """
+        default = self._known(BRIDGE)
+        gateways = (each.gateway for each in default.subnets if each.gateway) if default else iter(())
+        return self.resolving.host_gateway or own or next(gateways, "")
 
     def _linked(self, container: Container) -> Iterator[tuple[str, str]]:
         for key in container.document.networks:
@@ -303,8 +321,7 @@ class Networking:
     def placed(self, container: Container) -> "list[Placed]":
         """The container's networks, in order, with what it has there."""
         mode = netmodes.mode_of(container.host)
-        alone = mode.kind is Kind.NETWORK and not container.document.networks
-        if mode.kind in (Kind.HOST, Kind.NONE) or alone:
+        if mode.kind is Kind.HOST or self._isolated(container):
             name = HOST if mode.kind is Kind.HOST else NONE
             return [Placed(name=name, network=self._known(name))]
         sandbox = self.sandbox(container) if container.state.running else None

@@ -108,7 +108,11 @@ class VolumeService:
         return made
 
     async def prune(self, filters: Mapping[str, Sequence[str]], *, all: bool) -> PrunedVolumes:
-        """Remove volumes that no container has: anonymous ones, or ``all``. Raises `ConflictError` if a prune runs."""
+        """Remove volumes that no container has: anonymous ones, or ``all``. Raises `ConflictError` if a prune runs.
+
+        Those with options stay, as in Docker: they are what an administrator wrote down of a share or a directory, and
+        to forget it frees no space.
+        """
         if self._pruning.locked():
             raise ConflictError("a prune operation is already running")
         removed: list[str] = []
@@ -155,6 +159,8 @@ def _flag(filters: Mapping[str, Sequence[str]], key: str) -> bool | None:
 
 
 def _prunable(volume: Volume, filters: Mapping[str, Sequence[str]]) -> bool:
+    if volume.options:
+        return False
     unwanted = filters.get("label!", ())
     if unwanted and any(listing.matches_labels(volume.labels, [entry]) for entry in unwanted):
         return False

@@ -22,18 +22,20 @@ from lading.errors import (
     InvalidArgumentError,
     LadingError,
 )
-from lading.kit import fs
+from lading.kit import fs, linux
 
 _log: Final = structlog.get_logger(__name__)
 _LISTEN_FDS_START: Final = 3
+_ARENAS: Final = 2
 _FILES: Final = 65_536
 
 
 def prepare_process(config: Config) -> None:
-    """Umask, open files, out-of-memory score. Raises `FailedPreconditionError` unless we are root."""
+    """Umask, arenas of malloc, open files, out-of-memory score. Raises `FailedPreconditionError` unless we are root."""
     if os.geteuid() != 0:
         raise FailedPreconditionError("the daemon has to run as root", hint=REASONS["rootless"])
     os.umask(0o077)
+    linux.share_arenas(_ARENAS)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

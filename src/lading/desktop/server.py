@@ -10,13 +10,14 @@ import re
 import secrets
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from typing import Final
 
 import aiohttp
 from aiohttp import web
+from yarl import URL
 
 from lading.errors import InvalidArgumentError, UnavailableError
 
@@ -158,20 +159,24 @@ class _Page:
         ):
             raise web.HTTPNotFound(text="the page does not ask for this")
         target = f"/{path}" if path.startswith("lading/") else f"/v{API_VERSION}/{path}"
+        url = URL(f"{target}?{request.rel_url.raw_query_string}", encoded=True)
         with _reached(self._host):
-            async with self._session.request(request.method, f"{target}?{request.query_string}") as answer:
+            async with self._session.request(request.method, url) as answer:
                 return await self._pass_on(request, answer)
 
     async def _pass_on(self, request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
         headers = {name: answer.headers[name] for name in _PASSED_ON if name in answer.headers}
         response = web.StreamResponse(status=answer.status, headers=_HEADERS | headers)
         await response.prepare(request)
-        with suppress(
-            ConnectionResetError
-        ):  # the browser left in the middle, as it does when its page is closed
+        try:
             async for chunk in answer.content.iter_any():
                 await response.write(chunk)
             await response.write_eof()
+        except ConnectionResetError:
+            pass  # the browser left in the middle, as it does when its page is closed
+        except aiohttp.ClientError:
+            if request.transport is not None:  # the daemon left: the browser must not take this for all
+                request.transport.close()
         return response
 
     def _check(self, token: str) -> None:

@@ -15,6 +15,7 @@ from lading.oci.descriptor import Descriptor
 
 _NAMES: Final = 32_768
 """Parsed names that are remembered: a list shows the same ones again and again."""
+_TRUTHS: Final = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
 FILTERS: Final = frozenset({"dangling", "label", "label!", "before", "since", "reference", "until"})
 
 
@@ -127,14 +128,10 @@ def _path_match(pattern: str, text: str) -> bool:
 
 def parse_flag(filters: Mapping[str, Sequence[str]], key: str) -> bool | None:
     """A boolean filter, or ``None`` if it is not given. Raises `InvalidArgumentError` for a contradiction."""
-    values = {_truth(key, v) for v in filters.get(key, ())}
-    if len(values) > 1:
-        raise InvalidArgumentError(f"invalid filter '{key}={sorted(filters[key])}'", subject=key)
+    values = {_TRUTHS.get(value.lower()) for value in filters.get(key, ())}
+    if None in values or len(values) > 1:
+        # As Go prints a list.
+        raise InvalidArgumentError(
+            f"invalid filter '{key}=[{' '.join(filters[key])[:80]}]'", hint="use true or false", subject=key
+        )
     return values.pop() if values else None
-
-
-def _truth(key: str, value: str) -> bool:
-    truth = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}.get(value.lower())
-    if truth is None:
-        raise InvalidArgumentError(f"invalid filter '{key}={value}'", hint="use true or false", subject=key)
-    return truth

@@ -98,9 +98,14 @@ def parse_duration(text: str) -> int:
 
 def parse_moment(text: str, now: int) -> int:
     """A point in time as `parse_query`, or a Go duration before ``now``. Raises `InvalidArgumentError`."""
-    if _STAMP.fullmatch(text) or re.match(r"[0-9]{4}-", text):
-        return parse_query(text)
-    return now - parse_duration(text)
+    try:
+        if _STAMP.fullmatch(text) or re.match(r"[0-9]{4}-", text):
+            return parse_query(text)
+        return now - parse_duration(text)
+    except InvalidArgumentError as exc:
+        raise InvalidArgumentError(
+            f'failed to parse value as time or duration: "{text[:80]}"', hint=exc.hint, subject=exc.subject
+        ) from exc
 
 
 def ago(nano: int, *, now: int) -> str:

@@ -2,8 +2,9 @@
 
 A file-backed EROFS reads its devices through the page cache, so that all that a container reads stands there twice. Mounting with
 ``directio`` would avoid it, but a cold read of many small files then takes twice as long: the file's own read-ahead, which brings
-the neighbours of a small file, is what makes it fast. So it is left to help while something reads, and what it brought is
-dropped once nothing more comes. Whoever reads the same again reads it from EROFS.
+the neighbours of a small file, is what makes it fast. So it is left to help where something reads, and what it brought is
+dropped once nothing more comes. That is told piece by piece: who reads a large layer for hours has only the last seconds of it
+twice. Whoever reads the same again reads it from EROFS.
 
 What was just written is left alone for a while: the first container after a pull shall not read from the disk.
 """
@@ -18,7 +19,9 @@ from typing import Final
 from lading.kit import linux
 
 QUIET: Final = 4.0
-"""Seconds between two looks at a layer that is being read: as much in its cache both times means that reading has stopped."""
+"""Seconds between two looks at a layer that is being read; as much of a piece cached both times: nobody reads there now."""
+PIECE: Final = 16 << 20
+"""Bytes of a file that are looked at together; many times what read-ahead brings at once."""
 SLOWEST: Final = 64.0
 """Seconds between looks at a layer that nobody reads."""
 IDLE: Final = 16.0
@@ -34,7 +37,13 @@ class _Watched:
     files: Sequence[Path]
     due: float
     wait: float = QUIET
-    seen: dict[Path, int] = field(default_factory=dict[Path, int])
+    seen: dict[tuple[Path, int], int] = field(default_factory=dict[tuple[Path, int], int])
+    """Cached pages of pieces, by file and offset, as the last look found them."""
+
+    def forget(self, file: Path) -> None:
+        """Nothing of a file is worth dropping."""
+        for piece in [piece for piece in self.seen if piece[0] == file]:
+            del self.seen[piece]
 
 
 class Doubles:
@@ -74,28 +83,38 @@ class Doubles:
             if watched.due > now:
                 continue
             dropped += sum([_look(file, watched) for file in watched.files]) * linux.PAGE
-            watched.wait = QUIET if any(watched.seen.values()) else min(watched.wait * 2, SLOWEST)
+            watched.wait = QUIET if watched.seen else min(watched.wait * 2, SLOWEST)
             watched.due = now + watched.wait
         return dropped
 
 
 def _look(file: Path, watched: _Watched) -> int:
-    """Drop a file's pages if there are as many as before; how many were dropped."""
+    """Drop the pages of pieces that have as many as before; how many were dropped."""
     try:
         fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:  # it was evicted meanwhile
-        watched.seen[file] = 0
+        watched.forget(file)
         return 0
     try:
-        pages = linux.cached_pages(fd)
-        if pages <= _FEW:
-            watched.seen[file] = 0
-        elif pages != watched.seen.get(file) or time.time() - os.fstat(fd).st_mtime < FRESH:
-            watched.seen[file] = pages
-        else:
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            watched.seen[file] = 0
-            return pages - linux.cached_pages(fd)
-        return 0
+        if linux.cached_pages(fd) <= _FEW:
+            watched.forget(file)
+            return 0
+        state = os.fstat(fd)
+        fresh = time.time() - state.st_mtime < FRESH
+        return sum([_settle(fd, (file, at), watched, fresh=fresh) for at in range(0, state.st_size, PIECE)])
     finally:
         os.close(fd)
+
+
+def _settle(fd: int, piece: tuple[Path, int], watched: _Watched, *, fresh: bool) -> int:
+    """Drop the pages of a piece if there are as many as before; how many were dropped."""
+    offset = piece[1]
+    pages = linux.cached_pages(fd, offset, PIECE)
+    before = watched.seen.pop(piece, None)
+    if not pages:
+        return 0
+    if fresh or pages != before:
+        watched.seen[piece] = pages
+        return 0
+    os.posix_fadvise(fd, offset, PIECE, os.POSIX_FADV_DONTNEED)
+    return pages - linux.cached_pages(fd, offset, PIECE)

@@ -255,3 +255,13 @@ def test_a_port_that_is_taken_is_named() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(UnavailableError, match=f"cannot listen on 127.0.0.1:{port}"):
             anyio.run(main, port)
+
+
+def test_a_query_goes_to_the_daemon_as_it_came() -> None:
+    async def main() -> None:
+        async with world() as found:
+            query = "filters=%7B%22label%22%3A%7B%22a%3Db%2B%26%25c%22%3Atrue%7D%7D&x=%c3%bc+y%20z"
+            assert (await found.ask("GET", f"/engine/images/json?{query}"))[0] == 200
+            assert found.asked[-1].partition("?")[2] == query
+
+    anyio.run(main)

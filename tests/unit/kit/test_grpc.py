@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
+from hpack.huffman import HuffmanEncoder
 
 from lading.kit.grpc.client import Channel
 from lading.kit.grpc.connection import open_connection
@@ -65,6 +66,22 @@ async def test_errors_come_with_their_details() -> None:
         "naïve: 100% \n gone",
         b"\x08\x05\xff",
     )
+
+
+async def test_headers_go_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Huffman code of `hpack` takes the square of a value's length: a long error would hold up the whole process."""
+
+    def never(encoder: HuffmanEncoder, text: bytes | None) -> bytes:
+        raise AssertionError(f"{len(text or b'')} bytes of a header were encoded")
+
+    async def fail(call: ServerCall) -> None:
+        raise GrpcError(Code.NOT_FOUND, "long", details=b"x" * 40_000)
+
+    monkeypatch.setattr(HuffmanEncoder, "encode", never)
+    async with connected({"/a.B/C": fail}) as (channel, _):
+        with pytest.raises(GrpcError) as caught:
+            await channel.call("/a.B/C", b"")
+    assert len(caught.value.details) == 40_000
 
 
 async def test_an_error_of_a_handler_is_translated_and_ends_no_other_call() -> None:

@@ -71,6 +71,26 @@ def test_pages_stay_while_something_reads_and_go_when_it_stops(data):
     assert cached(data) == 0
 
 
+def test_what_was_read_goes_while_something_reads_elsewhere_in_the_same_file(data, monkeypatch):
+    monkeypatch.setattr("lading.snapshots.doubles.PIECE", PAGES // 2 * linux.PAGE)
+    clock = Clock()
+    doubles = Doubles(clock)
+    fd = os.open(data, os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+    doubles.watch(1, [data])
+    os.pread(fd, 100 * linux.PAGE, 0)
+    first = linux.cached_pages(fd, 0, PAGES // 2 * linux.PAGE)
+    assert look(doubles, clock) == 0
+    os.pread(fd, 100 * linux.PAGE, PAGES // 2 * linux.PAGE)
+    assert look(doubles, clock) == first * linux.PAGE
+    assert cached(data) >= 100  # what is being read stays
+    os.pread(fd, PAGES // 2 * linux.PAGE, PAGES // 2 * linux.PAGE)
+    assert look(doubles, clock) == 0
+    assert look(doubles, clock) == PAGES // 2 * linux.PAGE
+    os.close(fd)
+
+
 def test_what_was_just_written_stays(data):
     os.utime(data)
     clock = Clock()

@@ -6,6 +6,7 @@ the output of the step that failed.
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -16,6 +17,7 @@ from lading.builder.errors import ClientError, FrontendCapError, SourceError, Ve
 from lading.builder.model import SourceFile, SourceRange
 from lading.formats.buildkit._pb.llb_pb2 import RpcStatus
 from lading.kit.grpc.status import Code, GrpcError
+from lading.kit.text import printable
 
 CODES: Final[Mapping[type[errors.LadingError], Code]] = {
     errors.LadingError: Code.UNKNOWN,
@@ -38,8 +40,10 @@ CODES: Final[Mapping[type[errors.LadingError], Code]] = {
 }
 """Total over `lading.errors`; subclasses that live beside other code take the code of their nearest ancestor."""
 
-_SOURCE: Final = 1 << 18
-"""Bytes of a file that an error carries at most; what is larger is no Dockerfile that a person reads."""
+_EXCERPT_FROM: Final = 64 * 1024
+"""A source of more bytes goes into an error as the lines around the fault alone: errors are headers, which have limits."""
+_EXCERPT_LINES: Final = 10
+_EXCERPT_WIDTH: Final = 1000
 _PREFIX: Final = "github.com/moby/buildkit/"
 
 
@@ -67,7 +71,7 @@ def status_of(error: BaseException) -> RpcStatus:
     if isinstance(error, ClientError):
         return RpcStatus.FromString(error.status)
     if isinstance(error, errors.LadingError):
-        text = str(error)
+        text = printable(str(error))
     elif isinstance(error, Exception):
         text = f"internal error: {type(error).__name__}: the daemon's log has the details"
     else:
@@ -77,14 +81,26 @@ def status_of(error: BaseException) -> RpcStatus:
 
 def _details(error: BaseException) -> list[AnyMessage]:
     details: list[AnyMessage] = []
-    source = error.source if isinstance(error, (SourceError, VertexError)) else None
-    if isinstance(error, (SourceError, VertexError)) and source is not None and len(source.data) <= _SOURCE:
-        details.append(_detail("errdefs.Source", source_document(source, error.ranges)))
+    if isinstance(error, (SourceError, VertexError)) and error.source is not None:
+        details.append(
+            _detail("errdefs.Source", source_document(_excerpt(error.source, error.ranges), error.ranges))
+        )
     if isinstance(error, VertexError):
         details.append(_detail("errdefs.Vertex", {"digest": str(error.vertex)}))
     if isinstance(error, FrontendCapError):
         details.append(_detail("errdefs.FrontendCap", {"name": error.name}))
     return details
+
+
+def _excerpt(source: SourceFile, ranges: Sequence[SourceRange]) -> SourceFile:
+    """The source, or, of a long one, its lines around the ranges; the others are empty, so that lines keep their numbers."""
+    if len(source.data) <= _EXCERPT_FROM or not ranges:
+        return replace(source, data=source.data[:_EXCERPT_FROM])
+    first = min(each.start for each in ranges) - _EXCERPT_LINES
+    last = min(max(each.end for each in ranges), first + 5 * _EXCERPT_LINES) + _EXCERPT_LINES
+    lines = source.data.split(b"\n")[: max(last, 0)]
+    shown = [line[:_EXCERPT_WIDTH] if number >= first else b"" for number, line in enumerate(lines, start=1)]
+    return replace(source, data=b"\n".join(shown))
 
 
 def source_document(source: SourceFile, ranges: Sequence[SourceRange]) -> dict[str, object]:

@@ -16,7 +16,14 @@ V02: Final = "https://slsa.dev/provenance/v0.2"
 V1: Final = "https://slsa.dev/provenance/v1"
 _BUILD_TYPE_V02: Final = "https://mobyproject.org/buildkit@v1"
 _BUILD_TYPE_V1: Final = "https://github.com/moby/buildkit/blob/master/docs/attestations/slsa-definitions.md"
-_LEFT_OUT: Final = ("platform", "cache-imports", "image-resolve-mode", "cgroup-parent", "cache-from")
+_LEFT_OUT: Final = (
+    "platform",
+    "cache-imports",
+    "image-resolve-mode",
+    "cgroup-parent",
+    "cache-from",
+    "filename",  # the entry point of the configuration says it
+)
 _FALSE: Final = frozenset({"false", "0", "f", "F", "FALSE", "False"})
 Document = dict[str, Any]
 

@@ -52,6 +52,10 @@ class DockerfileFrontend(Frontend):
             return await run.answer()
         except DockerfileError as exc:
             raise run.told(exc) from exc
+        except UnicodeEncodeError as exc:
+            raise InvalidArgumentError(
+                "the Dockerfile or .dockerignore has bytes that are no UTF-8 where a build step needs text"
+            ) from exc
 
     async def _forward(self, gateway: Gateway, syntax: "_Syntax") -> Result:
         """Let the image do it that the file asks for."""

@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, cast
+
+import msgspec
 
 from lading.builder.frontend.options import pair
+from lading.kit.text import printable
 from lading.oci import config as oci
 from lading.oci import platform as platforms
 from lading.oci.descriptor import Platform
@@ -49,19 +52,22 @@ class Draft:
 
     def encoded(self) -> bytes:
         """The config's bytes. Layers that the build adds are not in it yet, nor is the time."""
-        return encode(
-            oci.ImageConfig(
-                author=self.author,
-                architecture=self.platform.architecture,
-                os=self.platform.os,
-                os_version=self.platform.os_version,
-                os_features=self.platform.os_features or None,
-                variant=self.platform.variant,
-                rootfs=oci.RootFS(type="layers", diff_ids=self.diff_ids),
-                history=self.history or None,
-                config=self._run(),
-            )
+        config = oci.ImageConfig(
+            author=self.author,
+            architecture=self.platform.architecture,
+            os=self.platform.os,
+            os_version=self.platform.os_version,
+            os_features=self.platform.os_features or None,
+            variant=self.platform.variant,
+            rootfs=oci.RootFS(type="layers", diff_ids=self.diff_ids),
+            history=self.history or None,
+            config=self._run(),
         )
+        try:
+            return encode(config)
+        except UnicodeEncodeError:  # the Dockerfile has bytes that are no text
+            tree = msgspec.to_builtins(config, enc_hook=str)
+            return msgspec.json.encode(_printable(tree))
 
     def _run(self) -> oci.RunConfig:
         return oci.RunConfig(
@@ -79,6 +85,19 @@ class Draft:
             on_build=self.on_build or None,
             shell=self.shell or None,
         )
+
+
+def _printable(tree: object) -> object:
+    match tree:
+        case str():
+            return printable(tree)
+        case dict():
+            items = cast("dict[str, object]", tree).items()
+            return {printable(key): _printable(value) for key, value in items}
+        case list() | tuple():
+            return [_printable(value) for value in cast("Sequence[object]", tree)]
+        case _:
+            return tree
 
 
 def _set(names: Sequence[str]) -> dict[str, dict[str, str]] | None:

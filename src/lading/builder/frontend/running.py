@@ -15,6 +15,7 @@ from lading.formats.dockerfile.mounts import RunMount, parse_device, parse_mount
 from lading.formats.dockerfile.patterns import clean
 from lading.formats.llb import make, ops
 from lading.formats.llb.make import Edge, MountWish, Style
+from lading.kit.text import printable
 
 _SHARING = {"private": ops.CacheSharing.PRIVATE, "locked": ops.CacheSharing.LOCKED}
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - of the container
@@ -100,8 +101,8 @@ def _operation(
         env.setdefault("SSH_AUTH_SOCK", agents[0].dest)
     return ops.ExecOp(
         meta=ops.Meta(
-            args=tuple(map(_text, args)),
-            env=tuple(_text(f"{key}={value}") for key, value in env.items()),
+            args=tuple(map(printable, args)),
+            env=tuple(printable(f"{key}={value}") for key, value in env.items()),
             cwd=work.directory,
             user=work.user,
             proxy_env=scope.proxy,
@@ -116,11 +117,6 @@ def _operation(
         security=ops.SecurityMode.INSECURE if command.security == "insecure" else ops.SecurityMode.SANDBOX,
         secret_env=tuple(mounts.variables),
     )
-
-
-def _text(text: str) -> str:
-    """Text that a message can hold: bytes that are no text become the replacement character."""
-    return _bytes(text).decode("utf-8", "replace")
 
 
 def _told_arguments(work: Work) -> list[str]:

@@ -10,7 +10,7 @@ import struct
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import anyio
 import h2.config
@@ -39,6 +39,16 @@ _STREAMS: Final = 1000
 _LINGER_SECONDS: Final = 1.0
 _PREFIX: Final = struct.Struct(">BI")
 CONTENT_TYPE: Final = "application/grpc"
+
+
+class _Encoder(hpack.Encoder):
+    """Headers as they are: the package's Huffman code takes time by the square of a value's length, and errors are long."""
+
+    @override
+    def encode(
+        self, headers: "Iterable[hpack.HeaderTuple | Any] | dict[Any, Any]", huffman: bool = False
+    ) -> bytes:
+        return super().encode(headers, huffman=huffman)
 
 
 class Transport(Protocol):
@@ -146,18 +156,6 @@ class Stream:
         self._changed.wake()
 
 
-class _PlainEncoder(hpack.Encoder):
-    """Values as they are: the package's Huffman coding takes time that grows with the square of their length, and an
-    error carries the file in which it was found.
-    """
-
-    @override
-    def encode(
-        self, headers: "Iterable[tuple[bytes, bytes]] | dict[bytes, bytes]", huffman: bool = False
-    ) -> bytes:
-        return super().encode(headers, huffman=False)
-
-
 class Connection:
     """An HTTP/2 connection. Use `open_connection`."""
 
@@ -166,7 +164,7 @@ class Connection:
     ) -> None:
         config = h2.config.H2Configuration(client_side=client, header_encoding="utf-8")
         self._h2 = h2.connection.H2Connection(config)
-        self._h2.encoder = _PlainEncoder()
+        self._h2.encoder = _Encoder()
         self._h2.local_settings = h2.settings.Settings(
             client=client,
             initial_values={

@@ -61,7 +61,7 @@ def test_minimal_provenance_tells_sources_and_keeps_arguments_to_itself() -> Non
     made = predicate(Wish(full=False), **{"build-arg:TOKEN": "x", "label:a": "b", "target": "t"})
     assert made["invocation"]["parameters"] == {
         "frontend": "dockerfile.v0",
-        "args": {"filename": "Dockerfile", "target": "t"},
+        "args": {"target": "t"},
         "locals": [{"name": "context"}, {"name": "dockerfile"}],
     }
     assert made["materials"] == [{"uri": "pkg:docker/busybox@1", "digest": {"sha256": DIGEST.hex}}]

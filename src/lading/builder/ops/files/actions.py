@@ -46,11 +46,18 @@ def perform(
     except FileNotFoundError as exc:
         raise NotFoundError(f"{exc.filename or _shown(action)}: no such file or directory") from exc
     except (NotADirectoryError, FileExistsError, IsADirectoryError) as exc:
-        raise InvalidArgumentError(f"{_shown(action)}: {exc.strerror}") from exc
+        raise InvalidArgumentError(f"{_aim(action)}: {(exc.strerror or '').lower()}") from exc
 
 
 def _shown(action: ops.Action) -> str:
     return action.src if isinstance(action, ops.Copy) else action.path
+
+
+def _aim(action: ops.Action) -> str:
+    """What a place that is something else already stands against."""
+    if isinstance(action, ops.Copy):
+        return f"cannot copy {action.src} to {action.dest}"
+    return action.path
 
 
 # Copies.

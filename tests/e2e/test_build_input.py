@@ -1,0 +1,111 @@
+"""What a build is given by the unmodified client: contexts on its standard input, Dockerfiles that are no text."""
+
+import io
+import json
+import os
+import subprocess
+import tarfile
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from support.daemon import Daemon, running_daemon
+from support.images import BUSYBOX
+from support.newer import CLI_PLUGINS
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def builder() -> Generator[Daemon]:
+    """A daemon, and a docker client with its plugins."""
+    with running_daemon() as daemon:
+        config = daemon.directory / "docker-config"
+        config.mkdir()
+        (config / "cli-plugins").symlink_to(CLI_PLUGINS)
+        yield daemon
+
+
+def build(daemon: Daemon, given: bytes, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``docker build -``, which reads ``given``."""
+    done = subprocess.run(
+        ["docker", "build", "--progress=plain", *arguments, "-"],
+        input=given,
+        capture_output=True,
+        check=False,
+        timeout=100,
+        env=os.environ
+        | {"DOCKER_HOST": daemon.host, "DOCKER_CONFIG": str(daemon.directory / "docker-config")},
+    )
+    return subprocess.CompletedProcess(
+        done.args, done.returncode, done.stdout.decode(), done.stderr.decode(errors="replace")
+    )
+
+
+def archive(files: dict[str, str], mode: str = "w") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as tar:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text.encode()))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_an_archive_on_standard_input_is_the_context(builder: Daemon, mode: str) -> None:
+    files = {"own/Dockerfile": "FROM scratch\nCOPY a b/c /\n", "a": f"{mode}\n", "b/c": "c\n"}
+    platforms = "--platform=linux/amd64,linux/arm64"
+    done = build(builder, archive(files, mode), platforms, "-f", "own/Dockerfile", "-t", "given")
+    assert done.returncode == 0, f"{done.stderr}\n{builder.tail()}"
+    builder.docker("create", "--name", "looked", "given", "none")
+    try:
+        given = builder.run("export", "looked").stdout
+    finally:
+        builder.docker("rm", "looked")
+    with tarfile.open(fileobj=io.BytesIO(given)) as tar:
+        assert {"a", "c"} <= set(tar.getnames())
+        member = tar.extractfile("a")
+        assert member is not None
+        assert member.read() == f"{mode}\n".encode()
+
+
+def test_an_archive_that_breaks_off_is_refused(builder: Daemon) -> None:
+    whole = archive({"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"}, "w:gz")
+    done = build(builder, whole[:-20])
+    assert done.returncode == 1
+    assert "truncated" in done.stderr
+
+
+def test_bytes_that_are_no_text_become_the_replacement_character(builder: Daemon) -> None:
+    done = build(builder, b"FROM scratch\nLABEL x=\xe9 \xe9=1\nENV A=\xe9\n", "-t", "latin")
+    assert done.returncode == 0, f"{done.stderr}\n{builder.tail()}"
+    config = json.loads(builder.docker("image", "inspect", "--format", "{{json .Config}}", "latin"))
+    assert config["Labels"] == {"x": "�", "�": "1"}
+    assert "A=�" in config["Env"]
+
+
+def test_a_dockerfile_of_another_encoding_is_refused_with_its_first_word(builder: Daemon) -> None:
+    done = build(builder, "FROM scratch\n".encode("utf-16"))
+    assert done.returncode == 1
+    assert "unknown instruction: ��F" in done.stderr
+
+
+def test_bytes_that_a_step_would_need_are_refused(builder: Daemon) -> None:
+    done = build(builder, b"FROM scratch\nCOPY <<a /\xe9\nA\na\n")
+    assert done.returncode == 1
+    assert "bytes that are no UTF-8" in done.stderr
+
+
+def test_a_program_given_as_a_dockerfile_is_refused_and_shows_a_few_lines(builder: Daemon) -> None:
+    done = build(builder, Path(BUSYBOX).read_bytes())
+    assert done.returncode == 1
+    assert "dockerfile parse error on line 1: unknown instruction" in done.stderr
+    assert len(done.stderr) < 100_000
+    builder.docker("version")
+
+
+def test_a_copy_onto_a_file_names_the_place_that_is_in_the_way(builder: Daemon) -> None:
+    done = build(builder, b"FROM scratch AS x\nCOPY <<a /\nA\na\nFROM x\nCOPY --from=x /a /a/c\n")
+    assert done.returncode == 1
+    assert "cannot copy /a to /a/c: not a directory" in done.stderr
