@@ -1,10 +1,6 @@
 """``https://``: one file, fetched once. The server's word that it has not changed saves the download.
 
-<<<<<<< HEAD
-The host ``buildkit-session`` is the client itself: what it was given on its standard input, such as a context as an archive.
-=======
 At the host ``buildkit-session`` is what the build's client reads from its standard input: ``docker build - <context.tar``.
->>>>>>> main
 """
 
 import email.utils
@@ -47,7 +43,6 @@ _SHOW_SECONDS: Final = 0.2
 _CONNECT_SECONDS: Final = 30
 _IDLE_SECONDS: Final = 120
 _REDIRECTS: Final = 10
-_CLIENT: Final = "buildkit-session"
 _NAME: Final = re.compile(r'filename="?([^";]+)"?')
 _CLIENT: Final = "buildkit-session"
 """The host that is no host, but the client (BuildKit, session/upload)."""
@@ -79,16 +74,6 @@ class _Wish:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-<<<<<<< HEAD
-class _Download:
-    """What arrives. ``total`` bytes are announced, or 0; ``modified`` and ``etag`` as the server says."""
-
-    name: str
-    chunks: AsyncIterator[bytes]
-    total: int = 0
-    modified: str = ""
-    etag: str = ""
-=======
 class _Answer:
     """A file on its way. ``total`` is 0 if nobody says how long it is."""
 
@@ -97,7 +82,6 @@ class _Answer:
     total: int = 0
     etag: str = ""
     modified: str = ""
->>>>>>> main
 
 
 class WebOperation(Operation[Tree]):
@@ -151,11 +135,7 @@ class WebOperation(Operation[Tree]):
         """The file as a tree, and what is known of it."""
         wish = self._wish
         if urllib.parse.urlsplit(wish.url).hostname == _CLIENT:
-<<<<<<< HEAD
-            return await self._uploaded(context)
-=======
             return await context.with_session(lambda session: self._uploaded(session, context))
->>>>>>> main
         memory = await self._remembered()
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_IDLE_SECONDS)
         headers = {"Accept-Encoding": "identity", **wish.headers}
@@ -174,33 +154,17 @@ class WebOperation(Operation[Tree]):
                 if reply.status == 304 and memory is not None:
                     return memory
                 _check(reply.status, wish.url)
-<<<<<<< HEAD
-                known = await self._receive(_download(reply), context)
-=======
                 known = await self._receive(_answer(reply), context)
->>>>>>> main
         except (aiohttp.ClientError, TimeoutError) as exc:
             raise UnavailableError(f"cannot fetch {_shown(wish.url)}: {exc or type(exc).__name__}") from exc
         self._memory[self._memory_key()] = known
         return known
 
-<<<<<<< HEAD
-    async def _uploaded(self, context: Context) -> Known:
-        """What the client sends of its own. It is sent once, under a name of its own, so nothing is remembered."""
-        parts = urllib.parse.urlsplit(self._wish.url)
-
-        async def pull(session: Session) -> Known:
-            sent = session.upload(parts.path, _CLIENT)
-            return await self._receive(_Download(name=_name_in(self._wish.url), chunks=sent), context)
-
-        return await context.with_session(pull)
-=======
     async def _uploaded(self, session: Session, context: Context) -> Known:
         """What the client sends; once, so that there is nothing to remember."""
         path = urllib.parse.urlsplit(self._wish.url).path
         answer = _Answer(chunks=session.upload(path, _CLIENT), name=_name_in(path))
         return await self._receive(answer, context)
->>>>>>> main
 
     def _memory_key(self) -> str:
         wish = self._wish
@@ -219,17 +183,6 @@ class WebOperation(Operation[Tree]):
         self._tree = Tree(layers=(name,), top=name, own=(name,))
         return known
 
-<<<<<<< HEAD
-    async def _receive(self, download: _Download, context: Context) -> Known:
-        wish = self._wish
-        name = wish.filename or download.name
-        total = download.total
-        if total > self._max_bytes:
-            raise ResourceExhaustedError(f"{_shown(wish.url)} has {total} bytes, more than {self._max_bytes}")
-        async with self._trees.active(NOTHING) as active:
-            async with self._trees.mounted_at(active.mounts) as path:
-                digest = await self._write(path, name, download, context)
-=======
     async def _receive(self, answer: _Answer, context: Context) -> Known:
         wish = self._wish
         name = wish.filename or answer.name
@@ -240,57 +193,31 @@ class WebOperation(Operation[Tree]):
         async with self._trees.active(NOTHING) as active:
             async with self._trees.mounted_at(active.mounts) as path:
                 digest = await self._write(path, name, answer, context)
->>>>>>> main
             if wish.checksum and digest != wish.checksum:
                 raise DataLossError(
                     f"digest mismatch {digest}: {wish.checksum}", hint="the file is not the expected one"
                 )
             snapshot = await active.commit()
         self._tree = Tree(layers=(snapshot,), top=snapshot, own=(snapshot,))
-<<<<<<< HEAD
-        return Known(
-            etag=download.etag,
-            modified=download.modified,
-            digest=digest,
-            name=name,
-            snapshot=snapshot,
-        )
-
-    async def _write(self, path: str, name: str, download: _Download, context: Context) -> str:
-=======
         return Known(etag=answer.etag, modified=answer.modified, digest=digest, name=name, snapshot=snapshot)
 
     async def _write(self, path: str, name: str, answer: _Answer, context: Context) -> str:
->>>>>>> main
         """Write the file; its digest."""
         wish = self._wish
         writer = await aio.run(aio.DISK, single.Writer, path, name)
         try:
-<<<<<<< HEAD
-            digest = await self._pump(download, writer, context)
-            time_ns = _time(download.modified)
-=======
             digest = await self._pump(answer, writer, context)
             time_ns = _time(answer.modified)
->>>>>>> main
             await aio.run(aio.DISK, writer.finish, mode=wish.mode, uid=wish.uid, gid=wish.gid, time=time_ns)
         finally:
             await aio.run(aio.DISK, writer.close)
         return digest
 
-<<<<<<< HEAD
-    async def _pump(self, download: _Download, writer: single.Writer, context: Context) -> str:
-        algorithm = self._wish.checksum.partition(":")[0] or "sha256"
-        hasher = hashlib.new(algorithm, usedforsecurity=False)
-        done, shown = 0, 0.0
-        async for chunk in download.chunks:
-=======
     async def _pump(self, answer: _Answer, writer: single.Writer, context: Context) -> str:
         algorithm = self._wish.checksum.partition(":")[0] or "sha256"
         hasher = hashlib.new(algorithm, usedforsecurity=False)
         done, shown = 0, 0.0
         async for chunk in answer.chunks:
->>>>>>> main
             done += len(chunk)
             if done > self._max_bytes:
                 raise ResourceExhaustedError(
@@ -300,24 +227,9 @@ class WebOperation(Operation[Tree]):
             await aio.run(aio.DATA, writer.write, chunk)
             if anyio.current_time() - shown > _SHOW_SECONDS:
                 shown = anyio.current_time()
-<<<<<<< HEAD
-                context.status(_shown(self._wish.url), current=done, total=download.total)
-        context.status(_shown(self._wish.url), current=done, total=download.total, completed=time.time_ns())
-=======
                 context.status(_shown(self._wish.url), current=done, total=answer.total)
         context.status(_shown(self._wish.url), current=done, total=answer.total, completed=time.time_ns())
->>>>>>> main
         return f"{algorithm}:{hasher.hexdigest()}"
-
-
-def _download(reply: aiohttp.ClientResponse) -> _Download:
-    return _Download(
-        name=_name(reply),
-        chunks=reply.content.iter_chunked(_CHUNK),
-        total=reply.content_length or 0,
-        modified=reply.headers.get("Last-Modified", ""),
-        etag=reply.headers.get("ETag", ""),
-    )
 
 
 def _wish(op: ops.SourceOp) -> _Wish:
