@@ -236,6 +236,34 @@ def test_file_names_of_any_bytes(builder: Daemon, context: Path, tmp_path: Path)
     assert sorted(os.listdir(out / "odd")) == sorted(names)
 
 
+@pytest.mark.parametrize("compression", ["", "gz"])
+def test_a_context_on_standard_input(
+    builder: Daemon, context: Path, tmp_path: Path, compression: str
+) -> None:
+    archive = tmp_path / "context.tar"
+    with tarfile.open(archive, f"w:{compression}", format=tarfile.GNU_FORMAT) as tar:
+        tar.add(context, ".")
+    with archive.open("rb") as source:
+        done = docker(builder, "build", "-q", "-t", "piped", "-", stdin=source)
+    assert done.returncode == 0, done.stderr
+    said = (context / "hello.txt").read_text()
+    assert builder.docker("run", "--rm", "piped") == f"x86_64 {said}"
+
+
+def test_a_large_dockerfile_that_is_none_stops_nobody(builder: Daemon, context: Path, tmp_path: Path) -> None:
+    """The client takes an archive in the PAX form for a Dockerfile."""
+    archive = tmp_path / "context.tar"
+    with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.add(context, ".")
+    with archive.open("rb") as source:
+        done = docker(builder, "build", "-q", "-", stdin=source)
+    assert done.returncode
+    assert "dockerfile parse error" in done.stderr
+    (context / "Dockerfile").write_text("FROM scratch\n" + "# a long comment\n" * 10_000 + "NONSENSE\n")
+    wrong = build(builder, context, check=False)
+    assert "10002 | >>> NONSENSE" in wrong.stderr
+
+
 def test_a_secret_is_nowhere_afterwards(builder: Daemon, context: Path) -> None:
     secret = f"a-secret-{os.urandom(8).hex()}"
     (context.parent / "secret").write_text(secret)

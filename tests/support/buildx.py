@@ -3,6 +3,7 @@
 import os
 import subprocess
 from pathlib import Path
+from typing import IO
 
 from support.daemon import Daemon
 from support.newer import CLI_PLUGINS
@@ -25,7 +26,11 @@ def build(
 
 
 def docker(
-    daemon: Daemon, *arguments: str, cwd: Path | None = None, **environment: str
+    daemon: Daemon,
+    *arguments: str,
+    cwd: Path | None = None,
+    stdin: int | IO[bytes] = subprocess.DEVNULL,
+    **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["docker", *arguments],
@@ -33,7 +38,7 @@ def docker(
         text=True,
         check=False,
         timeout=100,
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         cwd=cwd,
         env={
             **os.environ,
