@@ -27,7 +27,7 @@ from lading.builder.model import (
     Talk,
     UsageRecord,
 )
-from lading.builder.ops import agents
+from lading.builder.ops import agents, layers
 from lading.builder.ops.contents import Contents
 from lading.builder.ops.emulation import Emulation
 from lading.builder.ops.exec import ExecTools
@@ -180,6 +180,7 @@ class BuildSolver(Solver):
         for lease in await self._env.leases.list():
             if BUILDS in lease.labels:
                 with suppress(NotFoundError):
+                    await layers.abandon(self._env.content, self._env.leases, lease.id)
                     await self._env.leases.delete(lease.id)
 
     @property

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Final
 
 import anyio
@@ -24,6 +25,7 @@ from lading.oci.descriptor import Descriptor
 from lading.oci.digest import ChainID, DiffID, Digest, chain_id, new_hasher
 
 _READ: Final = 1 << 20
+_INGESTS: Final = "build-layer-"
 _TYPES: Final = {
     Compression.UNCOMPRESSED: (compression.Compression.NONE, mediatypes.OCI_LAYER),
     Compression.GZIP: (compression.Compression.GZIP, mediatypes.OCI_LAYER_GZIP),
@@ -142,20 +144,31 @@ class Layers:
     async def _write(self, chunks: Iterator[bytes], form: LayerForm, lease: LeaseID) -> LayerBlob:
         """Tar in; diff ID, compressed blob and its digest out."""
         _, media_type = _TYPES[form.compression]
-        ref = IngestRef(f"build-layer-{secrets.token_hex(12)}")
-        async with self._content.open_writer(ref, lease=lease) as writer:
-            pack = _indexed if form.compression is Compression.ESTARGZ else _packed
-            try:
+        ref = IngestRef(f"{_INGESTS}{secrets.token_hex(12)}")
+        pack = _indexed if form.compression is Compression.ESTARGZ else _packed
+        try:
+            async with self._content.open_writer(ref, lease=lease) as writer:
                 diff_id, annotations = await aio.run(aio.COMPRESS, pack, chunks, form, writer.write)
                 info = await writer.commit(labels={UNCOMPRESSED: diff_id})
-            except BaseException:  # what was written of it is of no use to anybody
-                with anyio.CancelScope(shield=True):
-                    await aio.run(aio.DISK, writer.truncate)
-                raise
+        except BaseException:  # what was written of it is of no use to anybody
+            with anyio.CancelScope(shield=True), suppress(NotFoundError):
+                await self._content.abort(ref)
+            raise
         descriptor = Descriptor(
             media_type=media_type, digest=info.digest, size=info.size, annotations=annotations
         )
         return LayerBlob(descriptor=descriptor, diff_id=diff_id)
+
+
+async def abandon(store: content.Store, leases: Manager, lease: LeaseID) -> None:
+    """Drop the layers that a killed daemon was writing under a lease: nobody can go on with them.
+
+    Raises `NotFoundError` if the lease does not exist.
+    """
+    for resource in await leases.resources(lease):
+        if resource.kind == "ingest" and resource.id.startswith(_INGESTS):
+            with suppress(NotFoundError):
+                await store.abort(IngestRef(resource.id))
 
 
 def _packed(

@@ -1,13 +1,15 @@
 """Whole definitions on real snapshots and in real shims: what is built, what is found again, what is left behind."""
 
+import errno
 import http.server
 import os
 import subprocess
 import tarfile
 import threading
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import anyio
 import pytest
@@ -29,7 +31,10 @@ from support.images import File, busybox_layer
 
 from lading.builder.errors import VertexError
 from lading.builder.model import Compression, LayerForm, PruneWish, Ref
+from lading.builder.ops import layers
 from lading.builder.pruning import default_policy
+from lading.core.content import IngestRef
+from lading.core.leases import BUILDS
 from lading.errors import LadingError
 from lading.formats.llb import make, ops
 from lading.testing.registry import FakeRegistry
@@ -355,6 +360,35 @@ async def test_layers_are_the_same_bytes_again(house: House, base: str, client: 
         assert forced[0].diff_id == layers[0].diff_id
 
     await build(house, edge, client, base_is_kept)
+
+
+async def test_a_layer_that_cannot_be_made_leaves_nothing(
+    house: House, base: str, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = (await house.store.leases.create()).id
+
+    def broken(_chunks: object, _form: object, write: Callable[[bytes], object]) -> NoReturn:
+        write(b"the first bytes")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def check(ref: Ref) -> None:
+        with pytest.raises(OSError, match="No space left"):
+            await ref.layers(LayerForm(), lease=lease)
+
+    monkeypatch.setattr(layers, "_packed", broken)
+    await build(house, run(image(base), "echo x >/made"), client, check)
+    assert await house.store.content.statuses() == []
+
+
+async def test_a_layer_that_a_killed_daemon_was_making_goes_at_the_next_start(tmp_path: Path) -> None:
+    async with build_house(tmp_path / "house") as house:
+        lease = (await house.store.leases.create(labels={BUILDS: "builds under way"})).id
+        for ref in ("build-layer-one", "layer-that-a-pull-goes-on-with"):
+            async with house.store.content.open_writer(IngestRef(ref), lease=lease) as writer:
+                writer.write(b"the first bytes")
+    async with build_house(tmp_path / "house") as house:
+        assert [one.ref for one in await house.store.content.statuses()] == ["layer-that-a-pull-goes-on-with"]
+        assert await house.store.leases.list() == []
 
 
 async def test_images_for_other_platforms(house: House, registry: FakeRegistry, client: Client) -> None:
