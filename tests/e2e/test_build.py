@@ -218,8 +218,8 @@ def test_a_symbolic_link_out_of_the_context_stays_inside(builder: Daemon, contex
     assert "root:" not in done.stderr
 
 
-def test_file_names_of_any_bytes(builder: Daemon, context: Path, tmp_path: Path) -> None:
-    names = ["new\nline", "tab\tbed", "back\\slash", "star*[q]?", " blank ", "-dash", "a:b", "\x01", "ü"]
+def test_file_names_of_any_other_bytes(builder: Daemon, context: Path, tmp_path: Path) -> None:
+    names = ["tab\tbed", "back\\slash", "star*[q]?", " blank ", "-dash", "a:b", "\x01", "ü"]
     (context / "odd").mkdir()
     for name in names:
         (context / "odd" / name).write_text(name)
@@ -262,6 +262,17 @@ def test_a_large_dockerfile_that_is_none_stops_nobody(builder: Daemon, context: 
     (context / "Dockerfile").write_text("FROM scratch\n" + "# a long comment\n" * 10_000 + "NONSENSE\n")
     wrong = build(builder, context, check=False)
     assert "10002 | >>> NONSENSE" in wrong.stderr
+
+
+def test_a_newline_in_a_file_name_is_refused_before_the_image_has_a_name(
+    builder: Daemon, context: Path
+) -> None:
+    (context / "new\nline").write_text("x")
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY . /\n")
+    done = build(builder, context, "-t", "newline", check=False)
+    assert done.returncode != 0
+    assert "cannot be part of a layer: a newline in a name" in done.stderr
+    assert builder.docker("image", "ls", "-q", "newline") == ""
 
 
 def test_a_secret_is_nowhere_afterwards(builder: Daemon, context: Path) -> None:

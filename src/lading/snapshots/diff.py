@@ -190,6 +190,12 @@ def _member(difference: Difference, links: dict[int, str], latest: int | None) -
             hint="rename or delete the file",
             subject=path,
         )
+    if "\n" in name:
+        raise InexpressibleError(
+            f"{path!r} cannot be part of a layer: a newline in a name is refused where layers are read",
+            hint="rename or delete the file",
+            subject=path,
+        )
     status = trees.look(directory, name)
     if status is None:
         return

@@ -249,13 +249,17 @@ def test_unknown_types():
 # Names and limits (T19, T24)
 
 
-@pytest.mark.parametrize("name", [b"x" * 256, b"d/" * 2049, b"d/" + b"y" * 256])
+@pytest.mark.parametrize("name", [b"a\nb", b"x" * 256, b"d/" * 2049, b"d/" + b"y" * 256])
 def test_refused_names(name):
     refused(pax((b"path", name)) + file(), "name", LadingError)
     refused(pax((b"linkpath", name)) + block(b"h", b"1"), "name", LadingError)
 
 
-@pytest.mark.parametrize("name", [b"a\nb", b"\n", b"tab\t", b"back\\slash", b"\x01\x7f", b"\xff\xfe"])
+def test_a_newline_in_a_short_name():
+    refused(file(b"a\nb"), "newline")
+
+
+@pytest.mark.parametrize("name", [b"tab\t", b"back\\slash", b"\x01\x7f", b"\xff\xfe"])
 def test_a_name_of_any_other_bytes(name):
     assert only(file(name)).name.encode("utf-8", "surrogateescape") == name
     assert only(pax((b"path", name)) + file()).name.encode("utf-8", "surrogateescape") == name
@@ -345,7 +349,7 @@ def test_pax_times(value, nanoseconds):
 @pytest.mark.parametrize("body", [
     b"5 a=b\n", b"7 a=b\n", b"6 a=b", b"6 a=bx", b"06 ab\n\n", b"6 =bb\n", b"a=b\n", b" a=b\n", b"-6 a=b\n", b"1_0 a=bbb\n",
     b"99999999999 a=b\n", b"3 \n", bytes(512), b"\xb2 a=b\n",
-    record(b"path", b"a\0b"), record(b"k\0", b"v"),
+    record(b"path", b"a\0b"), record(b"k\0", b"v"), record(b"path", b"a\nb"),
     record(b"mtime", b"1e3"), record(b"mtime", b"--1"), record(b"mtime", b"9" * 19), record(b"uid", b"-1"), record(b"uid", b"+1"),
     record(b"uid", b"4294967295"), record(b"gid", b"1_0"), record(b"size", b"9" * 19), record(b"size", b"9" * 5000),
     record(b"size", "١".encode()), record(b"SCHILY.xattr.", b""), record(b"SCHILY.xattr." + b"x" * 256, b""),

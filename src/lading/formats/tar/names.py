@@ -27,15 +27,15 @@ def rooted(name: str) -> str:
 
 
 def check(name: bytes, limits: Limits) -> None:
-    """Refuse names that no Linux tree holds (hostile-input.md T19). Any other byte is a name's, a newline too.
+    """Refuse names that no Linux tree holds or that mislead whoever prints them (hostile-input.md T19).
 
     Raises:
-        TarError: A NUL, or a path or component that is too long.
+        TarError: A NUL or newline, or a path or component that is too long.
         TarLimitError: More components than allowed.
 
     """
-    if b"\0" in name:
-        raise TarError(f"name {shown(name)} in a tar archive contains NUL")
+    if b"\0" in name or b"\n" in name:
+        raise TarError(f"name {shown(name)} in a tar archive contains NUL or newline")
     if len(name) > limits.path:
         raise TarError(f"name {shown(name)} in a tar archive is longer than {limits.path} bytes")
     if len(name) > limits.component and len(max(name.split(b"/"), key=len)) > limits.component:
