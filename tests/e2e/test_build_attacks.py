@@ -10,9 +10,9 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from support.buildx import give_plugins
 from support.daemon import Daemon, running_daemon
 from support.images import BUSYBOX, File, Layout, busybox_layer
-from support.newer import CLI_PLUGINS
 
 pytestmark = pytest.mark.e2e
 BASE = """\
@@ -26,9 +26,7 @@ ENV PATH=/bin
 @pytest.fixture(scope="module")
 def builder() -> Generator[Daemon]:
     with running_daemon() as daemon:
-        config = daemon.directory / "docker-config"
-        config.mkdir()
-        (config / "cli-plugins").symlink_to(CLI_PLUGINS)
+        give_plugins(daemon)
         yield daemon
 
 

@@ -9,9 +9,9 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from support.buildx import give_plugins
 from support.daemon import Daemon, running_daemon
 from support.images import BUSYBOX
-from support.newer import CLI_PLUGINS
 
 pytestmark = pytest.mark.e2e
 
@@ -20,9 +20,7 @@ pytestmark = pytest.mark.e2e
 def builder() -> Generator[Daemon]:
     """A daemon, and a docker client with its plugins."""
     with running_daemon() as daemon:
-        config = daemon.directory / "docker-config"
-        config.mkdir()
-        (config / "cli-plugins").symlink_to(CLI_PLUGINS)
+        give_plugins(daemon)
         yield daemon
 
 

@@ -1,6 +1,6 @@
 """A store, registries and a transfer service over them, all in memory."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from typing_extensions import Buffer, override
@@ -89,7 +89,9 @@ class World:
         self.reference = reference.parse("registry.test/app:latest")
         self.service = self.make_service()
 
-    def make_service(self) -> TransferService:
+    def make_service(
+        self, *, packed: bool = True, collect: Callable[[], None] = lambda: None
+    ) -> TransferService:
         """A transfer service over what the world has now."""
         return TransferService(
             store=self.content,
@@ -100,6 +102,8 @@ class World:
             registries=self.registries,
             bus=self.bus,
             host=make.AMD64,
+            packed=packed,
+            collect=collect,
         )
 
     @property

@@ -19,6 +19,7 @@ from lading.errors import NotFoundError
 from lading.formats.tar import writer
 from lading.formats.tar.entry import Entry, EntryType, entry_of
 from lading.kit import linux, times
+from lading.kit.text import printable
 
 _CHUNK: Final = 1 << 20
 _BATCH: Final = 256 * 1024
@@ -59,11 +60,11 @@ class PathStat:
     def header(self) -> str:
         """Value of ``X-Docker-Container-Path-Stat``."""
         shown: dict[str, Any] = {
-            "name": self.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
+            "name": printable(self.name),
             "size": self.status.st_size,
             "mode": go_mode(self.status.st_mode),
             "mtime": times.format_nano(self.status.st_mtime_ns),
-            "linkTarget": self.link_target.encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
+            "linkTarget": printable(self.link_target),
         }
         return base64.b64encode(msgspec.json.encode(shown)).decode("ascii")
 

@@ -1,12 +1,10 @@
 """The collector is asked to come when a transfer left what nobody holds, and is left alone otherwise."""
 
 import pytest
-from support.world import NAMESPACE, World
+from support.world import World
 
 from lading.errors import LadingError
 from lading.testing import images as make
-from lading.testing.memory.remotes import MemoryRegistries
-from lading.transfer.service import TransferService
 
 pytestmark = pytest.mark.anyio
 
@@ -19,22 +17,6 @@ class Collector:
         self.asked += 1
 
 
-def service(world: World, collector: Collector, *, packed: bool = True) -> TransferService:
-    assert isinstance(world.registries, MemoryRegistries)
-    return TransferService(
-        store=world.content,
-        image_store=world.images,
-        fact_rows=world.database.facts(NAMESPACE),
-        lease_manager=world.leases,
-        snapshotter=world.snapshotter,
-        registries=world.registries,
-        bus=world.bus,
-        host=make.AMD64,
-        packed=packed,
-        collect=collector.trigger,
-    )
-
-
 async def pieces(data: bytes):
     yield data
 
@@ -43,14 +25,14 @@ async def pieces(data: bytes):
 async def test_a_pull_that_succeeds(packed: bool):
     world, collector = World(), Collector()
     make.publish(world.repository, make.image([make.layer({"a": b"a"})]), "latest")
-    await service(world, collector, packed=packed).pull(world.reference)
+    await world.make_service(packed=packed, collect=collector.trigger).pull(world.reference)
     assert collector.asked == (0 if packed else 1)
 
 
 async def test_a_load_that_is_refused():
     world, collector = World(), Collector()
     with pytest.raises(LadingError):
-        await service(world, collector).load(pieces(make.tar({"manifest.json": b"[{}]"})))
+        await world.make_service(collect=collector.trigger).load(pieces(make.tar({"manifest.json": b"[{}]"})))
     assert collector.asked == 1
 
 
@@ -60,7 +42,7 @@ async def test_an_interrupted_pull_is_kept_until_it_is_given_up():
     make.publish(world.repository, image, "latest")
     world.snapshotter.failure = OSError("interrupted")
     with pytest.raises(OSError, match="interrupted"):
-        await service(world, collector).pull(world.reference)
+        await world.make_service(collect=collector.trigger).pull(world.reference)
     assert collector.asked == 0
-    await service(world, collector).abandon()
+    await world.make_service(collect=collector.trigger).abandon()
     assert collector.asked == 1
