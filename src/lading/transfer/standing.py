@@ -6,7 +6,6 @@ another repository, nested indexes) is left to the pull itself, which heals and 
 
 from lading.core import content, images
 from lading.core.labels import GC_REF_SNAPSHOT
-from lading.core.progress import Phase, Progress
 from lading.core.remotes import Document
 from lading.core.snapshots import SnapshotName
 from lading.errors import LadingError, NotFoundError
@@ -41,10 +40,8 @@ class Standing:
         self._unpacker = unpacker
         self._host = host
 
-    async def find(
-        self, name: str, reference: Reference, document: Document, progress: Progress
-    ) -> Found | None:
-        """The image if ``name`` is it and nothing of it is missing; its layers are then in ``progress``."""
+    async def find(self, name: str, reference: Reference, document: Document) -> Found | None:
+        """The image if ``name`` is it and nothing of it is missing."""
         try:
             if (await self._images.get(name)).target.digest != document.descriptor.digest:
                 return None
@@ -57,10 +54,6 @@ class Standing:
             snapshot = await self._snapshot(unpack) if unpack else None
         except LadingError:
             return None  # the pull says what is wrong, or repairs it
-        for node in nodes:
-            for layer in node.manifest.layers:
-                item = progress.item(layer.digest.short, layer.size)
-                item.phase, item.current = Phase.EXISTS, layer.size
         return nodes, snapshot
 
     async def _nodes(
