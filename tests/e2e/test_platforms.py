@@ -334,7 +334,9 @@ def test_the_same_content_in_another_blob_stays_complete(
     archive = tmp_path / "twice.tar"
     daemon.docker("save", "-o", str(archive), *names)
     saved = members(archive.read_bytes())
-    manifests = [json.loads(body) for path, body in saved.items() if b'"layers"' in body and "blobs/" in path]
+    manifests = [
+        json.loads(body) for path, body in saved.items() if b'"layers":' in body and "blobs/" in path
+    ]
     layers = {each["digest"] for manifest in manifests for each in manifest["layers"]}
     assert len(layers) == 4  # both packings of both layers
     assert {f"blobs/{digest.replace(':', '/')}" for digest in layers} <= saved.keys()
