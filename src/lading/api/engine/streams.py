@@ -11,10 +11,9 @@ from typing import Any, Final, Self
 import anyio
 import msgspec
 import structlog
-from aiohttp import web
 from typing_extensions import Buffer
 
-from lading.api.engine import limits
+from lading.api.engine import limits, web
 from lading.api.engine import version as versions
 from lading.api.engine.errors import text_of
 from lading.api.engine.routing import Request
