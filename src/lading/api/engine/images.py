@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from aiohttp import web
-
 from lading.api.engine import image_shapes as shapes
+from lading.api.engine import web
 from lading.api.engine.progress import LOADING, PULLING, PUSHING, SILENT, tell
 from lading.api.engine.routing import Request, Router
 from lading.api.engine.streams import (
