@@ -131,6 +131,12 @@ def share_arenas(count: int) -> None:
 
 
 @functools.cache
+def in_user_namespace() -> bool:
+    """Whether root of this process is not root of the machine. user_namespaces(7)."""
+    return Path("/proc/self/uid_map").read_text("ascii").split() != ["0", "0", "4294967295"]
+
+
+@functools.cache
 def has_x32() -> bool:
     """Whether the kernel of an x86-64 machine takes the system calls of x32; true where asking could end this process."""
     if "Seccomp:\t0\n" not in Path("/proc/self/status").read_text("utf-8", "replace"):
