@@ -17,6 +17,7 @@ import msgspec
 
 from lading.containers import (
     attaching,
+    cgroupless,
     committing,
     health,
     imagemounts,
@@ -24,6 +25,7 @@ from lading.containers import (
     listing,
     logdriver,
     model,
+    namespaces,
     naming,
     netmodes,
     netviews,
@@ -237,6 +239,7 @@ class ContainerService:
             cwd="/",
             user=user,
             hostname=container.document.hostname,
+            cgroup_parent=self._env.cgroup_parent,
         )
         if self._env.remapping is not None:
             remapping.check(container.host)
@@ -507,18 +510,32 @@ class ContainerService:
 
     async def stats(self, name: str, *, with_before: bool) -> dict[str, Any]:
         """Its present figures; ``with_before`` adds those of a second ago."""
-        return await stats.one(self.find(name), with_before=with_before)
+        return await stats.one(self.find(name), with_before=with_before, cgroups=self._has_cgroups)
 
     def stats_stream(self, name: str) -> AsyncGenerator[dict[str, Any]]:
         """Its figures, once a second, until it is removed."""
-        return stats.stream(self.find(name))
+        return stats.stream(self.find(name), cgroups=self._has_cgroups)
+
+    @property
+    def _has_cgroups(self) -> bool:
+        return bool(self._env.cgroup_parent)
 
     async def top(self, name: str, arguments: str = "-ef") -> dict[str, Any]:
         """Its processes, as ps(1) shows them. Raises `ConflictError` unless it runs."""
         container = self.find(name)
-        pids = frozenset(await self._life.running_task(container).pids())
+        pids = await self._pids(container)
         self._env.bus.publish("container", "top", container.id, container.attributes())
         return await top(pids, arguments)
+
+    async def _pids(self, container: Container) -> frozenset[int]:
+        task = self._life.running_task(container)
+        if self._has_cgroups:
+            return frozenset(await task.pids())
+        if container.host.pid_mode not in ("", "private"):
+            raise UnsupportedError(
+                f"the processes of a container in another PID namespace cannot be told: {cgroupless.REASON}"
+            )
+        return await aio.run(aio.DISK, namespaces.members, container.state.pid)
 
     async def commit(self, container: Container, asked: CommitRequest) -> str:
         """Make an image of it; raises as `committing.commit`."""
