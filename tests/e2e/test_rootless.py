@@ -193,7 +193,8 @@ def test_streams_files_figures_and_volumes(engine: Engine):
     ) == 1
     figures = json.loads(engine.docker("stats", "--no-stream", "--format", "{{json .}}", "one"))
     assert (figures["PIDs"], figures["CPUPerc"], figures["BlockIO"]) == ("1", "0.00%", "0B / 0B")
-    engine.docker("commit", "one", "committed")
+    assert "--pause=false" in fails(engine, "commit", "one", "committed")
+    engine.docker("commit", "--pause=false", "one", "committed")
     engine.docker("rm", "-f", "one")
     assert engine.docker("run", "--rm", "-v", "data:/data", "committed", "cat", "/data/f") == "kept\n"
     engine.docker("volume", "rm", "data")

@@ -643,7 +643,10 @@ class Lifecycle:
             if container.state.paused:
                 raise ConflictError(f"container {container.id} is already paused")
             if not self.env.cgroup_parent:
-                raise UnsupportedError(f"containers cannot be paused: {cgroupless.REASON}")
+                raise UnsupportedError(
+                    f"containers cannot be paused: {cgroupless.REASON}",
+                    hint="docker commit --pause=false takes a running one as it is",
+                )
             if self.observer is not None:
                 await self.observer.rest(container)
             try:
