@@ -190,7 +190,7 @@ def driver_status(store: Store) -> list[list[str]]:
         ["Supports d_type", "true"],
         ["Using metacopy", "false"],
         ["Native Overlay Diff", "true"],
-        ["userxattr", "false"],
+        ["userxattr", str(linux.in_user_namespace()).lower()],
     ]
 
 
