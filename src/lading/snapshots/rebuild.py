@@ -5,7 +5,8 @@ layer was committed with. A blob that is gone, damaged or another one leaves not
 
 **Speed.** A large layer gets a seek index (`lading.formats.seek`) in the background, once it is there. From then on its segments
 are decoded on all cores, each verified by itself: their digests were taken when the whole stream had the right diff ID. An index
-that is damaged is deleted, and the layer decoded in one piece. Two cores are busy with that anyway; there is none on so few.
+that is damaged is deleted, and the layer decoded in one piece. Where it is of no use for
+decoding on demand either, there is none on so few as two cores, which are busy with one piece.
 
 Layers that can be decoded on demand are not made again here at all, see ondemand.py.
 
