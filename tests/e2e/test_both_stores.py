@@ -2,11 +2,13 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
+import tarfile
 import tempfile
 import time
 import urllib.parse
@@ -166,6 +168,14 @@ def test_a_foreign_platform_is_pulled_inspected_and_told_apart(daemon: Daemon, i
     assert "no matching manifest for linux/arm64" in says(daemon, "pull", "--platform", "linux/arm64", name)
     daemon.docker("pull", "--platform", "linux/s390x", name)
     assert image(daemon, name)["Architecture"] == "s390x"
+    made = daemon.run("create", "--name", "elsewhere", "--network", "none", name)
+    assert b"(linux/s390x) does not match the detected host platform (linux/" in made.stderr
+    daemon.docker("rm", "elsewhere")
+    asked = daemon.run(
+        "create", "--name", "elsewhere", "--network", "none", "--platform", "linux/s390x", name
+    )
+    assert (asked.returncode, asked.stderr) == (0, b"")
+    daemon.docker("rm", "elsewhere")
     (one,) = json.loads(daemon.docker("image", "inspect", "--platform", "linux/s390x", name))
     assert one["Architecture"] == "s390x"
     steps = daemon.docker("history", "--format", "{{.CreatedBy}}", "--platform", "linux/s390x", name)
@@ -239,7 +249,12 @@ def test_save_and_load(shared_daemon: Daemon, images: MakeImage, tmp_path: Path)
             check=False,
         )
         assert done.returncode == 0, done.stderr
-    shared_daemon.docker("rmi", name)
+    for tag in ("either/tags:1", "either/tags:2"):
+        shared_daemon.docker("tag", name, tag)
+    with tarfile.open(fileobj=io.BytesIO(shared_daemon.run("save", "either/tags").stdout)) as every:
+        listed = json.loads(every.extractfile("manifest.json").read())
+    assert [sorted(row["RepoTags"]) for row in listed] == [["either/tags:1", "either/tags:2"]]
+    shared_daemon.docker("rmi", "either/tags:1", "either/tags:2", name)
     said = shared_daemon.docker("load", "--platform", "linux/amd64", "-i", str(archive))
     assert f"Loaded image: {name}:latest" in said
     assert image(shared_daemon, name)["Id"] == before
@@ -284,6 +299,8 @@ def test_import_change_commit_diff_export_and_copy(shared_daemon: Daemon, tmp_pa
     change = 'CMD ["/bin/busybox", "echo", "imported"]'
     shared_daemon.docker("import", "--change", change, "-", "either/imported", input=tree)
     assert run(shared_daemon, "either/imported") == "imported\n"
+    lie = f"either/imported@sha256:{'0' * 64}"
+    assert "cannot import digest reference" in says(shared_daemon, "import", "-", lie)
     script = "busybox mkdir /d; echo new > /d/new; busybox rm /bin/sh"
     shared_daemon.docker(
         "run", "--name", "changing", "--network", "none", "either/imported", "/bin/sh", "-c", script

@@ -127,6 +127,7 @@ async def test_filters_choose(images: Images) -> None:
     assert await tags(reference=["b"]) == ["b:1"]
     assert await tags(reference=["*/*/a:*"]) == ["registry.test/team/a:1"]
     assert await tags(reference=["*"]) == ["b:1"]
+    assert await tags(reference=["[^a]"]) == ["b:1"]
     assert await tags(until=["2025-01-01"]) == ["b:1", "registry.test/team/a:1"]
     assert await tags(until=["2020-01-01"]) == []
     assert await tags(before=["b:1"]) == []
@@ -136,7 +137,7 @@ async def test_filters_choose(images: Images) -> None:
         await tags(dangling=["true", "false"])
     with pytest.raises(InvalidArgumentError):
         await tags(dangling=["perhaps"])
-    with pytest.raises(NoSuchImageError):
+    with pytest.raises(NoSuchImageError, match="No such image: nothing:latest"):
         await tags(since=["nothing"])
 
 

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from aiohttp import web
-
 from lading.api.engine import image_shapes as shapes
+from lading.api.engine import web
 from lading.api.engine.progress import LOADING, PULLING, PUSHING, SILENT, tell
 from lading.api.engine.routing import Request, Router
 from lading.api.engine.streams import (
@@ -23,7 +22,7 @@ from lading.images.exchange import SEARCH_FILTERS, ImageExchange, Login
 from lading.images.listing import FILTERS, ImageRow
 from lading.images.pruning import FILTERS as PRUNE_FILTERS
 from lading.images.service import ImageService
-from lading.oci import mediatypes, platform, reference
+from lading.oci import platform, reference
 from lading.oci.config import RunConfig
 from lading.oci.descriptor import Platform
 from lading.oci.digest import Digest
@@ -223,6 +222,8 @@ class ImageRoutes:
         from lading.transfer import changes  # noqa: PLC0415 - reads Dockerfiles, which most daemons never do
 
         name = _reference(request.text("repo"), request.text("tag")) if request.text("repo") else None
+        if name is not None and name.digest is not None:
+            raise InvalidArgumentError("cannot import digest reference", subject=str(name))
         wanted = platform.parse(request.text("platform")) if request.text("platform") else None
         options = ImportOptions(
             platform=wanted or platform.host(),
@@ -257,8 +258,7 @@ class ImageRoutes:
         said.append(
             {"progressDetail": {}, "aux": {"Tag": ref.tag, "Digest": str(pushed.digest), "Size": pushed.size}}
         )
-        said += [{"aux": {"contentMissing": True, "desc": shapes.descriptor(d)}} for d in result.missing]
-        if pushed.digest != result.target.digest and mediatypes.is_index(result.target.media_type):
+        if result.missing:  # so that a manifest was pushed in place of the index
             note = {
                 "manifestPushedInsteadOfIndex": True,
                 "originalIndex": shapes.descriptor(result.target),

@@ -15,10 +15,9 @@ import anyio
 import anyio.lowlevel
 import msgspec
 import structlog
-from aiohttp import web
 from typing_extensions import Buffer
 
-from lading.api.engine import limits
+from lading.api.engine import limits, web
 from lading.api.engine import version as versions
 from lading.api.engine.errors import text_of
 from lading.api.engine.routing import Request
