@@ -18,7 +18,7 @@ check: setup ## lint, types, layering
 	$(RUN)/lint-imports
 
 test: check ## set up and pass every test
-	$(RUN)/python -m pytest -m "not nightly"
+	$(RUN)/python -m pytest -m "not nightly" -n 2 --dist loadfile
 
 test-nightly: check ## the long suites: crash matrices, stateful runs, large images
 	$(RUN)/python -m pytest -m nightly --timeout 3600

@@ -4,6 +4,7 @@ one-file      500 MB in one file, one layer
 small-files   35,000 files, one layer
 eight-layers  1 GB in 8 layers
 torch-like    709 MB in one layer: shared libraries, headers and Python code of PyTorch and its like
+python        one layer of Python with PyTorch, SciPy, pandas and SymPy, all that they need, and their modules compiled
 ninety        eight-layers with its top layer changed
 fleet-0 to 7  5,000 files in common, and a layer of 10 MB of its own on top
 tiny          two small layers, for what is not about bytes
@@ -14,9 +15,11 @@ import gzip
 import io
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -63,6 +66,14 @@ TORCH = [
     "libjavascriptcoregtk-4.1-0",
 ]
 """Packages of Debian whose files are what a machine-learning image is made of."""
+PYTHON = [
+    "python3",
+    "python3-torch",
+    "python3-scipy",
+    "python3-pandas",
+    "python3-sympy",
+    "libopenblas0-pthread",
+]
 MB = 1_000_000
 AMD64 = Platform(os="linux", architecture="amd64")
 PLATFORMS = (
@@ -108,6 +119,7 @@ class Corpus:
                 "eight-layers": self._eight_layers,
                 "tiny": self._tiny,
                 "torch-like": self._torch_like,
+                "python": self._python,
                 "ninety": self._ninety,
                 **{f"fleet-{number}": partial(self._fleet, number) for number in range(8)},
             }
@@ -275,6 +287,22 @@ class Corpus:
                         size += info.size
         return [_tar(files)]
 
+    def _python(self) -> list[bytes]:
+        with tempfile.TemporaryDirectory(dir=self.root) as directory:
+            for package in self._closure(PYTHON):
+                subprocess.run(["dpkg-deb", "-x", str(package), directory], check=True)
+            # As after an installation; a hash, since Debian's own compilation would go by times that the layer does not keep.
+            subprocess.run(
+                [sys.executable, "-m", "compileall", "-q", "-j", "0", "-s", directory, "--invalidation-mode", "unchecked-hash",
+                 f"{directory}/usr/lib/python3", f"{directory}/usr/lib/python3.11"],
+                check=False, capture_output=True,  # a few files are for other versions of Python
+            )  # fmt: skip
+            done = subprocess.run(
+                ["tar", "--sort=name", "--owner=0", "--group=0", "--numeric-owner", f"--mtime=@{EPOCH}", "-C", directory, "-cf", "-", "."],
+                check=True, capture_output=True,
+            )  # fmt: skip
+        return [done.stdout]
+
     def _ninety(self) -> list[bytes]:
         return [*self._eight_layers()[:-1], _tar([("changed", self._bytes(0, 100 * MB))])]
 
@@ -294,6 +322,25 @@ class Corpus:
                     capture_output=True,
                 )
         return [found for name in names for found in sorted(place.glob(f"{name}_*.deb"))]
+
+    def _closure(self, names: list[str]) -> list[pathlib.Path]:
+        """Debian's packages of these names, and those that they need, as on a machine that has nothing."""
+        place = self.root / "closure"
+        place.mkdir(exist_ok=True)
+        planned = subprocess.run(
+            ["apt-get", "install", "-y", "-qq", "--print-uris", "--no-install-recommends", "-o", "Dir::State::status=/dev/null", *names],
+            check=True, capture_output=True, text=True,
+        ).stdout  # fmt: skip
+        wanted = re.findall(r"^'\S+' ([^_\s]+)_\S+\.deb ", planned, re.MULTILINE)
+        missing = [name for name in wanted if not any(place.glob(f"{name}_*.deb"))]
+        if missing:
+            subprocess.run(
+                ["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", *missing],
+                cwd=place,
+                check=True,
+                capture_output=True,
+            )
+        return [found for name in sorted(wanted) for found in sorted(place.glob(f"{name}_*.deb"))]
 
     def _bytes(self, start: int, length: int) -> bytes:
         out = io.BytesIO()

@@ -151,8 +151,8 @@ class Engine:
         """Remove a container."""
         self.docker("rm", "-f", container)
 
-    empty = ""
-    """Host of a registry that has nothing."""
+    empty: tuple[str, ...] = ()
+    """Hosts of registries that have nothing."""
 
     def collect(self) -> None:
         """Free what the removed images held, where removal has not done so before it returned."""

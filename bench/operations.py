@@ -14,6 +14,16 @@ Note = Callable[[str, float], None]
 READ_ALL = "/busybox find / -xdev -type f -exec /busybox cat {} + | /busybox wc -c"
 FIND = "/busybox find / -xdev -size +99999999k"
 GREP = "/busybox grep -rqs no-such-text-anywhere /usr/include /linux-source-6.1/arch/arm; true"
+IMPORT = (
+    "LD_LIBRARY_PATH=/usr/lib/x86_64-linux-gnu/openblas-pthread PYTHONDONTWRITEBYTECODE=1 "
+    "/usr/bin/python3 -I -c 'import torch, pandas, scipy.stats, scipy.optimize, sympy'"
+)
+READS = {
+    "small-files": (("find", FIND), ("grep -r", GREP), ("read all", READ_ALL)),
+    "torch-like": (("find", FIND), ("grep -r", GREP), ("read all", READ_ALL)),
+    "python": (("find", FIND), ("import torch and others", IMPORT)),
+}
+"""What is read of an image, warm and cold."""
 SETTLED = 15
 """Seconds after which an engine has given back what it cached only while something read."""
 FLEET = tuple(f"fleet-{number}" for number in range(8))
@@ -50,14 +60,7 @@ def pull(engine: engines.Engine, image: str, note: Note) -> None:
 def everything(engine: engines.Engine, image: str, note: Note) -> None:
     """What one does with an image besides pulling it."""
     note(f"pull and flush {image}", timed(lambda: (engine.pull(image), engine.volume.flush())))
-    copy = f"{engine.empty}/copy-{engine.name}-{time.time_ns()}:latest"
-    mounted = copy.replace(engine.empty, engine.registry)
-    with attempted(engine, "push"):
-        note(f"push to an empty registry {image}", timed(lambda: engine.push(image, copy)))
-        note(f"push, again {image}", timed(lambda: engine.push(image, copy)))
-        if engine.has_api:
-            note(f"push, again, by the API {image}", timed(lambda: engine.api_push(copy)))
-        note(f"push, layers mounted {image}", timed(lambda: engine.push(image, mounted)))
+    copy, mounted, other = _pushes(engine, image, note)
     with attempted(engine, "commit and diff"):
         engine.container(image, "changed", "echo x > /changed")
         note(f"diff {image}", timed(lambda: engine.diff("changed")))
@@ -68,7 +71,7 @@ def everything(engine: engines.Engine, image: str, note: Note) -> None:
         with contextlib.suppress(RuntimeError):
             engine.discard("changed")
             engine.remove("committed")
-        names = [image, *([copy, mounted] if engine.tags_copies else [])]
+        names = [image, *([copy, mounted, *other] if engine.tags_copies else [])]
         note(f"rmi, all {image}", timed(lambda: [engine.remove(each) for each in names]))
         if type(engine).collect is not engines.Engine.collect:
             note(f"gc {image}", timed(engine.collect))
@@ -76,21 +79,38 @@ def everything(engine: engines.Engine, image: str, note: Note) -> None:
         archive.unlink()
 
 
+def _pushes(engine: engines.Engine, image: str, note: Note) -> tuple[str, str, list[str]]:
+    """Push to registries that have nothing, again, and where the layers are; the names that were given to the image."""
+    copy, other = (f"{host}/copy-{engine.name}-{time.time_ns()}:latest" for host in engine.empty)
+    mounted = copy.replace(engine.empty[0], engine.registry)
+    with attempted(engine, "push"):
+        note(f"push to an empty registry {image}", timed(lambda: engine.push(image, copy)))
+        note(f"push, again {image}", timed(lambda: engine.push(image, copy)))
+        if engine.has_api:
+            note(f"push, again, by the API {image}", timed(lambda: engine.api_push(copy)))
+            engine.docker("tag", copy, other)
+            cpu = engine.cpu_seconds()
+            note(f"push to an empty registry, by the API {image}", timed(lambda: engine.api_push(other)))
+            note(f"push to an empty registry, by the API, cpu-s {image}", engine.cpu_seconds() - cpu)
+        note(f"push, layers mounted {image}", timed(lambda: engine.push(image, mounted)))
+    return copy, mounted, [other] if engine.has_api else []
+
+
 def reads(engine: engines.Engine, image: str, note: Note) -> None:
-    """Pull and read everything; then walk and search, warm and cold, and what the page cache holds then and a little later."""
+    """Pull and read everything; then `READS`, warm and cold, and what the page cache holds then and a little later."""
     with attempted(engine, "reads"):
         note(f"pull and read all {image}", timed(lambda: (engine.pull(image), engine.shell(image, READ_ALL))))
-        note(f"find, warm {image}", timed(lambda: engine.shell(image, FIND)))
-        note(f"grep -r, warm {image}", timed(lambda: engine.shell(image, GREP)))
+        for name, script in READS[image]:
+            note(f"{name}, warm {image}", timed(lambda script=script: engine.shell(image, script)))
         engine.volume.flush()
-        for name, script in (("find", FIND), ("grep -r", GREP), ("read all", READ_ALL)):
+        for name, script in READS[image]:
             drop_caches()
             before = cached()
             note(f"{name}, cold {image}", timed(lambda script=script: engine.shell(image, script)))
-            if script == READ_ALL:
-                note(f"page cache at once MB {image}", (cached() - before) / 1e6)
-                time.sleep(SETTLED)
-                note(f"page cache MB {image}", (cached() - before) / 1e6)
+            if name != "find":
+                note(f"page cache at once MB, {name} {image}", (cached() - before) / 1e6)
+        time.sleep(SETTLED)
+        note(f"page cache MB, {name} {image}", (cached() - before) / 1e6)
 
 
 def fleet(engine: engines.Engine, _: str, note: Note) -> None:

@@ -3,23 +3,45 @@
 import contextlib
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Self
 
 import engines
+
+_SENT = re.compile(r'"GET /v2/\S+/blobs/(sha256:[0-9a-f]{64}) [^"]*" 20[06] ([0-9]+)')
+"""A line of the access log about a blob that was sent: its digest and how many bytes went."""
+
+
+@dataclass(slots=True)
+class Sent:
+    """What a registry sent of blobs."""
+
+    requests: Counter[str] = field(default_factory=Counter)
+    """By digest."""
+    size: int = 0
 
 
 class Registry:
     """A registry whose storage is on the disk that the engines do not use."""
 
     def __init__(
-        self, scratch: pathlib.Path, *, address: str = "127.0.0.1", prefix: tuple[str, ...] = ()
+        self,
+        scratch: pathlib.Path,
+        *,
+        address: str = "127.0.0.1",
+        prefix: tuple[str, ...] = (),
+        counted: bool = False,
     ) -> None:
+        """With ``counted`` it writes down every request, for `sent`."""
         self._scratch = scratch
+        self._counted = counted
         self._address = address
         self._prefix = prefix
         self.host = ""
@@ -33,11 +55,12 @@ class Registry:
                 port = probe.getsockname()[1]
         self.host = f"{self._address}:{port}"
         config = self._scratch / f"registry-{port}.yml"
+        self._log = self._scratch / f"registry-{port}.log"
         config.write_text(
             f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {self._scratch}/registry}}}}\n"
-            f'http: {{addr: "{self.host}"}}\nlog: {{level: error, accesslog: {{disabled: true}}}}\n'
+            f'http: {{addr: "{self.host}"}}\nlog: {{level: error, accesslog: {{disabled: {str(not self._counted).lower()}}}}}\n'
         )
-        with open(self._scratch / "registry.log", "ab") as log:
+        with open(self._log, "ab") as log:
             self._process = subprocess.Popen(
                 [*self._prefix, "docker-registry", "serve", str(config)], stdout=log, stderr=log
             )
@@ -55,6 +78,18 @@ class Registry:
         assert self._process is not None
         self._process.terminate()
         self._process.wait()
+
+    @contextlib.contextmanager
+    def sent(self) -> Iterator[Sent]:
+        """What it sends meanwhile, filled in at the end. Needs ``counted``."""
+        before = self._log.stat().st_size
+        found = Sent()
+        yield found
+        with self._log.open("rb") as log:
+            log.seek(before)
+            for digest, size in _SENT.findall(log.read().decode(errors="replace")):
+                found.requests[digest] += 1
+                found.size += int(size)
 
     def fill(self, layout: pathlib.Path, name: str) -> None:
         """Push an image of an OCI layout."""

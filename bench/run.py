@@ -1,17 +1,18 @@
 """Measure Lading beside its peers: the same work, in turn, on fresh file systems; ratios of paired runs, raw samples kept.
 
-    python bench/run.py [--quick] [--pairs N] [--images a,b] [--peers x,y] [--phases a,b]
+    python bench/run.py [--quick] [--pairs N] [--others N] [--images a,b] [--peers x,y] [--phases a,b]
 
 Peers are Docker Engine 28 (both stores), containerd 2.1 (overlayfs and its own erofs snapshotter) and podman 5 in a chroot
 (PEERS_ROOT, default /var/lib/lading-peers); without it only Lading is measured. Times are wall seconds of the client's command.
 
-Phases: ``pull`` (N pairs), ``everything`` (push, save, load, commit, diff, rmi), ``compressed`` (layers-keep), ``reads`` (in containers, warm and cold: drops the
-machine's page cache), ``fleet`` (eight images at once), ``link`` (400 Mbit/s), ``many`` (300 images), ``memory`` (16 layers of
+Phases: ``pull`` (``--pairs``), ``everything`` (push, save, load, commit, diff, rmi), ``compressed`` (layers-keep), ``reads`` (in containers, warm and cold: drops the
+machine's page cache), ``fleet`` (eight images at once, and how often the registry sent each blob), ``link`` (400 Mbit/s), ``many`` (300 images), ``memory`` (16 layers of
 500 MB, only if named), ``build`` (``--builds`` of small, files, parallel, platforms, large), ``containers`` (run, exec, 100 at once, memory,
 restart), ``gc`` (100,000 nodes). The page docs/benchmark-results.md is made of the samples.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -58,7 +59,7 @@ class Run:
         self.chroot = pathlib.Path(os.environ.get("PEERS_ROOT", "/var/lib/lading-peers"))
         self.corpus = Corpus(pathlib.Path(options.corpus))
         self._filled: set[str] = set()
-        self.empty: Registry | None = None
+        self.empty: tuple[str, ...] = ()
         wanted = options.peers.split(",")
         self.peers = [p for p in engines.available(self.chroot) if p.name in wanted]
 
@@ -94,7 +95,7 @@ class Run:
             self.calibration.append(calibrate())
             for kind in kinds if number % 2 == 0 else kinds[::-1]:
                 engine = self.fresh(kind, host, kept)
-                engine.empty = self.empty.host if self.empty else ""
+                engine.empty = self.empty
                 with engine.volume, engines.running(engine), operations.attempted(engine, work.__name__):
                     work(
                         engine,
@@ -114,13 +115,15 @@ class Run:
             self.pair(operations.pull, image, pairs=self.options.pairs)
 
     def _everything(self) -> None:
-        self.fill("small-files")
-        with (
-            tempfile.TemporaryDirectory(dir=self.scratch) as place,
-            Registry(pathlib.Path(place)) as self.empty,
-        ):
-            self.pair(operations.everything, "small-files", pairs=1 if self.options.quick else 2)
-        self.empty = None
+        images = ("small-files",) if self.options.quick else ("small-files", "eight-layers")
+        self.fill(*images)
+        with contextlib.ExitStack() as stack:
+            for _ in range(2):
+                place = stack.enter_context(tempfile.TemporaryDirectory(dir=self.scratch))
+                self.empty += (stack.enter_context(Registry(pathlib.Path(place))).host,)
+            for image in images:
+                self.pair(operations.everything, image, pairs=self.options.others)
+        self.empty = ()
 
     def _compressed(self) -> None:
         images = ("small-files",) if self.options.quick else ("small-files", "torch-like", "eight-layers")
@@ -129,7 +132,7 @@ class Run:
             self.pair(operations.compressed, image, pairs=1, kinds=[engines.LadingCompressed])
 
     def _reads(self) -> None:
-        images = ("small-files",) if self.options.quick else ("small-files", "torch-like")
+        images = ("small-files",) if self.options.quick else tuple(operations.READS)
         self.fill(*images)
         kinds: list[type[engines.Engine]] = [engines.Lading]
         kinds += [
@@ -138,11 +141,19 @@ class Run:
             if p.name in ("docker-containerd-store", "containerd-overlayfs", "containerd-erofs")
         ]
         for image in images:
-            self.pair(operations.reads, image, pairs=1, kinds=kinds)
+            self.pair(operations.reads, image, pairs=self.options.others, kinds=kinds)
 
     def _fleet(self) -> None:
         self.fill(*operations.FLEET)
-        self.pair(operations.fleet, "fleet", pairs=1)
+        with Registry(self.scratch, counted=True) as registry:
+
+            def fleet(engine: engines.Engine, image: str, note: operations.Note) -> None:
+                with registry.sent() as sent:
+                    operations.fleet(engine, image, note)
+                note("eight at once, most requests for one blob", max(sent.requests.values(), default=0))
+                note("eight at once, MB sent", sent.size / 1e6)
+
+            self.pair(fleet, "fleet", pairs=self.options.others, host=registry.host)
 
     def _link(self) -> None:
         self.fill("torch-like")
@@ -151,7 +162,9 @@ class Run:
         kinds: list[type[engines.Engine]] = [engines.Lading]
         kinds += [p for p in self.peers if p.name == "docker-containerd-store"]
         with shaped(self.scratch, "400mbit") as registry:
-            self.pair(operations.link, "torch-like", pairs=1, kinds=kinds, host=registry.host)
+            self.pair(
+                operations.link, "torch-like", pairs=self.options.others, kinds=kinds, host=registry.host
+            )
 
     def _many(self) -> None:
         count = 100 if self.options.quick else self.options.list
@@ -236,6 +249,9 @@ def main() -> int:
     parser.add_argument(
         "--pairs", type=int, help="alternating pulls of each image by each engine (default 3, or 1)"
     )
+    parser.add_argument(
+        "--others", type=int, help="alternating pairs of everything, reads, fleet and link (default 2, or 1)"
+    )
     parser.add_argument("--images", default=",".join(IMAGES))
     parser.add_argument("--peers")
     parser.add_argument("--phases", default=",".join(PHASES))
@@ -258,6 +274,7 @@ def main() -> int:
     options = parser.parse_args()
     containers.own_mount_namespace()
     options.pairs = options.pairs or (1 if options.quick else 3)
+    options.others = options.others or (1 if options.quick else 2)
     options.peers = (
         options.peers if options.peers is not None else ",".join(QUICK_PEERS if options.quick else PEERS)
     )

@@ -40,7 +40,7 @@ async def main(root: Path) -> None:
             say("tagged", str(number))
             await stores.database.leases("moby").delete(lease)
         kept = describe(bytes([2]) * 100_000).digest
-        if await stores.content.intact(kept):
+        if kept in await stores.content.intact([kept]):
             await stores.content.update(kept, {"copy": "yes"})
             await stores.content.release(kept)
             async with stores.content.open_reader(kept) as reader:

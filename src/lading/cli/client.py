@@ -38,11 +38,18 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.settimeout(None)
 
 
+def default_host() -> str:
+    """Root's daemon; for another user the user's own, if there is one."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
+    socket = os.path.join(runtime, "docker.sock")
+    return f"unix://{socket}" if os.geteuid() and os.path.exists(socket) else DEFAULT_HOST
+
+
 class Client:
     """Talks to one daemon. ``host`` is as Docker writes it; certificates are found where ``docker`` finds them."""
 
     def __init__(self, host: str = "") -> None:
-        self.host = host or os.environ.get("DOCKER_HOST", "") or DEFAULT_HOST
+        self.host = host or os.environ.get("DOCKER_HOST", "") or default_host()
 
     def tls(self) -> ssl.SSLContext | None:
         """The client's certificates, for a host that needs them. Raises `InvalidArgumentError`."""

@@ -1,11 +1,12 @@
 """Names and IDs of containers."""
 
+import contextlib
 import re
 import secrets
-from collections.abc import Container
+from collections.abc import Callable, Container, Generator
 from typing import Final
 
-from lading.errors import InvalidArgumentError
+from lading.errors import AlreadyExistsError, InvalidArgumentError
 
 _NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,253}")
 _ADJECTIVES: Final = """
@@ -59,3 +60,39 @@ def check(name: str) -> str:
             f"Invalid container name ({name[:300]}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
         )
     return bare
+
+
+class Names:
+    """Gives names to containers, each to one. ``owner`` tells the ID of the container that has a name; ``None`` if none has."""
+
+    def __init__(self, owner: Callable[[str], str | None]) -> None:
+        self._owner = owner
+        self._reserved: dict[str, str] = {}
+
+    @contextlib.contextmanager
+    def reserved(self, name: str, id: str) -> Generator[str]:
+        """Keep a name, or a random one if it is empty, for the container ``id``, which has to have it when the context ends.
+
+        Raises:
+            InvalidArgumentError: It is no name.
+            AlreadyExistsError: Another container has it, or is about to.
+
+        """
+        chosen = check(name) if name else random_name(self)
+        if other := self._of(chosen):
+            raise AlreadyExistsError(
+                f'Conflict. The container name "/{chosen}" is already in use by container "{other}". '
+                "You have to remove (or rename) that container to be able to reuse that name.",
+                subject=chosen,
+            )
+        self._reserved[chosen] = id
+        try:
+            yield chosen
+        finally:
+            del self._reserved[chosen]
+
+    def __contains__(self, name: object) -> bool:
+        return self._of(str(name)) is not None
+
+    def _of(self, name: str) -> str | None:
+        return self._reserved.get(name) or self._owner(name)

@@ -5,85 +5,50 @@ durable is in the record store; this object holds the same records with what is 
 """
 
 import contextlib
-import shutil
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 import anyio
 import anyio.abc
-import msgspec
 
 from lading.containers import (
     attaching,
     committing,
-    health,
     imagemounts,
-    links,
     listing,
-    logdriver,
     model,
     naming,
-    netmodes,
-    netviews,
-    remapping,
-    request,
     signals,
-    spec,
     stats,
-    storage,
     updating,
-    users,
-    views,
-    volumemounts,
-    wasm,
 )
 from lading.containers.attaching import Attachment, AttachOptions, LogOptions
-from lading.containers.binds import Bind
 from lading.containers.checkups import Checkups
 from lading.containers.committing import CommitRequest
-from lading.containers.environment import ContainerImage, Environment
+from lading.containers.creating import Created, Creator
+from lading.containers.display import Display
+from lading.containers.environment import Environment
 from lading.containers.exec_service import ExecService
 from lading.containers.files import FileService
 from lading.containers.hostmounts import HostMounts
 from lading.containers.journal import Chunk
 from lading.containers.lifecycle import Lifecycle
-from lading.containers.model import Container, Document
+from lading.containers.model import Container
 from lading.containers.netservice import NetworkService
 from lading.containers.networking import Networking
-from lading.containers.request import CreateRequest, LogConfig
 from lading.containers.restoring import Restorer
 from lading.containers.runs import Run
 from lading.containers.streams import Peer
-from lading.containers.volumeholding import Making, VolumeHolding
-from lading.containers.volumemounts import VolumeMount
+from lading.containers.volumeholding import VolumeHolding
 from lading.containers.volumeservice import VolumeService
-from lading.core.containers import ContainerRecord
-from lading.core.mounts import Mount
-from lading.core.snapshots import SnapshotKey
-from lading.errors import (
-    AlreadyExistsError,
-    ConflictError,
-    InvalidArgumentError,
-    LadingError,
-    NotFoundError,
-    UnsupportedError,
-)
+from lading.errors import ConflictError, InvalidArgumentError, NotFoundError
 from lading.kit import aio
-from lading.oci import platform as platforms
 from lading.oci.descriptor import Platform
 
 Condition = Literal["not-running", "next-exit", "removed"]
 CONDITIONS: Final = ("not-running", "next-exit", "removed")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Created:
-    """A new container's ID, and what the user should know."""
-
-    id: str
-    warnings: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +66,7 @@ class ContainerService:
         self._env = environment
         self._group = group
         self._containers: dict[str, Container] = {}
-        self._creating = anyio.Lock()
+        self._names = naming.Names(self._is_named)
         self._pruning = anyio.Lock()
         networking = Networking(environment.networks, environment.bus, self.find, environment.resolving)
         holding = VolumeHolding(
@@ -113,6 +78,8 @@ class ContainerService:
         self.execs = ExecService(environment, self._life)
         self._life.observer = Checkups(self._life, self.execs)
         self.files = FileService(environment, self._life)
+        self._creator = Creator(environment, self._life, self._names, self.find, self._add)
+        self._display = Display(environment, self._life, self.find, self.all)
 
     async def _open(self) -> None:
         for place in (self._env.root, self._env.state):
@@ -135,6 +102,9 @@ class ContainerService:
 
     def _close(self) -> None:
         self._life.let_go()
+
+    def _add(self, container: Container) -> None:
+        self._containers[container.id] = container
 
     def _forget(self, container: Container) -> None:
         self._containers.pop(container.id, None)
@@ -169,137 +139,12 @@ class ContainerService:
     async def create(
         self, body: Mapping[str, Any], *, name: str = "", platform: Platform | None = None
     ) -> Created:
-        """Create a container from Docker's create body.
+        """Create a container from Docker's create body; raises as `Creator.create`."""
+        return await self._creator.create(body, name=name, platform=platform)
 
-        Raises:
-            NotFoundError: No such image.
-            AlreadyExistsError: The name is taken.
-            InvalidArgumentError, UnsupportedError: A field is wrong or not offered; the message names it.
-
-        """
-        asked = request.parse(_with_defaults(body, self._env))
-        wishes = self._life.networking.wishes(asked.config, asked.host, asked.networking)
-        runtime = asked.host.runtime
-        if runtime not in self._env.runtimes and not runtime.startswith(("io.containerd.", "/")):
-            raise InvalidArgumentError(f"unknown or invalid runtime name: {runtime}", subject=runtime)
-        wasm.check(runtime, platform)
-        async with self._creating:
-            chosen = naming.check(name) if name else self._random_name()
-            self._check_free(chosen)
-            image = await self._env.images.open(asked.config.image, platform)
-            wasm.check(runtime, image.manifest.platform or image.config.platform)
-            id_ = naming.new_id()
-            document = _document(asked, image, id_)
-            document.networks = wishes
-            volumes = volumemounts.plan(asked.config, asked.host, image.config.run.volumes, self._mounts_of)
-            document.borrowed = list(volumes.binds)
-            record = ContainerRecord(
-                id=id_,
-                name=chosen,
-                snapshotter=self._env.snapshotter.name,
-                snapshot_key=id_,
-                image=str(image.manifest.digest),
-                target=str(image.target.digest),
-                document={},
-            )
-            container = model.make(record, document)
-            links.check(container, self.find)
-            await self._dry_run(container)
-            document.images = await imagemounts.hold(self._env, id_, container.images)
-            try:
-                async with self._life.holding.making(volumes.asked) as making:
-                    document.volumes = [*volumes.borrowed, *making.mounts]
-                    await self._store(container, image, making)
-                    self._containers[container.id] = container
-            except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await imagemounts.release(self._env, id_, container.images)
-                raise
-        self._env.bus.publish("container", "create", container.id, container.attributes())
-        warnings = [*asked.warnings, *_network_warnings(asked)]
-        if platform is None:
-            warnings += _platform_warnings(image)
-        return Created(id=id_, warnings=warnings)
-
-    def _mounts_of(self, name: str) -> tuple[Sequence[VolumeMount], Sequence[Bind]]:
-        """For ``--volumes-from``. Not found would mean the image, which clients would then pull."""
-        try:
-            other = self.find(name)
-        except NotFoundError as exc:
-            raise InvalidArgumentError(exc.message, subject=name) from exc
-        return other.document.volumes, other.binds
-
-    async def _dry_run(self, container: Container) -> None:
-        """Refuse now what would be refused at every start: build the spec with a stand-in for the user."""
-        user = users.User(uid=0, gid=0, groups=(0,), home="/")
-        plan = spec.Plan(
-            id=container.id,
-            config=container.config,
-            host=container.host,
-            args=[container.document.path],
-            env=(),
-            cwd="/",
-            user=user,
-            hostname=container.document.hostname,
-        )
-        if self._env.remapping is not None:
-            remapping.check(container.host)
-        await aio.run(aio.DISK, spec.build, plan)
-        storage.limit(container.host.storage_opt)
-        if container.host.init and not self._env.init_path:
-            raise UnsupportedError(
-                "HostConfig.Init: there is no init program on this machine",
-                hint="install tini, or leave --init out",
-            )
-        signals.parse(container.document.stop_signal)
-
-    async def _store(self, container: Container, image: ContainerImage, making: Making) -> None:
-        """Record, volumes and snapshot; nothing is left behind on failure.
-
-        The record comes first: what it names is kept by the collector from then on. If we are killed before there is a snapshot,
-        the next start finds a container that nobody was told of, and drops it with the volumes that only it has.
-        """
-        await self._env.store.create(container.snapshot())
-        try:
-            await making.make()
-            parent = await self._env.images.unpack(image.manifest)
-            mounts = await self._env.snapshotter.prepare(
-                SnapshotKey(container.record.snapshot_key),
-                parent,
-                limit=storage.limit(container.host.storage_opt, default=self._env.storage_limit),
-            )
-            await self._fill_volumes(container, mounts)
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                with contextlib.suppress(NotFoundError):
-                    await self._env.snapshotter.remove(container.record.snapshot_key)
-                await self._env.store.delete(container.id)
-            raise
-
-    async def _fill_volumes(self, container: Container, mounts: Sequence[Mount]) -> None:
-        volumes = container.document.volumes
-        if not any(each.copy for each in volumes):
-            return
-        scratch = self._life.directory(container) / "rootfs"
-        await aio.run(aio.DISK, scratch.mkdir, mode=0o700, parents=True, exist_ok=True)
-        try:
-            await self._life.holding.fill(volumes, mounts, scratch, self._env.remapping_of(container.host))
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await aio.run(aio.DISK, shutil.rmtree, self._life.directory(container), ignore_errors=True)
-            raise
-
-    def _random_name(self) -> str:
-        return naming.random_name({container.name for container in self._containers.values()})
-
-    def _check_free(self, name: str) -> None:
-        for container in self._containers.values():
-            if container.name == name:
-                raise AlreadyExistsError(
-                    f'Conflict. The container name "/{name}" is already in use by container "{container.id}". '
-                    "You have to remove (or rename) that container to be able to reuse that name.",
-                    subject=name,
-                )
+    def _is_named(self, name: str) -> str | None:
+        """The ID of the container of this name."""
+        return next((each.id for each in self._containers.values() if each.name == name), None)
 
     # Living.
 
@@ -310,6 +155,13 @@ class ContainerService:
     async def stop(self, name: str, *, timeout: int | None = None, signal: str = "") -> None:
         """Stop it; raises as `Lifecycle.stop`."""
         await self._life.stop(self.find(name), timeout=timeout, signal=signal)
+
+    async def put_away(self, name: str) -> None:
+        """Stop it for as long as it cannot be seen. To its restart policy nobody has stopped it. Raises as `Lifecycle.stop`."""
+        container = self.find(name)
+        await self._life.stop(container, timeout=None, signal="")
+        container.document.manually_stopped = False
+        await self._life.save(container)
 
     async def restart(self, name: str, *, timeout: int | None = None, signal: str = "") -> None:
         """Stop it if it runs, and start it."""
@@ -341,17 +193,17 @@ class ContainerService:
         if not new:
             raise InvalidArgumentError("Neither old nor new names may be empty")
         chosen = naming.check(new)
-        async with self._creating, container.lock:
-            if chosen == container.name:
-                raise InvalidArgumentError("Renaming a container with the same name as its current name")
-            self._check_free(chosen)
-            old = container.record
-            container.record = replace(old, name=chosen)
-            try:
-                await self._life.save(container)
-            except BaseException:
-                container.record = old
-                raise
+        if chosen == container.name:
+            raise InvalidArgumentError("Renaming a container with the same name as its current name")
+        async with container.lock:
+            with self._names.reserved(chosen, container.id):
+                old = container.record
+                container.record = replace(old, name=chosen)
+                try:
+                    await self._life.save(container)
+                except BaseException:
+                    container.record = old
+                    raise
         await self._life.networking.rename(container)
         await self._life.refresh_links(container)
         attributes = container.attributes(oldName=f"/{old.name}")
@@ -402,7 +254,7 @@ class ContainerService:
                     or not _prunable(container, filters, before)
                 ):
                     continue
-                size = (await self._sizes(container))[0]
+                size = (await self._display.sizes(container))[0]
                 try:
                     await self._life.remove(container, force=False)
                 except (ConflictError, NotFoundError):
@@ -416,98 +268,13 @@ class ContainerService:
 
     async def inspect(self, name: str, *, size: bool = False) -> dict[str, Any]:
         """The inspect document."""
-        container, networking = self.find(name), self._life.networking
-        return views.inspect(
-            container,
-            log_path=self._log_path(container),
-            directory=str(self._life.directory(container)),
-            driver=container.record.snapshotter,
-            trees=await self._env.trees(container.record.snapshot_key) if self._env.trees else {},
-            cgroup_v2=self._env.cgroup_v2,
-            volume_path=self._volume_path,
-            network=netviews.settings(
-                container,
-                networking.placed(container),
-                networking.sandbox(container) if container.state.running else None,
-            ),
-            sizes=await self._sizes(container) if size else None,
-        )
+        return await self._display.inspect(self.find(name), size=size)
 
     async def list(
         self, filters: Mapping[str, Sequence[str]], *, all: bool = False, limit: int = 0, size: bool = False
     ) -> "list[dict[str, Any]]":
-        """Rows of the container list, newest first; only running ones unless ``all``, ``limit`` or a status was asked for."""
-        listing.check(filters)
-        every = self.all()
-        if limit > 0 or all or filters.get("status") or filters.get("exited"):
-            chosen = every
-        else:
-            chosen = [c for c in every if c.state.running or c.state.restarting]
-        for key, sign in (("before", -1), ("since", 1)):
-            for value in filters.get(key, ()):
-                pivot = self.find(value).document.created
-                chosen = [c for c in chosen if (c.document.created - pivot) * sign > 0]
-        ancestors = await self._ancestors(filters.get("ancestor", ()))
-
-        def passes(c: Container) -> bool:
-            places = self._life.networking.placed(c)
-            names = {word for p in places for word in (p.name, p.network.id if p.network else "")}
-            return listing.matches(
-                c,
-                filters,
-                lambda name: ancestors.get(name, frozenset()),
-                names,
-                netviews.published_ports(places),
-            )
-
-        rows = [c for c in chosen if passes(c)]
-        rows = rows[:limit] if limit > 0 else rows
-        now = time.time_ns()
-        given = links.names_given(every, self.find)
-        return [await self._row(c, now, given.get(c.id, ()), size=size) for c in rows]
-
-    def _volume_path(self, name: str) -> str:
-        try:
-            return self._env.volumes.path(name)
-        except NotFoundError:  # removed by force while no daemon looked
-            return ""
-
-    async def _row(
-        self, container: Container, now: int, linked: Sequence[str], *, size: bool
-    ) -> dict[str, Any]:
-        places = self._life.networking.placed(container)
-        return views.summary(
-            container,
-            now=now,
-            linked=linked,
-            networks=netviews.networks(container, places),
-            ports=netviews.port_rows(container, places),
-            volume_path=self._volume_path,
-            sizes=await self._sizes(container) if size else None,
-        )
-
-    async def _ancestors(self, names: Sequence[str]) -> dict[str, frozenset[str]]:
-        found: dict[str, frozenset[str]] = {}
-        for name in names:
-            with contextlib.suppress(LadingError):
-                image = await self._env.images.open(name, None)
-                found[name] = frozenset({str(image.target.digest), str(image.manifest.digest)})
-        return found
-
-    async def _sizes(self, container: Container) -> tuple[int, int]:
-        """Bytes of the writable layer, and of the whole stack."""
-        snapshotter = self._env.snapshotter
-        own = total = 0
-        try:
-            key: str | None = container.record.snapshot_key
-            while key is not None:
-                used = (await snapshotter.usage(key)).size
-                own = own or (used if key == container.record.snapshot_key else 0)
-                total += used
-                key = (await snapshotter.stat(key)).parent
-        except NotFoundError:
-            return own, total
-        return own, total
+        """Rows of the container list; see `Display.list`."""
+        return await self._display.list(filters, all=all, limit=limit, size=size)
 
     async def stats(self, name: str, *, with_before: bool) -> dict[str, Any]:
         """Its present figures; ``with_before`` adds those of a second ago."""
@@ -534,13 +301,6 @@ class ContainerService:
         """Messages of its log; raises as `attaching.read_log`."""
         container = self.find(name)
         return attaching.read_log(container, options, self._life.log(container), lambda: self._run(container))
-
-    def _log_path(self, container: Container) -> str:
-        """As inspect shows it: only a json-file has one."""
-        config = container.host.log_config
-        driver = (config and config.type) or logdriver.DEFAULT
-        directory = self._life.directory(container)
-        return str(logdriver.json_path(directory, container.id)) if driver == logdriver.DEFAULT else ""
 
     def attach(self, container: Container, options: AttachOptions, *, multiplexed: bool = True) -> Attachment:
         """Begin to attach a client; what the container writes from now on waits for `serve_attachment`."""
@@ -607,93 +367,6 @@ def _prunable(container: Container, filters: Mapping[str, Sequence[str]], before
     if unwanted and any(listing.matches_labels(container.labels, [entry]) for entry in unwanted):
         return False
     return listing.matches_labels(container.labels, filters.get("label", ()))
-
-
-def _document(asked: CreateRequest, image: ContainerImage, id_: str) -> Document:
-    """Merge what was asked for with the image's defaults, as Docker does."""
-    config, run = asked.config, image.config.run
-    entrypoint, cmd = spec.arguments(config, run.entrypoint, run.cmd)
-    env = spec.merge_env(run.env, config.env)
-    hostname = config.hostname or id_[:12]
-    labels = {**(run.labels or {}), **(config.labels or {})}
-    words = [*entrypoint, *cmd]
-    stop_signal = config.stop_signal or run.stop_signal or "SIGTERM"
-    merged = {
-        **asked.raw_config,
-        "Hostname": hostname,
-        "Env": env,
-        "Cmd": cmd or None,
-        "Entrypoint": entrypoint or None,
-        "Labels": labels,
-        "WorkingDir": config.working_dir or run.working_dir,
-        "User": config.user or run.user,
-        "Volumes": {**(run.volumes or {}), **(config.volumes or {})} or None,
-    }
-    merged.pop("ExposedPorts", None)
-    if ports := {**(run.exposed_ports or {}), **(config.exposed_ports or {})}:
-        merged["ExposedPorts"] = ports
-    image_health = cast("dict[str, Any] | None", msgspec.to_builtins(run.healthcheck))
-    if check := health.merged(asked.raw_config.get("Healthcheck"), image_health):
-        merged["Healthcheck"] = check
-    if run.shell and not config.shell:
-        merged["Shell"] = list(run.shell)
-    if config.stop_signal or run.stop_signal:
-        merged["StopSignal"] = stop_signal
-    platform = image.manifest.platform or image.config.platform
-    return Document(
-        created=time.time_ns(),
-        path=words[0],
-        args=words[1:],
-        env=env,
-        working_dir=config.working_dir or run.working_dir,
-        user=config.user or run.user,
-        hostname=hostname,
-        stop_signal=stop_signal,
-        config=merged,
-        host_config=_with_swap(asked),
-        manifest=msgspec.structs.replace(image.manifest, platform=platform),
-        platform=platform.os or "linux",
-    )
-
-
-def _platform_warnings(image: ContainerImage) -> "list[str]":
-    """In Docker's words, of an image that was not chosen by its platform and runs elsewhere."""
-    offered = image.manifest.platform or image.config.platform
-    host = platforms.host()
-    if platforms.rank(host, offered) is not None:
-        return []
-    shown, here = platforms.formatted(offered), platforms.formatted(host)
-    return [
-        f"The requested image's platform ({shown}) does not match the detected host platform ({here}) and no specific platform was requested"
-    ]
-
-
-def _network_warnings(asked: CreateRequest) -> "list[str]":
-    published = asked.host.port_bindings or asked.host.publish_all_ports
-    return [netmodes.PORTS_DISCARDED] if published and asked.host.network_mode == "host" else []
-
-
-def _with_defaults(body: Mapping[str, Any], environment: Environment) -> dict[str, Any]:
-    """What the daemon's configuration says where the request says nothing."""
-    try:
-        host = msgspec.convert(body.get("HostConfig") or {}, dict[str, Any])
-        log = msgspec.convert(host.get("LogConfig") or {}, LogConfig)
-    except msgspec.ValidationError:
-        return dict(body)  # whoever judges the request says what is wrong
-    if (log.type or environment.log_driver) == environment.log_driver:
-        options = {**environment.log_options, **(log.config or {})}
-        host["LogConfig"] = {"Type": environment.log_driver, "Config": options}
-    if environment.init and host.get("Init") is None:
-        host["Init"] = True
-    return {**body, "HostConfig": host}
-
-
-def _with_swap(asked: CreateRequest) -> dict[str, Any]:
-    """A memory limit allows as much swap again unless told otherwise; stored, so that later updates are judged by it."""
-    memory = asked.host.memory
-    if not memory or asked.host.memory_swap:
-        return asked.raw_host
-    return {**asked.raw_host, "MemorySwap": memory * 2}
 
 
 __all__ = ["CONDITIONS", "Condition", "ContainerService", "Created", "Pruned", "open_service", "top"]

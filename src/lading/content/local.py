@@ -87,8 +87,8 @@ class LocalContentStore(content.Store):
         return await self._blobs.get(digest)
 
     @override
-    async def update(self, digest: Digest, labels: Mapping[str, str | None]) -> Info:
-        return await self._blobs.update(digest, labels)
+    async def update(self, digest: Digest, labels: Mapping[str, str | None], *, durable: bool = True) -> Info:
+        return await self._blobs.update(digest, labels, durable=durable)
 
     @override
     async def walk(self) -> AsyncIterator[Info]:
@@ -173,15 +173,14 @@ class LocalContentStore(content.Store):
             raise
 
     @override
-    async def intact(self, digest: Digest) -> bool:
-        try:
-            info = await self._blobs.get(digest)
-        except NotFoundError:
-            return False
-        return await self._intact(info)
+    async def intact(self, digests: Collection[Digest]) -> Mapping[Digest, Info]:
+        found = await self._blobs.infos(digests)
+        return await aio.run(
+            aio.DISK, lambda: {digest: info for digest, info in found.items() if self._intact(info)}
+        )
 
-    async def _intact(self, info: Info) -> bool:
-        size = await aio.run(aio.DISK, self.files.size, info.digest)
+    def _intact(self, info: Info) -> bool:
+        size = self.files.size(info.digest)
         return size == info.size or (size is None and self._restorable(info))
 
     @override
@@ -286,8 +285,10 @@ class LocalContentStore(content.Store):
                     await self._discard(ref, directory)
                 raise AlreadyExistsError(f"blob {expected.digest} exists", subject=expected.digest)
 
-            async def publish(digest: Digest, size: int, labels: Labels) -> Info:
-                return await self._blobs.add(digest, size, labels=labels, ref=ref, lease=lease)
+            async def publish(digest: Digest, size: int, labels: Labels, durable: bool) -> Info:
+                return await self._blobs.add(
+                    digest, size, labels=labels, ref=ref, lease=lease, durable=durable
+                )
 
             async def discard() -> None:
                 await self._discard(ref, directory)
@@ -329,11 +330,8 @@ class LocalContentStore(content.Store):
 
     async def _have(self, expected: Descriptor, lease: LeaseID | None) -> bool:
         """Whether the namespace has the blob, whole; then it joins ``lease``. One whose file is lost is written again."""
-        try:
-            info = await self._blobs.get(expected.digest)
-        except NotFoundError:
-            return False
-        if info.size != expected.size or not await self._intact(info):
+        info = (await self.intact([expected.digest])).get(expected.digest)
+        if info is None or info.size != expected.size:
             return False
         return lease is None or await self._blobs.hold(expected.digest, lease)
 

@@ -50,7 +50,7 @@ class LocalWriter(content.Writer):
         directory: The ingest's.
         ref: The ingest's.
         expected: What the bytes should become.
-        publish: Writes the row of the blob, and drops the ingest's.
+        publish: Writes the row of the blob, which is to be durable or need not, and drops the ingest's.
         discard: Deletes the ingest, files and row.
 
     """
@@ -62,7 +62,7 @@ class LocalWriter(content.Writer):
         ref: IngestRef,
         *,
         expected: Descriptor | None,
-        publish: Callable[[Digest, int, Labels], Awaitable[Info]],
+        publish: Callable[[Digest, int, Labels, bool], Awaitable[Info]],
         discard: Callable[[], Awaitable[None]],
     ) -> None:
         self._files = files
@@ -203,7 +203,12 @@ class LocalWriter(content.Writer):
 
     @override
     async def commit(
-        self, *, size: int | None = None, expected: Digest | None = None, labels: Labels = NO_LABELS
+        self,
+        *,
+        size: int | None = None,
+        expected: Digest | None = None,
+        labels: Labels = NO_LABELS,
+        durable: bool = True,
     ) -> Info:
         self._check_open()
         if self._expected is not None:
@@ -215,7 +220,7 @@ class LocalWriter(content.Writer):
             try:
                 self._verify(digest, size, expected)
                 async with self._files.blobs.hold(digest):
-                    return await self._publish(digest, labels)
+                    return await self._publish(digest, labels, durable=durable)
             except LadingError as exc:
                 if self._poisoned or isinstance(exc, DataLossError):
                     await aio.run(aio.DISK, self.close)
@@ -237,10 +242,10 @@ class LocalWriter(content.Writer):
                 subject=expected,
             )
 
-    async def _publish(self, digest: Digest, labels: Labels) -> Info:
+    async def _publish(self, digest: Digest, labels: Labels, *, durable: bool) -> Info:
         size = self._offset
         await aio.run(aio.DISK, self._publish_file, digest)
-        info = await self._publish_row(digest, size, labels)
+        info = await self._publish_row(digest, size, labels, durable)
         failpoint("commit.after_row")
         await aio.run(aio.DISK, self.close)
         await self._files.discard_ingest(self._directory)

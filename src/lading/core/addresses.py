@@ -48,6 +48,7 @@ def subnets_for(
         ResourceExhaustedError: No pool is free.
 
     """
+    _check([subnet for subnet in request.subnets if subnet.subnet])
     given = [_completed(subnet) for subnet in request.subnets if subnet.subnet]
     nets = [network(each.subnet) for each in given]
     for index, each in enumerate(nets):
@@ -64,6 +65,70 @@ def subnets_for(
     if not request.ipv6 and 6 in versions:
         raise InvalidArgumentError("an IPv6 subnet needs a network with IPv6", hint="give --ipv6")
     return tuple(given)
+
+
+def _check(asked: Sequence[Subnet]) -> None:
+    """Judge subnets that were named, and what was said about each. Raises `InvalidArgumentError` with all that is wrong."""
+    problems = [problem for subnet in asked for problem in _problems(subnet)]
+    if problems:
+        shown = problems[0] if len(problems) == 1 else "* " + "\n* ".join(problems)
+        raise InvalidArgumentError(f"invalid network config:\n{shown}")
+
+
+def _problems(asked: Subnet) -> Iterator[str]:
+    named = _block(asked.subnet)
+    if named is None:
+        yield f"invalid subnet {asked.subnet[:64]}: invalid CIDR block notation"
+        return
+    whole = named.network
+    if named.ip != whole.network_address:
+        yield f"invalid subnet {named}: it should be {whole}"
+    yield from _range_problems(asked.range, whole)
+    for what, text in (
+        (f"gateway {asked.gateway[:64]}", asked.gateway),
+        *((f"auxiliary address {name[:64]}", text) for name, text in asked.reserved.items()),
+    ):
+        if problem := _address_problem(text, whole):
+            yield f"invalid {what}: {problem}"
+
+
+def _range_problems(text: str, whole: IPNetwork) -> Iterator[str]:
+    if not text:
+        return
+    named = _block(text)
+    if named is None:
+        yield f"invalid ip-range {text[:64]}: invalid CIDR block notation"
+    elif named.version != whole.version:
+        yield f"invalid ip-range {text[:64]}: parent subnet is an IPv{whole.version} block"
+    else:
+        if named.network.prefixlen < whole.prefixlen:
+            yield f"invalid ip-range {text[:64]}: CIDR block is bigger than its parent subnet {whole}"
+        if named.ip != named.network.network_address:
+            yield f"invalid ip-range {named}: it should be {named.network}"
+        if not overlap(named.network, whole):
+            yield f"invalid ip-range {text[:64]}: parent subnet {whole} doesn't contain ip-range"
+
+
+def _address_problem(text: str, whole: IPNetwork) -> str:
+    if not text:
+        return ""
+    try:
+        named = ipaddress.ip_address(text)
+    except ValueError:
+        return "invalid address"
+    if named.version != whole.version:
+        return f"parent subnet is an IPv{whole.version} block"
+    return "" if named in whole else f"parent subnet {whole} doesn't contain this address"
+
+
+def _block(text: str) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface | None:
+    """An address with the length of its prefix; ``None`` for any other text."""
+    if not text.rpartition("/")[2].isdecimal() or "/" not in text:
+        return None
+    try:
+        return ipaddress.ip_interface(text)
+    except ValueError:
+        return None
 
 
 def _merged(chosen: Subnet, request: NetworkRequest, version: int) -> Subnet:

@@ -140,9 +140,17 @@ class Writer(Protocol):
         ...
 
     async def commit(
-        self, *, size: int | None = None, expected: Digest | None = None, labels: Labels = NO_LABELS
+        self,
+        *,
+        size: int | None = None,
+        expected: Digest | None = None,
+        labels: Labels = NO_LABELS,
+        durable: bool = True,
     ) -> Info:
         """Verify, make durable, and publish the blob; the writer is then closed.
+
+        Without ``durable`` the bytes are flushed all the same, but a power cut may take the row, until something that is durable
+        was written: for whoever acknowledges nothing before that.
 
         ``size`` and ``expected`` default to those of the descriptor that the writer was opened with; without either,
         whatever was written is committed. If the blob appeared meanwhile, its labels are kept, the given ones
@@ -183,8 +191,10 @@ class Store(Protocol):
         """What is known of a blob, without reading it. Raises `NotFoundError`."""
         ...
 
-    async def update(self, digest: Digest, labels: Mapping[str, str | None]) -> Info:
+    async def update(self, digest: Digest, labels: Mapping[str, str | None], *, durable: bool = True) -> Info:
         """Set the given labels, remove those whose value is ``None``, leave the others. Atomic.
+
+        Without ``durable`` a power cut may undo it, until something that is durable was written.
 
         Raises `NotFoundError`; `InvalidArgumentError` for a label over 4096 bytes.
         """
@@ -211,8 +221,8 @@ class Store(Protocol):
         """
         ...
 
-    async def intact(self, digest: Digest) -> bool:
-        """Whether the blob is in the namespace, and its bytes are here or can be brought back. Reads none of them."""
+    async def intact(self, digests: Collection[Digest]) -> Mapping[Digest, Info]:
+        """`info` for those of the blobs whose bytes are here or can be brought back. Reads none of them."""
         ...
 
     def restore_by(self, restorer: Restorer) -> None:

@@ -82,10 +82,12 @@ class Blobs(Protocol):
         labels: content.Labels,
         ref: IngestRef | None = None,
         lease: LeaseID | None = None,
+        durable: bool = True,
     ) -> content.Info:
         """Insert the row, or add ``labels`` to the one that is there; join ``lease``; drop the row of ingest ``ref``.
 
-        ``size`` is the blob's length in bytes. Resurrects a blob that the collector has condemned but not yet deleted.
+        ``size`` is the blob's length in bytes. Without ``durable`` it need not be so before the next call that is.
+        Resurrects a blob that the collector has condemned but not yet deleted.
         """
         ...
 
@@ -107,7 +109,9 @@ class Blobs(Protocol):
         """Let ``lease`` hold the blob if it is in the namespace; whether it is."""
         ...
 
-    async def update(self, digest: Digest, labels: Mapping[str, str | None]) -> content.Info:
+    async def update(
+        self, digest: Digest, labels: Mapping[str, str | None], *, durable: bool = True
+    ) -> content.Info:
         """Set or (with ``None``) remove labels. Raises `NotFoundError`."""
         ...
 

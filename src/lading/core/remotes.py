@@ -89,8 +89,8 @@ class Fetcher(Protocol):
 class Pusher(Protocol):
     """Writes one repository."""
 
-    async def exists(self, descriptor: Descriptor) -> bool:
-        """Whether the repository has the blob or manifest."""
+    async def exists(self, descriptor: Descriptor, *, tag: str | None = None) -> bool:
+        """Whether the repository has the blob or manifest; with ``tag``, whether that is the manifest under this tag."""
         ...
 
     async def size(self, digest: Digest) -> int | None:

@@ -15,8 +15,8 @@ from typing import Any, Final, Literal, cast
 import msgspec
 
 from lading.containers import logdriver, storage
-from lading.daemon import options
-from lading.daemon.options import REASONS, Kind, Meaning, Option
+from lading.daemon import options, places
+from lading.daemon.options import Kind, Meaning, Option
 from lading.errors import FailedPreconditionError, InvalidArgumentError, UnsupportedError
 
 DEFAULT_CONFIG_FILE: Final = "/etc/lading/daemon.json"
@@ -108,6 +108,8 @@ class Config:
     dns_search: tuple[str, ...] = ()
     dns_opts: tuple[str, ...] = ()
     host_gateway_ips: tuple[str, ...] = ()
+    rootless: bool = False
+    """Whether the daemon is a user's who is not root, in a user namespace (daemon/rootless.py)."""
     userns_remap: str = ""
     """Whose subordinate IDs containers have (daemon/userns.py); empty for the machine's own."""
     lading: LadingSettings = LadingSettings()
@@ -141,10 +143,12 @@ def load(arguments: Sequence[str]) -> Command:
         if flags.get(action):
             return Command(action=cast("Any", action), config=Config())
     named = flags.pop("config-file", "")
-    values, file = read_file(named or DEFAULT_CONFIG_FILE, required=bool(named))
+    own = places.of_user() if places.is_unprivileged() else None
+    default = str(own.config_file) if own else DEFAULT_CONFIG_FILE
+    values, file = read_file(named or default, required=bool(named))
     _refuse_conflicts(given, values)
     validate = bool(flags.pop("validate", False))
-    config = build(flags | values, config_file=file)
+    config = build(flags | values, config_file=file, own=own)
     return Command(action="validate" if validate else "run", config=config)
 
 
@@ -281,8 +285,11 @@ def _refuse_conflicts(given: Sequence[str], values: Values) -> None:
         )
 
 
-def build(values: Values, *, config_file: str = "") -> Config:
-    """The record, checked as a whole, from keys of daemon.json (and flags that have no key)."""
+def build(values: Values, *, config_file: str = "", own: places.Places | None = None) -> Config:
+    """The record, checked as a whole, from keys of daemon.json (and flags that have no key).
+
+    ``own`` are the places of a user who is not root.
+    """
     warnings = [
         _accepted(options.BY_KEY.get(name) or options.BY_FLAG[name], value) for name, value in values.items()
     ]
@@ -295,6 +302,8 @@ def build(values: Values, *, config_file: str = "") -> Config:
     for name in ("data_root", "exec_root", "pidfile"):
         if name in chosen:
             chosen[name] = _absolute(name, chosen[name])
+    if own is not None:
+        chosen = own.settings(chosen)
     features = _features(values.get("features") or {})
     warnings += [
         f"feature {name} has no meaning here and is ignored" for name in features if name != _SNAPSHOTTER
@@ -321,7 +330,7 @@ def _accepted(option: Option, value: Any) -> str:
         name = option.key or option.flag
         raise UnsupportedError(
             f"option {name!r} is not supported",
-            hint=REASONS.get(name, "it protects something, so it is refused rather than ignored"),
+            hint="it protects something, so it is refused rather than ignored",
         )
     name = f"--{option.flag}" if option.flag else option.key
     return f"option {name} has no meaning here and is ignored" if option.meaning is Meaning.IGNORED else ""
@@ -452,6 +461,7 @@ def _check(config: Config) -> None:
             f"invalid oom-score-adjust: {config.oom_score_adjust}", hint="-1000 to 1000"
         )
     _check_networks(config)
+    _check_rootless(config)
     for label in config.labels:
         if "=" not in label:
             raise InvalidArgumentError(f"bad attribute format: {label}", hint="labels are key=value")
@@ -466,6 +476,32 @@ def _check(config: Config) -> None:
         raise InvalidArgumentError("TLS needs a certificate and a key", hint="give --tlscert and --tlskey")
     if config.tlsverify and not config.tlscacert:
         raise InvalidArgumentError("--tlsverify needs the CA of the clients", hint="give --tlscacert")
+
+
+def _check_rootless(config: Config) -> None:
+    """What a daemon without privilege cannot have is told before it starts."""
+    if config.rootless and not places.is_unprivileged():
+        raise InvalidArgumentError(
+            "--rootless is for a user who is not root", hint="run the daemon as that user, or leave it out"
+        )
+    if not config.rootless:
+        return
+    if config.userns_remap:
+        raise UnsupportedError(
+            "option 'userns-remap' is not supported by a rootless daemon",
+            hint="root of its containers is its user already, who has no other IDs to give",
+        )
+    if config.group:
+        raise UnsupportedError(
+            "option 'group' is not supported by a rootless daemon",
+            hint="its socket is for its user alone; a group of the machine has no counterpart in its namespace",
+        )
+    for host in config.hosts:
+        if not host.startswith("unix://"):
+            raise UnsupportedError(
+                f"a rootless daemon cannot listen on {host}: its network namespace is not the machine's",
+                hint="use unix:///path, and ssh to reach it from elsewhere (docker -H ssh://user@machine)",
+            )
 
 
 def _check_networks(config: Config) -> None:

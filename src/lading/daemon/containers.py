@@ -17,7 +17,7 @@ from lading.core.addresses import DEFAULT_POOLS
 from lading.core.metadata import Namespace
 from lading.core.networks import Networks
 from lading.core.snapshots import Capability, Snapshotter
-from lading.daemon import host, stores
+from lading.daemon import host, rootless, stores
 from lading.daemon.config import Config
 from lading.daemon.image_store import Store
 from lading.errors import FailedPreconditionError
@@ -118,7 +118,7 @@ def storage_limit(config: Config, snapshotter: Snapshotter) -> int:
     if limit and Capability.LIMITS not in snapshotter.capabilities:
         raise FailedPreconditionError(
             f"storage-opts: {snapshotter.name} cannot limit the size of a writable layer",
-            hint="use erofs or overlayfs, in the containerd image store, or leave the option out",
+            hint="use erofs or overlayfs, in the containerd image store of a daemon that runs as root, or leave the option out",
         )
     if limit:
         room.check(limit)
@@ -140,6 +140,7 @@ def network_settings(config: Config) -> NetworkSettings:
         host_ip=config.ip,
         program=config.lading.netavark,
         resolver=config.lading.aardvark_dns,
+        rootlesskit=rootless.api_socket() if config.rootless else "",
     )
 
 

@@ -16,6 +16,7 @@ from lading.kit.fs import write_atomic
 from lading.oci import platform as platforms
 
 RUNTIMES: Final = ("crun", "runc")
+NO_LIMITS: Final = "WARNING: Running in rootless-mode without cgroups: limits of containers are refused"
 
 
 def version() -> str:
@@ -67,8 +68,10 @@ def publish_binary(data_root: Path) -> Path:
     installed = Path(sys.executable).with_name("lading")
     if os.access(installed, os.X_OK):
         return installed
-    script = data_root / "lading"
-    source = shlex.quote(str(Path(__file__).parents[2]))
+    script = data_root / "publish"
+    source = shlex.quote(
+        os.pathsep.join(dict.fromkeys((str(Path(__file__).parents[2]), *filter(None, sys.path))))
+    )
     text = f'#!/bin/sh\nPYTHONPATH={source} exec {shlex.quote(sys.executable)} -m lading "$@"\n'
     write_atomic(script, text.encode(), mode=0o755)
     return script
@@ -101,11 +104,14 @@ def facts(config: Config, *, id: str, driver: str, driver_status: Sequence[Seque
         labels=config.labels,
         security_options=[
             "name=seccomp,profile=builtin",
+            *(("name=rootless",) if config.rootless else ()),
             *(("name=userns",) if config.userns_remap else ()),
             "name=cgroupns",
         ],
         insecure_registries=config.insecure_registries,
         registry_mirrors=config.registry_mirrors,
         debug=config.debug,
-        warnings=config.warnings,
+        warnings=[*config.warnings, *((NO_LIMITS,) if config.rootless else ())],
+        has_cgroups=not config.rootless,
+        live_restore=not config.rootless,
     )

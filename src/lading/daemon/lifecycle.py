@@ -15,7 +15,6 @@ import structlog
 
 from lading.api.engine.server import Listener
 from lading.daemon.config import Config
-from lading.daemon.options import REASONS
 from lading.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -33,7 +32,7 @@ _FILES: Final = 65_536
 def prepare_process(config: Config) -> None:
     """Umask, arenas of malloc, open files, out-of-memory score. Raises `FailedPreconditionError` unless we are root."""
     if os.geteuid() != 0:
-        raise FailedPreconditionError("the daemon has to run as root", hint=REASONS["rootless"])
+        raise FailedPreconditionError("the daemon has to run as root, if only of a user namespace")
     os.umask(0o077)
     linux.share_arenas(_ARENAS)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -43,7 +42,9 @@ def prepare_process(config: Config) -> None:
     try:
         Path("/proc/self/oom_score_adj").write_text(str(config.oom_score_adjust), encoding="ascii")
     except OSError as exc:
-        _log.warning("oom_score_not_set", wanted=config.oom_score_adjust, error=exc.strerror)
+        # Nobody but root of the machine may lower it, and no user asked for what is a default.
+        level = _log.debug if config.rootless else _log.warning
+        level("oom_score_not_set", wanted=config.oom_score_adjust, error=exc.strerror)
 
 
 def prepare_directories(config: Config) -> None:
@@ -67,12 +68,8 @@ def prepare_directories(config: Config) -> None:
         ) from exc
 
 
-@contextlib.contextmanager
-def pidfile(path: Path) -> Generator[None]:
-    """Hold ``path`` with our process ID; a file of a dead process is replaced.
-
-    Raises `AlreadyExistsError` if the process that it names is a living daemon of ours.
-    """
+def check_pidfile(path: Path) -> None:
+    """Raise `AlreadyExistsError` if the process that ``path`` names is a living daemon of ours."""
     try:
         pid = int(path.read_text(encoding="ascii").strip() or 0)
     except (OSError, ValueError):
@@ -82,9 +79,21 @@ def pidfile(path: Path) -> Generator[None]:
             f"process with PID {pid} is still running",
             hint=f"stop it, or remove {path} if it is no daemon of ours",
         )
+
+
+@contextlib.contextmanager
+def pidfile(path: Path, pid: int = 0) -> Generator[None]:
+    """Hold ``path`` with our process ID; a file of a dead process is replaced.
+
+    ``pid`` is our ID where the file is read, if that is another PID namespace; the file was checked there.
+
+    Raises `AlreadyExistsError` as `check_pidfile`.
+    """
+    if not pid:
+        check_pidfile(path)
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        path.write_text(f"{os.getpid()}\n", encoding="ascii")
+        path.write_text(f"{pid or os.getpid()}\n", encoding="ascii")
         path.chmod(0o644)
     except OSError as exc:
         raise FailedPreconditionError(f"cannot write pidfile {path}: {exc.strerror}") from exc
@@ -113,7 +122,7 @@ def listening(config: Config) -> Generator[list[Listener]]:
         for host in config.hosts:
             scheme, _, rest = host.partition("://")
             if scheme == "unix":
-                made.append(Listener(socket=_unix(rest, config.group)))
+                made.append(Listener(socket=_unix(rest, config.group, rootless=config.rootless)))
                 paths.append((rest, os.stat(rest).st_ino))
             elif scheme == "tcp":
                 made.append(Listener(socket=_tcp(rest), tls=tls_context(config)))
@@ -129,14 +138,15 @@ def listening(config: Config) -> Generator[list[Listener]]:
                     os.unlink(path)
 
 
-def _unix(path: str, group: str) -> socket.socket:
+def _unix(path: str, group: str, *, rootless: bool) -> socket.socket:
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         Path(path).parent.mkdir(mode=0o711, parents=True, exist_ok=True)
         _remove_stale(path)
         made.bind(path)
-        os.chown(path, 0 if os.geteuid() == 0 else -1, _group_id(group))
-        os.chmod(path, 0o660)
+        if not rootless:
+            os.chown(path, 0 if os.geteuid() == 0 else -1, _group_id(group))
+        os.chmod(path, 0o600 if rootless else 0o660)
         made.listen(1024)
     except OSError as exc:
         made.close()

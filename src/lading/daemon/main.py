@@ -12,7 +12,7 @@ import anyio
 import structlog
 
 from lading.api.engine.server import EngineServer
-from lading.daemon import host, launch, lifecycle, logging
+from lading.daemon import host, launch, lifecycle, logging, places, rootless
 from lading.daemon.config import Command, Config, load, reloaded
 from lading.errors import LadingError
 
@@ -56,10 +56,15 @@ def _run(command: Command, arguments: Sequence[str]) -> int:
     for warning in config.warnings:
         _log.warning("option_ignored", detail=warning)
     try:
+        inside = places.is_inside()
+        if config.rootless and not inside:
+            rootless.launch(config, arguments)
         with ExitStack() as stack:
             lifecycle.prepare_process(config)
+            if inside:
+                rootless.settle()
             lifecycle.prepare_directories(config)
-            stack.enter_context(lifecycle.pidfile(config.pidfile))
+            stack.enter_context(lifecycle.pidfile(config.pidfile, rootless.process() if inside else 0))
             anyio.run(_serve, config, arguments)
     except (LadingError, ExceptionGroup) as exc:
         error = _cause(exc)

@@ -144,6 +144,12 @@ USED: Final = (
         Kind.TEXT,
         "Root of containers is nobody on the machine: user[:group] with subordinate IDs, or default (dockremap)",
     ),
+    _used(
+        "rootless",
+        Kind.BOOL,
+        "Run in a user namespace, without privilege over the machine (what a user who is not root gets)",
+        key="",
+    ),
     _used("", Kind.ANY, "Lading's own settings", key="lading"),
 )
 
@@ -199,15 +205,9 @@ IGNORED: Final = (
 _REFUSED: Final = (
     ("authorization-plugin", "authorization-plugins", Kind.LIST),
     ("selinux-enabled", "selinux-enabled", Kind.BOOL),
-    ("rootless", "", Kind.BOOL),
     ("no-new-privileges", "no-new-privileges", Kind.BOOL),
     ("seccomp-profile", "seccomp-profile", Kind.TEXT),
 )
-REASONS: Final = {
-    "rootless": "networks, cgroups and layers are set up as root of the machine, and EROFS can be mounted by nobody else; "
-    "run the daemon as root, with --userns-remap=default if root of containers shall be nobody on the machine",
-}
-"""Why some options cannot be honoured, and what to do instead."""
 REFUSED: Final = tuple(
     Option(flag=flag, key=key, kind=kind, meaning=Meaning.REFUSED) for flag, key, kind in _REFUSED
 )

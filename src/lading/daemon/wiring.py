@@ -173,7 +173,7 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
             running=lambda: [
                 stores.Running(id=each.id, name=each.name) for each in service.all() if each.state.running
             ],
-            stop=service.stop,
+            put_away=service.put_away,
             restart=engine.restart.set,
             layers_keep=lambda: engine.config.lading.layers_keep,
         )
@@ -190,7 +190,7 @@ def driver_status(store: Store) -> list[list[str]]:
         ["Supports d_type", "true"],
         ["Using metacopy", "false"],
         ["Native Overlay Diff", "true"],
-        ["userxattr", "false"],
+        ["userxattr", str(linux.in_user_namespace()).lower()],
     ]
 
 

@@ -131,6 +131,12 @@ def share_arenas(count: int) -> None:
 
 
 @functools.cache
+def in_user_namespace() -> bool:
+    """Whether root of this process is not root of the machine. user_namespaces(7)."""
+    return Path("/proc/self/uid_map").read_text("ascii").split() != ["0", "0", "4294967295"]
+
+
+@functools.cache
 def has_x32() -> bool:
     """Whether the kernel of an x86-64 machine takes the system calls of x32; true where asking could end this process."""
     if "Seccomp:\t0\n" not in Path("/proc/self/status").read_text("utf-8", "replace"):
@@ -188,7 +194,7 @@ def mount_with(source: str, target: str, type: str, options: Sequence[str]) -> N
     cwd, rest = _relative_lowers(rest)
     data = ",".join(rest)
     if cwd:
-        _from_directory(cwd, lambda: mount(source, target, type, flags, data))
+        in_directory(cwd, lambda: mount(source, target, type, flags, data))
     else:
         mount(source, target, type, flags, data)
     if flags & MS_BIND and flags & MS_RDONLY:
@@ -213,6 +219,21 @@ def in_private_namespace(function: Callable[[], T]) -> T:
     def enter() -> T:
         _check(_libc.unshare(_CLONE_NEWNS))
         mount("", "/", "", MS_REC | MS_PRIVATE)
+        return function()
+
+    return _on_thread(enter)
+
+
+def in_directory(cwd: str, function: Callable[[], T]) -> T:
+    """Call a function on a thread whose working directory, ``cwd``, and umask are its own. unshare(2).
+
+    It must not start threads; a program that it starts begins there.
+    """
+
+    def enter() -> T:
+        # Both belong to the process unless a thread takes leave of it.
+        _check(_libc.unshare(_CLONE_FS))
+        os.chdir(cwd)
         return function()
 
     return _on_thread(enter)
@@ -281,16 +302,6 @@ def _bring_up(interface: str) -> None:
     """netdevice(7)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh22x", interface.encode(), _IFF_UP))
-
-
-def _from_directory(cwd: str, function: Callable[[], T]) -> T:
-    def enter() -> T:
-        # The working directory belongs to the process unless a thread takes leave of it.
-        _check(_libc.unshare(_CLONE_FS))
-        os.chdir(cwd)
-        return function()
-
-    return _on_thread(enter)
 
 
 def _on_thread(function: Callable[[], T]) -> T:

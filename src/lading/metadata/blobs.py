@@ -118,6 +118,7 @@ class SqliteBlobs(metadata.Blobs):
         labels: Labels,
         ref: IngestRef | None = None,
         lease: LeaseID | None = None,
+        durable: bool = True,
     ) -> Info:
         label_rules.check(labels)
 
@@ -127,7 +128,7 @@ class SqliteBlobs(metadata.Blobs):
                 self._close_ingest(connection, ref)
             return self._get(connection, digest)
 
-        return await self._session.write(self._namespace, job)
+        return await self._session.write(self._namespace, job, durable=durable)
 
     def _add(
         self, connection: Connection, digest: Digest, size: int, labels: Labels, lease: LeaseID | None
@@ -197,14 +198,14 @@ class SqliteBlobs(metadata.Blobs):
         return await self._session.write(self._namespace, job, durable=False)
 
     @override
-    async def update(self, digest: Digest, labels: Mapping[str, str | None]) -> Info:
+    async def update(self, digest: Digest, labels: Mapping[str, str | None], *, durable: bool = True) -> Info:
         label_rules.check(labels)
 
         def job(connection: Connection) -> Info:
             self._relabel(connection, digest, label_rules.merge(self._get(connection, digest).labels, labels))
             return self._get(connection, digest)
 
-        return await self._session.write(self._namespace, job)
+        return await self._session.write(self._namespace, job, durable=durable)
 
     @override
     async def delete(self, digest: Digest) -> bool:
@@ -256,7 +257,7 @@ class SqliteBlobs(metadata.Blobs):
             expected = [] if row.expected is None else [Node("content", row.expected)]
             self._session.touch(self._namespace, [Node("ingest", row.ref), *expected])
 
-        await self._session.write(self._namespace, job)
+        await self._session.write(self._namespace, job, durable=False)
 
     @override
     async def ingests(self) -> Sequence[IngestRow]:

@@ -43,7 +43,8 @@ from lading.kit import aio
 from lading.network import definitions, places
 from lading.network.guard import Guard
 from lading.network.netavark import Netavark
-from lading.network.ports import Reservations
+from lading.network.ports import Ports, Reservations
+from lading.network.rootlesskit import RootlessPorts
 from lading.network.state import Place, Record, State, check_id
 
 _RUNS: Final = 4
@@ -66,6 +67,8 @@ class Settings:
     program: str = ""
     resolver: str = ""
     nft: str = ""
+    rootlesskit: str = ""
+    """RootlessKit's socket, if the machine's ports are behind it."""
 
 
 @dataclass(slots=True)
@@ -85,7 +88,7 @@ class NetavarkNetworks(networks.Networks):
         self._state = State(root)
         self._program = Netavark(self._state.programs, program=settings.program, resolver=settings.resolver)
         self._guard = Guard(settings.nft)
-        self._ports = Reservations()
+        self._ports: Ports = RootlessPorts(settings.rootlesskit) if settings.rootlesskit else Reservations()
         self._networks: dict[NetworkID, Network] = {}
         self._locks: dict[NetworkID, anyio.Lock] = {}
         self._live: dict[SandboxID, _Live] = {}
@@ -255,19 +258,18 @@ class NetavarkNetworks(networks.Networks):
             known, record = self._known(network), self._at(id).record
             places.check_joinable(known, record)
             endpoint = places.choose(known, record, request, self.endpoints(network))
-            endpoint = self._publish(known, id, endpoint, request)
-            place = Place(endpoint=endpoint, network=known)
             with anyio.CancelScope(shield=True):
-                await self._make(record, place)
+                endpoint = await self._publish(known, id, endpoint, request)
+                await self._make(record, Place(endpoint=endpoint, network=known))
             return endpoint
 
-    def _publish(
+    async def _publish(
         self, network: Network, id: SandboxID, endpoint: Endpoint, request: EndpointRequest
     ) -> Endpoint:
         if not request.ports:
             return endpoint
         wanted = places.ports_of(network, request, default=self._settings.host_ip)
-        ports = self._ports.reserve(_holder(id, network.id), wanted, ipv6=bool(endpoint.ipv6))
+        ports = await self._ports.reserve(_holder(id, network.id), wanted, endpoint)
         return places.with_ports(endpoint, ports)
 
     async def _make(self, record: Record, place: Place) -> None:
@@ -355,7 +357,7 @@ class NetavarkNetworks(networks.Networks):
                 await self._guard.open(network)
             except LadingError as exc:
                 _log.warning("rules_not_removed", network=network.name, reason=exc.message)
-        self._ports.release(_holder(record.id, network.id))
+        await self._ports.release(_holder(record.id, network.id))
         with contextlib.suppress(OSError):
             await aio.run(aio.DISK, self._state.save, record)
 
@@ -399,16 +401,16 @@ class NetavarkNetworks(networks.Networks):
                 continue
             for place in list(live.record.places):
                 if place.settled:
-                    self._reserve_again(id_, place)
+                    await self._reserve_again(id_, place)
                 else:
                     await self.disconnect(id_, place.network.id)
         return gone
 
-    def _reserve_again(self, id: SandboxID, place: Place) -> None:
+    async def _reserve_again(self, id: SandboxID, place: Place) -> None:
         """Ports of a kept endpoint work without this daemon; it only sees to it that nobody else takes them."""
         endpoint = place.endpoint
         try:
-            self._ports.reserve(_holder(id, place.network.id), endpoint.ports, ipv6=bool(endpoint.ipv6))
+            await self._ports.reserve(_holder(id, place.network.id), endpoint.ports, endpoint)
         except LadingError as exc:
             _log.warning("port_not_reserved_again", sandbox=id, reason=exc.message)
 

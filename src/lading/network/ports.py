@@ -7,29 +7,52 @@ import contextlib
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
-from lading.core.networks import PortMapping
+from typing_extensions import override
+
+from lading.core.networks import Endpoint, PortMapping
 from lading.errors import ConflictError, InvalidArgumentError
 
 _KINDS: Final = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 _TRIES: Final = 64
 
 
-class Reservations:
-    """Sockets that hold ports, by whom they are held for. Blocking, but only for system calls that do not wait."""
+class Ports(Protocol):
+    """Who gives the machine's ports to endpoints."""
 
-    def __init__(self) -> None:
-        self._held: dict[str, list[socket.socket]] = {}
-
-    def reserve(self, holder: str, wanted: Sequence[PortMapping], *, ipv6: bool) -> tuple[PortMapping, ...]:
-        """Take the ports; each with the port of the machine that it got. With ``ipv6`` on its IPv6 addresses too.
+    async def reserve(
+        self, holder: str, wanted: Sequence[PortMapping], endpoint: Endpoint
+    ) -> tuple[PortMapping, ...]:
+        """Take the ports; each with the port of the machine that it got. IPv6 addresses too, if the endpoint has one.
 
         Raises:
             ConflictError: One is taken; none is kept then.
             InvalidArgumentError: An address is none of this machine's.
 
         """
+        ...
+
+    async def release(self, holder: str) -> None:
+        """Give up all that a holder has. Idempotent."""
+        ...
+
+    def close(self) -> None:
+        """Give up what ends with this daemon."""
+        ...
+
+
+class Reservations(Ports):
+    """Sockets that hold ports, by whom they are held for. Its system calls do not wait."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, list[socket.socket]] = {}
+
+    @override
+    async def reserve(
+        self, holder: str, wanted: Sequence[PortMapping], endpoint: Endpoint
+    ) -> tuple[PortMapping, ...]:
+        ipv6 = bool(endpoint.ipv6)
         taken: list[socket.socket] = []
         got: list[PortMapping] = []
         try:
@@ -44,14 +67,14 @@ class Reservations:
         self._held.setdefault(holder, []).extend(taken)
         return tuple(sorted(got))
 
-    def release(self, holder: str) -> None:
-        """Give up all that a holder has. Idempotent."""
+    @override
+    async def release(self, holder: str) -> None:
         _close(self._held.pop(holder, []))
 
+    @override
     def close(self) -> None:
-        """Give up all."""
-        for holder in list(self._held):
-            self.release(holder)
+        while self._held:
+            _close(self._held.popitem()[1])
 
 
 def _close(sockets: list[socket.socket]) -> None:

@@ -40,6 +40,14 @@ class _Upload:
     least: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a registry says of what it has; empty where it says nothing."""
+
+    length: str
+    digest: str
+
+
 class _Part:
     """A range of a blob as a request's body."""
 
@@ -76,31 +84,36 @@ class HttpPusher(Pusher):
         return failure(f"cannot {what} {self._session.name}", (exc.reply,), subject=self._session.name)
 
     @override
-    async def exists(self, descriptor: Descriptor) -> bool:
+    async def exists(self, descriptor: Descriptor, *, tag: str | None = None) -> bool:
         kind = "manifests" if descriptor.media_type in _MANIFEST_TYPES else "blobs"
-        length = await self._length(kind, descriptor.digest, f"{descriptor.media_type}, */*")
-        return length in {"", str(descriptor.size)}
+        accept = f"{descriptor.media_type}, */*"
+        found = await self._head(kind, tag or descriptor.digest, accept)
+        if found is None or found.length not in {"", str(descriptor.size)}:
+            return False
+        return tag is None or found.digest == descriptor.digest
 
     @override
     async def size(self, digest: Digest) -> int | None:
-        length = await self._length("blobs", digest, "*/*")
-        return int(length) if length and length.isdecimal() else None
+        found = await self._head("blobs", digest, "*/*")
+        return int(found.length) if found is not None and found.length.isdecimal() else None
 
-    async def _length(self, kind: str, digest: Digest, accept: str) -> str | None:
-        """What the registry says of a length, ``""`` if nothing; ``None`` if there is no such blob."""
+    async def _head(self, kind: str, name: str, accept: str) -> "_Found | None":
+        """What the registry says of a blob or manifest; ``None`` if there is no such thing."""
         call = Call(
             method="HEAD",
-            path=f"/{self._session.path}/{kind}/{digest}",
-            consume=lambda response: response.head.get("content-length"),
+            path=f"/{self._session.path}/{kind}/{name}",
+            consume=lambda response: _Found(
+                response.head.get("content-length"), response.head.get("docker-content-digest")
+            ),
             fields=(("Accept", accept),),
             actions="pull,push",
         )
         try:
-            return await self._session.call(await self._host(), call) or ""
+            return await self._session.call(await self._host(), call)
         except HostFailedError as exc:
             if exc.reply.status == 404:
                 return None
-            raise self._failed(f"ask for {digest} in", exc) from exc
+            raise self._failed(f"ask for {name} in", exc) from exc
 
     @override
     async def mount(self, descriptor: Descriptor, source: str) -> bool:

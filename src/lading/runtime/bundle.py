@@ -116,13 +116,17 @@ class Bundle:
         """Unmount the root file system, remove the bundle and the socket. Idempotent; a crash leaves what `scan` sweeps."""
         unmount_all(self.path)
         if not self._is_guest:
-            with contextlib.suppress(DataLossError, OSError):  # a shim that was killed leaves its socket
-                os.unlink(self.bootstrap().address.removeprefix("unix://"))
+            self.remove_socket()
         hidden = self.path.with_name(f".{self.path.name}")
         with contextlib.suppress(FileNotFoundError):
             os.rename(self.path, hidden)
         shutil.rmtree(hidden, ignore_errors=True)
         shutil.rmtree(self.work, ignore_errors=True)
+
+    def remove_socket(self) -> None:
+        """Remove what a shim listened on, which one that was killed leaves. Idempotent."""
+        with contextlib.suppress(DataLossError, OSError):
+            os.unlink(self.bootstrap().address.removeprefix("unix://"))
 
     @property
     def _is_guest(self) -> bool:

@@ -3,7 +3,7 @@
 Two launch protocols exist (containerd's ``core/runtime/v2``): shims from 2.3 on read ``BootstrapParams`` on stdin and need
 them; some older ones refuse them, because they parse stdin as runtime options. containerd's own shims tell it by their
 version, for which `Launcher.look` asks. Of others the new protocol is tried first, the old one on failure. Either way
-the answer is remembered for that very file.
+the answer is remembered for that very file. containerd's own runc shim needs neither; see direct.py.
 """
 
 import os
@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 from lading.core.runtime import Exit
 from lading.errors import FailedPreconditionError, UnavailableError, UnsupportedError
 from lading.kit import aio
+from lading.runtime import direct
 from lading.runtime._pb import task_pb2
 from lading.runtime.bundle import Bootstrap, Bundle
 from lading.runtime.linux import children_named, processes_called_with
@@ -69,6 +70,8 @@ class Launcher:
     adopt: Callable[[int], None]
     debug: bool = False
     _legacy: dict[tuple[int, int, int], bool] = field(default_factory=dict[tuple[int, int, int], bool])
+    _direct: dict[tuple[int, int, int], int] = field(default_factory=dict[tuple[int, int, int], int])
+    """Shims whose server is started without their starter, with the Task API that it serves."""
     _running: set[int] = field(default_factory=set[int])
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -76,8 +79,18 @@ class Launcher:
         """Find out beforehand, where it can be, how a shim is started; its file is in memory then, too. Never raises."""
         result = await aio.run(_SHIMS, _version, shim)
         match = _VERSION.search(result)
-        if match is not None:
-            self._legacy[await self._key(shim)] = (int(match[1]), int(match[2])) < _BOOTSTRAP
+        if match is None:
+            return
+        key, version = await self._key(shim), (int(match[1]), int(match[2]))
+        self._legacy[key] = version < _BOOTSTRAP
+        if (
+            serves := direct.task_version(version)
+        ) is not None and not self.debug:  # else it wants more sockets
+            self._direct[key] = serves
+
+    async def distrust(self, shim: Path) -> bool:
+        """A server that was started directly did not come up: use its starter from now on. Whether that is news."""
+        return self._direct.pop(await self._key(shim), None) is not None
 
     @staticmethod
     async def _key(shim: Path) -> tuple[int, int, int]:
@@ -93,6 +106,8 @@ class Launcher:
 
         """
         key = await self._key(shim)
+        if (serves := self._direct.get(key)) and (socket := direct.new_socket(self.socket_directory)):
+            return await self._serve(shim, bundle, serves, socket)
         known = self._legacy.get(key)
         said: list[str] = []
         for legacy in (False, True) if known is None else (known,):
@@ -107,6 +122,18 @@ class Launcher:
         raise ShimLaunchError(
             f"the shim {shim} did not start: {'; '.join(dict.fromkeys(said))}", subject=bundle.id
         )
+
+    async def _serve(self, shim: Path, bundle: Bundle, version: int, socket: Path) -> Bootstrap:
+        command = [str(shim), *self._options(bundle)]
+        try:
+            pid = await aio.run(_SHIMS, direct.serve, command, bundle.path, self._environment(), socket)
+        except OSError as exc:
+            raise ShimLaunchError(f"cannot run the shim {shim}: {exc.strerror}", subject=bundle.id) from exc
+        self.adopt(pid)
+        return Bootstrap(version=version, address=f"unix://{socket}")
+
+    def _options(self, bundle: Bundle) -> tuple[str, ...]:
+        return ("-namespace", self.namespace, "-id", bundle.id, "-address", self.grpc_address)
 
     async def delete(self, shim: Path, bundle: Bundle) -> Exit:
         """Have the executable clean up what a shim left: processes, cgroups, mounts. How the first process ended.
@@ -147,10 +174,8 @@ class Launcher:
     ) -> subprocess.CompletedProcess[bytes]:
         command = [
             str(shim),
-            *("-namespace", self.namespace),
-            *("-address", self.grpc_address),
+            *self._options(bundle),
             *("-publish-binary", self.publish_binary),
-            *("-id", bundle.id),
             *(("-bundle", str(bundle.path)) if action == "delete" else ()),
             *(("-debug",) if self.debug else ()),
             action,

@@ -271,6 +271,12 @@ class ShimRuntime(Runtime):
             await aio.run(aio.DISK, bundle.save_bootstrap, bootstrap)
             return bootstrap
 
+        try:
+            return await self._open(bundle, launch)
+        except DisconnectedError:
+            await aio.run(aio.DISK, bundle.remove_socket)
+            if not await self._launcher.distrust(binary):
+                raise
         return await self._open(bundle, launch)
 
     async def _launch_spare(self, binary: Path) -> Shim:
@@ -329,10 +335,14 @@ class ShimRuntime(Runtime):
             raise
         home = await aio.run(aio.DISK, bundle.home)
         shim = Shim(bundle, home, client, log, bootstrap.version, self._namespace)
-        with contextlib.suppress(LadingError):  # one without a task may have no answer
+        try:
             named = task_pb2.ProcessRequest(id=bundle.id)
             shim.pid = (await shim.call("Connect", named, task_pb2.ConnectResponse, _LOAD_TIMEOUT)).shim_pid
             self._reaper.watch(shim.pid)
+        except LadingError as exc:  # one without a task may have no answer, but it is there
+            if isinstance(exc, DisconnectedError):
+                shim.close()
+                raise
         return shim
 
     async def _reopen(self, bundle: Bundle) -> Shim:

@@ -286,7 +286,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
         if limit and Capability.LIMITS not in self.capabilities:
             raise UnsupportedError(
                 f"the snapshotter {self.name} cannot limit the size of a writable layer",
-                hint="use erofs or overlayfs, in the containerd image store",
+                hint="use erofs or overlayfs, in the containerd image store of a daemon that runs as root",
             )
         return await self._make(Kind.ACTIVE, key, parent, labels, lease, durable=durable, limit=limit)
 
@@ -664,7 +664,12 @@ class DirectorySnapshotter(Snapshotter, Differ):
         with translated("cannot begin a layer"):
             target = self._layer_directory(self.path(id))
             target.mkdir(mode=0o700)
-            return Extractor(target, budget=budget(compressed_size, self._max_layer_bytes), lowest=lowest)
+            return Extractor(
+                target,
+                budget=budget(compressed_size, self._max_layer_bytes),
+                lowest=lowest,
+                overlay_xattrs=trees.overlay_xattrs(),
+            )
 
     async def publish(self, layer: "PendingLayer", extracted: Extracted, labels: Labels) -> bool:
         """Commit an unpacked layer; whether it was this one that came to be visible."""

@@ -41,7 +41,7 @@ from lading.formats.tar.entry import (
 from lading.formats.tar.names import rooted
 from lading.formats.tar.parser import TarParser
 from lading.kit import linux
-from lading.snapshots import trees
+from lading.snapshots import owners, trees
 from lading.snapshots.faults import translate
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -225,6 +225,8 @@ class Extractor:
 
     def _fault(self, exc: OSError) -> LadingError:
         name = self._entry.name if self._entry else "the layer"
+        if self._entry is not None and exc.errno == errno.EINVAL:
+            owners.check(self._entry.uid, self._entry.gid, f"cannot extract {name!r}")
         return translate(exc, f"cannot extract {name!r}", hostile=True)
 
     # Entries.

@@ -31,9 +31,10 @@ def mount_options() -> tuple[str, ...]:
     """Options for every overlay mount, by what this kernel knows and has as defaults.
 
     An index would tie an upper directory to its lower ones for ever, while ours may be made again; redirects and
-    metadata-only copies would make an upper directory unreadable without those below it.
+    metadata-only copies would make an upper directory unreadable without those below it. In a user namespace overlayfs
+    keeps its marks in attributes that root of the namespace may set (Linux 5.11).
     """
-    options: list[str] = []
+    options = ["userxattr"] if linux.in_user_namespace() else []
     for name in ("index", "redirect_dir", "metacopy"):
         try:
             default = (_PARAMETERS / name).read_text().strip()
@@ -79,7 +80,7 @@ def _try(place: Path) -> None:
 
 
 class OverlaySnapshotter(DirectorySnapshotter):
-    """`Snapshotter` on overlayfs. Needs privilege, and a file system with ``trusted`` attributes and file types in entries."""
+    """`Snapshotter` on overlayfs. Needs privilege, if only of a user namespace, extended attributes, file types in entries."""
 
     @property
     @override
@@ -89,7 +90,9 @@ class OverlaySnapshotter(DirectorySnapshotter):
     @property
     @override
     def capabilities(self) -> frozenset[Capability]:
-        return frozenset({Capability.PARALLEL_LAYERS, Capability.LIMITS, Capability.REPLACES})
+        known = {Capability.PARALLEL_LAYERS, Capability.LIMITS, Capability.REPLACES}
+        # Loop devices and ext4 are for root of the machine.
+        return frozenset(known - {Capability.LIMITS} if linux.in_user_namespace() else known)
 
     @override
     def upper(self, key: SnapshotKey) -> AbstractAsyncContextManager[str]:

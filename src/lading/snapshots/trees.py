@@ -17,11 +17,17 @@ from lading.kit import linux
 
 OVERLAY_XATTRS: Final = ("trusted.overlay.", "user.overlay.")
 """Overlayfs's own attributes: they steer the mount, so they are never taken from an image nor shown as content."""
+_TRUSTED, _USER = OVERLAY_XATTRS
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _INSIDE: Final = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS | linux.RESOLVE_NO_SYMLINKS
 _VANISHED: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 _PATH_MAX: Final = 3800
 _COPY_CHUNK: Final = 1 << 30
+
+
+def overlay_xattrs() -> str:
+    """The prefix that overlayfs reads here: ``trusted`` attributes can be set by root of the machine alone."""
+    return _USER if linux.in_user_namespace() else _TRUSTED
 
 
 @contextlib.contextmanager

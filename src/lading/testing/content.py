@@ -436,7 +436,7 @@ class ContentStoreSuite:
         assert await store.release(digest) == len(data)
         assert await store.release(digest) == 0
         assert await store.last_used([digest]) == {}
-        assert await store.intact(digest)
+        assert await store.intact([digest]) == {digest: await store.info(digest)}
         assert (await store.info(digest)).labels == {"copy": "yes", "k": "v"}
         assert copies.restored == []
 
@@ -496,7 +496,7 @@ class ContentStoreSuite:
         assert await store.read(digest, limit=100) == b"some bytes"
         with pytest.raises(NotFoundError):
             await store.release(Digest.of(b"another"))
-        assert not await store.intact(Digest.of(b"another"))
+        assert not await store.intact([Digest.of(b"another")])
 
     async def test_what_another_namespace_has_is_not_released(self, store: Store, other: Store) -> None:
         store.restore_by(Copies(b"some bytes"))
@@ -508,6 +508,7 @@ class ContentStoreSuite:
 
     async def test_lost_bytes_are_not_intact(self, store: Store) -> None:
         digest = (await store_blob(store, b"some bytes")).digest
-        assert await store.intact(digest)
+        whole = await store_blob(store, b"other bytes")
+        assert set(await store.intact([digest, whole.digest])) == {digest, whole.digest}
         await self.damage(store, digest, None)
-        assert not await store.intact(digest)
+        assert await store.intact([digest, whole.digest]) == {whole.digest: whole}

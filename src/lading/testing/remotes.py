@@ -184,7 +184,16 @@ class RemotesSuite:
     async def test_existence(self, pusher: Pusher, pushed: Pushed) -> None:
         assert await pusher.exists(pushed.layer)
         assert await pusher.exists(pushed.descriptor)
+        assert await pusher.exists(pushed.descriptor, tag="v1")
+        assert not await pusher.exists(pushed.descriptor, tag="v2")
         assert not await pusher.exists(blob(b"never pushed"))
+
+    async def test_a_tag_that_means_something_else(self, pusher: Pusher, pushed: Pushed) -> None:
+        body = pushed.body + b" "
+        other = manifest.descriptor_of(body, mediatypes.OCI_MANIFEST)
+        await pusher.put(other, body)
+        assert await pusher.exists(other)
+        assert not await pusher.exists(other, tag="v1")
 
     async def test_progress_of_a_push_ends_at_the_size(self, pusher: Pusher) -> None:
         seen: list[int] = []

@@ -129,7 +129,7 @@ class Documents:
                 await self._sources.add(descriptor.digest, repository)
             present = (await self._content.info(descriptor.digest)).labels
             if not labels.items() <= dict(present).items():
-                await self._content.update(descriptor.digest, labels)
+                await self._content.update(descriptor.digest, labels, durable=False)
 
     async def keep_below(
         self, target: Descriptor, *, lease: LeaseID, only: Collection[str] | None = None
@@ -146,7 +146,10 @@ class Documents:
     async def put(
         self, descriptor: Descriptor, body: bytes, *, lease: LeaseID, labels: dict[str, str] | None = None
     ) -> bool:
-        """Store a small blob; whether it was new. It is held by ``lease`` either way."""
+        """Store a small blob; whether it was new. It is held by ``lease`` either way.
+
+        Its row is durable once something was written that is, such as the name of its image.
+        """
         try:
             async with self._content.open_writer(
                 IngestRef(ingest_ref(descriptor)), expected=descriptor, lease=lease
@@ -154,7 +157,7 @@ class Documents:
                 if writer.offset:
                     await aio.run(aio.DISK, writer.truncate)
                 await aio.run(aio.DISK, writer.write, body)
-                await writer.commit(labels=labels or {})
+                await writer.commit(labels=labels or {}, durable=False)
         except AlreadyExistsError:
             return False
         return True

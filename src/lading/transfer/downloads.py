@@ -110,6 +110,7 @@ class Downloads:
         """See to it that the blob is in the store, whole, and labelled with its source.
 
         ``lease`` holds the manifest that names the blob, and so the blob if it is there; what is fetched joins the lease.
+        Its row is durable once something was written that is, such as the name of its image.
 
         Raises:
             DataLossError: What arrived is not what the descriptor says; nothing of it is kept.
@@ -137,7 +138,7 @@ class Downloads:
 
     async def _stored(self, digest: Digest) -> bool:
         """Whether the blob is there, its file too: one that was lost is fetched again."""
-        return await self._content.intact(digest)
+        return digest in await self._content.intact([digest])
 
     def _share(self, item: Item | None, digest: Digest, progress: Progress) -> Item:
         """The item of a running download of the blob, put in place of our own; else our own."""
@@ -169,7 +170,7 @@ class Downloads:
                     try:
                         async with self._followed(wish):
                             await self._receive(wish, item, writer, fetcher, limiter)
-                            await writer.commit(labels=labels)
+                            await writer.commit(labels=labels, durable=False)
                     except DataLossError:
                         if attempt or not resumed_at:
                             raise

@@ -75,13 +75,14 @@ class Sources:
         self._locks = KeyedLock()
 
     async def add(self, digest: Digest, repository: Reference) -> None:
-        """Record that ``repository`` holds the blob; nothing happens if the blob is gone."""
+        """Record that ``repository`` holds the blob; nothing happens if the blob is gone. A power cut may undo it."""
         key = source_key(repository)
         async with self._locks.hold(digest):
             try:
                 present = (await self._content.info(digest)).labels.get(key, "")
                 if repository.path not in present.split(","):
-                    await self._content.update(digest, {key: merged_source(key, present, repository.path)})
+                    found = merged_source(key, present, repository.path)
+                    await self._content.update(digest, {key: found}, durable=False)
             except NotFoundError:
                 return
 

@@ -5,6 +5,7 @@ which blobs are mounted and manifests copied (``distribution.source`` labels). I
 manifest goes instead of the index.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ from lading.core.remotes import Pusher as RemotePusher
 from lading.errors import (
     ConflictError,
     InvalidArgumentError,
+    LadingError,
     NotFoundError,
     PermissionDeniedError,
     UnauthenticatedError,
@@ -78,7 +80,7 @@ class _Push:
     progress: Progress
     limiter: anyio.CapacityLimiter
     present: set[Digest] = field(default_factory=set[Digest])
-    """What the repository is known to have."""
+    """What the repository is known to have; of the target, under its tag."""
     borrowed: dict[Digest, Document] = field(default_factory=dict[Digest, Document])
     """Documents that are not stored here, read from another repository of the same registry; outer ones first."""
     via: list[Digest] = field(default_factory=list[Digest])
@@ -226,9 +228,16 @@ class Pusher:
         return [source for source in dict.fromkeys(known) if source != run.reference.path]
 
     async def _upload(self, run: _Push, tree: Tree) -> None:
-        """Blobs first, then manifests, then indexes from the inside out, the tag last of all."""
+        """Blobs first, then manifests, then indexes from the inside out, the tag last of all.
+
+        What is there already is asked for all at once, so that pushing again takes one round trip.
+        """
         seen: set[Digest] = set()
+        documents = [*(node.descriptor for node in tree.manifests), *(each for each, _ in tree.indexes)]
         async with task_group() as group:
+            for descriptor in documents:
+                tag = run.reference.tag if descriptor.digest == tree.target.digest else None
+                group.start_soon(self._find, run, descriptor, tag)
             for node in tree.manifests:
                 for blob in node.blobs():
                     if blob.digest not in seen:
@@ -269,8 +278,16 @@ class Pusher:
                 return True
         return False
 
+    async def _find(self, run: _Push, descriptor: Descriptor, tag: str | None) -> None:
+        """Note a document that the repository has, under this tag if one is given."""
+        async with run.limiter:
+            # A host that does not answer this may still take the document, or else says why not.
+            with contextlib.suppress(LadingError):
+                if await run.remote.exists(descriptor, tag=tag):
+                    run.present.add(descriptor.digest)
+
     async def _put(self, run: _Push, descriptor: Descriptor, *, tag: str | None) -> None:
-        if tag is None and await run.remote.exists(descriptor):
+        if descriptor.digest in run.present:
             return
         await run.remote.put(descriptor, await self._documents.body(descriptor), tag=tag)
         await self._sources.add(descriptor.digest, run.reference)

@@ -4,6 +4,8 @@ The name keeps what it points to, so no lease is needed to look. Whatever is not
 another repository, nested indexes) is left to the pull itself, which heals and records it.
 """
 
+from collections.abc import Mapping
+
 from lading.core import content, images
 from lading.core.labels import GC_REF_SNAPSHOT
 from lading.core.progress import Phase, Progress
@@ -11,8 +13,11 @@ from lading.core.remotes import Document
 from lading.core.snapshots import SnapshotName
 from lading.errors import LadingError, NotFoundError
 from lading.oci import mediatypes, platform
+from lading.oci.config import ImageConfig
 from lading.oci.descriptor import Descriptor, Platform
-from lading.oci.manifest import Manifest
+from lading.oci.digest import Digest
+from lading.oci.document import MANIFEST_LIMIT
+from lading.oci.manifest import Index, Manifest
 from lading.oci.reference import Reference
 from lading.transfer import selection
 from lading.transfer.documents import Documents, ManifestNode, parse
@@ -48,71 +53,73 @@ class Standing:
         try:
             if (await self._images.get(name)).target.digest != document.descriptor.digest:
                 return None
-            found = await self._nodes(reference, document)
-            if found is None:
-                return None
-            nodes, unpack = found
-            if not all([await self._complete(node, reference) for node in nodes]):
-                return None
-            snapshot = await self._snapshot(unpack) if unpack else None
+            found = await self._look(reference, document)
         except LadingError:
             return None  # the pull says what is wrong, or repairs it
-        for node in nodes:
+        if found is None:
+            return None
+        for node in found[0]:
             for layer in node.manifest.layers:
                 item = progress.item(layer.digest.short, layer.size)
                 item.phase, item.current = Phase.EXISTS, layer.size
-        return nodes, snapshot
+        return found
 
-    async def _nodes(
-        self, reference: Reference, document: Document
-    ) -> tuple[list[ManifestNode], ManifestNode | None] | None:
-        """The manifests of the image and the one that is unpacked here; ``None`` if that is not plain."""
-        parsed = parse(document.body, document.descriptor)
-        if not await self._seen(document.descriptor, reference):
-            return None
+    async def _look(self, reference: Reference, document: Document) -> Found | None:
+        target = document.descriptor
+        parsed = parse(document.body, target)
         if isinstance(parsed, Manifest):
-            node = ManifestNode(descriptor=document.descriptor, manifest=parsed)
-            if not parsed.is_image:
-                return [node], None
-            offered = (await self._documents.config(node)).platform
-            return [node], node if platform.rank(self._host, offered) is not None else None
-        if any(mediatypes.is_index(child.media_type) for child in parsed.manifests):
+            nodes = [ManifestNode(descriptor=target, manifest=parsed)]
+        else:
+            nodes = await self._nodes(parsed)
+        manifests = [node.descriptor for node in nodes]
+        wanted = [target, *manifests, *(blob for node in nodes for blob in node.blobs())]
+        infos = await self._content.intact({each.digest for each in wanted})
+        if not all(_seen(each, infos.get(each.digest), reference) for each in wanted):
             return None
-        kept = set((await self._content.info(document.descriptor.digest)).labels.values())
+        if isinstance(parsed, Index):
+            kept = set(infos[target.digest].labels.values())
+            if not nodes or any(each.digest not in kept for each in manifests):
+                return None  # one was removed from this image, and is here for another one's sake
+        chosen = nodes[0] if isinstance(parsed, Manifest) else selection.best(self._host, nodes)
+        if chosen is None or not chosen.unpackable:
+            return nodes, None
+        config = await self._documents.config(chosen)
+        if isinstance(parsed, Manifest) and platform.rank(self._host, config.platform) is None:
+            return nodes, None
+        return nodes, await self._snapshot(chosen, config, infos)
+
+    async def _nodes(self, index: Index) -> list[ManifestNode]:
+        """The manifests of an index that are wanted here; none if that is not plain."""
+        if any(mediatypes.is_index(child.media_type) for child in index.manifests):
+            return []
+        wanted = selection.select(index.manifests, None, self._host)
+        bodies = await self._content.read_many([each.digest for each in wanted], limit=MANIFEST_LIMIT)
         nodes: list[ManifestNode] = []
-        for descriptor in selection.select(parsed.manifests, None, self._host):
-            if descriptor.digest not in kept:
-                return None  # it was removed from this image, and is here for another one's sake
-            found = await self._documents.read(descriptor)
-            if not isinstance(found, Manifest) or not await self._seen(descriptor, reference):
-                return None
+        for descriptor in wanted:
+            found = parse(bodies[descriptor.digest], descriptor) if descriptor.digest in bodies else None
+            if not isinstance(found, Manifest):
+                return []
             nodes.append(ManifestNode(descriptor=descriptor, manifest=found))
-        return nodes, selection.best(self._host, nodes)
+        return nodes
 
-    async def _complete(self, node: ManifestNode, reference: Reference) -> bool:
-        for descriptor in node.blobs():
-            if not await self._content.intact(descriptor.digest):
-                return False
-            if (await self._content.info(descriptor.digest)).size != descriptor.size:
-                return False
-            if not await self._seen(descriptor, reference):
-                return False
-        return True
-
-    async def _seen(self, descriptor: Descriptor, reference: Reference) -> bool:
-        """Whether it is recorded that the repository holds the blob."""
-        labels = (await self._content.info(descriptor.digest)).labels
-        return reference.path in labels.get(source_key(reference), "").split(",")
-
-    async def _snapshot(self, node: ManifestNode) -> SnapshotName | None:
+    async def _snapshot(
+        self, node: ManifestNode, config: ImageConfig, infos: Mapping[Digest, content.Info]
+    ) -> SnapshotName | None:
         """The top snapshot, there and kept by the config. Raises `NotFoundError` if it is not."""
-        layers = stack(node.manifest, await self._documents.config(node)) if node.unpackable else []
+        layers = stack(node.manifest, config)
         if not layers:
             return None
         snapshotter = self._unpacker.snapshotter
         name = SnapshotName(layers[-1].chain_id)
         await snapshotter.stat(name)
-        labels = (await self._content.info(node.manifest.config.digest)).labels
+        labels = infos[node.manifest.config.digest].labels
         if labels.get(f"{GC_REF_SNAPSHOT}{snapshotter.name}") != name:
             raise NotFoundError(f"nothing keeps snapshot {name}", subject=name)
         return name
+
+
+def _seen(descriptor: Descriptor, info: content.Info | None, reference: Reference) -> bool:
+    """Whether the blob is here with its length, and it is recorded that the repository holds it."""
+    if info is None or info.size != descriptor.size:
+        return False
+    return reference.path in info.labels.get(source_key(reference), "").split(",")

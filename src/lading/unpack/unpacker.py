@@ -158,7 +158,7 @@ class Unpacker:
         label = f"{GC_REF_SNAPSHOT}{self._snapshotter.name}"
         config_digest = manifest.config.digest
         if (await self._content.info(config_digest)).labels.get(label) != name:
-            await self._content.update(config_digest, {label: name})
+            await self._content.update(config_digest, {label: name}, durable=False)
         return name
 
     async def unpack_layers(
@@ -284,7 +284,7 @@ class Unpacker:
             if Capability.REBUILDS in self._snapshotter.capabilities:
                 labels[LAYER_BLOB] = layer.descriptor.digest
             await writer.commit(labels=labels)
-        await self._content.update(layer.descriptor.digest, {UNCOMPRESSED: layer.diff_id})
+        await self._label(layer)
 
     async def _vouch(self, layer: Layer, source: Source, item: Item) -> None:
         """See that the blob of a layer that was unpacked before is this layer, if in another form: it will be pushed and saved.
@@ -306,7 +306,12 @@ class Unpacker:
             return
         async with self._limiter():
             _check(layer, await self._feed(blob, Hashing(layer.diff_id.algorithm), item))
-        await self._content.update(layer.descriptor.digest, {UNCOMPRESSED: layer.diff_id})
+        await self._label(layer)
+
+    async def _label(self, layer: Layer) -> None:
+        """Write down what the blob unpacks to. It can be found out again, so nobody waits for the disk."""
+        labels = {UNCOMPRESSED: layer.diff_id}
+        await self._content.update(layer.descriptor.digest, labels, durable=False)
 
     async def _feed(self, blob: Arriving, writer: TarSink, item: Item) -> DiffID:
         """Run the pipeline on a blob, out of its ingest first and out of the store once it is committed."""

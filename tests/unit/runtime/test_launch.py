@@ -84,7 +84,7 @@ async def test_a_new_shim_gets_its_parameters_and_a_clean_environment(
     assert (params.instance_id, params.namespace, params.containerd_ttrpc_address) == ("one", "n", "/t.sock")
     assert (
         made.path / "args"
-    ).read_text() == "-namespace n -address /g.sock -publish-binary /bin/false -id one start\n"
+    ).read_text() == "-namespace n -id one -address /g.sock -publish-binary /bin/false start\n"
     assert (made.path / "cwd").read_text().strip() == str(made.path)
     environment = (made.path / "env").read_text()
     assert "TTRPC_ADDRESS=/t.sock\n" in environment

@@ -27,6 +27,16 @@ _DF_ORDER: Final = {
     "build-cache": "BuildCache",
 }
 """Kinds of objects in ``/system/df``, with the word for them in the answer."""
+_LIMITS: Final = (
+    "MemoryLimit",
+    "SwapLimit",
+    "CpuCfsPeriod",
+    "CpuCfsQuota",
+    "CPUShares",
+    "CPUSet",
+    "PidsLimit",
+)
+"""What clients are told of limits that containers can have."""
 _PING: Final = {
     **COMMON_HEADERS,
     "Builder-Version": BUILDER_VERSION,
@@ -69,6 +79,10 @@ class Host:
     registry_mirrors: Sequence[str] = ()
     debug: bool = False
     warnings: Sequence[str] = ()
+    has_cgroups: bool = True
+    """Whether containers have cgroups, and with them limits."""
+    live_restore: bool = True
+    """Whether containers outlive this daemon."""
     log_driver: str = "json-file"
     log_drivers: Sequence[str] = ("json-file", "local", "none")
 
@@ -281,19 +295,13 @@ def info_document(host: Host, version: ApiVersion) -> dict[str, Any]:
             "Authorization": None,
             "Log": list(host.log_drivers),
         },
-        "MemoryLimit": True,
-        "SwapLimit": True,
-        "CpuCfsPeriod": True,
-        "CpuCfsQuota": True,
-        "CPUShares": True,
-        "CPUSet": True,
-        "PidsLimit": True,
-        "OomKillDisable": host.cgroup_version == "1",
+        **dict.fromkeys(_LIMITS, host.has_cgroups),
+        "OomKillDisable": host.has_cgroups and host.cgroup_version == "1",
         "IPv4Forwarding": True,
         "Debug": host.debug,
         "NGoroutines": 0,
         "LoggingDriver": host.log_driver,
-        "CgroupDriver": "cgroupfs",
+        "CgroupDriver": "cgroupfs" if host.has_cgroups else "none",
         "CgroupVersion": host.cgroup_version,
         "KernelVersion": host.kernel,
         "OperatingSystem": host.operating_system,
@@ -324,7 +332,7 @@ def info_document(host: Host, version: ApiVersion) -> dict[str, Any]:
             "Error": "",
             "RemoteManagers": None,
         },
-        "LiveRestoreEnabled": True,
+        "LiveRestoreEnabled": host.live_restore,
         "Isolation": "",
         "InitBinary": "",
         "ContainerdCommit": {"ID": host.components.get("containerd-shim-runc-v2", "")},

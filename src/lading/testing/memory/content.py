@@ -119,7 +119,12 @@ class MemoryWriter(content.Writer):
 
     @override
     async def commit(
-        self, *, size: int | None = None, expected: Digest | None = None, labels: Labels = NO_LABELS
+        self,
+        *,
+        size: int | None = None,
+        expected: Digest | None = None,
+        labels: Labels = NO_LABELS,
+        durable: bool = True,
     ) -> Info:
         self._check_open()
         if self._expected is not None:
@@ -135,7 +140,7 @@ class MemoryWriter(content.Writer):
             raise DigestMismatchError(f"{self._ref} has digest {digest}, not {expected}", subject=expected)
         self._store.bytes.blobs[digest] = bytes(self._data)
         info = await self._store.rows.add(
-            digest, len(self._data), labels=labels, ref=self._ref, lease=self._lease
+            digest, len(self._data), labels=labels, ref=self._ref, lease=self._lease, durable=durable
         )
         await self._store.discard(self._ref)
         return info
@@ -186,12 +191,12 @@ class MemoryContentStore(content.Store):
             await self.rows.set_away({info.digest: False})
 
     @override
-    async def intact(self, digest: Digest) -> bool:
-        try:
-            info = await self.rows.get(digest)
-        except NotFoundError:
-            return False
-        data = self.bytes.blobs.get(digest)
+    async def intact(self, digests: Collection[Digest]) -> Mapping[Digest, Info]:
+        found = await self.rows.infos(digests)
+        return {digest: info for digest, info in found.items() if self._intact(info)}
+
+    def _intact(self, info: Info) -> bool:
+        data = self.bytes.blobs.get(info.digest)
         return self._restorable(info) if data is None else len(data) == info.size
 
     @override
@@ -213,8 +218,8 @@ class MemoryContentStore(content.Store):
         return await self.rows.get(digest)
 
     @override
-    async def update(self, digest: Digest, labels: Mapping[str, str | None]) -> Info:
-        return await self.rows.update(digest, labels)
+    async def update(self, digest: Digest, labels: Mapping[str, str | None], *, durable: bool = True) -> Info:
+        return await self.rows.update(digest, labels, durable=durable)
 
     @override
     async def walk(self) -> AsyncIterator[Info]:
@@ -310,9 +315,8 @@ class MemoryContentStore(content.Store):
                 writer.closed = True
 
     async def _have(self, expected: Descriptor, lease: LeaseID | None) -> bool:
-        if not await self.intact(expected.digest):
-            return False
-        if (await self.rows.get(expected.digest)).size != expected.size:
+        info = (await self.intact([expected.digest])).get(expected.digest)
+        if info is None or info.size != expected.size:
             return False
         return lease is None or await self.rows.hold(expected.digest, lease)
 

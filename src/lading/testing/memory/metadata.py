@@ -216,7 +216,9 @@ class MemoryBlobs(metadata.Blobs):
         labels: content.Labels,
         ref: IngestRef | None = None,
         lease: LeaseID | None = None,
+        durable: bool = True,
     ) -> Info:
+        del durable
         label_rules.check(labels)
         space = await self._database.change(self._namespace, Node("content", digest))
         if lease is not None:
@@ -262,7 +264,8 @@ class MemoryBlobs(metadata.Blobs):
         return digest in space.blobs
 
     @override
-    async def update(self, digest: Digest, labels: Mapping[str, str | None]) -> Info:
+    async def update(self, digest: Digest, labels: Mapping[str, str | None], *, durable: bool = True) -> Info:
+        del durable
         label_rules.check(labels)
         space = await self._database.change(self._namespace)
         old = _find(space.blobs, digest, "blob")

@@ -243,8 +243,10 @@ class _Pusher(Pusher):
         self._reference = reference
 
     @override
-    async def exists(self, descriptor: Descriptor) -> bool:
+    async def exists(self, descriptor: Descriptor, *, tag: str | None = None) -> bool:
         repository = self._resolver.open(self._reference, "exists")
+        if tag is not None:
+            return repository.tags.get(tag) == descriptor.digest
         return descriptor.digest in repository.blobs or descriptor.digest in repository.manifests
 
     @override
