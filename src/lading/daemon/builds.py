@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import structlog
-from aiohttp import web
 
+from lading.api.engine import web
 from lading.api.engine.routing import Request, Router
 from lading.api.engine.system import DiskUsage
 from lading.api.engine.version import ApiVersion
@@ -63,6 +63,8 @@ class Parts:
     state: Path
     bus: Bus
     id: str
+    cgroups: bool
+    """Whether processes get any."""
     disk: Path
     """Where snapshots are."""
     collect: Callable[[], None]

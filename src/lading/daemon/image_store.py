@@ -26,9 +26,9 @@ from lading.daemon.config import Config, LadingSettings
 from lading.daemon.fsck import Checker
 from lading.daemon.maintenance import StoreMaintenance
 from lading.daemon.selection import SETTING, Selection, StoreKind, messages
+from lading.devices.local import LocalDevices
 from lading.errors import FailedPreconditionError
 from lading.gc.collector import Collector
-from lading.images.classic import ClassicExchange, ClassicImageService
 from lading.images.exchange import ImageExchange
 from lading.images.removal import Use
 from lading.images.service import ImageService
@@ -195,8 +195,7 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
     async def used() -> Sequence[Use]:
         return uses()
 
-    make_service = partial(ClassicImageService, classic=classic.store) if classic else ImageService
-    make_exchange = partial(ClassicExchange, classic=classic.store) if classic else ImageExchange
+    make_service, make_exchange = _classic_services(classic) if classic else (ImageService, ImageExchange)
     service = make_service(
         store=store,
         records=records,
@@ -225,6 +224,17 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         exchange=exchange,
         maintenance=maintenance,
         bus=bus,
+    )
+
+
+def _classic_services(
+    classic: stores.Classic,
+) -> tuple[Callable[..., ImageService], Callable[..., ImageExchange]]:
+    from lading.images.classic import ClassicExchange, ClassicImageService  # noqa: PLC0415 - as `stores.open_classic`
+
+    return (
+        partial(ClassicImageService, classic=classic.store),
+        partial(ClassicExchange, classic=classic.store),
     )
 
 
@@ -297,7 +307,7 @@ async def open_snapshotter(
         problem = await aio.run(aio.DISK, kind.probe, root) if kind else "there is no such snapshotter"
         more: dict[str, Any] = {}
         if kind is not None and kind.rebuilds:
-            more = {"open_blob": open_blob}
+            more = {"open_blob": open_blob, "devices": LocalDevices(root)}
         elif not _keeps(config.lading):
             problem = (
                 problem or f"it cannot keep layers {config.lading.layers_keep} only (lading.layers-keep)"

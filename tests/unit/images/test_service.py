@@ -178,7 +178,8 @@ async def test_inspect_and_history_of_a_platform(images: Images) -> None:
     detail = await images.service.inspect("registry.test/app")
     assert detail.manifest is not None
     assert detail.manifest.descriptor.digest == amd.descriptor.digest
-    assert detail.tagged_at == (await images.world.images.get("registry.test/app:latest")).updated_at
+    record = await images.world.images.get("registry.test/app:latest")
+    assert detail.tagged_at == times.of_datetime(record.updated_at)
     with pytest.raises(PlatformMissingError, match="linux/arm64"):
         await images.service.inspect("registry.test/app", platform=ARM)
     rows = await images.service.history("registry.test/app")
