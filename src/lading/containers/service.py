@@ -158,6 +158,13 @@ class ContainerService:
         """Stop it; raises as `Lifecycle.stop`."""
         await self._life.stop(self.find(name), timeout=timeout, signal=signal)
 
+    async def put_away(self, name: str) -> None:
+        """Stop it for as long as it cannot be seen. To its restart policy nobody has stopped it. Raises as `Lifecycle.stop`."""
+        container = self.find(name)
+        await self._life.stop(container, timeout=None, signal="")
+        container.document.manually_stopped = False
+        await self._life.save(container)
+
     async def restart(self, name: str, *, timeout: int | None = None, signal: str = "") -> None:
         """Stop it if it runs, and start it."""
         container = self.find(name)

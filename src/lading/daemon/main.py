@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _log: Final = structlog.get_logger(__name__)
 _USAGE_ERROR: Final = 125
+_BAD_FLAG: Final = ("unknown flag", "unknown shorthand flag")
+"""What a usage error begins with."""
 _LONGEST_SHUTDOWN: Final = 10
 
 
@@ -31,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
         command = load(arguments)
     except LadingError as exc:
         sys.stderr.write(f"lading daemon: {exc}\n")
-        return _USAGE_ERROR if str(exc).startswith("unknown") else 1
+        return _USAGE_ERROR if exc.message.startswith(_BAD_FLAG) else 1
     match command.action:
         case "help":
             from lading.daemon.options import usage  # noqa: PLC0415 - only for --help

@@ -174,7 +174,7 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
             running=lambda: [
                 stores.Running(id=each.id, name=each.name) for each in service.all() if each.state.running
             ],
-            stop=service.stop,
+            put_away=service.put_away,
             restart=engine.restart.set,
             layers_keep=lambda: engine.config.lading.layers_keep,
         )
