@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 import anyio
 import anyio.abc
+import structlog
 
 from lading.containers import (
     attaching,
@@ -45,10 +46,17 @@ from lading.containers.runs import Run
 from lading.containers.streams import Peer
 from lading.containers.volumeholding import VolumeHolding
 from lading.containers.volumeservice import VolumeService
-from lading.errors import ConflictError, InvalidArgumentError, NotFoundError, UnsupportedError
+from lading.errors import (
+    ConflictError,
+    InvalidArgumentError,
+    LadingError,
+    NotFoundError,
+    UnsupportedError,
+)
 from lading.kit import aio
 from lading.oci.descriptor import Platform
 
+_log: Final = structlog.get_logger(__name__)
 Condition = Literal["not-running", "next-exit", "removed"]
 CONDITIONS: Final = ("not-running", "next-exit", "removed")
 
@@ -157,6 +165,19 @@ class ContainerService:
     async def stop(self, name: str, *, timeout: int | None = None, signal: str = "") -> None:
         """Stop it; raises as `Lifecycle.stop`."""
         await self._life.stop(self.find(name), timeout=timeout, signal=signal)
+
+    async def shut_down(self) -> None:
+        """Stop all that run, before the machine that they know goes; the next daemon starts those that are always to run."""
+        async with anyio.create_task_group() as group:
+            for container in self.all():
+                if container.state.running or container.state.restarting:
+                    group.start_soon(self._shut_down, container)
+
+    async def _shut_down(self, container: Container) -> None:
+        try:
+            await self._life.stop(container, manual=False)
+        except (LadingError, TimeoutError) as exc:
+            _log.warning("container_not_stopped", container=container.id, reason=str(exc))
 
     async def restart(self, name: str, *, timeout: int | None = None, signal: str = "") -> None:
         """Stop it if it runs, and start it."""

@@ -141,6 +141,9 @@ async def _live(
             async for received in signals:
                 if received is not signal.SIGHUP:
                     _stopping(config)
+                    if config.rootless:  # they would be killed with the namespaces
+                        with anyio.move_on_after(config.shutdown_timeout):
+                            await engine.shut_down()
                     break
                 config = _reload(config, arguments)
                 engine.reload(config)
@@ -166,6 +169,7 @@ def _stopping(config: Config) -> None:
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(max(1, min(config.shutdown_timeout, _LONGEST_SHUTDOWN)))
+    longest = config.shutdown_timeout if config.rootless else 0
+    signal.alarm(longest + max(1, min(config.shutdown_timeout, _LONGEST_SHUTDOWN)))
     lifecycle.notify("STOPPING=1")
     _log.info("daemon_stopping")
