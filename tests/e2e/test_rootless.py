@@ -219,12 +219,25 @@ def test_streams_files_figures_and_volumes(engine: Engine):
         (("--cgroup-parent", "/x"), "HostConfig.CgroupParent"),
         (("--device", "/dev/null:/dev/n:r"), "HostConfig.Devices"),
         (("--storage-opt", "size=64m"), "cannot limit the size"),
+        (("--oom-score-adj", "-500"), "HostConfig.OomScoreAdj"),
     ],
 )
 def test_what_needs_cgroups_or_loop_devices_is_refused_by_name(
     engine: Engine, options: tuple[str, ...], named: str
 ):
     assert named in fails(engine, "create", *options, "box", "true")
+
+
+def test_processes_in_the_daemons_pid_namespace_end_with_their_container(
+    daemon: RootlessDaemon, engine: Engine
+):
+    engine.background("shared", "sleep 611 & sleep 612", "--pid", "host")
+    shown = engine.docker("top", "shared", "-eo", "pid,args").splitlines()[1:]
+    assert sorted(line.split()[-1] for line in shown)[:2] == ["611", "612"]
+    engine.docker("kill", "shared")
+    assert engine.docker("wait", "shared") == "137\n"
+    assert not [line for line in daemon.processes().values() if "sleep 61" in line]
+    engine.docker("rm", "shared")
 
 
 def test_pausing_and_updating_are_refused_by_name(engine: Engine):

@@ -33,6 +33,7 @@ from lading.containers import (
     joining,
     links,
     logdriver,
+    members,
     naming,
     rootfs,
     runs,
@@ -241,6 +242,8 @@ class Lifecycle:
             raise await self._failed(container, exc) from exc
         now = time.time_ns()
         container.document.state = State(running=True, pid=pid, started_at=now)
+        if not self.env.cgroup_parent:
+            container.mount_namespace = await aio.run(aio.DISK, members.namespace_of, pid)
         with anyio.CancelScope(shield=True):
             await self.save(container)
             container.started.set()
@@ -472,6 +475,8 @@ class Lifecycle:
     async def finish(self, container: Container, task: Task | None, end: Exit) -> None:
         """Everything that follows the end of a run."""
         run = self.runs.get(container.id)
+        if not self.env.cgroup_parent:  # the runtime finds no others than the first
+            await aio.run(aio.DISK, members.kill, container.mount_namespace)
         if run is not None:
             with anyio.move_on_after(_DRAIN_SECONDS):
                 await run.drained.wait()

@@ -16,12 +16,11 @@ import structlog
 
 from lading.containers import (
     attaching,
-    cgroupless,
     committing,
     imagemounts,
     listing,
+    members,
     model,
-    namespaces,
     naming,
     signals,
     stats,
@@ -51,7 +50,6 @@ from lading.errors import (
     InvalidArgumentError,
     LadingError,
     NotFoundError,
-    UnsupportedError,
 )
 from lading.kit import aio
 from lading.oci.descriptor import Platform
@@ -315,11 +313,7 @@ class ContainerService:
         task = self._life.running_task(container)
         if self._has_cgroups:
             return frozenset(await task.pids())
-        if container.host.pid_mode not in ("", "private"):
-            raise UnsupportedError(
-                f"the processes of a container in another PID namespace cannot be told: {cgroupless.REASON}"
-            )
-        return await aio.run(aio.DISK, namespaces.members, container.state.pid)
+        return await aio.run(aio.DISK, members.of, container.mount_namespace)
 
     async def commit(self, container: Container, asked: CommitRequest) -> str:
         """Make an image of it; raises as `committing.commit`."""
