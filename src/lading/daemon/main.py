@@ -1,7 +1,6 @@
 """``lading daemon``: from a command line to a serving process and back to nothing."""
 
 import faulthandler
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -127,7 +126,7 @@ async def _live(
     async with anyio.create_task_group() as tasks:
         launch.settle()
         engine.start(tasks)
-        lifecycle.notify(f"READY=1\nMAINPID={os.getpid()}")
+        lifecycle.notify(f"READY=1\nMAINPID={rootless.process()}")
         _log.info("daemon_ready", hosts=list(config.hosts), data_root=str(config.data_root))
 
         async def restart_when_asked() -> None:
