@@ -21,14 +21,18 @@ from support.newer import CLI_PLUGINS
 from support.registry import docker_registry
 from support.rootless import OUTSIDE, RootlessDaemon, gone, rootless_daemon
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.stores("containerd", "classic", itself=True)]
 engines.APPLETS += ("chmod", "chown", "cp", "httpd", "id", "ls", "rm", "stat", "wget")
 REGISTRY = f"{OUTSIDE}/24"
 
 
-@pytest.fixture(scope="module")
-def daemon() -> Generator[RootlessDaemon]:
-    with rootless_daemon(f"--insecure-registry={REGISTRY}") as running:
+@pytest.fixture(
+    scope="module",
+    params=["", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("overlay2", "native"))],
+)
+def daemon(request: pytest.FixtureRequest) -> Generator[RootlessDaemon]:
+    chosen = (f"--storage-driver={request.param}",) if request.param else ()
+    with rootless_daemon(f"--insecure-registry={REGISTRY}", *chosen) as running:
         yield running
 
 
@@ -58,7 +62,8 @@ def fails(engine: Engine, *words: str) -> str:
 def test_the_daemon_is_the_users_and_says_so(daemon: RootlessDaemon, engine: Engine):
     info = json.loads(engine.docker("info", "--format", "{{json .}}"))
     assert "name=rootless" in info["SecurityOptions"]
-    assert (info["Driver"], info["CgroupDriver"]) == ("overlayfs", "none")
+    expected = next((each.partition("=")[2] for each in daemon.arguments if "driver" in each), "overlayfs")
+    assert (info["Driver"], info["CgroupDriver"]) == (expected, "none")
     assert (info["MemoryLimit"], info["LiveRestoreEnabled"]) == (False, False)
     assert info["DockerRootDir"] == str(daemon.data_root)
     assert os.stat(daemon.socket).st_uid == daemon.owner.pw_uid
