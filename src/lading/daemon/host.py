@@ -69,7 +69,9 @@ def publish_binary(data_root: Path) -> Path:
     if os.access(installed, os.X_OK):
         return installed
     script = data_root / "publish"
-    source = shlex.quote(os.pathsep.join(dict.fromkeys((str(Path(__file__).parents[2]), *filter(None, sys.path)))))
+    source = shlex.quote(
+        os.pathsep.join(dict.fromkeys((str(Path(__file__).parents[2]), *filter(None, sys.path))))
+    )
     text = f'#!/bin/sh\nPYTHONPATH={source} exec {shlex.quote(sys.executable)} -m lading "$@"\n'
     write_atomic(script, text.encode(), mode=0o755)
     return script
