@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lading.library import open_store
 
-__all__ = ["open_store"]
+__all__ = ["__version__", "open_store"]
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import click
 
+import lading
 from lading.cli.client import Client
 from lading.cli.show import Progress, finding, path, size
 from lading.errors import LadingError, UnavailableError
@@ -39,9 +40,7 @@ def _client(context: click.Context, host: str) -> Client:
 @group.command()
 def version() -> None:
     """Show the version."""
-    from importlib.metadata import version as installed
-
-    click.echo(f"Lading version {installed('lading')}")
+    click.echo(f"Lading version {lading.__version__}")
 
 
 @group.group()

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import structlog
-from aiohttp import web
 
+from lading.api.engine import web
 from lading.api.engine.routing import Request, Router
 from lading.api.engine.system import DiskUsage
 from lading.api.engine.version import ApiVersion

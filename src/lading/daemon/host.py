@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import lading
 from lading.api.engine.system import Host
 from lading.daemon.config import Config
 from lading.kit.fs import write_atomic
@@ -20,13 +21,8 @@ NO_LIMITS: Final = "WARNING: Running in rootless-mode without cgroups: limits of
 
 
 def version() -> str:
-    """Version of the installed package."""
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - costs 20 ms, needed once
-
-    try:
-        return version("lading")
-    except PackageNotFoundError:
-        return "0.0.0"
+    """The package's own."""
+    return lading.__version__
 
 
 def _os_release() -> dict[str, str]:

@@ -28,7 +28,6 @@ from lading.daemon.maintenance import StoreMaintenance
 from lading.daemon.selection import SETTING, Selection, StoreKind, messages
 from lading.errors import FailedPreconditionError
 from lading.gc.collector import Collector
-from lading.images.classic import ClassicExchange, ClassicImageService
 from lading.images.exchange import ImageExchange
 from lading.images.removal import Use
 from lading.images.service import ImageService
@@ -195,8 +194,7 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
     async def used() -> Sequence[Use]:
         return uses()
 
-    make_service = partial(ClassicImageService, classic=classic.store) if classic else ImageService
-    make_exchange = partial(ClassicExchange, classic=classic.store) if classic else ImageExchange
+    make_service, make_exchange = _classic_services(classic) if classic else (ImageService, ImageExchange)
     service = make_service(
         store=store,
         records=records,
@@ -225,6 +223,17 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         exchange=exchange,
         maintenance=maintenance,
         bus=bus,
+    )
+
+
+def _classic_services(
+    classic: stores.Classic,
+) -> tuple[Callable[..., ImageService], Callable[..., ImageExchange]]:
+    from lading.images.classic import ClassicExchange, ClassicImageService  # noqa: PLC0415 - as `stores.open_classic`
+
+    return (
+        partial(ClassicImageService, classic=classic.store),
+        partial(ClassicExchange, classic=classic.store),
     )
 
 

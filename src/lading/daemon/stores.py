@@ -6,7 +6,7 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import structlog
@@ -14,11 +14,6 @@ import structlog
 from lading.classic import layout
 from lading.classic.imagedb import ImageDatabase, Names
 from lading.classic.layout import Layout
-from lading.classic.records import ClassicRecords
-from lading.classic.rows import LayerRows
-from lading.classic.source import LocalClassicSource
-from lading.classic.store import LocalClassicStore
-from lading.classic.sync import Stores, sync
 from lading.content.local import LocalContentStore
 from lading.core import containers, content, images, leases, metadata
 from lading.core.metadata import Namespace
@@ -29,7 +24,12 @@ from lading.images.removal import Use
 from lading.kit import aio, linux
 from lading.kit.fs import LockedError
 from lading.snapshots import overlay
-from lading.snapshots.overlay2 import Overlay2Snapshotter
+
+if TYPE_CHECKING:  # what follows is imported by the daemons that need it
+    from lading.classic.records import ClassicRecords
+    from lading.classic.source import LocalClassicSource
+    from lading.classic.store import LocalClassicStore
+    from lading.snapshots.overlay2 import Overlay2Snapshotter
 
 _log: Final = structlog.get_logger(__name__)
 _CONNECT_SECONDS: Final = 1.0
@@ -63,9 +63,9 @@ async def selected(config: Config, database: metadata.Database) -> Selection:
 class Classic:
     """An open classic store."""
 
-    records: ClassicRecords
-    snapshotter: Overlay2Snapshotter
-    store: LocalClassicStore
+    records: "ClassicRecords"
+    snapshotter: "Overlay2Snapshotter"
+    store: "LocalClassicStore"
 
 
 def check_layers_kept(wanted: str) -> None:
@@ -112,6 +112,12 @@ async def open_classic(
 
     Raises `FailedPreconditionError` if overlayfs does not work there; `DataLossError` if its list of names is malformed.
     """
+    from lading.classic.records import ClassicRecords  # noqa: PLC0415 - most daemons have the other store
+    from lading.classic.rows import LayerRows  # noqa: PLC0415
+    from lading.classic.store import LocalClassicStore  # noqa: PLC0415
+    from lading.classic.sync import Stores, sync  # noqa: PLC0415
+    from lading.snapshots.overlay2 import Overlay2Snapshotter  # noqa: PLC0415
+
     root = config.data_root
     place = Layout(root)
     problem = await aio.run(aio.DISK, overlay.probe, place.trees)
@@ -145,8 +151,10 @@ async def hidden(config: Config, database: metadata.Database, kind: StoreKind) -
     return {"images": len(images_), "containers": containers}
 
 
-def classic_source(config: Config, database: metadata.Database) -> LocalClassicSource:
+def classic_source(config: Config, database: metadata.Database) -> "LocalClassicSource":
     """The classic store of a data-root, to be read while the other one is in use."""
+    from lading.classic.source import LocalClassicSource  # noqa: PLC0415 - only for a migration
+
     namespace = namespace_of(config, StoreKind.CLASSIC)
     blobs = LocalContentStore(config.data_root / "content", database.blobs(namespace), namespace=namespace)
     return LocalClassicSource(Layout(config.data_root), blobs)

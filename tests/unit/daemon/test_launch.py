@@ -24,6 +24,16 @@ assert not any(name.partition(".")[0] in ("rich", "click", "pygments", "colorama
 assert set(loaded) <= {os.devnull}, loaded
 assert dict(os.environ) == before
 assert gc.isenabled()
+assert "aiohttp.client" not in sys.modules
+ssl.SSLContext.set_default_verify_paths = read
+import aiohttp
+from aiohttp import hdrs
+assert hdrs is sys.modules["aiohttp.hdrs"]
+assert aiohttp.ClientSession is sys.modules["aiohttp.client"].ClientSession
+assert aiohttp.__version__
+import aiohttp.web
+from lading.api.engine import web
+assert aiohttp.web.BaseRequest is web.BaseRequest
 settle()
 assert gc.get_freeze_count() > 10_000
 import rich

@@ -5,8 +5,7 @@ Clients must get an answer that they understand: an empty list, a JSON 404, or w
 
 from typing import Final
 
-from aiohttp import web
-
+from lading.api.engine import web
 from lading.api.engine.routing import Handler, Request, Router
 from lading.api.engine.streams import json_response
 from lading.errors import (

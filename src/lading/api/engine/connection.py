@@ -11,10 +11,9 @@ import select
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from aiohttp import web
 from typing_extensions import override
 
-from lading.api.engine import limits
+from lading.api.engine import limits, web
 from lading.api.engine.streams import error_response
 
 _END: Final = b"\r\n\r\n"

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import anyio
 import msgspec
-from aiohttp import web
 
+from lading.api.engine import web
 from lading.api.engine.hijack import MULTIPLEXED, RAW, HijackedStream, hijack
 from lading.api.engine.routing import Request, Router
 from lading.api.engine.streams import empty, json_response, open_stream, write

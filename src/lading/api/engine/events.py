@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import anyio
-from aiohttp import web
 
+from lading.api.engine import web
 from lading.api.engine.routing import Request, Router
 from lading.api.engine.streams import JSON, encode, open_stream, write
 from lading.api.engine.version import ApiVersion

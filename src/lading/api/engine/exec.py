@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from aiohttp import web
-
+from lading.api.engine import web
 from lading.api.engine.containers import size_of, until_left
 from lading.api.engine.hijack import hijack
 from lading.api.engine.routing import Request, Router

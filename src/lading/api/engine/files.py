@@ -2,8 +2,7 @@
 
 from typing import Final
 
-from aiohttp import web
-
+from lading.api.engine import web
 from lading.api.engine.routing import Request, Router
 from lading.api.engine.streams import COMMON_HEADERS, empty, json_response, open_stream, write
 from lading.containers.committing import CommitRequest

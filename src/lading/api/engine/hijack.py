@@ -10,11 +10,10 @@ from types import TracebackType
 from typing import Final, Self
 
 import anyio
-from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from typing_extensions import override
 
-from lading.api.engine import limits
+from lading.api.engine import limits, web
 from lading.api.engine.connection import PROBE_SECONDS, Connection, has_left
 from lading.api.engine.routing import Request
 from lading.errors import CancelledError, InternalError, InvalidArgumentError

@@ -3,8 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
-from aiohttp import web
-
+from lading.api.engine import web
 from lading.api.engine.routing import Request, Router
 from lading.api.engine.streams import ProgressStream, json_response
 from lading.oci.digest import Digest

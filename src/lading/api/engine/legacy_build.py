@@ -5,8 +5,8 @@ import binascii
 from typing import Any, Final, TypeVar
 
 import msgspec
-from aiohttp import web
 
+from lading.api.engine import web
 from lading.api.engine.routing import Request, Router
 from lading.api.engine.streams import ProgressStream, empty
 from lading.builder.errors import VertexError

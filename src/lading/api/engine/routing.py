@@ -16,10 +16,9 @@ from typing import Any, Final, cast
 
 import anyio
 import msgspec
-from aiohttp import web
 from multidict import MultiDict
 
-from lading.api.engine import limits
+from lading.api.engine import limits, web
 from lading.api.engine import version as versions
 from lading.api.engine.version import ApiVersion
 from lading.core.remotes import Credentials

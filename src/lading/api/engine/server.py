@@ -11,9 +11,8 @@ from typing import Final
 
 import anyio
 import structlog
-from aiohttp import web
 
-from lading.api.engine import limits
+from lading.api.engine import limits, web
 from lading.api.engine.connection import Connection, ConnectionServer
 from lading.api.engine.errors import status_of, text_of
 from lading.api.engine.routing import Request, Route, Router, parse_target

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from aiohttp import web
-
 from lading.api.engine import version as versions
+from lading.api.engine import web
 from lading.api.engine.routing import Request, Router, credentials_of
 from lading.api.engine.streams import COMMON_HEADERS, json_response
 from lading.api.engine.version import ApiVersion

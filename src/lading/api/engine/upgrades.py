@@ -2,8 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from aiohttp import web
-
+from lading.api.engine import web
 from lading.api.engine.hijack import upgrade_h2c
 from lading.api.engine.routing import Request, Router
 from lading.kit.grpc.connection import Transport

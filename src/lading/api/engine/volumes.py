@@ -1,7 +1,6 @@
 """Routes of volumes."""
 
-from aiohttp import web
-
+from lading.api.engine import web
 from lading.api.engine.routing import Request, Router
 from lading.api.engine.streams import empty, json_response
 from lading.containers import volumeservice
