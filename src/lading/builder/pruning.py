@@ -8,7 +8,7 @@ from typing import Final
 from lading.builder.model import PruneWish, UsageRecord
 from lading.builder.usage import fields_of
 from lading.core.buildcache import BuildCache, BuildRecord
-from lading.core.snapshots import SnapshotKey, Snapshotter
+from lading.core.snapshots import Snapshotter
 from lading.errors import NotFoundError
 from lading.formats import filters
 
@@ -38,12 +38,12 @@ async def disk_usage(
     cache: BuildCache,
     snapshotter: Snapshotter,
     in_use: Collection[str],
-    measured: MutableMapping[SnapshotKey, int] | None = None,
+    measured: MutableMapping[str, int] | None = None,
 ) -> list[UsageRecord]:
     """Every record, the one used longest ago first; directories that change are measured now, but for those in ``measured``."""
     records = await cache.list()
     owners = _owners(records)
-    sizes = {} if measured is None else measured
+    sizes: MutableMapping[str, int] = {} if measured is None else measured
     return [await _usage(record, snapshotter, owners, record.id in in_use, sizes) for record in records]
 
 
@@ -57,7 +57,7 @@ async def _usage(
     snapshotter: Snapshotter,
     owners: Mapping[str, str],
     in_use: bool,
-    measured: MutableMapping[SnapshotKey, int],
+    measured: MutableMapping[str, int],
 ) -> UsageRecord:
     size = record.size
     if record.mutable:
@@ -81,7 +81,7 @@ async def _usage(
     )
 
 
-async def _measure(snapshotter: Snapshotter, key: SnapshotKey) -> int:
+async def _measure(snapshotter: Snapshotter, key: str) -> int:
     try:
         return (await snapshotter.usage(key)).size
     except NotFoundError:
@@ -94,7 +94,7 @@ async def prune(
     wish: PruneWish,
     in_use: Callable[[], Collection[str]],
     free: Callable[[], int] = lambda: 2**63,
-    measured: MutableMapping[SnapshotKey, int] | None = None,
+    measured: MutableMapping[str, int] | None = None,
 ) -> AsyncIterator[UsageRecord]:
     """Delete records, those used longest ago first and none that another one stands on; each as it goes.
 

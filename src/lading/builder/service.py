@@ -45,7 +45,6 @@ from lading.core.leases import BUILDS, LeaseID
 from lading.core.remotes import Registries
 from lading.core.runtime import Runtime
 from lading.core.session import Session
-from lading.core.snapshots import SnapshotKey
 from lading.errors import LadingError, NotFoundError
 from lading.formats.buildkit import sourcepolicy
 from lading.formats.buildkit.sourcepolicy import Policy, Source
@@ -289,7 +288,7 @@ class BuildSolver(Solver):
     def prune(self, wish: PruneWish) -> AsyncIterator[UsageRecord]:
         return self._prune(wish, {})
 
-    async def _prune(self, wish: PruneWish, measured: dict[SnapshotKey, int]) -> AsyncIterator[UsageRecord]:
+    async def _prune(self, wish: PruneWish, measured: dict[str, int]) -> AsyncIterator[UsageRecord]:
         env = self._env
         try:
             async for record in pruning.prune(
@@ -310,7 +309,7 @@ class BuildSolver(Solver):
             await anyio.sleep(_REST_SECONDS)
             try:
                 status = await aio.run(aio.DISK, os.statvfs, disk)
-                measured: dict[SnapshotKey, int] = {}
+                measured: dict[str, int] = {}
                 for wish in pruning.default_policy(status.f_blocks * status.f_frsize):
                     async for record in self._prune(wish, measured):
                         _log.info("build_cache_record_dropped", record=record.id, size=record.size)
