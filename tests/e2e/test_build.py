@@ -65,8 +65,14 @@ def cached(done: subprocess.CompletedProcess[str]) -> int:
 
 def test_two_platforms_from_build_to_registry(builder: Daemon, registry: str, context: Path) -> None:
     name = f"{registry}/two"
+    since = time.time()
     done = build(builder, context, BOTH, "--provenance=mode=max", "-t", name)
     assert "[linux/arm64 final 2/2] RUN" in done.stderr
+    (created,) = builder.events(since, "event=create", "type=image")
+    assert created["Actor"]["ID"] == builder.docker("image", "inspect", "-f", "{{.Id}}", name).strip()
+    assert created["Actor"]["Attributes"]["name"] == f"{name}:latest"
+    past = f"/v1.45/events?since={since:.6f}&until={time.time():.6f}"
+    assert b'"create"' not in builder.raw(f"GET {past} HTTP/1.0\r\nHost: x\r\n\r\n".encode())
     tree = builder.docker("image", "ls", "--tree", name)
     assert "linux/amd64" in tree
     assert "linux/arm64" in tree

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -60,11 +61,14 @@ def inspect(daemon: Daemon, name: str) -> dict[str, object]:
 
 
 def test_an_image_is_its_config(classic: Daemon, context: Path, tmp_path: Path) -> None:
-    told = tmp_path / "told.json"
+    told, since = tmp_path / "told.json", time.time()
     done = build(classic, context, DOCKERFILE, "-t", "one", "-t", "other:2", "--metadata-file", str(told))
     assert done.returncode == 0, f"{done.stderr}\n{classic.tail()}"
     image = str(inspect(classic, "one")["Id"])
     assert f"writing image {image}" in done.stderr
+    created = classic.events(since, "event=create", "type=image")
+    assert {each["Actor"]["ID"] for each in created} == {image}
+    assert "one:latest" in {each["Actor"]["Attributes"]["name"] for each in created}
     metadata = json.loads(told.read_text())
     assert metadata["containerimage.digest"] == metadata["containerimage.config.digest"] == image
     assert "containerimage.descriptor" not in metadata

@@ -171,21 +171,11 @@ def test_prune_removes_what_has_no_name(daemon: Daemon, registry: str, images) -
 
 def test_events_tell_what_happened_to_images(daemon: Daemon, images) -> None:
     name = images("events")
+    since = time.time()
     daemon.docker("pull", "-q", name)
     daemon.docker("tag", name, "seen:1")
     daemon.docker("rmi", "seen:1")
-    lines = daemon.docker(
-        "events",
-        "--since",
-        "1h",
-        "--until",
-        str(int(time.time()) + 1),
-        "--filter",
-        "type=image",
-        "--format",
-        "{{.Action}}",
-    ).split()
-    assert [a for a in lines if a in ("pull", "tag", "untag")] == ["pull", "tag", "untag"]
+    assert [each["Action"] for each in daemon.events(since, "type=image")] == ["pull", "tag", "untag"]
 
 
 def test_distribution_inspect_does_not_pull(daemon: Daemon, images) -> None:

@@ -154,6 +154,14 @@ def test_limits_on_transfers_are_the_daemons(store: str, verb: str, tmp_path: Pa
             ]
             return len([path for path in sent if verb == "push" or path.rpartition("/")[2] in layers])
 
+        def ready() -> set[str]:
+            """Images whose config was fetched, or all of whose blobs were asked for."""
+            seen = [(one.method, one.target) for one in registry.requests if "/blobs/sha256:" in one.target]
+            if verb == "pull":
+                return {path for how, path in seen if how == "GET" and path.rpartition("/")[2] not in layers}
+            asked = {path for how, path in seen if how == "HEAD"}
+            return {name for name in names if sum(name.partition("/")[2] in path for path in asked) >= 4}
+
         registry.requests.clear()
         with contextlib.ExitStack() as stack:
             for name in names:
@@ -164,10 +172,14 @@ def test_limits_on_transfers_are_the_daemons(store: str, verb: str, tmp_path: Pa
                 )
                 stack.callback(client.wait)
                 stack.callback(client.kill)
+            # Both images have come so far that all of their layers would go, were there no limit.
+            await_count(lambda: len(ready()), 2)
             await_count(begun, 1)
             config.write_text(json.dumps({"max-concurrent-downloads": 2, "max-concurrent-uploads": 2}))
             daemon.signal(signal.SIGHUP)
             await_count(begun, 2)
+            for _ in range(5):  # and the daemon has had time for more
+                assert daemon.api("GET", "/info")[0] == 200
             assert begun() == 2
 
 

@@ -132,13 +132,15 @@ def test_the_daemon_has_a_default(tmp_path: Path):
         daemon.end()
 
 
-def test_a_snapshotter_without_limits_says_so(tmp_path: Path):
-    daemon = Daemon(tmp_path, ["--storage-driver=native"])
+@pytest.mark.stores("containerd", "classic", itself=True)
+@pytest.mark.parametrize("driver", ["native", "overlay2"])
+def test_what_cannot_limit_says_so(tmp_path: Path, driver: str):
+    daemon = Daemon(tmp_path, [f"--storage-driver={driver}"])
     daemon.start()
     try:
         refused = boxed(daemon).run("create", "--storage-opt", "size=32M", "box", "true")
         assert refused.returncode == 1
-        assert "native cannot limit the size" in refused.stderr
+        assert f"{driver} cannot limit the size" in refused.stderr
     finally:
         daemon.end()
     done = subprocess.run(
@@ -150,4 +152,4 @@ def test_a_snapshotter_without_limits_says_so(tmp_path: Path):
         check=False,
     )
     assert done.returncode == 1
-    assert "native cannot limit the size" in done.stderr
+    assert f"{driver} cannot limit the size" in done.stderr

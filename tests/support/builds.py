@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lading.builder.model import Event, LogEvent, VertexEvent
+from lading.builder.reports import Event, LogEvent, VertexEvent
 from lading.builder.service import BuildSolver, Environment
 from lading.core.metadata import Namespace
 from lading.core.remotes import Credentials
@@ -68,7 +68,7 @@ class Client:
     def offers(self, method: str) -> bool:
         return True
 
-    async def sync(self, wish: SyncWish, into: str) -> Synced:
+    async def sync(self, wish: SyncWish, into: str, *, told: Any = None) -> Synced:
         if self.gone:
             raise UnavailableError("the client left")
         if wish.name not in self.directories:

@@ -160,6 +160,13 @@ class Daemon:
             **({"input": input} if input is not None else {"stdin": subprocess.DEVNULL}),
         )
 
+    def events(self, since: float, *filters: str) -> list[dict[str, Any]]:
+        """What ``docker events`` tells of the time from ``since`` (seconds since the epoch) until now."""
+        chosen = [word for each in filters for word in ("--filter", each)]
+        until = f"{time.time():.6f}"
+        said = self.docker("events", "--since", f"{since:.6f}", "--until", until, "--format", "json", *chosen)
+        return [json.loads(line) for line in said.splitlines()]
+
     def lading(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the ``lading`` command against this daemon."""
         return subprocess.run(

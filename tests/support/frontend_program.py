@@ -13,8 +13,9 @@ import threading
 import grpc
 
 from lading.formats.buildkit._pb import gateway_pb2 as pb
-from lading.formats.buildkit._pb import llb_pb2 as llb
+from lading.formats.buildkit._pb.common_pb2 import RpcStatus
 from lading.formats.llb import make, ops
+from lading.formats.llb._pb import ops_pb2 as llb
 from lading.formats.llb.encode import encode_definition
 from lading.formats.llb.metadata import CUSTOM_NAME, Metadata
 
@@ -115,7 +116,7 @@ def main() -> None:
                 bridge.give_back(result=forward(bridge))
                 return
             case "fail":
-                status = llb.RpcStatus(code=3, message=" ".join(line[1:]))
+                status = RpcStatus(code=3, message=" ".join(line[1:]))
                 bridge.give_back(error=status)
                 return
             case "exit":

@@ -7,22 +7,15 @@ from typing import Any
 
 from typing_extensions import override
 
-from lading.builder.model import (
-    FileStat,
-    Gateway,
-    Layer,
-    LayerForm,
-    Program,
-    Ref,
-    ResolvedImage,
-    ResolveMode,
-    Talk,
-    WarningEvent,
-)
+from lading.builder.interactive import Container, ContainerWish
+from lading.builder.model import Gateway, Program, ResolvedImage, ResolveMode, Talk
+from lading.builder.reports import WarningEvent
+from lading.builder.results import FileStat, Layer, LayerForm, Ref
 from lading.core.leases import LeaseID
 from lading.core.session import Session
 from lading.core.snapshots import SnapshotName
 from lading.errors import NotFoundError, UnsupportedError
+from lading.formats.buildkit.sourcepolicy import Policy
 from lading.formats.llb import graph, ops
 from lading.formats.llb.definition import Definition
 from lading.oci import reference
@@ -96,6 +89,7 @@ class MemoryGateway(Gateway):
     client: Any = None
     program: Callable[[Program, Talk, Callable[[bytes], None]], Awaitable[int]] | None = None
     """Stands for whatever is run."""
+    policies: Sequence[Policy] = ()
     ran: list[Program] = field(default_factory=list[Program])
     warnings: list[WarningEvent] = field(default_factory=list[WarningEvent])
     solved: list[Definition] = field(default_factory=list[Definition])
@@ -157,6 +151,14 @@ class MemoryGateway(Gateway):
     @override
     def derived(self, options: Mapping[str, str], inputs: Mapping[str, Definition]) -> Gateway:
         return replace(self, attributes=options, given=inputs)
+
+    @override
+    def limited(self, policies: Sequence[Policy]) -> Gateway:
+        return replace(self, policies=(*self.policies, *policies))
+
+    @override
+    def open_container(self, wish: ContainerWish) -> AbstractAsyncContextManager[Container]:
+        raise UnsupportedError("nothing is run here")
 
     @override
     async def converse(self, program: Program, talk: Talk, log: Callable[[bytes], None]) -> int:

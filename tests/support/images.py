@@ -128,7 +128,8 @@ class Layout:
             "config": {"Cmd": ["/bin/sh"], "Env": ["PATH=/bin"], **(config or {})},
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
             "history": [
-                {"created": "2024-01-02T03:04:05Z", "created_by": f"layer {n}"} for n in range(len(diff_ids))
+                {"created": "2024-01-02T03:04:05Z", "created_by": f"layer {n} for {architecture}"}
+                for n in range(len(diff_ids))
             ],
         }
         manifest = {

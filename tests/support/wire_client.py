@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from lading.core.session import Offer, TreePart
 from lading.formats.buildkit._pb import content_pb2, session_pb2
+from lading.formats.buildkit._pb.common_pb2 import BytesMessage
 from lading.formats.buildkit._pb.fsutil_pb2 import Packet
-from lading.formats.buildkit._pb.llb_pb2 import BytesMessage
 from lading.kit.grpc.connection import Transport
 from lading.kit.grpc.server import Handlers, Info, ServerCall, serve, unary
 from lading.kit.grpc.status import Code, GrpcError

@@ -11,17 +11,12 @@ from dataclasses import dataclass
 
 import anyio
 
-from lading.builder.model import (
-    FileStat,
-    Frontend,
-    Gateway,
-    Ref,
-    ResolvedImage,
-    ResolveMode,
-    Result,
-    WarningEvent,
-)
+from lading.builder.interactive import Containers
+from lading.builder.model import Frontend, Gateway, ResolvedImage, ResolveMode
+from lading.builder.reports import WarningEvent
+from lading.builder.results import FileStat, Ref, Result
 from lading.errors import CancelledError, InvalidArgumentError, LadingError, NotFoundError, UnsupportedError
+from lading.formats.buildkit.sourcepolicy import Policy
 from lading.formats.llb.definition import Definition
 from lading.kit.tasks import task_group
 from lading.oci.descriptor import Platform
@@ -60,6 +55,7 @@ class Bridge:
         self._returned = anyio.Event()
         self._calls: set[anyio.CancelScope] = set()
         self._ended = False
+        self.containers = Containers(self._gateway.open_container)
 
     @property
     def platforms(self) -> Sequence[Platform]:
@@ -113,14 +109,17 @@ class Bridge:
         options: Mapping[str, str],
         inputs: Mapping[str, Definition],
         evaluate: bool,
+        policies: Sequence[Policy] = (),
     ) -> Result:
-        """Refs for a graph, or what a frontend makes."""
+        """Refs for a graph, or what a frontend makes; under ``policies`` beside those of the build."""
         if not frontend:
             if definition is None or not definition.ops:
                 return Result(refs={"": None})
-            return Result(refs={"": await self._gateway.solve(definition, evaluate=evaluate)})
+            gateway = self._gateway.limited(policies)
+            return Result(refs={"": await gateway.solve(definition, evaluate=evaluate)})
         self._asked(frontend)
-        result = await find_frontend(self._frontends, frontend).build(self._make_gateway(options, inputs))
+        gateway = self._make_gateway(options, inputs).limited(policies)
+        result = await find_frontend(self._frontends, frontend).build(gateway)
         if evaluate:
             await evaluate_all(result)
         return result
@@ -169,10 +168,17 @@ class Bridge:
         return await self._tree(id).stat(path)
 
     async def resolve_image(
-        self, reference: str, *, platform: Platform | None, mode: ResolveMode, log_name: str, store: str
+        self,
+        reference: str,
+        *,
+        platform: Platform | None,
+        mode: ResolveMode,
+        log_name: str,
+        store: str,
+        policies: Sequence[Policy] = (),
     ) -> ResolvedImage:
-        """Digest and config of an image."""
-        return await self._gateway.resolve_image(
+        """Digest and config of an image; under ``policies`` beside those of the build."""
+        return await self._gateway.limited(policies).resolve_image(
             reference, platform=platform, mode=mode, log_name=log_name, store=store
         )
 

@@ -13,19 +13,10 @@ import anyio
 import msgspec
 
 from lading.builder.bridge import Bridge, evaluate_all, find_frontend
-from lading.builder.model import (
-    Event,
-    ExportContext,
-    Exporter,
-    Frontend,
-    Gateway,
-    Job,
-    Progress,
-    Ref,
-    Result,
-    Solver,
-)
+from lading.builder.model import ExportContext, Exporter, Frontend, Gateway, Job, Solver
 from lading.builder.progress import ProgressLog
+from lading.builder.reports import Event, Progress
+from lading.builder.results import Ref, Result
 from lading.core import leases
 from lading.core.session import Session, Sessions
 from lading.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError, UnsupportedError
@@ -395,4 +386,5 @@ class Control:
 
         build.bridge = Bridge(gateway, self._frontends, wish.options, wish.inputs, asked=asked)
         self._has_changed()
-        return await build.bridge.wait_returned()
+        async with build.bridge.containers.serving():
+            return await build.bridge.wait_returned()

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from lading.builder.model import SourceFile, SourceRange
 from lading.errors import FailedPreconditionError, InvalidArgumentError, UnsupportedError
+from lading.formats.llb.metadata import SourceFile, SourceRange
 from lading.oci.digest import Digest
 
 
@@ -48,6 +48,16 @@ class FrontendCapError(UnsupportedError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"unsupported frontend capability {name}", subject=name)
+        self.name = name
+
+
+class SubrequestError(UnsupportedError):
+    """A frontend does not know the question that it is asked instead of a build."""
+
+    code = "subrequest"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"unsupported request {name}", subject=name)
         self.name = name
 
 

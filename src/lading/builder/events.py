@@ -6,17 +6,10 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from lading.builder.model import (
-    Event,
-    LogEvent,
-    SourceFile,
-    SourceRange,
-    StatusEvent,
-    VertexEvent,
-    WarningEvent,
-)
+from lading.builder.reports import Event, LogEvent, StatusEvent, VertexEvent, WarningEvent
 from lading.formats.buildkit._pb import control_pb2 as pb
-from lading.formats.buildkit._pb import llb_pb2 as llb
+from lading.formats.llb._pb import ops_pb2 as llb
+from lading.formats.llb.metadata import SourceFile, SourceRange
 from lading.oci.digest import Digest
 
 _BATCH_BYTES: Final = 1 << 20

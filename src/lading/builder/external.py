@@ -15,7 +15,8 @@ from lading.builder.bridge import Bridge
 from lading.builder.errors import FrontendCapError
 from lading.builder.frontend.contexts import image_source, named, pinned
 from lading.builder.frontend.options import resolve_mode
-from lading.builder.model import Frontend, Gateway, Program, Ref, ResolvedImage, ResolveMode, Result
+from lading.builder.model import Frontend, Gateway, Program, ResolvedImage, ResolveMode
+from lading.builder.results import Ref, Result
 from lading.errors import FailedPreconditionError, InvalidArgumentError, LadingError
 from lading.formats.llb import make
 from lading.kit.grpc.connection import Transport
@@ -78,7 +79,8 @@ class ExternalFrontend(Frontend):
             await self._serve(transport, bridge)
 
         try:
-            status = await gateway.converse(await self._program(gateway, config, ref), talk, log)
+            async with bridge.containers.serving():
+                status = await gateway.converse(await self._program(gateway, config, ref), talk, log)
         finally:
             bridge.end()
         return _outcome(bridge, source, status, bytes(tail))

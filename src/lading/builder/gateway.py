@@ -2,23 +2,18 @@
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 from typing_extensions import override
 
-from lading.builder.model import (
-    Gateway,
-    Program,
-    Progress,
-    Ref,
-    ResolvedImage,
-    ResolveMode,
-    Talk,
-    VertexEvent,
-    WarningEvent,
-)
+from lading.builder.interactive import Container, ContainerWish, OpenContainer
+from lading.builder.model import Gateway, Program, ResolvedImage, ResolveMode, Talk
 from lading.builder.ops.images import Image, ImageSources
+from lading.builder.reports import Progress, VertexEvent, WarningEvent
+from lading.builder.results import Ref
 from lading.core.leases import LeaseID
 from lading.core.session import Session
 from lading.errors import FailedPreconditionError, InvalidArgumentError, LadingError
@@ -35,36 +30,38 @@ Converse = Callable[[Program, Talk, Callable[[bytes], None]], Awaitable[int]]
 """As `Gateway.converse`."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildTools:
+    """What all gateways of one build share."""
+
+    load: Callable[[Definition, Sequence[Policy]], Awaitable[Ref]]
+    """As `Job.load`, under these policies."""
+    session: Session | None
+    progress: Progress
+    images: ImageSources
+    platforms: Sequence[Platform]
+    lease: LeaseID
+    import_cache: Callable[[str, Mapping[str, str]], Awaitable[None]]
+    converse: Converse
+    open_container: OpenContainer
+
+
 class BuildGateway(Gateway):
     """`Gateway` of one build."""
 
     def __init__(
         self,
+        tools: BuildTools,
         *,
-        load: Callable[[Definition], Awaitable[Ref]],
         options: Mapping[str, str],
         inputs: Mapping[str, Definition],
-        session: Session | None,
-        progress: Progress,
-        images: ImageSources,
-        platforms: Sequence[Platform],
-        lease: LeaseID,
-        import_cache: Callable[[str, Mapping[str, str]], Awaitable[None]],
-        converse: Converse,
         policies: Sequence[Policy] = (),
     ) -> None:
-        self._policies = policies
-        self._converse = converse
-        self._import_cache = import_cache
+        self._tools = tools
         self._imports = _imports(options)
-        self._load = load
         self._options = options
         self._inputs = inputs
-        self._session = session
-        self._progress = progress
-        self._images = images
-        self._platforms = platforms
-        self._lease = lease
+        self._policies = policies
 
     @property
     @override
@@ -79,19 +76,19 @@ class BuildGateway(Gateway):
     @property
     @override
     def session(self) -> Session | None:
-        return self._session
+        return self._tools.session
 
     @property
     @override
     def platforms(self) -> Sequence[Platform]:
-        return self._platforms
+        return self._tools.platforms
 
     @override
     async def solve(self, definition: Definition, *, evaluate: bool = False) -> Ref:
         # A client that is its own frontend says what to import as an attribute (BuildKit, client/solve.go).
         while self._imports:
-            await self._import_cache(*self._imports.pop(0))
-        ref = await self._load(definition)
+            await self._tools.import_cache(*self._imports.pop(0))
+        ref = await self._tools.load(definition, self._policies)
         if evaluate:
             await ref.evaluate()
         return ref
@@ -110,7 +107,7 @@ class BuildGateway(Gateway):
         name = log_name or f"resolve image config for {reference}"
         vertex = Digest.of(f"{name} {reference}".encode())
         started = time.time_ns()
-        self._progress.tell(VertexEvent(digest=vertex, name=name, started=started))
+        self._tools.progress.tell(VertexEvent(digest=vertex, name=name, started=started))
         error = ""
         try:
             image = await self._find(reference, platform, mode, store)
@@ -118,7 +115,7 @@ class BuildGateway(Gateway):
             error = str(exc)
             raise
         finally:
-            self._progress.tell(
+            self._tools.progress.tell(
                 VertexEvent(digest=vertex, name=name, started=started, completed=time.time_ns(), error=error)
             )
         target = image.target
@@ -143,40 +140,50 @@ class BuildGateway(Gateway):
         return found.removeprefix(_IMAGE)
 
     async def _find(self, reference: str, platform: Platform | None, mode: ResolveMode, store: str) -> Image:
-        wanted = platform_rules.normalize(platform or self._platforms[0])
+        wanted = platform_rules.normalize(platform or self._tools.platforms[0])
         if not store:
-            sessions = [self._session] if self._session is not None else []
-            return await self._images.find(reference, wanted, mode=mode, sessions=sessions, lease=self._lease)
-        if self._session is None:
+            sessions = [self._tools.session] if self._tools.session is not None else []
+            return await self._tools.images.find(
+                reference, wanted, mode=mode, sessions=sessions, lease=self._tools.lease
+            )
+        if self._tools.session is None:
             raise FailedPreconditionError("an OCI layout needs a client that is connected")
         name, _, digest = reference.partition("@")
-        return await self._images.find_in_layout(
-            name, Digest(digest), wanted, session=self._session, store=f"oci:{store}", lease=self._lease
+        return await self._tools.images.find_in_layout(
+            name,
+            Digest(digest),
+            wanted,
+            session=self._tools.session,
+            store=f"oci:{store}",
+            lease=self._tools.lease,
         )
 
     @override
     def warn(self, event: WarningEvent) -> None:
-        self._progress.tell(event)
+        self._tools.progress.tell(event)
 
     @override
     def derived(self, options: Mapping[str, str], inputs: Mapping[str, Definition]) -> Gateway:
+        return BuildGateway(self._tools, options=options, inputs=inputs, policies=self._policies)
+
+    @override
+    def limited(self, policies: Sequence[Policy]) -> Gateway:
+        if not policies:
+            return self
         return BuildGateway(
-            load=self._load,
-            options=options,
-            inputs=inputs,
-            session=self._session,
-            progress=self._progress,
-            images=self._images,
-            platforms=self._platforms,
-            lease=self._lease,
-            import_cache=self._import_cache,
-            converse=self._converse,
-            policies=self._policies,
+            self._tools,
+            options=self._options,
+            inputs=self._inputs,
+            policies=(*self._policies, *policies),
         )
 
     @override
+    def open_container(self, wish: ContainerWish) -> AbstractAsyncContextManager[Container]:
+        return self._tools.open_container(wish)
+
+    @override
     async def converse(self, program: Program, talk: Talk, log: Callable[[bytes], None]) -> int:
-        return await self._converse(program, talk, log)
+        return await self._tools.converse(program, talk, log)
 
 
 class _Import(msgspec.Struct, rename="pascal"):

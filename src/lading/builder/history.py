@@ -12,7 +12,8 @@ from typing_extensions import override
 
 from lading.builder import events
 from lading.builder.control import Build, Recorder
-from lading.builder.model import Event, Ref, VertexEvent, WarningEvent
+from lading.builder.reports import Event, VertexEvent, WarningEvent
+from lading.builder.results import Ref
 from lading.core import builds, content, leases
 from lading.core.builds import BuildRecord, Output, PlatformResult
 from lading.core.leases import LeaseID

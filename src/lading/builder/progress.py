@@ -11,7 +11,7 @@ import anyio.from_thread
 from anyio.lowlevel import current_token
 from typing_extensions import override
 
-from lading.builder.model import Event, LogEvent, Progress, StatusEvent, VertexEvent, WarningEvent
+from lading.builder.reports import Event, LogEvent, Progress, StatusEvent, VertexEvent, WarningEvent
 from lading.kit import times
 from lading.kit.tasks import Signal
 from lading.oci.digest import Digest

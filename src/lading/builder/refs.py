@@ -12,10 +12,10 @@ from typing import Final, TypeVar
 from typing_extensions import override
 
 from lading.builder.errors import VertexError
-from lading.builder.model import FileStat, Layer, LayerForm, Ref
 from lading.builder.ops.files import paths
 from lading.builder.ops.layers import Layers
 from lading.builder.ops.trees import NOTHING, Tree, Trees
+from lading.builder.results import FileStat, Layer, LayerForm, Ref
 from lading.builder.solver.live import Solved
 from lading.core.leases import LeaseID
 from lading.core.snapshots import SnapshotName

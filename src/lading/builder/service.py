@@ -4,7 +4,8 @@ import os
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
@@ -15,30 +16,24 @@ from typing_extensions import override
 from lading.builder import pruning
 from lading.builder.caching.exporting import CacheExporter
 from lading.builder.caching.service import SharedCaches
-from lading.builder.gateway import BuildGateway
-from lading.builder.model import (
-    Gateway,
-    Job,
-    Program,
-    Progress,
-    PruneWish,
-    Ref,
-    Solver,
-    Talk,
-    UsageRecord,
-)
+from lading.builder.gateway import BuildGateway, BuildTools
+from lading.builder.interactive import Container, ContainerWish
+from lading.builder.model import Gateway, Job, Program, PruneWish, Solver, Talk, UsageRecord
 from lading.builder.ops import agents, layers
 from lading.builder.ops.contents import Contents
 from lading.builder.ops.emulation import Emulation
-from lading.builder.ops.exec import ExecTools
 from lading.builder.ops.factory import World, node
 from lading.builder.ops.images import ImageSources
 from lading.builder.ops.layers import Layers
+from lading.builder.ops.mounting import ExecTools, Mounting
 from lading.builder.ops.mutables import Mutables
 from lading.builder.ops.processes import Networking, Process, Processes
 from lading.builder.ops.records import Records
+from lading.builder.ops.sandbox import Sandbox
 from lading.builder.ops.trees import DiffingSnapshotter, Tree, Trees
 from lading.builder.refs import SolvedRef
+from lading.builder.reports import Progress
+from lading.builder.results import Ref
 from lading.builder.solver import live
 from lading.builder.solver.live import Edge, Solved
 from lading.builder.solver.scheduler import Scheduler
@@ -62,6 +57,7 @@ from lading.oci.descriptor import Platform
 from lading.transfer.documents import Documents
 from lading.transfer.pull import Puller
 
+BUILD_CGROUP: Final = "/lading/build"
 _REST_SECONDS: Final = 10.0
 _log: Final = structlog.get_logger(__name__)
 
@@ -85,7 +81,8 @@ class Environment:
     remapping: Remapping | None = None
     """The user namespace of processes."""
     cgroup_v2: bool = True
-    cgroup_parent: str = "/lading/build"
+    cgroup_parent: str = BUILD_CGROUP
+    """Empty: there are no cgroups to be had."""
     host: Platform | None = None
     disk: Path | None = None
     """Where snapshots are; with it, old records go by themselves when the disk fills (`pruning.default_policy`)."""
@@ -269,6 +266,20 @@ class BuildSolver(Solver):
             end = await self._processes.run(process, lambda _, data: log(data), talk=talk)
         return end.status
 
+    @asynccontextmanager
+    async def open_container(self, job: live.Job[Tree], wish: ContainerWish) -> "AsyncGenerator[Container]":
+        """See `Gateway.open_container`."""
+        inputs: list[Tree] = []
+        mounts: list[ops.Mount] = []
+        for ref, mount in wish.mounts:
+            if isinstance(ref, SolvedRef):
+                inputs.append(await ref.tree())
+            mounts.append(replace(mount, input=len(inputs) - 1 if ref is not None else None, output=None))
+        tools = self._world.tools
+        async with AsyncExitStack() as stack:
+            made = await Mounting(mounts, "container", tools, job).prepare(stack, inputs)
+            yield Sandbox(tools, made, wish, job, host=self._host, granted=job.entitlements)
+
     # The cache.
 
     @override
@@ -324,19 +335,12 @@ class BuildJob(Job):
 
     @override
     async def load(self, definition: Definition) -> Ref:
-        if self._policies:
-            definition = with_sources(definition, self._used)
-        return await self._solver.load(self._job, definition)
+        return await self._load(definition, self._policies)
 
-    def _used(self, identifier: str, attributes: dict[str, str]) -> tuple[str, dict[str, str]]:
-        """What a source becomes by the build's policies."""
-        try:
-            found = sourcepolicy.evaluate(
-                self._policies, Source(identifier=identifier, attributes=attributes)
-            )
-        except LadingError as exc:
-            raise type(exc)(f"error evaluating the source policy: {exc.message}", subject=identifier) from exc
-        return found.identifier, dict(found.attributes)
+    async def _load(self, definition: Definition, policies: Sequence[Policy]) -> Ref:
+        if policies:
+            definition = with_sources(definition, partial(_used, policies))
+        return await self._solver.load(self._job, definition)
 
     @override
     async def import_cache(self, kind: str, attributes: Mapping[str, str]) -> None:
@@ -383,19 +387,30 @@ class BuildJob(Job):
 
     def gateway(self, *, options: Mapping[str, str], inputs: Mapping[str, Definition]) -> Gateway:
         """What a frontend of this build may ask."""
-        return BuildGateway(
-            load=self.load,
-            options=options,
-            inputs=inputs,
-            session=self._job.session,
-            progress=self._job.progress,
-            images=self._solver.images,
-            platforms=self._solver.platforms,
-            lease=self._solver.trees.lease,
+        solver, job = self._solver, self._job
+        tools = BuildTools(
+            load=self._load,
+            session=job.session,
+            progress=job.progress,
+            images=solver.images,
+            platforms=solver.platforms,
+            lease=solver.trees.lease,
             import_cache=self.import_cache,
-            converse=self._solver.converse,
-            policies=self._policies,
+            converse=solver.converse,
+            open_container=partial(solver.open_container, job),
         )
+        return BuildGateway(tools, options=options, inputs=inputs, policies=self._policies)
+
+
+def _used(
+    policies: Sequence[Policy], identifier: str, attributes: dict[str, str]
+) -> tuple[str, dict[str, str]]:
+    """What a source becomes by policies."""
+    try:
+        found = sourcepolicy.evaluate(policies, Source(identifier=identifier, attributes=attributes))
+    except LadingError as exc:
+        raise type(exc)(f"error evaluating the source policy: {exc.message}", subject=identifier) from exc
+    return found.identifier, dict(found.attributes)
 
 
 async def _solved(refs: Sequence[Ref]) -> list[Solved[Tree]]:

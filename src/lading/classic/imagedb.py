@@ -2,8 +2,8 @@
 
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +12,7 @@ import msgspec
 from lading.classic import layout
 from lading.classic.layout import Layout
 from lading.errors import DataLossError, InvalidArgumentError
-from lading.kit import fs
+from lading.kit import fs, times
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import DiffID, Digest
 from lading.oci.document import CONFIG_LIMIT
@@ -112,17 +112,11 @@ class ImageDatabase:
 
     def touch(self, image: Digest) -> None:
         """Note that the image got a name just now."""
-        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        layout.write(self._layout.metadata / image.hex / "lastUpdated", now)
+        layout.write(self._layout.metadata / image.hex / "lastUpdated", times.format_nano(time.time_ns()))
 
-    def touched(self, image: Digest) -> datetime | None:
-        """When the image last got a name, if that is known."""
-        text = layout.read(self._layout.metadata / image.hex / "lastUpdated")
-        match = re.fullmatch(r"([0-9T:-]{19})(?:\.([0-9]{1,9}))?(Z|[+-][0-9:]{5})", text or "")
-        if match is None:
-            return None
-        zone = "+00:00" if match[3] == "Z" else match[3]
-        return datetime.fromisoformat(f"{match[1]}.{(match[2] or '0')[:6]:<06}{zone}").astimezone(UTC)
+    def touched(self, image: Digest) -> int:
+        """When the image last got a name, in nanoseconds since the epoch; 0 if that is not known."""
+        return times.parse_nano(layout.read(self._layout.metadata / image.hex / "lastUpdated") or "")
 
 
 class _Repositories(msgspec.Struct):

@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -180,7 +179,7 @@ class LocalClassicStore(ClassicStore):
         await aio.run(aio.DISK, self._images.set_parent, image, parent)
 
     @override
-    async def named_at(self, image: Digest) -> datetime | None:
+    async def named_at(self, image: Digest) -> int:
         return await aio.run(aio.DISK, self._images.touched, image)
 
     @override
@@ -269,9 +268,16 @@ class LocalClassicStore(ClassicStore):
             known = (present or {}).get(diff_id)
             layers.append(known or await self._layer(chain_id, lease, packed=packed))
         # As dockerd: Docker's types to a registry, OCI's into an archive.
+        docker = False
+        if packed:
+            docker, types = mediatypes.one_family(each.media_type for each in layers)
+            layers = [
+                msgspec.structs.replace(layer, media_type=each)
+                for layer, each in zip(layers, types, strict=True)
+            ]
         kind, config_type = (
             (mediatypes.DOCKER_MANIFEST, mediatypes.DOCKER_CONFIG)
-            if packed
+            if docker
             else (mediatypes.OCI_MANIFEST, mediatypes.OCI_CONFIG)
         )
         manifest = Manifest(

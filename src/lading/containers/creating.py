@@ -38,6 +38,7 @@ from lading.core.mounts import Mount
 from lading.core.snapshots import SnapshotKey
 from lading.errors import InvalidArgumentError, NotFoundError, UnsupportedError
 from lading.kit import aio
+from lading.oci import platform as platforms
 from lading.oci.descriptor import Platform
 
 
@@ -114,7 +115,10 @@ class Creator:
                     await imagemounts.release(self._env, id_, container.images)
                 raise
         self._env.bus.publish("container", "create", container.id, container.attributes())
-        return Created(id=id_, warnings=[*asked.warnings, *_network_warnings(asked)])
+        warnings = [*asked.warnings, *_network_warnings(asked)]
+        if platform is None:
+            warnings += _platform_warnings(image)
+        return Created(id=id_, warnings=warnings)
 
     def _mounts_of(self, name: str) -> tuple[Sequence[VolumeMount], Sequence[Bind]]:
         """For ``--volumes-from``. Not found would mean the image, which clients would then pull."""
@@ -136,6 +140,7 @@ class Creator:
             cwd="/",
             user=user,
             hostname=container.document.hostname,
+            cgroup_parent=self._env.cgroup_parent,
         )
         if self._env.remapping is not None:
             remapping.check(container.host)
@@ -230,6 +235,18 @@ def _document(asked: CreateRequest, image: ContainerImage, id_: str) -> Document
         manifest=msgspec.structs.replace(image.manifest, platform=platform),
         platform=platform.os or "linux",
     )
+
+
+def _platform_warnings(image: ContainerImage) -> "list[str]":
+    """In Docker's words, of an image that was not chosen by its platform and runs elsewhere."""
+    offered = image.manifest.platform or image.config.platform
+    host = platforms.host()
+    if platforms.rank(host, offered) is not None:
+        return []
+    shown, here = platforms.formatted(offered), platforms.formatted(host)
+    return [
+        f"The requested image's platform ({shown}) does not match the detected host platform ({here}) and no specific platform was requested"
+    ]
 
 
 def _network_warnings(asked: CreateRequest) -> "list[str]":

@@ -7,7 +7,6 @@ for byte, verified, and stored as blobs for as long as a lease holds them.
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Protocol
 
 from lading.core import content, images
@@ -36,8 +35,8 @@ class ClassicStore(images.Naming, Protocol):
         """Note that ``image`` was made from ``parent`` here. Raises `NotFoundError` if either is missing."""
         ...
 
-    async def named_at(self, image: Digest) -> datetime | None:
-        """When the image last got a name."""
+    async def named_at(self, image: Digest) -> int:
+        """When the image last got a name, in nanoseconds since the epoch; 0 if that is not known."""
         ...
 
     async def trees(self, chain: Sequence[ChainID]) -> Mapping[str, str]:

@@ -8,7 +8,7 @@ raises `UnavailableError`.
 they contain; secrets and credentials are never stored, logged, or part of a key.
 """
 
-from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -102,12 +102,12 @@ class Session(Protocol):
         """Whether the client serves ``/package.Service/Method``; compared without regard to case."""
         ...
 
-    async def sync(self, wish: SyncWish, into: str) -> Synced:
+    async def sync(self, wish: SyncWish, into: str, *, told: Callable[[int], None] | None = None) -> Synced:
         """Make the directory ``into`` equal to the client's files (fsutil, ``FileSync/DiffCopy``).
 
         What is there already with the same mode, owner, size, time and link is not fetched again; what the client does not have
-        is removed. Owners are 0:0. Raises `InvalidArgumentError` for a path that leads out or an entry of a bad type;
-        `NotFoundError` if the client has no such directory.
+        is removed. Owners are 0:0. ``told`` hears, from any thread, how many bytes have come. Raises `InvalidArgumentError` for
+        a path that leads out or an entry of a bad type; `NotFoundError` if the client has no such directory.
         """
         ...
 

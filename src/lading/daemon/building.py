@@ -11,7 +11,7 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from lading.api.buildkit.errors import status_of
+from lading.api.buildkit.errors import build_status
 from lading.api.buildkit.server import BuildkitServer, FrontendServer
 from lading.api.buildkit.worker import Worker
 from lading.api.engine import build_cache, legacy_build, upgrades
@@ -26,9 +26,10 @@ from lading.builder.external import ExternalFrontend
 from lading.builder.frontend.frontend import DockerfileFrontend
 from lading.builder.history import History
 from lading.builder.legacy.build import LegacyBuilder
-from lading.builder.model import Frontend, Gateway, Job, Progress, Solver
+from lading.builder.model import Frontend, Gateway, Job, Solver
 from lading.builder.ops.processes import Networking
-from lading.builder.service import BuildJob, BuildSolver, Environment
+from lading.builder.reports import Progress
+from lading.builder.service import BUILD_CGROUP, BuildJob, BuildSolver, Environment
 from lading.core import content, leases, metadata
 from lading.core.metadata import Namespace
 from lading.core.networks import BRIDGE, Networks, SandboxID, joined
@@ -99,6 +100,7 @@ async def open_builder(parts: Parts) -> AsyncGenerator[Builder]:
             networking=None if parts.networks is None else DefaultNetwork(parts.networks),
             remapping=parts.remapping,
             cgroup_v2=host.cgroup_version() == "2",
+            cgroup_parent=BUILD_CGROUP if parts.cgroups else "",
             disk=parts.disk,
             packed=parts.classic is None,
             collect=parts.collect,
@@ -182,7 +184,7 @@ def make_builder(
         store=database.builds(namespace),
         blobs=blobs,
         lease_manager=lease_manager,
-        failure=lambda error: status_of(error).SerializeToString(),
+        failure=lambda error: build_status(error).SerializeToString(),
         provenance=record_of,
     )
     control = Control(

@@ -15,6 +15,7 @@ from lading.errors import (
     UnauthenticatedError,
 )
 from lading.images.listing import parse_flag
+from lading.images.lookup import NoSuchImageError
 from lading.images.service import ImageService
 from lading.oci import config as oci_config
 from lading.oci import manifest as oci_manifest
@@ -105,10 +106,7 @@ class ImageExchange:
             raise InvalidArgumentError("cannot push a digest reference", subject=str(name))
         if name.tag:
             return [name]
-        known = [
-            reference.parse(r.name) for r in await self._records.list() if not reference.is_dangling(r.name)
-        ]
-        tags = [r for r in known if r.name == name.name and r.tag and r.digest is None]
+        tags = [ref for ref, _ in await self._tags_here(name)]
         if not tags:
             raise NotFoundError(
                 f"An image does not exist locally with the tag: {name.familiar_name}",
@@ -188,15 +186,41 @@ class ImageExchange:
         return list(chosen.values())
 
     async def _named(self, name: str) -> Sequence[SavedImage]:
-        found = await self._images.find(name)
+        try:
+            found = await self._images.find(name)
+        except NoSuchImageError:  # a repository need not have the tag latest
+            if images_ := await self._all_tags(name):
+                return images_
+            raise
         ref = found.reference
         target = found.image.target
         if ref is None or ref.digest is not None:
             return [SavedImage(target=target)]
         if reference.parse(name).tag:
             return [SavedImage(target=target, reference=ref)]
-        tags = await self.to_push(ref.without_tag())
-        return [SavedImage(target=(await self._records.get(str(r))).target, reference=r) for r in tags]
+        return await self._all_tags(name)
+
+    async def _all_tags(self, name: str) -> Sequence[SavedImage]:
+        """Every tag of a repository that is here; none if ``name`` is no repository's."""
+        try:
+            repository = reference.parse(name)
+        except InvalidArgumentError:  # an ID
+            return []
+        if repository.tag or repository.digest is not None:
+            return []
+        return [SavedImage(target=target, reference=ref) for ref, target in await self._tags_here(repository)]
+
+    async def _tags_here(self, repository: Reference) -> Sequence[tuple[Reference, Descriptor]]:
+        named = [
+            (reference.parse(record.name), record.target)
+            for record in await self._records.list()
+            if not reference.is_dangling(record.name)
+        ]
+        return [
+            (ref, target)
+            for ref, target in named
+            if ref.name == repository.name and ref.tag and ref.digest is None
+        ]
 
     async def save(
         self, images_: Sequence[SavedImage], sink: Sink, *, platforms: Sequence[Platform] = ()

@@ -121,8 +121,8 @@ def matches_reference(record: images.Image, patterns: Sequence[str]) -> bool:
 
 
 def _path_match(pattern: str, text: str) -> bool:
-    """``*`` does not cross a slash; linear in the number of components."""
-    wanted, parts = pattern.split("/"), text.split("/")
+    """``*`` does not cross a slash, ``[^`` begins what must not be; linear in the number of components."""
+    wanted, parts = pattern.replace("[^", "[!").split("/"), text.split("/")
     return len(wanted) == len(parts) and all(fnmatchcase(p, w) for w, p in zip(wanted, parts, strict=True))
 
 

@@ -19,12 +19,16 @@ _PREFIX: Final = re.compile(r"(?:sha256:)?([0-9a-f]{4,64})")
 
 
 class NoSuchImageError(NotFoundError):
-    """No image by that name or ID."""
+    """No image by that name or ID; the name is told with its tag, as Docker does."""
 
     code = "no-such-image"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"No such image: {name}", subject=name)
+        try:
+            shown = reference.parse(name).with_default_tag().familiar
+        except InvalidArgumentError:  # an ID
+            shown = name
+        super().__init__(f"No such image: {shown}", subject=name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

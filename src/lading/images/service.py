@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from operator import attrgetter
 from typing import Final
 
@@ -55,7 +54,8 @@ class ImageDetail:
     config: ImageConfig | None
     rows: Sequence[ManifestRow]
     size: int
-    tagged_at: datetime
+    tagged_at: int
+    """When it last got a name: nanoseconds since the epoch."""
     parent: str = ""
     trees: Mapping[str, str] | None = None
     """Where the classic store has the image's layers, as Docker's ``GraphDriver.Data``."""
@@ -256,7 +256,7 @@ class ImageService:
             config=await self.facts.config(manifest) if manifest is not None else None,
             rows=[manifest_row(each, used) for each in await self._fact_rows.manifests(facts.target.digest)],
             size=inventory.content(manifest) + inventory.unpacked(manifest) if manifest else 0,
-            tagged_at=max(r.updated_at for r in found.records),
+            tagged_at=times.of_datetime(max(r.updated_at for r in found.records)),
         )
 
     def choose(

@@ -69,6 +69,8 @@ class ImageConfig(
     rootfs: RootFS
     created: str | None = None
     author: str = ""
+    docker_version: str = ""
+    """Of the dockerd that made it, long ago (Docker image spec v1.2)."""
     variant: str = ""
     os_version: str = ""
     os_features: tuple[str, ...] | None = None

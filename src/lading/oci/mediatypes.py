@@ -1,5 +1,6 @@
 """Media types of OCI image-spec v1.1 and Docker image manifest schema 2, and what each one is."""
 
+from collections.abc import Iterable
 from typing import Final
 
 OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
@@ -55,6 +56,28 @@ LAYER_COMPRESSION: Final = {
     DOCKER_LAYER_FOREIGN_GZIP: "gzip",
 }
 """Layer media type to its declared compression. What the bytes say (their magic) decides; this only declares."""
+
+
+_BY_COMPRESSION: Final = {
+    False: {"": OCI_LAYER, "gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD},
+    True: {"": DOCKER_LAYER, "gzip": DOCKER_LAYER_GZIP},
+}
+
+
+def one_family(layers: Iterable[str]) -> tuple[bool, list[str]]:
+    """The types of a manifest's layers, all of them Docker's or, where Docker has none for one (zstd), all of them OCI's.
+
+    Whether they are Docker's, and the types. Foreign layers and what is no layer keep theirs.
+    """
+    found = list(layers)
+    docker = not any(LAYER_COMPRESSION.get(each) == "zstd" for each in found)
+    same = [
+        each
+        if each in FOREIGN_LAYERS or each not in LAYER_COMPRESSION
+        else _BY_COMPRESSION[docker][LAYER_COMPRESSION[each]]
+        for each in found
+    ]
+    return docker, same
 
 
 def is_index(media_type: str) -> bool:

@@ -3,8 +3,9 @@
 import itertools
 import os
 import urllib.parse
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Final
 
 import anyio
@@ -14,8 +15,8 @@ from typing_extensions import Buffer, override
 from lading.core.remotes import Credentials
 from lading.core.session import ClientContent, Session, Stream, Synced, SyncWish, TreePart
 from lading.errors import InvalidArgumentError, UnsupportedError
+from lading.formats.buildkit._pb.common_pb2 import BytesMessage
 from lading.formats.buildkit._pb.fsutil_pb2 import Packet
-from lading.formats.buildkit._pb.llb_pb2 import BytesMessage
 from lading.formats.buildkit._pb.session_pb2 import (
     CheckAgentRequest,
     CredentialsRequest,
@@ -80,7 +81,7 @@ class ClientSession(Session):
     # Files of the client.
 
     @override
-    async def sync(self, wish: SyncWish, into: str) -> Synced:
+    async def sync(self, wish: SyncWish, into: str, *, told: Callable[[int], None] | None = None) -> Synced:
         self._require(_SYNC, "files")
         metadata = [
             ("dir-name", wish.name),
@@ -88,7 +89,7 @@ class ClientSession(Session):
             *_patterns("exclude-patterns", wish.exclude),
             *_patterns("followpaths", wish.follow),
         ]
-        receiver = await aio.run(aio.DISK, Receiver, into)
+        receiver = await aio.run(aio.DISK, partial(Receiver, into, told=told))
         try:
             async with translated(), self._channel.open(_SYNC, metadata) as call:
                 await _receive_tree(call, receiver)

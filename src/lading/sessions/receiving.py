@@ -73,7 +73,7 @@ class Receiver:
         self._links: dict[str, str] = {}
         self._next = 0
         self._files = self._bytes = self._moved = 0
-        self._moved_bytes = 0
+        self._moved_bytes = self._received = 0
         self._walked = False
         self._changed = False
         self._told = told
@@ -122,7 +122,8 @@ class Receiver:
         if done.complete:
             self._set_directory_times()
         if self._told is not None:
-            self._told(self._moved_bytes)
+            self._received += sum(map(len, packets))
+            self._told(self._received)
         return done
 
     # The walk.

@@ -121,7 +121,7 @@ class Downloads:
         descriptor, digest = wish.descriptor, wish.descriptor.digest
         item = self._share(wish.item, digest, progress)
         fresh = False
-        if not await self._stored(digest):
+        if not await self.stored(digest):
             async with self._flights.hold(digest):
                 self._items[digest] = item
                 try:
@@ -136,7 +136,7 @@ class Downloads:
             await self._sources.add(digest, repository)
         wish.settle()
 
-    async def _stored(self, digest: Digest) -> bool:
+    async def stored(self, digest: Digest) -> bool:
         """Whether the blob is there, its file too: one that was lost is fetched again."""
         return digest in await self._content.intact([digest])
 

@@ -69,6 +69,8 @@ class _Pull:
     small: anyio.CapacityLimiter
     nodes: list[ManifestNode] = field(default_factory=list[ManifestNode])
     wishes: dict[Digest, Wish] = field(default_factory=dict[Digest, Wish])
+    fresh: bool = False
+    """Whether a config came that was not here: if not, only the name is new, and as dockerd nothing is said of layers."""
 
     async def source(self, descriptor: Descriptor) -> Arriving:
         """A layer's blob, as soon as its first bytes are there. Raises `NotFoundError` for one that is not fetched."""
@@ -140,7 +142,7 @@ class Puller:
         document = await resolver.resolve(reference, known=self._documents.known)
         check_size(document.descriptor)
         if platforms is None and not labels:
-            standing = await self._standing.find(name, reference, document, progress)
+            standing = await self._standing.find(name, reference, document)
             if standing is not None:
                 nodes, snapshot = standing
                 return PullResult(
@@ -344,6 +346,7 @@ class Puller:
 
     async def _fetch_config(self, run: _Pull, node: ManifestNode) -> None:
         wish = Wish(descriptor=node.manifest.config)
+        run.fresh = run.fresh or not await self._downloads.stored(wish.descriptor.digest)
         run.wishes[wish.descriptor.digest] = wish
         await self._download(run, wish)
 
@@ -371,12 +374,13 @@ class Puller:
                 for descriptor in node.blobs():
                     if descriptor.digest in run.wishes:
                         continue
+                    if descriptor.digest in unpacked:
+                        if run.fresh:
+                            run.progress.item(descriptor.digest.short).phase = Phase.EXISTS
+                        continue
                     wish = Wish(descriptor=descriptor)
                     if descriptor.digest != node.manifest.config.digest:
                         wish.item = run.progress.item(descriptor.digest.short, descriptor.size)
-                        if descriptor.digest in unpacked:
-                            wish.item.phase = Phase.EXISTS
-                            continue
                     run.wishes[descriptor.digest] = wish
                     group.start_soon(self._download, run, wish)
             if unpack is not None:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 from lading.core import content, images
 from lading.core.labels import GC_REF_SNAPSHOT
-from lading.core.progress import Phase, Progress
 from lading.core.remotes import Document
 from lading.core.snapshots import SnapshotName
 from lading.errors import LadingError, NotFoundError
@@ -46,23 +45,14 @@ class Standing:
         self._unpacker = unpacker
         self._host = host
 
-    async def find(
-        self, name: str, reference: Reference, document: Document, progress: Progress
-    ) -> Found | None:
-        """The image if ``name`` is it and nothing of it is missing; its layers are then in ``progress``."""
+    async def find(self, name: str, reference: Reference, document: Document) -> Found | None:
+        """The image if ``name`` is it and nothing of it is missing."""
         try:
             if (await self._images.get(name)).target.digest != document.descriptor.digest:
                 return None
-            found = await self._look(reference, document)
+            return await self._look(reference, document)
         except LadingError:
             return None  # the pull says what is wrong, or repairs it
-        if found is None:
-            return None
-        for node in found[0]:
-            for layer in node.manifest.layers:
-                item = progress.item(layer.digest.short, layer.size)
-                item.phase, item.current = Phase.EXISTS, layer.size
-        return found
 
     async def _look(self, reference: Reference, document: Document) -> Found | None:
         target = document.descriptor

@@ -152,7 +152,8 @@ class Unpacker:
         source, progress = source or self.stored, progress or Progress()
         if await self._hold(layers[-1].chain_id, lease):
             for layer in layers:
-                await self._vouch(layer, source, progress.item(layer.descriptor.digest.short))
+                short = layer.descriptor.digest.short
+                await self._vouch(layer, source, progress.items.get(short) or Item(id=short))
         else:
             await self._unpack_all(layers, lease, source, progress)
         label = f"{GC_REF_SNAPSHOT}{self._snapshotter.name}"
@@ -236,9 +237,11 @@ class Unpacker:
         async with self._chains.hold(layer.chain_id):
             if await self._hold(layer.chain_id, lease):
                 await self._vouch(layer, source, item)
+                if item.phase is not Phase.EXISTS:  # neither fetched nor unpacked
+                    item.phase = Phase.COMPLETE
             else:
                 await self._make(layer, lease, source, parent, item)
-            item.phase = Phase.COMPLETE
+                item.phase = Phase.COMPLETE
         committed[layer.chain_id].set()
 
     async def _make(

@@ -15,16 +15,18 @@ from lading.api.buildkit.errors import CODES, grpc_error
 from lading.api.buildkit.messages import solve_wish
 from lading.api.buildkit.worker import Worker
 from lading.builder.errors import SourceError, VertexError
-from lading.builder.model import LogEvent, Progress, Result, SourceFile, SourceRange, VertexEvent
+from lading.builder.reports import LogEvent, Progress, VertexEvent
+from lading.builder.results import Result
 from lading.core.metadata import Namespace
 from lading.daemon.building import make_builder
-from lading.errors import InvalidArgumentError
+from lading.errors import FailedPreconditionError, InvalidArgumentError
 from lading.formats.buildkit._pb import control_pb2 as control
 from lading.formats.buildkit._pb import gateway_pb2 as gateway
-from lading.formats.buildkit._pb import llb_pb2 as llb
-from lading.formats.buildkit._pb.llb_pb2 import BytesMessage, RpcStatus
+from lading.formats.buildkit._pb.common_pb2 import BytesMessage, RpcStatus
 from lading.formats.llb import make, ops
+from lading.formats.llb._pb import ops_pb2 as llb
 from lading.formats.llb.definition import Definition
+from lading.formats.llb.metadata import SourceFile, SourceRange
 from lading.kit.grpc.client import Channel
 from lading.kit.grpc.connection import open_connection
 from lading.kit.grpc.status import Code, GrpcError
@@ -90,6 +92,40 @@ class FakeGateway:
 
     def warn(self, event) -> None:
         self.progress.tell(event)
+
+    def limited(self, policies):
+        assert not policies
+        return self
+
+    @asynccontextmanager
+    async def open_container(self, wish):
+        yield FakeContainer(wish)
+
+
+class FakeContainer:
+    """Its processes say back what they are told, and end as their argument says."""
+
+    def __init__(self, wish) -> None:
+        self.wish = wish
+
+    async def run(self, wish, client) -> int:
+        if wish.meta.args == ("missing",):
+            raise FailedPreconditionError("no such program")
+        client.started(FakeProcess(client))
+        while data := await client.read():
+            await client.write(1, data.upper())
+        return int(wish.meta.args[0])
+
+
+class FakeProcess:
+    def __init__(self, client) -> None:
+        self.client = client
+
+    async def kill(self, signal: int) -> None:
+        await self.client.write(2, f"signal {signal}".encode())
+
+    async def resize(self, width: int, height: int) -> None:
+        await self.client.write(2, f"{width}x{height}".encode())
 
 
 class FakeFrontend:
@@ -242,9 +278,7 @@ async def test_the_bridge_in_any_order() -> None:
                 gateway.BridgeSolveResponse,
             )
             assert answer.result.ref.id
-            assert (
-                tuple(answer.result.ref.__getattribute__("def").__getattribute__("def")) == graph_of("b").ops
-            )
+            assert tuple(answer.result.ref.definition.ops) == graph_of("b").ops
             result = gateway.BridgeResult(ref=gateway.Ref(id=answer.result.ref.id))
             await world.bridge("Return", gateway.ReturnRequest(result=result), gateway.ReturnResponse)
         assert {"exported": "", "index": "0"} in told
@@ -300,7 +334,7 @@ async def test_unknown_frontends_and_exporters_and_refs() -> None:
                 await world.solve(**fields)
         with pytest.raises(GrpcError) as caught:
             await world.bridge("Ping", gateway.PingRequest(), gateway.PongResponse, build="nobody")
-        assert caught.value.code is Code.NOT_FOUND
+        assert caught.value.code is Code.UNKNOWN
 
 
 async def test_a_client_that_leaves_ends_its_build() -> None:
@@ -330,7 +364,7 @@ async def test_a_definition_is_built_without_a_frontend_and_its_files_can_be_rea
     (tmp_path / "a").write_text("content")
     async with opened() as world:
         world.solver.trees[last_of("files")] = MemoryTree(path=tmp_path)
-        graph = llb.Definition(**{"def": graph_of("files").ops})
+        graph = llb.Definition(ops=graph_of("files").ops)
         assert await world.solve(ref="direct", definition=graph) == {}
         assert world.solver.trees[last_of("files")].solved == 1
         async with anyio.create_task_group() as tasks:
@@ -355,7 +389,7 @@ async def test_a_definition_is_built_without_a_frontend_and_its_files_can_be_rea
                 await world.bridge(
                     "StatFile", gateway.StatFileRequest(ref=ref, path="b"), gateway.StatFileResponse
                 )
-            assert caught.value.code is Code.NOT_FOUND
+            assert caught.value.code is Code.UNKNOWN
             error = RpcStatus(code=1, message="done")
             with pytest.raises(GrpcError):
                 await world.bridge("Evaluate", gateway.EvaluateRequest(ref="other"), gateway.EvaluateResponse)
@@ -401,7 +435,7 @@ async def test_the_worker_and_its_label() -> None:
         )
         (record,) = answer.record
         assert record.labels["org.mobyproject.buildkit.worker.snapshotter"] == "overlayfs"
-        assert record.platforms[0].architecture == platforms.host().architecture
+        assert record.platforms[0].Architecture == platforms.host().architecture
         none = control.ListWorkersRequest(filter=["id==other"])
         assert not (await world.call(f"{CONTROL}/ListWorkers", none, control.ListWorkersResponse)).record
 
@@ -425,3 +459,63 @@ def test_a_source_policy_is_read_and_one_of_a_session_refused_by_name() -> None:
         solve_wish(control.SolveRequest(ref="r", source_policy=b"\xff"))
     with pytest.raises(errors.UnsupportedError, match="policies that a session decides"):
         solve_wish(control.SolveRequest(ref="r", source_policy_session="s"))
+
+
+async def test_processes_run_in_a_container_of_a_build_until_it_is_released() -> None:
+    async with opened() as world, anyio.create_task_group() as tasks:
+        tasks.start_soon(world.solve)
+        wish = gateway.NewContainerRequest(container_id="c", mounts=[llb.Mount(dest="/")])
+        await world.bridge("NewContainer", wish, gateway.NewContainerResponse)
+        with pytest.raises(GrpcError, match="Container c already exists"):
+            await world.bridge("NewContainer", wish, gateway.NewContainerResponse)
+        said = await _said(
+            world,
+            _started("p", "7", fds=[0, 1, 2]),
+            gateway.ExecMessage(process_id="p", resize=gateway.ResizeMessage(cols=80, rows=25)),
+            gateway.ExecMessage(process_id="p", signal=gateway.SignalMessage(name="HUP")),
+            gateway.ExecMessage(process_id="p", file=gateway.FdMessage(data=b"hello")),
+            gateway.ExecMessage(process_id="p", file=gateway.FdMessage(eof=True)),
+        )
+        assert said[0].HasField("started")
+        assert {(each.file.fd, each.file.data) for each in said if each.file.data} == {
+            (1, b"HELLO"),
+            (2, b"80x25"),
+            (2, b"signal 1"),
+        }
+        assert [each.file.fd for each in said if each.file.eof] == [1, 2]
+        assert (said[-2].exit.code, said[-2].exit.error.message) == (7, "exit code: 7")
+        assert said[-1].HasField("done")
+        # One that cannot start is told of as an end, after which there may be others.
+        failed = await _said(world, _started("q", "missing", fds=[]))
+        assert failed[0].HasField("started")
+        assert (failed[1].exit.code, failed[1].exit.error.message) == (255, "no such program")
+        released = gateway.ReleaseContainerRequest(container_id="c")
+        await world.bridge("ReleaseContainer", released, gateway.ReleaseContainerResponse)
+        with pytest.raises(GrpcError, match="previously released or not created"):
+            await _said(world, _started("p", "0", fds=[]))
+        with pytest.raises(GrpcError, match="not found"):
+            await world.bridge("ReleaseContainer", released, gateway.ReleaseContainerResponse)
+        with pytest.raises(GrpcError, match='IO for process "p" not found'):
+            await _said(world, gateway.ExecMessage(process_id="p", resize=gateway.ResizeMessage()))
+        await world.bridge("Return", gateway.ReturnRequest(), gateway.ReturnResponse)
+
+
+def _started(name: str, *args: str, fds: list[int]) -> gateway.ExecMessage:
+    init = gateway.InitMessage(container_id="c", meta=llb.Meta(args=args), fds=fds)
+    return gateway.ExecMessage(process_id=name, init=init)
+
+
+async def _said(world: World, *messages: gateway.ExecMessage) -> list[gateway.ExecMessage]:
+    """What the daemon says to messages on a call of their own; input ends with the process's start, if not before."""
+    build = [("buildkit-controlapi-buildid", "one")]
+    async with world.channel.open(f"{BRIDGE}/ExecProcess", build) as call:
+        await call.send(messages[0].SerializeToString())
+        first = await call.receive()
+        for message in messages[1:]:
+            await call.send(message.SerializeToString())
+        await call.close_send()
+        found = [first] if first is not None else []
+        while (data := await call.receive()) is not None:
+            found.append(data)
+        await call.wait_end()
+    return [gateway.ExecMessage.FromString(each) for each in found]

@@ -3,10 +3,13 @@
 import base64
 import json
 
-from lading.api.buildkit.errors import status_of
-from lading.builder.errors import SourceError
-from lading.builder.model import SourceFile, SourceRange
-from lading.errors import InvalidArgumentError
+import pytest
+
+from lading.api.buildkit.errors import build_error, status_of
+from lading.builder.errors import FrontendCapError, SourceError, SubrequestError
+from lading.errors import InvalidArgumentError, LadingError, NotFoundError
+from lading.formats.llb.metadata import SourceFile, SourceRange
+from lading.kit.grpc.status import Code
 
 
 def _source(data: bytes, start: int, end: int) -> list[str]:
@@ -36,3 +39,20 @@ def test_of_a_long_source_only_the_lines_around_the_fault_are_told() -> None:
 def test_long_lines_and_long_ranges_are_cut() -> None:
     data = b"".join(b"x" * 60_000 + b"\n" for _ in range(100))
     assert sum(map(len, _source(data, 1, 100))) <= 71 * 1000
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "detail"),
+    [
+        (NotFoundError("x: not found"), Code.UNKNOWN, ""),
+        (InvalidArgumentError("x is wrong"), Code.UNKNOWN, ""),
+        (FrontendCapError("x"), Code.UNIMPLEMENTED, "FrontendCap"),
+        (SubrequestError("x"), Code.UNIMPLEMENTED, "Subrequest"),
+    ],
+)
+def test_a_build_fails_without_a_code_but_where_clients_act_on_it(
+    error: LadingError, code: Code, detail: str
+) -> None:
+    told = build_error(error)
+    assert (told.code, told.message) == (code, str(error))
+    assert detail.encode() in told.details

@@ -9,7 +9,14 @@ from aiohttp import web
 from unit.api.serving import get, read_all, send, serving, until
 
 from lading.api.engine.routing import Request, Router
-from lading.api.engine.streams import ProgressStream, json_response, open_stream, write
+from lading.api.engine.streams import (
+    ProgressStream,
+    array_response,
+    encoded_response,
+    json_response,
+    open_stream,
+    write,
+)
 from lading.errors import ConflictError
 
 pytestmark = pytest.mark.anyio
@@ -430,3 +437,27 @@ async def test_a_body_over_its_cap_is_refused(chunked: bool) -> None:
     assert answer.status == 400
     assert b"too large" in answer.body
     assert json.loads(twin.body) == {"length": 10}
+
+
+@pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 512, 10_000])
+async def test_an_array_of_any_length_is_one_document_now_and_when_it_is_kept(count: int) -> None:
+    kept: list[bytes] = []
+
+    async def handler(request: Request) -> web.StreamResponse:
+        if kept:
+            return encoded_response(request, kept[0])
+        response, body = await array_response(
+            request, ({"number": n, "pad": "x" * 200} for n in range(count))
+        )
+        kept.append(body)
+        return response
+
+    table = Router()
+    table.add("GET", "/images/json", handler)
+    expected = [{"number": n, "pad": "x" * 200} for n in range(count)]
+    async with serving(table) as path:
+        first = await send(path, "GET /images/json HTTP/1.0\nHost: docker\n\n")
+        again = await get(path, "/images/json")
+    assert json.loads(first.body) == json.loads(again.body) == expected
+    assert first.body == again.body
+    assert int(again.headers["content-length"]) == len(again.body)

@@ -1,7 +1,7 @@
 """Errors of a build carry what the client shows."""
 
 from lading.builder.errors import SourceError, VertexError
-from lading.builder.model import SourceFile, SourceRange
+from lading.formats.llb.metadata import SourceFile, SourceRange
 from lading.oci.digest import Digest
 
 VERTEX = Digest("sha256:" + "0" * 64)

@@ -10,7 +10,8 @@ from lading.builder.bridge import Bridge
 from lading.builder.errors import ClientError, FrontendCapError, SourceError
 from lading.builder.external import ExternalFrontend
 from lading.builder.frontend.frontend import DockerfileFrontend
-from lading.builder.model import Program, Result, Talk
+from lading.builder.model import Program, Talk
+from lading.builder.results import Result
 from lading.errors import FailedPreconditionError, InvalidArgumentError, LadingError, NotFoundError
 from lading.kit.grpc.connection import Transport
 

@@ -116,7 +116,7 @@ def test_images_names_and_blobs(layout: Layout) -> None:
     assert set(names.values()) < set(images.ids())
     parents = images.parents()
     assert parents == {names["child:1"]: names["library:1"]}
-    assert all(images.touched(image) is not None for image in images.ids())
+    assert any(images.touched(image) % 1000 for image in images.ids()), "no digit of dockerd's is lost"
     known = KnownBlobs(layout)
     config = json.loads(images.config(names["library:1"]))
     for diff_id in config["rootfs"]["diff_ids"]:

@@ -3,15 +3,19 @@
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeVar
 
-from lading.api.buildkit import messages, worker
+from lading.api.buildkit import messages, processes, worker
 from lading.api.buildkit.worker import Worker
 from lading.builder.bridge import Bridge
 from lading.builder.control import Control
 from lading.builder.errors import ClientError
-from lading.builder.model import Attestation, Ref, ResolveMode, Result
+from lading.builder.interactive import ContainerWish
+from lading.builder.model import ResolveMode
+from lading.builder.results import Attestation, Ref, Result
 from lading.errors import InvalidArgumentError, UnsupportedError
 from lading.formats.buildkit._pb import gateway_pb2 as pb
-from lading.kit.grpc.server import Handler, Handlers, Info, Request, Response, unary
+from lading.formats.buildkit.sourcepolicy import policy_from
+from lading.formats.llb.decode import definition_from, hosts_from, mount_from, network_from, platform_from
+from lading.kit.grpc.server import Handler, Handlers, Info, Request, Response, ServerCall, unary
 
 SERVICE: Final = "/moby.buildkit.v1.frontend.LLBBridge"
 _BUILD: Final = "buildkit-controlapi-buildid"
@@ -54,6 +58,9 @@ class BridgeService:
             f"{SERVICE}/ReadDir": self._bridged(pb.ReadDirRequest, _read_dir),
             f"{SERVICE}/StatFile": self._bridged(pb.StatFileRequest, _stat),
             f"{SERVICE}/Warn": self._bridged(pb.WarnRequest, _warn),
+            f"{SERVICE}/NewContainer": self._bridged(pb.NewContainerRequest, _new_container),
+            f"{SERVICE}/ReleaseContainer": self._bridged(pb.ReleaseContainerRequest, _release_container),
+            f"{SERVICE}/ExecProcess": self._exec_process,
         }
 
     def _bridged(self, request: type[In], function: "Callable[[In, Bridge], Awaitable[Response]]") -> Handler:
@@ -64,6 +71,11 @@ class BridgeService:
             raise AssertionError  # the context raises when it is cancelled
 
         return unary(request, call)
+
+    async def _exec_process(self, call: ServerCall) -> None:
+        bridge = await self._find(Info(call))
+        async with bridge.calling():
+            await processes.serve(call, bridge)
 
     async def ping(self, request: pb.PingRequest, info: Info) -> pb.PongResponse:
         """What can be asked for."""
@@ -78,11 +90,12 @@ class BridgeService:
 
 async def _solve(request: pb.BridgeSolveRequest, bridge: Bridge) -> pb.BridgeSolveResponse:
     result = await bridge.solve(
-        definition=messages.definition(request.definition) if request.HasField("definition") else None,
+        definition=definition_from(request.definition) if request.HasField("definition") else None,
         frontend=request.frontend,
         options=dict(request.frontend_opt),
         inputs=messages.definitions(request.frontend_inputs),
         evaluate=request.evaluate or request.final,
+        policies=[policy_from(each) for each in request.source_policies],
     )
     return pb.BridgeSolveResponse(result=_result_message(result, bridge))
 
@@ -98,7 +111,7 @@ def _result_message(result: Result, bridge: Bridge) -> pb.BridgeResult:
 def _ref_message(ref: Ref | None, bridge: Bridge) -> pb.Ref:
     if ref is None:
         return pb.Ref()
-    return pb.Ref(id=bridge.name(ref), **{"def": messages.definition_message(ref.definition)})  # pyright: ignore[reportArgumentType]
+    return pb.Ref(id=bridge.name(ref), definition=messages.definition_message(ref.definition))
 
 
 async def _evaluate(request: pb.EvaluateRequest, bridge: Bridge) -> pb.EvaluateResponse:
@@ -163,10 +176,11 @@ async def _resolve_image(
 ) -> pb.ResolveImageConfigResponse:
     found = await bridge.resolve_image(
         request.ref.removeprefix(_IMAGE),
-        platform=messages.platform(request.platform) if request.HasField("platform") else None,
+        platform=platform_from(request.platform) if request.HasField("platform") else None,
         mode=_mode(request.resolve_mode),
         log_name=request.log_name,
         store=request.store_id if request.resolver_type == 1 else "",
+        policies=[policy_from(each) for each in request.source_policies],
     )
     return pb.ResolveImageConfigResponse(digest=found.digest, config=found.config, ref=str(found.reference))
 
@@ -180,10 +194,11 @@ async def _resolve_source(
         if identifier.startswith(scheme):
             found = await bridge.resolve_image(
                 identifier.removeprefix(scheme),
-                platform=messages.platform(request.platform) if request.HasField("platform") else None,
+                platform=platform_from(request.platform) if request.HasField("platform") else None,
                 mode=_mode(request.resolve_mode),
                 log_name=request.log_name,
                 store=store,
+                policies=[policy_from(each) for each in request.source_policies],
             )
             answer.source.identifier = f"{scheme}{found.reference}"
             answer.image.digest = found.digest
@@ -209,6 +224,27 @@ async def _read_dir(request: pb.ReadDirRequest, bridge: Bridge) -> pb.ReadDirRes
 
 async def _stat(request: pb.StatFileRequest, bridge: Bridge) -> pb.StatFileResponse:
     return pb.StatFileResponse(stat=messages.stat_message(await bridge.stat(request.ref, request.path)))
+
+
+async def _new_container(request: pb.NewContainerRequest, bridge: Bridge) -> pb.NewContainerResponse:
+    wish = ContainerWish(
+        mounts=[
+            (bridge.ref(each.resultID), mount_from(each, input=None, output=None)) for each in request.mounts
+        ],
+        network=network_from(request.network),
+        platform=platform_from(request.platform) if request.HasField("platform") else None,
+        hostname=request.hostname,
+        extra_hosts=hosts_from(request.extra_hosts),
+    )
+    await bridge.containers.open(request.container_id, wish)
+    return pb.NewContainerResponse()
+
+
+async def _release_container(
+    request: pb.ReleaseContainerRequest, bridge: Bridge
+) -> pb.ReleaseContainerResponse:
+    await bridge.containers.release(request.container_id)
+    return pb.ReleaseContainerResponse()
 
 
 async def _warn(request: pb.WarnRequest, bridge: Bridge) -> pb.WarnResponse:

@@ -15,7 +15,7 @@ from lading.core import builds
 from lading.errors import InvalidArgumentError
 from lading.formats import filters
 from lading.formats.buildkit._pb import control_pb2 as pb
-from lading.formats.buildkit._pb import llb_pb2 as llb
+from lading.formats.buildkit._pb.common_pb2 import RpcStatus
 from lading.kit import times
 from lading.kit.grpc.server import Handlers, Info, streaming, unary
 from lading.oci.descriptor import Descriptor
@@ -161,7 +161,7 @@ def _history_message(event: HistoryEvent) -> pb.BuildHistoryEvent:
             frontend=record.frontend,
             frontend_attrs=record.options,
             exporters=[pb.Exporter(type=each.type, attrs=each.attributes) for each in record.outputs],
-            error=llb.RpcStatus.FromString(record.error) if record.error else None,
+            error=RpcStatus.FromString(record.error) if record.error else None,
             created_at=timestamp(record.created),
             completed_at=timestamp(record.completed),
             logs=_descriptor(record.log) if record.log else None,

@@ -13,9 +13,9 @@ import msgspec
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from lading import errors
-from lading.builder.errors import ClientError, FrontendCapError, SourceError, VertexError
-from lading.builder.model import SourceFile, SourceRange
-from lading.formats.buildkit._pb.llb_pb2 import RpcStatus
+from lading.builder.errors import ClientError, FrontendCapError, SourceError, SubrequestError, VertexError
+from lading.formats.buildkit._pb.common_pb2 import RpcStatus
+from lading.formats.llb.metadata import SourceFile, SourceRange
 from lading.kit.grpc.status import Code, GrpcError
 from lading.kit.text import printable
 
@@ -40,6 +40,8 @@ CODES: Final[Mapping[type[errors.LadingError], Code]] = {
 }
 """Total over `lading.errors`; subclasses that live beside other code take the code of their nearest ancestor."""
 
+_TELLING: Final = (ClientError, FrontendCapError, SubrequestError, errors.CancelledError)
+"""Errors of builds whose code says something to clients."""
 _EXCERPT_FROM: Final = 64 * 1024
 """A source of more bytes goes into an error as the lines around the fault alone: errors are headers, which have limits."""
 _EXCERPT_LINES: Final = 10
@@ -53,17 +55,28 @@ def code_of(error: BaseException) -> Code:
 
 
 def grpc_error(error: BaseException) -> GrpcError:
-    """What a client is told."""
+    """What a client is told of a call that failed."""
+    return _as_error(error, status_of(error))
+
+
+def build_error(error: BaseException) -> GrpcError:
+    """What a client is told of a build that failed, or of a part of it."""
+    return _as_error(error, build_status(error))
+
+
+def _as_error(error: BaseException, status: RpcStatus) -> GrpcError:
     if isinstance(error, GrpcError):
         return error
-    if isinstance(error, ClientError):
-        status = RpcStatus.FromString(error.status)
-        code = Code(status.code) if status.code in Code._value2member_map_ else Code.UNKNOWN
-        return GrpcError(code, status.message, details=error.status)
+    code = Code(status.code) if status.code in Code._value2member_map_ else Code.UNKNOWN
+    return GrpcError(code, status.message, details=status.SerializeToString() if status.details else b"")
+
+
+def build_status(error: BaseException) -> RpcStatus:
+    """As `status_of`, for a build: UNKNOWN, as BuildKit has it, which clients do not print; but for what they act on."""
     status = status_of(error)
-    return GrpcError(
-        Code(status.code), status.message, details=status.SerializeToString() if status.details else b""
-    )
+    if isinstance(error, errors.LadingError) and not isinstance(error, _TELLING):
+        status.code = Code.UNKNOWN
+    return status
 
 
 def status_of(error: BaseException) -> RpcStatus:
@@ -89,6 +102,8 @@ def _details(error: BaseException) -> list[AnyMessage]:
         details.append(_detail("errdefs.Vertex", {"digest": str(error.vertex)}))
     if isinstance(error, FrontendCapError):
         details.append(_detail("errdefs.FrontendCap", {"name": error.name}))
+    if isinstance(error, SubrequestError):
+        details.append(_detail("errdefs.Subrequest", {"name": error.name}))
     return details
 
 

@@ -4,67 +4,33 @@ from collections.abc import Iterable, Mapping
 
 from lading.builder.control import CacheWish, ExportWish, SolveWish
 from lading.builder.events import timestamp
-from lading.builder.model import (
-    FileStat,
-    SourceFile,
-    SourceRange,
-    UsageRecord,
-    WarningEvent,
-)
+from lading.builder.model import UsageRecord
+from lading.builder.reports import WarningEvent
+from lading.builder.results import FileStat
 from lading.errors import InvalidArgumentError, UnsupportedError
 from lading.formats.buildkit import filemode, sourcepolicy
 from lading.formats.buildkit._pb import control_pb2 as pb
-from lading.formats.buildkit._pb import llb_pb2 as llb
 from lading.formats.buildkit._pb.fsutil_pb2 import Stat
 from lading.formats.buildkit._pb.gateway_pb2 import WarnRequest
+from lading.formats.llb._pb import ops_pb2 as llb
+from lading.formats.llb.decode import definition_from
 from lading.formats.llb.definition import Definition
-from lading.oci.descriptor import Platform
+from lading.formats.llb.metadata import SourceFile, SourceRange
 from lading.oci.digest import Digest
-
-
-def definition(message: llb.Definition) -> Definition:
-    """A graph of a message. Raises `InvalidArgumentError` for a key that is no digest."""
-    return Definition(
-        ops=tuple(message.__getattribute__("def")),
-        metadata={Digest(key): value for key, value in message.metadata.items()},
-        source=message.source,
-    )
 
 
 def definition_message(value: Definition) -> llb.Definition:
     """A graph as a message."""
     return llb.Definition(
+        ops=value.ops,
         metadata={str(key): each for key, each in value.metadata.items()},
         source=value.source,
-        **{"def": list(value.ops)},  # pyright: ignore[reportArgumentType] - the field's name is a keyword
     )
 
 
 def definitions(messages: Mapping[str, llb.Definition]) -> dict[str, Definition]:
-    """Graphs by name."""
-    return {name: definition(message) for name, message in messages.items()}
-
-
-def platform(message: llb.Platform) -> Platform:
-    """A platform of a message."""
-    return Platform(
-        architecture=message.architecture,
-        os=message.os,
-        variant=message.variant,
-        os_version=message.os_version,
-        os_features=tuple(message.os_features),
-    )
-
-
-def platform_message(value: Platform) -> llb.Platform:
-    """A platform as a message."""
-    return llb.Platform(
-        architecture=value.architecture,
-        os=value.os,
-        variant=value.variant,
-        os_version=value.os_version,
-        os_features=value.os_features,
-    )
+    """Graphs by name. Raises `InvalidArgumentError` for a key that is no digest."""
+    return {name: definition_from(message) for name, message in messages.items()}
 
 
 def solve_wish(request: pb.SolveRequest) -> SolveWish:
@@ -80,7 +46,7 @@ def solve_wish(request: pb.SolveRequest) -> SolveWish:
     return SolveWish(
         ref=request.ref,
         session=request.session,
-        definition=definition(request.definition) if request.HasField("definition") else None,
+        definition=definition_from(request.definition) if request.HasField("definition") else None,
         frontend=request.frontend,
         options=dict(request.frontend_attrs),
         inputs=definitions(request.frontend_inputs),

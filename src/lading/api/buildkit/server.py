@@ -7,12 +7,12 @@ import msgspec
 import structlog
 from typing_extensions import override
 
-from lading.api.buildkit import messages
 from lading.api.buildkit.blobs import BlobService
+from lading.api.buildkit.bridge import SERVICE as BRIDGE
 from lading.api.buildkit.bridge import BridgeService, of_build
 from lading.api.buildkit.control import SERVICE as CONTROL
 from lading.api.buildkit.control import ControlService
-from lading.api.buildkit.errors import grpc_error
+from lading.api.buildkit.errors import build_error, grpc_error
 from lading.api.buildkit.worker import Worker
 from lading.builder.bridge import Bridge
 from lading.builder.control import Control
@@ -20,8 +20,9 @@ from lading.builder.history import History
 from lading.core import content
 from lading.core.session import Offer
 from lading.errors import CancelledError, LadingError
-from lading.formats.buildkit._pb.llb_pb2 import BytesMessage
+from lading.formats.buildkit._pb.common_pb2 import BytesMessage
 from lading.formats.buildkit._pb.session_pb2 import HealthCheckRequest, HealthCheckResponse
+from lading.formats.llb.decode import platform_from
 from lading.kit.grpc.connection import Transport
 from lading.kit.grpc.server import Handler, Info, ServerCall, serve, unary
 from lading.kit.grpc.status import GrpcError
@@ -124,7 +125,7 @@ class FrontendServer:
     async def workers(self) -> bytes:
         """What programs are told of the worker, as BuildKit writes it."""
         record = await self._worker.record()
-        platforms = [messages.platform(each) for each in record.platforms]
+        platforms = [platform_from(each) for each in record.platforms]
         return msgspec.json.encode(
             [{"ID": record.id, "Labels": dict(record.labels), "Platforms": platforms, "GCPolicy": None}]
         )
@@ -146,7 +147,8 @@ def _failed(error: Exception, method: str) -> GrpcError:
         _log.debug("call_refused", method=method, error=str(error))
     else:
         _log.error("call_failed", method=method, exc_info=error)
-    return grpc_error(error)
+    building = method == f"{CONTROL}/Solve" or method.startswith(f"{BRIDGE}/")
+    return build_error(error) if building else grpc_error(error)
 
 
 async def _health(request: HealthCheckRequest, info: Info) -> HealthCheckResponse:

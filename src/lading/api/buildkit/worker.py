@@ -4,10 +4,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from lading.api.buildkit.messages import platform_message
 from lading.formats.buildkit._pb import control_pb2 as pb
-from lading.formats.buildkit._pb import llb_pb2 as llb
+from lading.formats.buildkit._pb.common_pb2 import ApiCap
 from lading.formats.llb.caps import SUPPORTED
+from lading.formats.llb.encode import platform_message
 from lading.oci.descriptor import Platform
 
 VERSION: Final = pb.BuildkitVersion(package="github.com/moby/buildkit", version="v0.25.2", revision="lading")
@@ -35,6 +35,10 @@ _FRONTEND_CAPS: Final = (
     "gateway.warnings",
     "reference.attestations",
     "source.metaresolver",
+    "gateway.exec",
+    "gateway.exec.extrahosts",
+    "gateway.exec.secretenv",
+    "gateway.exec.signals",
 )
 _DAEMON_CAPS: Final = (
     "annotations.images",
@@ -86,11 +90,11 @@ class Worker:
         )
 
 
-def frontend_caps() -> list[llb.ApiCap]:
+def frontend_caps() -> list[ApiCap]:
     """What the bridge can do."""
-    return [llb.ApiCap(id=each, enabled=True) for each in _FRONTEND_CAPS]
+    return [ApiCap(id=each, enabled=True) for each in _FRONTEND_CAPS]
 
 
-def llb_caps() -> list[llb.ApiCap]:
+def llb_caps() -> list[ApiCap]:
     """What operations and exporters can do."""
-    return [llb.ApiCap(id=each, enabled=True) for each in _LLB_CAPS]
+    return [ApiCap(id=each, enabled=True) for each in _LLB_CAPS]

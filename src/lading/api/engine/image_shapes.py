@@ -170,7 +170,7 @@ def inspect(detail: ImageDetail, version: Version, *, manifests: bool, chosen: b
         "RootFS": {"Type": "layers", "Layers": [str(d) for d in config.rootfs.diff_ids]}
         if config
         else {"Type": ""},
-        "Metadata": {"LastTagTime": times.format_nano(times.of_datetime(detail.tagged_at))},
+        "Metadata": {"LastTagTime": times.format_nano(detail.tagged_at)},
     }
     if config and config.variant:
         shape["Variant"] = config.variant
@@ -188,7 +188,8 @@ def inspect(detail: ImageDetail, version: Version, *, manifests: bool, chosen: b
         shape["VirtualSize"] = detail.size
     if detail.trees is not None:
         shape["GraphDriver"] = {"Data": dict(detail.trees) or None, "Name": driver}
-        return shape
+        made_by = config.docker_version if config else ""
+        return shape | ({"DockerVersion": made_by} if made_by or version < (1, 52) else {})
     if version <= (1, 51):
         shape["GraphDriver"] = {"Data": None, "Name": driver}
         shape["DockerVersion"] = ""

@@ -5,13 +5,13 @@ from typing import Any, Final, NamedTuple
 
 from lading.api.engine import image_shapes as shapes
 from lading.api.engine import web
-from lading.api.engine.progress import pull_object, push_object, tell
+from lading.api.engine.progress import LOADING, PULLING, PUSHING, SILENT, tell
 from lading.api.engine.routing import Request, Router
 from lading.api.engine.streams import (
     ProgressStream,
+    array_response,
     empty,
-    encode,
-    json_body,
+    encoded_response,
     json_response,
     open_stream,
     write,
@@ -22,7 +22,7 @@ from lading.images.exchange import SEARCH_FILTERS, ImageExchange, Login
 from lading.images.listing import FILTERS, ImageRow
 from lading.images.pruning import FILTERS as PRUNE_FILTERS
 from lading.images.service import ImageService
-from lading.oci import mediatypes, platform, reference
+from lading.oci import platform, reference
 from lading.oci.config import RunConfig
 from lading.oci.descriptor import Platform
 from lading.oci.digest import Digest
@@ -93,19 +93,16 @@ class ImageRoutes:
             else shapes.NO_IDENTITIES
         )
         shape = (request.version, manifests)
-        if (
-            self._listed is not None
-            and self._listed.rows is rows
-            and self._listed.shape == shape
-            and not known
-        ):
-            return json_body(self._listed.body)
-        body = encode(
-            [shapes.list_row(row, request.version, manifests=manifests, identities=known) for row in rows]
+        listed = self._listed
+        if listed is not None and listed.rows is rows and listed.shape == shape and not known:
+            return encoded_response(request, listed.body)
+        response, body = await array_response(
+            request,
+            (shapes.list_row(row, request.version, manifests=manifests, identities=known) for row in rows),
         )
         if not known:
             self._listed = _Listed(rows, shape, body)
-        return json_body(body)
+        return response
 
     async def inspect(self, request: Request) -> web.StreamResponse:
         """``GET /images/{name}/json``."""
@@ -210,7 +207,7 @@ class ImageRoutes:
             return await self._exchange.pull(ref, platforms=wanted, login=login, progress=progress)
 
         heading = {"status": f"Pulling from {ref.path}", "id": ref.tag or str(ref.digest)}
-        result = await tell(stream, work, pull_object, heading=heading)
+        result = await tell(stream, work, PULLING, heading=heading)
         state = "Downloaded newer image for" if result.updated else "Image is up to date for"
         await stream.send_many(
             [{"status": f"Digest: {result.target.digest}"}, {"status": f"Status: {state} {ref.familiar}"}]
@@ -225,6 +222,8 @@ class ImageRoutes:
         from lading.transfer import changes  # noqa: PLC0415 - reads Dockerfiles, which most daemons never do
 
         name = _reference(request.text("repo"), request.text("tag")) if request.text("repo") else None
+        if name is not None and name.digest is not None:
+            raise InvalidArgumentError("cannot import digest reference", subject=str(name))
         wanted = platform.parse(request.text("platform")) if request.text("platform") else None
         options = ImportOptions(
             platform=wanted or platform.host(),
@@ -253,14 +252,13 @@ class ImageRoutes:
             return await self._exchange.push(ref, platform=wanted, login=login, progress=progress)
 
         heading = {"status": f"The push refers to repository [{ref.name}]"}
-        result = await tell(stream, work, push_object, heading=heading)
+        result = await tell(stream, work, PUSHING, heading=heading)
         pushed = result.pushed
         said: list[Json] = [{"status": f"{ref.tag}: digest: {pushed.digest} size: {pushed.size}"}]
         said.append(
             {"progressDetail": {}, "aux": {"Tag": ref.tag, "Digest": str(pushed.digest), "Size": pushed.size}}
         )
-        said += [{"aux": {"contentMissing": True, "desc": shapes.descriptor(d)}} for d in result.missing]
-        if pushed.digest != result.target.digest and mediatypes.is_index(result.target.media_type):
+        if result.missing:  # so that a manifest was pushed in place of the index
             note = {
                 "manifestPushedInsteadOfIndex": True,
                 "originalIndex": shapes.descriptor(result.target),
@@ -302,9 +300,7 @@ class ImageRoutes:
             async def work(progress: Progress) -> Sequence[LoadedImage]:
                 return await self._exchange.load(request.chunks(), platforms=platforms, progress=progress)
 
-            loaded = await tell(
-                stream, work, _nothing if request.flag("quiet", default=True) else pull_object
-            )
+            loaded = await tell(stream, work, SILENT if request.flag("quiet", default=True) else LOADING)
             await stream.send_many([{"stream": _loaded(image) + "\n"} for image in loaded])
         return stream.response
 
@@ -327,10 +323,6 @@ def _platforms(values: Sequence[str]) -> Platforms:
     if "all" in named:
         return "all"
     return [platform.parse(each) for each in named] or None
-
-
-def _nothing(_item: object) -> Json | None:
-    return None
 
 
 def _loaded(image: LoadedImage) -> str:

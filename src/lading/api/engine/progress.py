@@ -1,6 +1,8 @@
 """Progress of transfers as the objects that docker draws bars from."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -15,46 +17,62 @@ Json = dict[str, Any]
 PERIOD_SECONDS: Final = 0.1
 """How often counters are read; a bar that moves ten times a second looks alive and costs nothing."""
 
-_PULL: Final = {
-    Phase.WAITING: "Pulling fs layer",
-    Phase.DOWNLOADING: "Downloading",
-    Phase.RETRYING: "Retrying",
-    Phase.DOWNLOADED: "Download complete",
-    Phase.EXTRACTING: "Extracting",
-    Phase.COMPLETE: "Pull complete",
-    Phase.EXISTS: "Already exists",
-}
-_PUSH: Final = {
-    Phase.WAITING: "Waiting",
-    Phase.UPLOADING: "Pushing",
-    Phase.RETRYING: "Retrying",
-    Phase.UPLOADED: "Pushed",
-    Phase.COMPLETE: "Pushed",
-    Phase.EXISTS: "Layer already exists",
-    Phase.MOUNTED: "Mounted from",
-}
 _MOVING: Final = frozenset({Phase.DOWNLOADING, Phase.EXTRACTING, Phase.UPLOADING})
+_COURSE: Final = {
+    phase: number
+    for number, phase in enumerate(
+        (Phase.WAITING, Phase.DOWNLOADING, Phase.DOWNLOADED, Phase.EXTRACTING, Phase.COMPLETE)
+    )
+} | {Phase.EXISTS: 0, Phase.RETRYING: 1}
+"""The order in which a blob goes through its phases."""
 
 
-def pull_object(item: Item) -> Json | None:
-    """What a pull says about one blob."""
-    return _object(item, _PULL)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """How one kind of operation tells of its blobs."""
+
+    statuses: Mapping[Phase, str]
+    """What a phase is called; phases without a word are not told."""
+    steps: tuple[Phase, ...] = ()
+    """Phases that are told also if they were over before anybody looked: programs count on these lines."""
 
 
-def push_object(item: Item) -> Json | None:
-    """What a push says about one blob."""
-    made = _object(item, _PUSH)
-    if made is not None and item.phase is Phase.MOUNTED:
-        made["status"] = f"Mounted from {item.detail}"
-    return made
+PULLING: Final = Words(
+    statuses={
+        Phase.WAITING: "Pulling fs layer",
+        Phase.DOWNLOADING: "Downloading",
+        Phase.RETRYING: "Retrying",
+        Phase.DOWNLOADED: "Download complete",
+        Phase.EXTRACTING: "Extracting",
+        Phase.COMPLETE: "Pull complete",
+        Phase.EXISTS: "Already exists",
+    },
+    steps=(Phase.WAITING, Phase.DOWNLOADED),
+)
+PUSHING: Final = Words(
+    statuses={
+        Phase.WAITING: "Waiting",
+        Phase.UPLOADING: "Pushing",
+        Phase.RETRYING: "Retrying",
+        Phase.UPLOADED: "Pushed",
+        Phase.COMPLETE: "Pushed",
+        Phase.EXISTS: "Layer already exists",
+        Phase.MOUNTED: "Mounted from",
+    }
+)
+LOADING: Final = Words(statuses={Phase.DOWNLOADING: "Loading layer"})
+SILENT: Final = Words(statuses={})
 
 
-def _object(item: Item, words: dict[Phase, str]) -> Json | None:
-    status = words.get(item.phase)
+def _object(item: Item, phase: Phase, words: Words) -> Json | None:
+    """What is said about one blob in a phase."""
+    status = words.statuses.get(phase)
     if status is None:
         return None
+    if phase is Phase.MOUNTED:
+        status = f"{status} {item.detail}"
     made: Json = {"status": status, "progressDetail": {}, "id": item.id}
-    if item.phase in _MOVING:
+    if phase in _MOVING:
         made["progressDetail"] = {"current": item.current, "total": item.total}
     return made
 
@@ -62,35 +80,42 @@ def _object(item: Item, words: dict[Phase, str]) -> Json | None:
 class _Teller:
     """Remembers what was told, so that only changes go out."""
 
-    def __init__(self, progress: Progress, render: Callable[[Item], Json | None]) -> None:
+    def __init__(self, progress: Progress, words: Words) -> None:
         self._progress = progress
-        self._render = render
+        self._words = words
         self._told: dict[str, tuple[Phase, int]] = {}
         self._messages = 0
 
     def news(self) -> list[Json]:
-        """Objects for everything that changed since the last call."""
+        """Objects for everything that changed since the last call, each step of all blobs before the next step."""
         messages = self._progress.messages[self._messages :]
         self._messages += len(messages)
-        objects: list[Json] = [{"status": message} for message in messages]
+        objects: list[tuple[int, Json]] = []
         for item in list(self._progress.items.values()):
-            state = (item.phase, item.current)
+            phase, current = item.phase, item.current
             before = self._told.get(item.id)
-            if before == state or (
-                before is not None and before[0] is item.phase and item.phase not in _MOVING
+            if before == (phase, current) or (
+                before is not None and before[0] is phase and phase not in _MOVING
             ):
                 continue
-            self._told[item.id] = state
-            made = self._render(item)
-            if made is not None:
-                objects.append(made)
-        return objects
+            self._told[item.id] = (phase, current)
+            for each in (*self._passed(before[0] if before else None, phase), phase):
+                made = _object(item, each, self._words)
+                if made is not None:
+                    objects.append((_COURSE.get(each, 0), made))
+        objects.sort(key=itemgetter(0))
+        return [{"status": message} for message in messages] + [made for _, made in objects]
+
+    def _passed(self, before: Phase | None, now: Phase) -> list[Phase]:
+        """The steps between the phase that was told last and this one."""
+        since = _COURSE.get(before, 0) if before else -1
+        return [step for step in self._words.steps if since < _COURSE[step] < _COURSE.get(now, 0)]
 
 
 async def tell(
     stream: ProgressStream,
     work: Callable[[Progress], Awaitable[T]],
-    render: Callable[[Item], Json | None],
+    words: Words,
     *,
     heading: Json | None = None,
 ) -> T:
@@ -99,7 +124,7 @@ async def tell(
     Work that fails before it has anything to tell has told nothing: its error is still a real status.
     """
     progress = Progress()
-    teller = _Teller(progress, render)
+    teller = _Teller(progress, words)
     head = [heading] if heading is not None else []
 
     async def say(objects: list[Json], *, always: bool = False) -> None:

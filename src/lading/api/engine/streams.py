@@ -3,12 +3,16 @@
 The content type of JSON is exactly ``application/json``: with a charset the ``docker`` command shows raw JSON.
 """
 
+import contextlib
+import itertools
 import json
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
 import anyio
+import anyio.lowlevel
 import msgspec
 import structlog
 from typing_extensions import Buffer
@@ -23,6 +27,12 @@ JSON: Final = "application/json"
 SERVER: Final = "Lading (linux)"
 COMMON_HEADERS: Final = {"Server": SERVER, "Api-Version": versions.text(versions.MAX), "Ostype": "linux"}
 """On every answer: clients negotiate with them."""
+
+_VALUES_AT_ONCE: Final = 256
+_SO_SNDBUFFORCE: Final = 32
+"""As SO_SNDBUF, beyond the limit of the machine (Linux, asm-generic/socket.h); for root."""
+_USUAL_ROOM: Final = 128 * 1024
+_MOST_ROOM: Final = 8 * 1024 * 1024
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -44,14 +54,49 @@ def _plain(value: object) -> object:
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """A whole JSON document."""
-    return json_body(encode(value), status, headers)
-
-
-def json_body(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """A whole JSON document that is encoded already."""
     return web.Response(
-        body=body + b"\n", status=status, headers=_headers({**(headers or {}), "Content-Type": JSON})
+        body=encode(value) + b"\n", status=status, headers=_headers({**(headers or {}), "Content-Type": JSON})
     )
+
+
+def encoded_response(request: Request, body: bytes) -> web.Response:
+    """A whole JSON document that is encoded already, its last line ended."""
+    _make_room(request, len(body))
+    return web.Response(body=body, headers=_headers({"Content-Type": JSON}))
+
+
+async def array_response(request: Request, values: Iterable[Any]) -> tuple[web.StreamResponse, bytes]:
+    """A JSON array; the answer and its bytes, for `encoded_response`.
+
+    A long one is sent while it is made, so that the client reads meanwhile, and other calls go on in between.
+    """
+    source = iter(values)
+    parts: list[bytes] = []
+    response: web.StreamResponse | None = None
+    while len(batch := list(itertools.islice(source, _VALUES_AT_ONCE))) == _VALUES_AT_ONCE:
+        parts.append((b"," if parts else b"[") + encode(batch)[1:-1])
+        if response is None:
+            _make_room(request, _MOST_ROOM)
+            response = await open_stream(request)
+        await write(response, parts[-1])
+        await anyio.lowlevel.checkpoint()
+    last = encode(batch)[1:]
+    parts.append((b"," if parts and batch else b"" if parts else b"[") + last + b"\n")
+    body = b"".join(parts)
+    if response is None:
+        return encoded_response(request, body), body
+    await write(response, parts[-1])
+    return response, body
+
+
+def _make_room(request: Request, size: int) -> None:
+    """Let the kernel take ``size`` bytes for a client on this machine at once, which then reads them without waiting for us."""
+    transport = request.raw.transport
+    found = transport.get_extra_info("socket") if transport is not None else None
+    if found is None or found.family != socket.AF_UNIX or size <= _USUAL_ROOM:
+        return
+    with contextlib.suppress(OSError):  # not root: it goes in pieces
+        found.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, min(size, _MOST_ROOM))
 
 
 def empty(status: int = 204) -> web.Response:

@@ -11,7 +11,7 @@ from lading.builder.attest import provenance
 from lading.builder.attest.captured import Captured, capture
 from lading.builder.attest.provenance import Subject, Wish
 from lading.builder.control import Build, Finisher
-from lading.builder.model import Attestation, Layer, Ref, Result
+from lading.builder.results import Attestation, Layer, Ref, Result
 
 _PROVENANCE: Final = "attest:provenance"
 _LOCALS: Final = {"dockerfile.v0": ("context", "dockerfile")}

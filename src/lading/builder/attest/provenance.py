@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from lading.builder.attest import captured
 from lading.builder.attest.captured import Captured, Needed
-from lading.builder.model import Layer
+from lading.builder.results import Layer
 from lading.errors import InvalidArgumentError
 from lading.kit import times
 from lading.oci import platform as platforms

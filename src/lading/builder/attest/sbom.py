@@ -12,8 +12,8 @@ from typing_extensions import override
 
 from lading.builder.attest.packages import Package, scan
 from lading.builder.control import Build, Finisher
-from lading.builder.model import Attestation, Ref, Result
 from lading.builder.progress import step
+from lading.builder.results import Attestation, Ref, Result
 from lading.kit import aio, times
 from lading.kit.tasks import task_group
 

@@ -6,9 +6,9 @@ from typing import Final
 
 import msgspec
 
-from lading.builder.model import Layer, LayerForm
 from lading.builder.ops.layers import Layers
 from lading.builder.ops.trees import Tree
+from lading.builder.results import Layer, LayerForm
 from lading.builder.solver.live import Solved
 from lading.core.buildcache import BuildCache, LinkRow
 from lading.core.leases import LeaseID

@@ -9,10 +9,11 @@ from typing import Final
 from lading.builder.caching import exporting, places
 from lading.builder.caching.exporting import CacheExporter, Exported
 from lading.builder.caching.importing import ImportedCache, Origin
-from lading.builder.model import Compression, LayerForm, Progress, VertexEvent
 from lading.builder.ops.images import credentials_of
 from lading.builder.ops.layouts import LayoutFetcher
 from lading.builder.ops.trees import Tree
+from lading.builder.reports import Progress, VertexEvent
+from lading.builder.results import Compression, LayerForm
 from lading.builder.solver.keys import ForeignCache
 from lading.builder.solver.live import Solved
 from lading.core import content

@@ -8,8 +8,9 @@ from typing_extensions import override
 from lading.builder.exporters.assemble import Assembled, Assembler
 from lading.builder.exporters.attributes import ImageOptions
 from lading.builder.exporters.image import response
-from lading.builder.model import ExportContext, Exporter, Result
+from lading.builder.model import ExportContext, Exporter
 from lading.builder.progress import step
+from lading.builder.results import Result
 from lading.core import content
 from lading.core.session import ClientContent
 from lading.errors import FailedPreconditionError, InvalidArgumentError

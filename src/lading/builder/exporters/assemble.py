@@ -9,8 +9,8 @@ import msgspec
 
 from lading.builder.exporters import configs
 from lading.builder.exporters.attributes import ImageOptions
-from lading.builder.model import Attestation, Compression, Layer, Ref, Result
 from lading.builder.progress import Step
+from lading.builder.results import Attestation, Compression, Layer, Ref, Result
 from lading.core.leases import LeaseID
 from lading.errors import InvalidArgumentError
 from lading.kit.tasks import task_group

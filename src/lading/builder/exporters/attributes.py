@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from lading.builder.model import Compression, LayerForm
+from lading.builder.results import Compression, LayerForm
 from lading.errors import InvalidArgumentError, UnsupportedError
 from lading.oci import reference
 from lading.oci.reference import Reference

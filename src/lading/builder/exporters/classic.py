@@ -15,8 +15,9 @@ from typing_extensions import override
 from lading.builder.exporters import configs
 from lading.builder.exporters.assemble import INLINE_CACHE_KEY, config_of
 from lading.builder.exporters.attributes import Attributes, parse_names, parse_times
-from lading.builder.model import ExportContext, Exporter, Layer, LayerForm, Result
+from lading.builder.model import ExportContext, Exporter
 from lading.builder.progress import Step, step
+from lading.builder.results import Layer, LayerForm, Result
 from lading.core import content
 from lading.core.classic import ClassicStore
 from lading.core.leases import LeaseID

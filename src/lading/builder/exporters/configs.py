@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from lading.builder.model import Layer
+from lading.builder.results import Layer
 from lading.errors import InvalidArgumentError
 from lading.kit import times
 from lading.oci.descriptor import Platform

@@ -9,8 +9,9 @@ from typing_extensions import override
 
 from lading.builder.exporters.assemble import Built, statement, unbundled
 from lading.builder.exporters.tarball import archive
-from lading.builder.model import Attestation, ExportContext, Exporter, Result
+from lading.builder.model import ExportContext, Exporter
 from lading.builder.progress import step
+from lading.builder.results import Attestation, Result
 from lading.core.session import TreePart
 from lading.errors import FailedPreconditionError, InvalidArgumentError, UnsupportedError
 from lading.formats.tar.writer import END

@@ -8,8 +8,9 @@ from typing_extensions import override
 
 from lading.builder.exporters.assemble import Assembled, Assembler
 from lading.builder.exporters.attributes import ImageOptions
-from lading.builder.model import ExportContext, Exporter, Result
+from lading.builder.model import ExportContext, Exporter
 from lading.builder.progress import Step, step
+from lading.builder.results import Result
 from lading.core.progress import Progress as TransferProgress
 from lading.errors import InvalidArgumentError
 from lading.oci import platform as platforms

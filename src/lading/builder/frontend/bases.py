@@ -8,7 +8,7 @@ from lading.builder.frontend.image import Draft
 from lading.builder.frontend.naming import step_name
 from lading.builder.frontend.plan import SCRATCH, Plan
 from lading.builder.frontend.state import StageNode, location, reachable
-from lading.builder.model import Gateway, ResolvedImage, SourceFile
+from lading.builder.model import Gateway, ResolvedImage
 from lading.errors import InvalidArgumentError, LadingError
 from lading.formats.dockerfile import instructions as ins
 from lading.formats.dockerfile import rules
@@ -17,6 +17,7 @@ from lading.formats.dockerfile.parse import parse_trigger
 from lading.formats.dockerfile.shell import Lexer
 from lading.formats.dockerfile.suggest import suggested
 from lading.formats.llb.make import Style
+from lading.formats.llb.metadata import SourceFile
 from lading.kit.tasks import KeyedLock, task_group
 from lading.oci import platform as platforms
 from lading.oci import reference

@@ -12,14 +12,15 @@ from lading.builder.frontend import image
 from lading.builder.frontend.image import Draft
 from lading.builder.frontend.options import Options, parse_metadata
 from lading.builder.frontend.state import LocalContext, Tree
-from lading.builder.model import Gateway, Ref, SourceFile
+from lading.builder.model import Gateway
+from lading.builder.results import Ref
 from lading.errors import InvalidArgumentError, LadingError, NotFoundError
 from lading.formats.dockerfile import values
 from lading.formats.dockerfile.gitref import GitRef, parse_git_ref
 from lading.formats.dockerfile.patterns import read_ignore
 from lading.formats.llb import make, ops
 from lading.formats.llb.make import Edge, Style
-from lading.formats.llb.metadata import CUSTOM_NAME, Metadata
+from lading.formats.llb.metadata import CUSTOM_NAME, Metadata, SourceFile
 from lading.kit.text import printable
 from lading.oci import platform as platforms
 from lading.oci import reference

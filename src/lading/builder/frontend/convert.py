@@ -16,13 +16,13 @@ from lading.builder.frontend.image import Draft
 from lading.builder.frontend.plan import Plan, Planner
 from lading.builder.frontend.scope import Scope
 from lading.builder.frontend.state import LocalContext, Planned, StageNode, Work, as_paths, reachable
-from lading.builder.model import SourceFile
 from lading.formats.dockerfile import instructions as ins
 from lading.formats.dockerfile import rules, values
 from lading.formats.dockerfile.errors import DockerfileError
 from lading.formats.dockerfile.patterns import Matcher
 from lading.formats.dockerfile.shell import Lexer
 from lading.formats.llb.make import Edge
+from lading.formats.llb.metadata import SourceFile
 from lading.oci.descriptor import Platform
 
 

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 from typing_extensions import override
 
-from lading.builder.errors import ClientError, FrontendCapError, SourceError
+from lading.builder.errors import ClientError, FrontendCapError, SourceError, SubrequestError
 from lading.builder.frontend import options as wishes
 from lading.builder.frontend import requests, sbom
 from lading.builder.frontend.bases import Images
@@ -15,8 +15,10 @@ from lading.builder.frontend.contexts import Contexts, Entrypoint
 from lading.builder.frontend.convert import Converted, Converter
 from lading.builder.frontend.options import Options
 from lading.builder.frontend.state import ranges
-from lading.builder.model import Attestation, Frontend, Gateway, Ref, Result, WarningEvent
-from lading.errors import InvalidArgumentError, LadingError, UnsupportedError
+from lading.builder.model import Frontend, Gateway
+from lading.builder.reports import WarningEvent
+from lading.builder.results import Attestation, Ref, Result
+from lading.errors import InvalidArgumentError, LadingError
 from lading.formats.dockerfile import instructions as ins
 from lading.formats.dockerfile import rules
 from lading.formats.dockerfile.directives import detect_syntax, directive
@@ -139,7 +141,7 @@ class _Run:
             case requests.DESCRIBE:
                 return requests.describe()
             case other:
-                raise UnsupportedError(f"unsupported request {other}", subject=other)
+                raise SubrequestError(other)
 
     def other_syntax(self) -> _Syntax | None:
         """The frontend that is asked for, if that is another one. Raises `DockerfileError` for a name that is none."""
@@ -209,32 +211,28 @@ class _Run:
             error = exc
         return requests.lint(findings.all, self.entrypoint.file, error)
 
-    def _warn(self, findings: Sequence[rules.Finding]) -> None:
-        for finding in findings:
-            self.gateway.warn(
-                WarningEvent(
-                    vertex=self.entrypoint.vertex,
-                    level=1,
-                    short=finding.short.encode(),
-                    detail=(finding.rule.description.encode(),),
-                    url=finding.rule.url,
-                    source=self.entrypoint.file,
-                    ranges=ranges(finding.lines),
-                )
+    def _warn(self, finding: rules.Finding) -> None:
+        self.gateway.warn(
+            WarningEvent(
+                vertex=self.entrypoint.vertex,
+                level=1,
+                short=finding.short.encode(),
+                detail=(finding.rule.description.encode(),),
+                url=finding.rule.url,
+                source=self.entrypoint.file,
+                ranges=ranges(finding.lines),
             )
+        )
 
     # The build.
 
     async def _build(self) -> Result:
-        findings = rules.Findings(self._choice())
-        try:
-            dockerfile = self._parse(findings)
-            scanner = None
-            if self.options.sbom is not None:
-                scanner = await sbom.find_scanner(self.gateway, self.options, self.options.sbom)
-            built = await self._build_all(dockerfile, findings, scanner)
-        finally:
-            self._warn(findings.all)
+        findings = rules.Findings(self._choice(), self._warn)
+        dockerfile = self._parse(findings)
+        scanner = None
+        if self.options.sbom is not None:
+            scanner = await sbom.find_scanner(self.gateway, self.options, self.options.sbom)
+        built = await self._build_all(dockerfile, findings, scanner)
         return self._result(built)
 
     async def _build_all(

@@ -10,10 +10,11 @@ from typing import Final
 
 from lading.builder.frontend.convert import Converted
 from lading.builder.frontend.state import Wanted, Work, ranges, reachable
-from lading.builder.model import Result, SourceFile
+from lading.builder.results import Result
 from lading.formats.dockerfile import instructions as ins
 from lading.formats.dockerfile.errors import DockerfileError, Lines
 from lading.formats.dockerfile.rules import Finding
+from lading.formats.llb.metadata import SourceFile
 
 OUTLINE: Final = "frontend.outline"
 TARGETS: Final = "frontend.targets"

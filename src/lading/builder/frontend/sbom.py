@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from lading.builder.frontend.contexts import image_source, named, pinned
 from lading.builder.frontend.options import Options, Sbom
-from lading.builder.model import Attestation, Gateway
+from lading.builder.model import Gateway
+from lading.builder.results import Attestation
 from lading.errors import InvalidArgumentError
 from lading.formats.llb import make, ops
 from lading.formats.llb.make import Edge, MountWish, Style

@@ -13,10 +13,7 @@ from lading.builder.control import MakeExporter, MakeGateway, SolveWish
 from lading.builder.legacy.run import Run, Tell
 from lading.builder.legacy.session import UploadSession
 from lading.builder.legacy.wish import LegacyWish
-from lading.builder.model import (
-    Job,
-    Solver,
-)
+from lading.builder.model import Job, Solver
 from lading.builder.ops.files.copying import Rules
 from lading.builder.ops.files.unpacking import unpack
 from lading.builder.progress import ProgressLog

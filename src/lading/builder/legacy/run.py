@@ -24,16 +24,10 @@ from lading.builder.legacy.session import UploadSession
 from lading.builder.legacy.steps import Step, failed, key_of, labelled, step_of, up_to
 from lading.builder.legacy.wish import LegacyWish, checked, steps_of, unused_arguments
 from lading.builder.legacy.words import as_legacy
-from lading.builder.model import (
-    Event,
-    ExportContext,
-    Gateway,
-    LogEvent,
-    Ref,
-    Result,
-    VertexEvent,
-)
+from lading.builder.model import ExportContext, Gateway
 from lading.builder.progress import ProgressLog
+from lading.builder.reports import Event, LogEvent, VertexEvent
+from lading.builder.results import Ref, Result
 from lading.core import leases
 from lading.errors import InvalidArgumentError
 from lading.formats.dockerfile import instructions as ins

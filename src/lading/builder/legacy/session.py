@@ -3,7 +3,7 @@
 import os
 import shutil
 import stat
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class UploadSession(Session):
         return False
 
     @override
-    async def sync(self, wish: SyncWish, into: str) -> Synced:
+    async def sync(self, wish: SyncWish, into: str, *, told: Callable[[int], None] | None = None) -> Synced:
         return await aio.run(aio.DISK, Mirror(self._root, Path(into), wish).run)
 
     @override

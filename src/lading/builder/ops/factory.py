@@ -5,12 +5,13 @@ from typing import Final
 
 from lading.builder.model import ResolveMode
 from lading.builder.ops.contents import Contents
-from lading.builder.ops.exec import ExecOperation, ExecTools
+from lading.builder.ops.exec import ExecOperation
 from lading.builder.ops.file import FileOperation
 from lading.builder.ops.git import GitOperation
 from lading.builder.ops.images import ImageOperation, ImageSources
 from lading.builder.ops.layering import DiffOperation, MergeOperation
 from lading.builder.ops.local import LocalOperation
+from lading.builder.ops.mounting import ExecTools
 from lading.builder.ops.mutables import Mutables
 from lading.builder.ops.trees import Tree, Trees
 from lading.builder.ops.web import Known, WebOperation

@@ -7,9 +7,9 @@ from typing import Final
 
 import anyio
 
-from lading.builder.model import Compression, Layer, LayerForm
 from lading.builder.ops.records import Records
 from lading.builder.ops.trees import Tree, Trees
+from lading.builder.results import Compression, Layer, LayerForm
 from lading.core import content
 from lading.core.buildcache import BuildCache, LayerBlob
 from lading.core.content import IngestRef

@@ -1,7 +1,10 @@
 """``local://``: a directory of the client, synchronised into one of ours, which later builds of the same client start from."""
 
 import json
+import time
 from collections.abc import Sequence
+from functools import partial
+from typing import Final
 
 from typing_extensions import override
 
@@ -13,7 +16,9 @@ from lading.core.session import Session, SyncWish
 from lading.errors import InvalidArgumentError
 from lading.formats.llb import ops
 
-KIND = "source.local"
+KIND: Final = "source.local"
+_EVERY: Final = 100_000_000
+"""Nanoseconds between two times that a client is told how far a transfer is."""
 
 
 class LocalOperation(Operation[Tree]):
@@ -41,10 +46,10 @@ class LocalOperation(Operation[Tree]):
         sessions = [one for one in context.sessions() if not wanted or one.id == wanted]
         session = sessions[0] if sessions else None
         if session is None:
-            return [await context.with_session(self._sync)]
-        return [await self._sync(session)]
+            return [await context.with_session(partial(self._sync, _Transfer(self._name, context)))]
+        return [await self._sync(_Transfer(self._name, context), session)]
 
-    async def _sync(self, session: Session) -> Tree:
+    async def _sync(self, transfer: "_Transfer", session: Session) -> Tree:
         wish = SyncWish(
             name=self._name,
             include=self._patterns("local.includepattern"),
@@ -61,7 +66,8 @@ class LocalOperation(Operation[Tree]):
         path = held.mounts[0].source
         changed = True
         try:
-            changed = (await session.sync(wish, path)).changed
+            changed = (await session.sync(wish, path, told=transfer.told)).changed
+            transfer.end()
         finally:
             if changed:
                 self._mutables.changed(held)
@@ -82,3 +88,25 @@ class LocalOperation(Operation[Tree]):
         if self._held is not None:
             self._mutables.release(self._held)
             self._held = None
+
+
+class _Transfer:
+    """Tells clients how many bytes have come, as BuildKit does."""
+
+    def __init__(self, name: str, context: Context) -> None:
+        self._id = f"transferring {name}:"
+        self._context = context
+        self._started = self._last = time.time_ns()
+        self._bytes = 0
+
+    def told(self, count: int) -> None:
+        """So many bytes have come so far. Called from data threads."""
+        self._bytes = count
+        now = time.time_ns()
+        if now - self._last >= _EVERY:
+            self._last = now
+            self._context.status(self._id, current=count, started=self._started)
+
+    def end(self) -> None:
+        """All is here."""
+        self._context.status(self._id, current=self._bytes, started=self._started, completed=time.time_ns())

@@ -4,8 +4,14 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -37,7 +43,7 @@ from lading.oci.descriptor import Platform
 PREFIX: Final = "lading-build-"
 """With which the IDs of builds' tasks begin."""
 HOSTNAME: Final = "buildkitsandbox"
-_CHUNK: Final = 1 << 15
+CHUNK: Final = 1 << 15
 _USER: Final = "user"
 _DRAIN_SECONDS: Final = 5.0
 _FILES: Final = ("/etc/hosts", "/etc/resolv.conf")
@@ -64,6 +70,17 @@ class Process:
     network: ops.NetMode = ops.NetMode.UNSET
     insecure: bool = False
     platform: Platform = field(default_factory=Platform)
+    terminal: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A process that only wants its streams: ``directory`` is for them, and gone with it."""
+
+    id: ContainerID
+    process: Process
+    document: Mapping[str, Any]
+    directory: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +113,13 @@ class Processes:
             UnsupportedError: It is of a platform that this machine cannot run.
 
         """
+        async with self.prepared(process) as prepared:
+            fifos = await aio.run(aio.DISK, _fifos, prepared.directory, talk is not None)
+            return await self._run(prepared, fifos, log, talk)
+
+    @asynccontextmanager
+    async def prepared(self, process: Process) -> AsyncGenerator[Prepared]:
+        """Have everything there for a process but its streams. Raises `UnsupportedError`, as `run`."""
         await self.emulation.ensure(process.platform)
         name = f"{PREFIX}{secrets.token_hex(8)}"
         directory = self.state / name
@@ -106,11 +130,20 @@ class Processes:
                 process = await aio.run(aio.DISK, _remap, directory, process, self.remapping)
                 user = str(directory / _USER)
             namespace = await stack.enter_async_context(self._network(name, process, user))
-            fifos, files = await aio.run(
-                aio.DISK, _prepare, directory, process, talk is not None, self.remapping
-            )
+            files = await aio.run(aio.DISK, _prepare, directory, process, self.remapping)
             document = await aio.run(aio.DISK, self._spec, name, process, files, namespace, user)
-            return await self._run(ContainerID(name), process, document, fifos, log, talk)
+            yield Prepared(id=ContainerID(name), process=process, document=document, directory=directory)
+
+    async def create(self, prepared: Prepared, stdio: Stdio) -> Task:
+        """The task of a process, not started; `end_task` ends it. Raises `FailedPreconditionError`."""
+        return await self.runtime.create(
+            prepared.id,
+            runtime=self.runtime_name,
+            spec=prepared.document,
+            rootfs=prepared.process.rootfs,
+            stdio=stdio,
+            options=self.remapping.stream_options if self.remapping else None,
+        )
 
     def _network(self, id: str, process: Process, user: str) -> AbstractAsyncContextManager[str]:
         if process.network is ops.NetMode.UNSET and self.networking is not None:
@@ -130,7 +163,7 @@ class Processes:
         )
         plan = spec.Plan(
             id=id,
-            config=Config(),
+            config=Config(tty=process.terminal),
             host=host,
             args=list(meta.args),
             env=list(process.env),
@@ -154,14 +187,12 @@ class Processes:
 
     async def _run(
         self,
-        id: ContainerID,
-        process: Process,
-        document: Mapping[str, Any],
+        prepared: Prepared,
         fifos: Fifos,
         log: Callable[[int, bytes], None],
         talk: Talk | None,
     ) -> Exit:
-        streams = {1: _open(fifos.stdout), 2: _open(fifos.stderr)}
+        streams = {1: opened_to_read(fifos.stdout), 2: opened_to_read(fifos.stderr)}
         if fifos.stdin:
             streams[0] = os.open(fifos.stdin, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -171,14 +202,8 @@ class Processes:
                     group.start_soon(talk, _Pipes(streams[1], streams[0]))
                 else:
                     group.start_soon(_pump, streams[1], 1, log)
-                task = await self.runtime.create(
-                    id,
-                    runtime=self.runtime_name,
-                    spec=document,
-                    rootfs=process.rootfs,
-                    stdio=Stdio(stdin=fifos.stdin, stdout=fifos.stdout, stderr=fifos.stderr),
-                    options=self.remapping.stream_options if self.remapping else None,
-                )
+                stdio = Stdio(stdin=fifos.stdin, stdout=fifos.stdout, stderr=fifos.stderr)
+                task = await self.create(prepared, stdio)
                 ended = False
                 try:
                     await task.start()
@@ -213,7 +238,8 @@ async def end_task(task: Task, *, ended: bool = False) -> None:
         await task.delete()
 
 
-def _open(path: str) -> int:
+def opened_to_read(path: str) -> int:
+    """A descriptor of a FIFO that never blocks."""
     return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
@@ -221,7 +247,7 @@ async def _pump(fd: int, number: int, log: Callable[[int, bytes], None]) -> None
     while True:
         await anyio.wait_readable(fd)
         try:
-            data = os.read(fd, _CHUNK)
+            data = os.read(fd, CHUNK)
         except BlockingIOError:
             continue
         if not data:
@@ -241,7 +267,7 @@ class _Pipes(Transport):
         while True:
             await anyio.wait_readable(self._source)
             with suppress(BlockingIOError):
-                return os.read(self._source, _CHUNK)
+                return os.read(self._source, CHUNK)
 
     @override
     async def write(self, data: bytes) -> None:
@@ -293,9 +319,11 @@ def _remapped_mount(entry: Mapping[str, Any], place: Path, remapping: Remapping)
     return {**entry, "type": "bind", "source": str(place), "options": ["rbind", *write[-1:]]}
 
 
-def _prepare(
-    directory: Path, process: Process, talks: bool, remapping: Remapping | None
-) -> tuple[Fifos, dict[str, str]]:
+def _fifos(directory: Path, talks: bool) -> Fifos:
+    return make_fifos(directory, "init", stdin=talks, terminal=False)
+
+
+def _prepare(directory: Path, process: Process, remapping: Remapping | None) -> dict[str, str]:
     directory.mkdir(parents=True, mode=0o700, exist_ok=remapping is not None)
     host = HostConfig(
         network_mode="host" if process.network is ops.NetMode.HOST else "none",
@@ -305,8 +333,7 @@ def _prepare(
     files = hostfiles.write(
         directory, host, process.meta.hostname or HOSTNAME, "", Joint(), Resolving(), owner
     )
-    fifos = make_fifos(directory, "init", stdin=talks, terminal=False)
-    return fifos, {path: files[path] for path in _FILES}
+    return {path: files[path] for path in _FILES}
 
 
 async def _remove(directory: Path) -> None:

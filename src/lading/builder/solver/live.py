@@ -9,7 +9,7 @@ import anyio
 from anyio.abc import TaskGroup
 from typing_extensions import override
 
-from lading.builder.model import Progress
+from lading.builder.reports import Progress
 from lading.builder.solver.keys import NO_KEYS, Cache, ForeignCache, Keys
 from lading.builder.solver.operation import CacheMap, Context, Operation
 from lading.builder.solver.reporting import Reporter
@@ -75,6 +75,14 @@ class Job(Generic[R]):
     """What each vertex of its graphs became."""
     scopes: set[anyio.CancelScope] = field(default_factory=set[anyio.CancelScope])
     closed: bool = False
+
+    def sessions(self) -> list[Session]:
+        """Its client's, if it has one."""
+        return [self.session] if self.session is not None and not self.closed else []
+
+    async def with_session(self, call: Callable[[Session], Awaitable[T]]) -> T:
+        """As `Context.with_session`, for this build alone."""
+        return await first_able(self.sessions, call)
 
 
 class Stages(Protocol[R]):
@@ -185,7 +193,7 @@ class LiveVertex(Context, Generic[R]):
 
     @override
     def sessions(self) -> list[Session]:
-        return [job.session for job in self.jobs if job.session is not None and not job.closed]
+        return [session for job in self.jobs for session in job.sessions()]
 
     @override
     def allowed(self, entitlement: str) -> bool:
@@ -193,14 +201,22 @@ class LiveVertex(Context, Generic[R]):
 
     @override
     async def with_session(self, call: Callable[[Session], Awaitable[T]]) -> T:
-        tried: list[Session] = []
-        error: LadingError | None = None
-        while fresh := [session for session in self.sessions() if session not in tried]:
-            tried.append(fresh[0])
-            try:
-                return await call(fresh[0])
-            except (NotFoundError, UnavailableError) as exc:  # this client has it not, or has left
-                error = exc
-        raise error or FailedPreconditionError(
-            "the build has no session", hint="this operation needs a client that is connected"
-        )
+        return await first_able(self.sessions, call)
+
+
+async def first_able(sessions: Callable[[], Sequence[Session]], call: Callable[[Session], Awaitable[T]]) -> T:
+    """What ``call`` gives for the first session that can; ``sessions`` are those that there are now.
+
+    Raises what the last one raised; `FailedPreconditionError` if there is none.
+    """
+    tried: list[Session] = []
+    error: LadingError | None = None
+    while fresh := [session for session in sessions() if session not in tried]:
+        tried.append(fresh[0])
+        try:
+            return await call(fresh[0])
+        except (NotFoundError, UnavailableError) as exc:  # this client has it not, or has left
+            error = exc
+    raise error or FailedPreconditionError(
+        "the build has no session", hint="this operation needs a client that is connected"
+    )

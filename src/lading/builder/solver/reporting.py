@@ -5,7 +5,7 @@ import time
 from collections import deque
 from typing import Final
 
-from lading.builder.model import Event, LogEvent, Progress, StatusEvent, VertexEvent
+from lading.builder.reports import Event, LogEvent, Progress, StatusEvent, VertexEvent
 from lading.oci.digest import Digest
 
 LOG_LIMIT: Final = 2 * 1024 * 1024

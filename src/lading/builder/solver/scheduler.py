@@ -23,7 +23,7 @@ from anyio.abc import TaskGroup
 from typing_extensions import override
 
 from lading.builder.errors import VertexError
-from lading.builder.model import Progress
+from lading.builder.reports import Progress
 from lading.builder.solver.keys import Cache, ForeignCache, Found, Given, Keys, Recorder, output_key
 from lading.builder.solver.live import Edge, Job, Known, LiveEdge, LiveVertex, Node, Solved, Stages
 from lading.builder.solver.operation import CacheMap
@@ -157,7 +157,10 @@ class Scheduler(Stages[R], Generic[R]):
         found = (await vertex.cache_map.join()).dependencies[number]
         assert found.content is not None
         solved = await vertex.inputs[number].done.join()
-        return await self._guarded(vertex, found.content(solved.result))
+        try:
+            return await self._guarded(vertex, found.content(solved.result))
+        except VertexError as exc:
+            raise VertexError(f"failed to compute cache key: {exc.message}", vertex=exc.vertex) from exc
 
     @override
     async def fast(self, edge: LiveEdge[R], /) -> Known[R]:

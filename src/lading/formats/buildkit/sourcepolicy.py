@@ -131,12 +131,19 @@ def parse(data: bytes) -> Policy:
     """Read a marshalled policy. Raises `InvalidArgumentError`."""
     try:
         message = pb.SourcePolicy.FromString(data)
-        rules = [_rule(each) for each in message.rules]
-    except (DecodeError, ValueError) as exc:
+    except DecodeError as exc:
         raise InvalidArgumentError(f"the source policy is malformed: {exc}") from exc
+    return policy_from(message)
+
+
+def policy_from(message: pb.SourcePolicy) -> Policy:
+    """The policy that a message holds. Raises `InvalidArgumentError`."""
     if message.version not in (0, 1):
         raise InvalidArgumentError(f"source policies of version {message.version} are not known")
-    return Policy(rules=tuple(rules))
+    try:
+        return Policy(rules=tuple(_rule(each) for each in message.rules))
+    except ValueError as exc:
+        raise InvalidArgumentError(f"the source policy is malformed: {exc}") from exc
 
 
 def _rule(message: pb.SourcePolicyRule) -> Rule:

@@ -192,16 +192,21 @@ def ignore(_rule: Rule, _message: str, _lines: Lines) -> None:
 
 
 class Findings:
-    """Collects what the wanted checks find, each finding once."""
+    """Collects what the wanted checks find, each finding once; ``told`` hears of it at once."""
 
-    def __init__(self, choice: Choice) -> None:
+    def __init__(self, choice: Choice, told: Callable[[Finding], None] | None = None) -> None:
         self._choice = choice
+        self._told = told
         self._found: dict[Finding, None] = {}
 
     def __call__(self, rule: Rule, message: str, lines: Lines) -> None:
         """A `Report`."""
-        if self._choice.wants(rule):
-            self._found[Finding(rule=rule, message=message, lines=lines)] = None
+        finding = Finding(rule=rule, message=message, lines=lines)
+        if not self._choice.wants(rule) or finding in self._found:
+            return
+        self._found[finding] = None
+        if self._told is not None:
+            self._told(finding)
 
     @property
     def all(self) -> Sequence[Finding]:

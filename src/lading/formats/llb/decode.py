@@ -1,6 +1,6 @@
 """Bytes to operations. The bytes are a client's: what they name is checked, and what is unknown is refused."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import TypeVar
 
@@ -26,7 +26,7 @@ class DecodedOp:
         message = parse_op(data)
         self.inputs = tuple(_input(one) for one in message.inputs)
         self.op = _op(message, len(self.inputs))
-        self.platform = _platform(message.platform) if message.HasField("platform") else None
+        self.platform = platform_from(message.platform) if message.HasField("platform") else None
         self.filters = tuple(message.constraints.filter)
 
 
@@ -98,7 +98,8 @@ def _input(message: pb.Input) -> ops.Input:
     return ops.Input(digest=Digest(message.digest), index=message.index)
 
 
-def _platform(message: pb.Platform) -> Platform:
+def platform_from(message: pb.Platform) -> Platform:
+    """The platform that a message holds."""
     return Platform(
         os=message.OS,
         architecture=message.Architecture,
@@ -120,22 +121,48 @@ def _source(message: pb.SourceOp) -> ops.SourceOp:
 def _exec(message: pb.ExecOp, inputs: int) -> ops.ExecOp:
     if not message.meta.args:
         raise InvalidArgumentError("invalid exec op with no args")
-    mounts = tuple(_mount(one, inputs) for one in message.mounts)
+    mounts = tuple(
+        mount_from(
+            one,
+            input=_place_or_none(one.input, inputs),
+            output=None if one.output == -1 else _output(one.output),
+        )
+        for one in message.mounts
+    )
     if not any(mount.dest == "/" for mount in mounts):
         raise InvalidArgumentError("invalid exec op with no rootfs")
     return ops.ExecOp(
-        meta=_meta(message.meta),
+        meta=meta_from(message.meta),
         mounts=mounts,
-        network=_enum(ops.NetMode, message.network),
-        security=_enum(ops.SecurityMode, message.security),
-        secret_env=tuple(
-            ops.SecretEnv(id=one.ID, name=one.name, optional=one.optional) for one in message.secretenv
-        ),
+        network=network_from(message.network),
+        security=security_from(message.security),
+        secret_env=secrets_from(message.secretenv),
         devices=tuple(ops.Device(name=one.name, optional=one.optional) for one in message.cdiDevices),
     )
 
 
-def _meta(message: pb.Meta) -> ops.Meta:
+def network_from(number: int) -> ops.NetMode:
+    """Raises `UnsupportedError`."""
+    return _enum(ops.NetMode, number)
+
+
+def security_from(number: int) -> ops.SecurityMode:
+    """Raises `UnsupportedError`."""
+    return _enum(ops.SecurityMode, number)
+
+
+def secrets_from(messages: Iterable[pb.SecretEnv]) -> tuple[ops.SecretEnv, ...]:
+    """Secrets for an environment."""
+    return tuple(ops.SecretEnv(id=one.ID, name=one.name, optional=one.optional) for one in messages)
+
+
+def hosts_from(messages: Iterable[pb.HostIP]) -> tuple[ops.HostIP, ...]:
+    """Lines of ``/etc/hosts``."""
+    return tuple(ops.HostIP(host=one.Host, ip=one.IP) for one in messages)
+
+
+def meta_from(message: pb.Meta) -> ops.Meta:
+    """What runs, and as whom."""
     proxy = message.proxy_env
     return ops.Meta(
         args=tuple(message.args),
@@ -151,7 +178,7 @@ def _meta(message: pb.Meta) -> ops.Meta:
         )
         if message.HasField("proxy_env")
         else None,
-        extra_hosts=tuple(ops.HostIP(host=one.Host, ip=one.IP) for one in message.extraHosts),
+        extra_hosts=hosts_from(message.extraHosts),
         hostname=message.hostname,
         ulimits=tuple(ops.Ulimit(name=one.Name, soft=one.Soft, hard=one.Hard) for one in message.ulimit),
         cgroup_parent=message.cgroupParent,
@@ -160,13 +187,14 @@ def _meta(message: pb.Meta) -> ops.Meta:
     )
 
 
-def _mount(message: pb.Mount, inputs: int) -> ops.Mount:
+def mount_from(message: pb.Mount, *, input: int | None, output: int | None) -> ops.Mount:
+    """The mount that a message holds, with this input and output. Raises `UnsupportedError`."""
     has = message.HasField
     return ops.Mount(
         dest=message.dest,
-        input=_place_or_none(message.input, inputs),
+        input=input,
         selector=message.selector,
-        output=None if message.output == -1 else _output(message.output),
+        output=output,
         readonly=message.readonly,
         type=_enum(ops.MountType, message.mountType),
         tmpfs_size=message.TmpfsOpt.size if has("TmpfsOpt") else None,

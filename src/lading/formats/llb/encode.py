@@ -22,7 +22,7 @@ def encode_op(
     """A ``pb.Op`` with an operation. The constraints are written even if empty, as BuildKit does."""
     message = pb.Op(inputs=[_input(one) for one in inputs], constraints=pb.WorkerConstraints(filter=filters))
     if platform is not None:
-        message.platform.CopyFrom(_platform(platform))
+        message.platform.CopyFrom(platform_message(platform))
     match op:
         case ops.SourceOp():
             message.source.CopyFrom(pb.SourceOp(identifier=op.identifier, attrs=op.attrs))
@@ -53,7 +53,8 @@ def _input(value: ops.Input) -> pb.Input:
     return pb.Input(digest=value.digest, index=value.index)
 
 
-def _platform(value: Platform) -> pb.Platform:
+def platform_message(value: Platform) -> pb.Platform:
+    """A platform as a message."""
     return pb.Platform(
         OS=value.os,
         Architecture=value.architecture,

@@ -13,17 +13,9 @@ from pathlib import Path
 import anyio
 from typing_extensions import override
 
-from lading.builder.model import (
-    FileStat,
-    Job,
-    Layer,
-    LayerForm,
-    Progress,
-    PruneWish,
-    Ref,
-    Solver,
-    UsageRecord,
-)
+from lading.builder.model import Job, PruneWish, Solver, UsageRecord
+from lading.builder.reports import Progress
+from lading.builder.results import FileStat, Layer, LayerForm, Ref
 from lading.core.leases import LeaseID
 from lading.core.session import Session
 from lading.core.snapshots import SnapshotName

@@ -11,7 +11,7 @@ from lading.builder.attest import provenance, sbom
 from lading.builder.attest.captured import capture
 from lading.builder.attest.packages import scan
 from lading.builder.attest.provenance import V02, V1, Subject, Wish
-from lading.builder.model import Layer
+from lading.builder.results import Layer
 from lading.errors import InvalidArgumentError
 from lading.formats.llb import make, ops
 from lading.oci import mediatypes

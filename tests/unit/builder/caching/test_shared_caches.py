@@ -9,7 +9,7 @@ import pytest
 from support.builds import Client, House, Screen, build_house, copy, definition, image, local, publish, run
 from support.images import busybox_layer
 
-from lading.builder.model import LayerForm
+from lading.builder.results import LayerForm
 from lading.core.leases import LeaseID
 from lading.errors import NotFoundError, UnsupportedError
 from lading.formats import cacheconfig

@@ -12,8 +12,9 @@ from lading.builder.exporters.attributes import Attributes, ImageOptions, parse_
 from lading.builder.exporters.classic import ClassicImageExporter, parse_classic
 from lading.builder.exporters.factory import ExporterFactory
 from lading.builder.exporters.image import response
-from lading.builder.model import Attestation, Compression, ExportContext, Layer, LayerForm, Result
+from lading.builder.model import ExportContext
 from lading.builder.progress import ProgressLog, step
+from lading.builder.results import Attestation, Compression, Layer, LayerForm, Result
 from lading.core.metadata import Namespace
 from lading.errors import InvalidArgumentError, NotFoundError, UnsupportedError
 from lading.formats.llb.definition import Definition

@@ -8,7 +8,7 @@ from support import corpus
 from support.gateways import AMD64, MemoryGateway
 
 from lading.builder.frontend.frontend import DockerfileFrontend
-from lading.builder.model import Result
+from lading.builder.results import Result
 from lading.errors import LadingError
 from lading.formats.llb import graph
 from lading.formats.llb.definition import Definition

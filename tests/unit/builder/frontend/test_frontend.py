@@ -9,7 +9,7 @@ from support.gateways import AMD64, ARM64, MemoryGateway
 
 from lading.builder.errors import SourceError
 from lading.builder.frontend.frontend import DockerfileFrontend
-from lading.builder.model import Result
+from lading.builder.results import Result
 from lading.errors import InvalidArgumentError, LadingError, NotFoundError, UnsupportedError
 from lading.formats.llb import graph, make, ops
 from lading.formats.llb.decode import DecodedOp

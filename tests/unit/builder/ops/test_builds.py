@@ -30,9 +30,10 @@ from support.daemon import left_mounts
 from support.images import File, busybox_layer
 
 from lading.builder.errors import VertexError
-from lading.builder.model import Compression, LayerForm, PruneWish, Ref
+from lading.builder.model import PruneWish
 from lading.builder.ops import layers
 from lading.builder.pruning import default_policy
+from lading.builder.results import Compression, LayerForm, Ref
 from lading.core.content import IngestRef
 from lading.core.leases import BUILDS
 from lading.errors import LadingError

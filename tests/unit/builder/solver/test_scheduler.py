@@ -5,7 +5,7 @@ import pytest
 from support.solving import MemoryRecorder, Silent, Value, Work, World
 
 from lading.builder.errors import VertexError
-from lading.builder.model import LogEvent, VertexEvent
+from lading.builder.reports import LogEvent, VertexEvent
 from lading.builder.solver.live import Edge, Node
 from lading.builder.solver.scheduler import Scheduler
 from lading.errors import CancelledError

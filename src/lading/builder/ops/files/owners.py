@@ -16,18 +16,21 @@ _ID_LIMIT: Final = 2**32 - 2
 def resolve(owner: ops.Owner | None, root_of: Callable[[int | None], int | None]) -> tuple[int, int] | None:
     """Numbers of an owner; ``None`` leaves what it would be. ``root_of`` opens the tree with the files of a name's input.
 
-    A user without a group brings his own from ``/etc/passwd``; a number is its own group. Raises `InvalidArgumentError`.
+    A user without a group brings his own from ``/etc/passwd``; a number is its own group. A name that the files do not have is
+    root, as in BuildKit. Raises `InvalidArgumentError` for a number that is no ID, and for a name without a tree to look in.
     """
     if owner is None or (owner.user is None and owner.group is None):
         return None
     uid = gid = 0
     if isinstance(owner.user, ops.NamedUser):
-        fields = _find(root_of(owner.user.input), "/etc/passwd", owner.user.name, "user")
-        uid, gid = int(fields[2]), int(fields[3])
+        found = _find(owner.user, root_of, "/etc/passwd", 4)
+        if found is not None:
+            uid, gid = int(found[2]), int(found[3])
     elif owner.user is not None:
         uid = gid = _checked(owner.user)
     if isinstance(owner.group, ops.NamedUser):
-        gid = int(_find(root_of(owner.group.input), "/etc/group", owner.group.name, "group")[2])
+        found = _find(owner.group, root_of, "/etc/group", 3)
+        gid = int(found[2]) if found is not None else gid
     elif owner.group is not None:
         gid = _checked(owner.group)
     return uid, gid
@@ -39,14 +42,17 @@ def _checked(number: int) -> int:
     return number
 
 
-def _find(root: int | None, path: str, name: str, kind: str) -> list[str]:
-    for line in _lines(root, path):
+def _find(
+    named: ops.NamedUser, root_of: Callable[[int | None], int | None], path: str, least: int
+) -> list[str] | None:
+    """The fields of a name's line, of which the third (and the fourth of ``least`` four) are IDs."""
+    if named.input is None:
+        raise InvalidArgumentError("invalid user index: -1", subject=named.name)
+    for line in _lines(root_of(named.input), path):
         fields = line.strip().split(":")
-        if fields[0] == name and len(fields) >= 4 and _is_id(fields[2]):
-            found = kind == "group" or _is_id(fields[3])
-            if found:
-                return fields
-    raise InvalidArgumentError(f"unable to find {kind} {name}: no matching entries in {path}", subject=name)
+        if fields[0] == named.name and len(fields) >= least and all(map(_is_id, fields[2:least])):
+            return fields
+    return None
 
 
 def _is_id(text: str) -> bool:

@@ -1,7 +1,8 @@
 import datetime
 
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
-from lading.formats.buildkit._pb import llb_pb2 as _llb_pb2
+from lading.formats.buildkit._pb import common_pb2 as _common_pb2
+from lading.formats.llb._pb import ops_pb2 as _ops_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -82,8 +83,8 @@ class SolveRequest(_message.Message):
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
         key: str
-        value: _llb_pb2.Definition
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_llb_pb2.Definition, _Mapping]] = ...) -> None: ...
+        value: _ops_pb2.Definition
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_ops_pb2.Definition, _Mapping]] = ...) -> None: ...
     REF_FIELD_NUMBER: _ClassVar[int]
     DEFINITION_FIELD_NUMBER: _ClassVar[int]
     EXPORTER_DEPRECATED_FIELD_NUMBER: _ClassVar[int]
@@ -100,7 +101,7 @@ class SolveRequest(_message.Message):
     ENABLE_SESSION_EXPORTER_FIELD_NUMBER: _ClassVar[int]
     SOURCE_POLICY_SESSION_FIELD_NUMBER: _ClassVar[int]
     ref: str
-    definition: _llb_pb2.Definition
+    definition: _ops_pb2.Definition
     exporter_deprecated: str
     exporter_attrs_deprecated: _containers.ScalarMap[str, str]
     session: str
@@ -108,13 +109,13 @@ class SolveRequest(_message.Message):
     frontend_attrs: _containers.ScalarMap[str, str]
     cache: CacheOptions
     entitlements: _containers.RepeatedScalarFieldContainer[str]
-    frontend_inputs: _containers.MessageMap[str, _llb_pb2.Definition]
+    frontend_inputs: _containers.MessageMap[str, _ops_pb2.Definition]
     internal: bool
     source_policy: bytes
     exporters: _containers.RepeatedCompositeFieldContainer[Exporter]
     enable_session_exporter: bool
     source_policy_session: str
-    def __init__(self, ref: _Optional[str] = ..., definition: _Optional[_Union[_llb_pb2.Definition, _Mapping]] = ..., exporter_deprecated: _Optional[str] = ..., exporter_attrs_deprecated: _Optional[_Mapping[str, str]] = ..., session: _Optional[str] = ..., frontend: _Optional[str] = ..., frontend_attrs: _Optional[_Mapping[str, str]] = ..., cache: _Optional[_Union[CacheOptions, _Mapping]] = ..., entitlements: _Optional[_Iterable[str]] = ..., frontend_inputs: _Optional[_Mapping[str, _llb_pb2.Definition]] = ..., internal: _Optional[bool] = ..., source_policy: _Optional[bytes] = ..., exporters: _Optional[_Iterable[_Union[Exporter, _Mapping]]] = ..., enable_session_exporter: _Optional[bool] = ..., source_policy_session: _Optional[str] = ...) -> None: ...
+    def __init__(self, ref: _Optional[str] = ..., definition: _Optional[_Union[_ops_pb2.Definition, _Mapping]] = ..., exporter_deprecated: _Optional[str] = ..., exporter_attrs_deprecated: _Optional[_Mapping[str, str]] = ..., session: _Optional[str] = ..., frontend: _Optional[str] = ..., frontend_attrs: _Optional[_Mapping[str, str]] = ..., cache: _Optional[_Union[CacheOptions, _Mapping]] = ..., entitlements: _Optional[_Iterable[str]] = ..., frontend_inputs: _Optional[_Mapping[str, _ops_pb2.Definition]] = ..., internal: _Optional[bool] = ..., source_policy: _Optional[bytes] = ..., exporters: _Optional[_Iterable[_Union[Exporter, _Mapping]]] = ..., enable_session_exporter: _Optional[bool] = ..., source_policy_session: _Optional[str] = ...) -> None: ...
 
 class SolveResponse(_message.Message):
     __slots__ = ("exporter_response",)
@@ -152,8 +153,8 @@ class Vertex(_message.Message):
     started: _timestamp_pb2.Timestamp
     completed: _timestamp_pb2.Timestamp
     error: str
-    progress_group: _llb_pb2.ProgressGroup
-    def __init__(self, digest: _Optional[str] = ..., inputs: _Optional[_Iterable[str]] = ..., name: _Optional[str] = ..., cached: _Optional[bool] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., completed: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[str] = ..., progress_group: _Optional[_Union[_llb_pb2.ProgressGroup, _Mapping]] = ...) -> None: ...
+    progress_group: _ops_pb2.ProgressGroup
+    def __init__(self, digest: _Optional[str] = ..., inputs: _Optional[_Iterable[str]] = ..., name: _Optional[str] = ..., cached: _Optional[bool] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., completed: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[str] = ..., progress_group: _Optional[_Union[_ops_pb2.ProgressGroup, _Mapping]] = ...) -> None: ...
 
 class VertexStatus(_message.Message):
     __slots__ = ("id", "vertex", "name", "current", "total", "timestamp", "started", "completed")
@@ -201,9 +202,9 @@ class VertexWarning(_message.Message):
     short: bytes
     detail: _containers.RepeatedScalarFieldContainer[bytes]
     url: str
-    info: _llb_pb2.SourceInfo
-    ranges: _containers.RepeatedCompositeFieldContainer[_llb_pb2.Range]
-    def __init__(self, vertex: _Optional[str] = ..., level: _Optional[int] = ..., short: _Optional[bytes] = ..., detail: _Optional[_Iterable[bytes]] = ..., url: _Optional[str] = ..., info: _Optional[_Union[_llb_pb2.SourceInfo, _Mapping]] = ..., ranges: _Optional[_Iterable[_Union[_llb_pb2.Range, _Mapping]]] = ...) -> None: ...
+    info: _ops_pb2.SourceInfo
+    ranges: _containers.RepeatedCompositeFieldContainer[_ops_pb2.Range]
+    def __init__(self, vertex: _Optional[str] = ..., level: _Optional[int] = ..., short: _Optional[bytes] = ..., detail: _Optional[_Iterable[bytes]] = ..., url: _Optional[str] = ..., info: _Optional[_Union[_ops_pb2.SourceInfo, _Mapping]] = ..., ranges: _Optional[_Iterable[_Union[_ops_pb2.Range, _Mapping]]] = ...) -> None: ...
 
 class StatusResponse(_message.Message):
     __slots__ = ("vertexes", "statuses", "logs", "warnings")
@@ -323,10 +324,10 @@ class WorkerRecord(_message.Message):
     BUILDKIT_VERSION_FIELD_NUMBER: _ClassVar[int]
     id: str
     labels: _containers.ScalarMap[str, str]
-    platforms: _containers.RepeatedCompositeFieldContainer[_llb_pb2.Platform]
+    platforms: _containers.RepeatedCompositeFieldContainer[_ops_pb2.Platform]
     gc_policy: _containers.RepeatedCompositeFieldContainer[GcPolicy]
     buildkit_version: BuildkitVersion
-    def __init__(self, id: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., platforms: _Optional[_Iterable[_Union[_llb_pb2.Platform, _Mapping]]] = ..., gc_policy: _Optional[_Iterable[_Union[GcPolicy, _Mapping]]] = ..., buildkit_version: _Optional[_Union[BuildkitVersion, _Mapping]] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., platforms: _Optional[_Iterable[_Union[_ops_pb2.Platform, _Mapping]]] = ..., gc_policy: _Optional[_Iterable[_Union[GcPolicy, _Mapping]]] = ..., buildkit_version: _Optional[_Union[BuildkitVersion, _Mapping]] = ...) -> None: ...
 
 class ListWorkersResponse(_message.Message):
     __slots__ = ("record",)
@@ -440,7 +441,7 @@ class BuildHistoryRecord(_message.Message):
     frontend: str
     frontend_attrs: _containers.ScalarMap[str, str]
     exporters: _containers.RepeatedCompositeFieldContainer[Exporter]
-    error: _llb_pb2.RpcStatus
+    error: _common_pb2.RpcStatus
     created_at: _timestamp_pb2.Timestamp
     completed_at: _timestamp_pb2.Timestamp
     logs: Descriptor
@@ -455,7 +456,7 @@ class BuildHistoryRecord(_message.Message):
     num_completed_steps: int
     external_error: Descriptor
     num_warnings: int
-    def __init__(self, ref: _Optional[str] = ..., frontend: _Optional[str] = ..., frontend_attrs: _Optional[_Mapping[str, str]] = ..., exporters: _Optional[_Iterable[_Union[Exporter, _Mapping]]] = ..., error: _Optional[_Union[_llb_pb2.RpcStatus, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., completed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., logs: _Optional[_Union[Descriptor, _Mapping]] = ..., exporter_response: _Optional[_Mapping[str, str]] = ..., result: _Optional[_Union[BuildResultInfo, _Mapping]] = ..., results: _Optional[_Mapping[str, BuildResultInfo]] = ..., generation: _Optional[int] = ..., trace: _Optional[_Union[Descriptor, _Mapping]] = ..., pinned: _Optional[bool] = ..., num_cached_steps: _Optional[int] = ..., num_total_steps: _Optional[int] = ..., num_completed_steps: _Optional[int] = ..., external_error: _Optional[_Union[Descriptor, _Mapping]] = ..., num_warnings: _Optional[int] = ...) -> None: ...
+    def __init__(self, ref: _Optional[str] = ..., frontend: _Optional[str] = ..., frontend_attrs: _Optional[_Mapping[str, str]] = ..., exporters: _Optional[_Iterable[_Union[Exporter, _Mapping]]] = ..., error: _Optional[_Union[_common_pb2.RpcStatus, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., completed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., logs: _Optional[_Union[Descriptor, _Mapping]] = ..., exporter_response: _Optional[_Mapping[str, str]] = ..., result: _Optional[_Union[BuildResultInfo, _Mapping]] = ..., results: _Optional[_Mapping[str, BuildResultInfo]] = ..., generation: _Optional[int] = ..., trace: _Optional[_Union[Descriptor, _Mapping]] = ..., pinned: _Optional[bool] = ..., num_cached_steps: _Optional[int] = ..., num_total_steps: _Optional[int] = ..., num_completed_steps: _Optional[int] = ..., external_error: _Optional[_Union[Descriptor, _Mapping]] = ..., num_warnings: _Optional[int] = ...) -> None: ...
 
 class BuildHistoryEvent(_message.Message):
     __slots__ = ("type", "record")
