@@ -3,6 +3,7 @@
 import pathlib
 import time
 from datetime import timedelta
+from functools import partial
 
 import anyio
 
@@ -31,10 +32,11 @@ async def _measure(root: pathlib.Path, nodes: int) -> dict[str, float]:
         garbage = set(digests[::100])
         lease = (await database.leases(NAMESPACE).create(labels={})).id
         kept = digests[1]
-        for at in range(0, nodes, 10_000):
-            some = digests[at : at + 10_000]
-            await blobs.add_many({each: 1 for each in some if each not in garbage}, lease=lease)
-            await blobs.add_many({each: 1 for each in some if each in garbage})
+        for at in range(0, nodes, 500):
+            async with anyio.create_task_group() as group:
+                for digest in digests[at : at + 500]:
+                    held = None if digest in garbage else lease
+                    group.start_soon(partial(blobs.add, digest, 1, labels={}, lease=held))
         store = LocalContentStore(root / "content", blobs, namespace=NAMESPACE)
         collector = Collector(
             database, NAMESPACE, content=store, snapshotters={}, clock=utc_now, interval=timedelta(hours=1)
