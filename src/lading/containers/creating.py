@@ -140,6 +140,7 @@ class Creator:
             cwd="/",
             user=user,
             hostname=container.document.hostname,
+            cgroup_parent=self._env.cgroup_parent,
         )
         if self._env.remapping is not None:
             remapping.check(container.host)
