@@ -185,12 +185,12 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
             leases=lease_manager,
             registries=registries,
             restorer=restorer,
-            layers=LayerChecker(store, transfer.unpacker),
+            layers=LayerChecker(store, transfer.unpacker, packed=classic is None),
             running=running,
+            classic=classic.store if classic else None,
         ),
         data_root=config.data_root,
         releaser=releaser,
-        classic=classic.store if classic else None,
     )
 
     async def used() -> Sequence[Use]:
