@@ -124,7 +124,7 @@ class ImageMachine(RuleBasedStateMachine):
             database=self.store.database,
             selection=self.store.selection,
             running=list,
-            stop=lambda _id: anyio.lowlevel.checkpoint(),
+            put_away=lambda _id: anyio.lowlevel.checkpoint(),
             restart=lambda: None,
             layers_keep=lambda: "both",
         )

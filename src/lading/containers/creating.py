@@ -245,8 +245,10 @@ def _platform_warnings(image: ContainerImage) -> "list[str]":
         return []
     shown, here = platforms.formatted(offered), platforms.formatted(host)
     return [
-        f"The requested image's platform ({shown}) does not match the detected host platform ({here}) "
-        "and no specific platform was requested"
+        (
+            f"The requested image's platform ({shown}) does not match the detected host platform ({here}) "
+            "and no specific platform was requested"
+        )
     ]
 
 

@@ -86,10 +86,17 @@ class StoreMaintenance(Maintenance):
         }
 
     @override
-    async def why(self, digest: Digest) -> dict[str, Any]:
+    async def why(self, what: str) -> dict[str, Any]:
+        digest = await self._digest(what)
         await self.content.info(digest)
         steps = await self.collector.why(Node("content", digest))
         return {"Digest": str(digest), "Path": [_words(step) for step in steps]}
+
+    async def _digest(self, what: str) -> Digest:
+        try:
+            return Digest(what)
+        except InvalidArgumentError:
+            return (await lookup.find(self.database.images(self.namespace), what)).image.target.digest
 
     @override
     async def collect(self, *, dry_run: bool, without: Sequence[str] = ()) -> AsyncIterator[dict[str, Any]]:
