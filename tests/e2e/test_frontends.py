@@ -1,6 +1,9 @@
 """Frontends that are images: ``# syntax=`` and BUILDKIT_SYNTAX run them, and they ask the daemon over standard input and output."""
 
 import json
+import os
+import pty
+import select
 import shutil
 import subprocess
 from collections.abc import Generator
@@ -122,3 +125,56 @@ def test_nothing_is_left_of_it(builder: Daemon, tmp_path: Path) -> None:
     mounts = Path("/proc/self/mounts").read_text()
     assert f"{builder.exec_root}/build/processes" not in mounts
     assert not list((builder.exec_root / "build/processes").glob("*"))
+
+
+def test_a_client_runs_processes_in_what_it_built(builder: Daemon, tmp_path: Path) -> None:
+    """``docker buildx debug`` wants a terminal, and makes its containers over the bridge."""
+    shutil.copy("/bin/busybox", tmp_path / "busybox")
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY busybox /bin/sh\nWORKDIR /made\n")
+    command = ["docker", "buildx", "debug", "--on=always", "--invoke=/bin/sh", "build"]
+    command += ["--progress=plain", str(tmp_path)]
+    ours, theirs = pty.openpty()
+    client = subprocess.Popen(
+        command,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        env={
+            **os.environ,
+            "DOCKER_HOST": builder.host,
+            "DOCKER_CONFIG": str(builder.directory / "docker-config"),
+            "BUILDX_EXPERIMENTAL": "1",
+            "TERM": "dumb",
+        },
+    )
+    os.close(theirs)
+    try:
+        said = _read_until(ours, b"# ")
+        os.write(ours, b"pwd; echo found-$(ls / | tr '\\n' ,); exit 3\n")
+        said += _read_until(ours, b"exit code: 3")
+        os.write(ours, b"exit\n")
+        _read_until(ours, b"")
+        assert client.wait(60) == 0
+    finally:
+        client.kill()
+        client.wait()
+        os.close(ours)
+    assert b"found-bin,dev,etc,made,proc,sys," in said
+
+
+def _read_until(terminal: int, wanted: bytes) -> bytes:
+    """What a terminal shows up to some bytes, or if these are none to its end."""
+    said = b""
+    while not wanted or wanted not in said:
+        ready, _, _ = select.select([terminal], [], [], 60)
+        assert ready, said
+        try:
+            data = os.read(terminal, 4096)
+        except OSError:  # the other end is closed
+            data = b""
+        if not data:
+            assert not wanted, said
+            return said
+        said += data
+    return said

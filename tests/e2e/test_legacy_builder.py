@@ -99,7 +99,11 @@ def test_a_failed_command_passes_on_its_exit_code(shared_daemon: Daemon, context
         (f"{FROM}RUN --mount=type=cache,target=/c true\n", "the --mount option requires BuildKit"),
         ("FROM scratch\nCOPY --chmod=755 busybox /b\n", "the --chmod option requires BuildKit"),
         ("FORM scratch\n", "unknown instruction: FORM"),
-        ("FROM scratch\nCOPY nothing /x\n", "nothing"),
+        (
+            "FROM scratch\nADD nothing /x\n",
+            "ADD failed: file not found in build context or excluded by .dockerignore: stat nothing: file does not exist",
+        ),
+        (f"{FROM}FROM scratch\nCOPY --from=0 /no /x\n", "COPY failed: stat no: file does not exist"),
         ("FROM scratch\nCOPY ../escape /x\n", "escape"),
     ],
 )

@@ -1,7 +1,7 @@
 """What the build cache holds, and what goes when: BuildKit's rules (``cache/manager.go``, ``pruneOnce``)."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -35,12 +35,16 @@ def default_policy(disk: int) -> list[PruneWish]:
 
 
 async def disk_usage(
-    cache: BuildCache, snapshotter: Snapshotter, in_use: Collection[str]
+    cache: BuildCache,
+    snapshotter: Snapshotter,
+    in_use: Collection[str],
+    measured: MutableMapping[str, int] | None = None,
 ) -> list[UsageRecord]:
-    """Every record, the one used longest ago first; directories that change are measured now."""
+    """Every record, the one used longest ago first; directories that change are measured now, but for those in ``measured``."""
     records = await cache.list()
     owners = _owners(records)
-    return [await _usage(record, snapshotter, owners, record.id in in_use) for record in records]
+    sizes: MutableMapping[str, int] = {} if measured is None else measured
+    return [await _usage(record, snapshotter, owners, record.id in in_use, sizes) for record in records]
 
 
 def _owners(records: Sequence[BuildRecord]) -> Mapping[str, str]:
@@ -49,14 +53,17 @@ def _owners(records: Sequence[BuildRecord]) -> Mapping[str, str]:
 
 
 async def _usage(
-    record: BuildRecord, snapshotter: Snapshotter, owners: Mapping[str, str], in_use: bool
+    record: BuildRecord,
+    snapshotter: Snapshotter,
+    owners: Mapping[str, str],
+    in_use: bool,
+    measured: MutableMapping[str, int],
 ) -> UsageRecord:
     size = record.size
     if record.mutable:
-        try:
-            size = (await snapshotter.usage(record.mutable)).size
-        except NotFoundError:
-            size = 0
+        if record.mutable not in measured:
+            measured[record.mutable] = await _measure(snapshotter, record.mutable)
+        size = measured[record.mutable]
     below = [name for name in record.layers if name not in record.own]
     parent = owners.get(below[-1]) if below else None
     return UsageRecord(
@@ -74,20 +81,28 @@ async def _usage(
     )
 
 
+async def _measure(snapshotter: Snapshotter, key: str) -> int:
+    try:
+        return (await snapshotter.usage(key)).size
+    except NotFoundError:
+        return 0
+
+
 async def prune(
     cache: BuildCache,
     snapshotter: Snapshotter,
     wish: PruneWish,
     in_use: Callable[[], Collection[str]],
     free: Callable[[], int] = lambda: 2**63,
+    measured: MutableMapping[str, int] | None = None,
 ) -> AsyncIterator[UsageRecord]:
     """Delete records, those used longest ago first and none that another one stands on; each as it goes.
 
-    ``free`` tells the bytes that the disk has left.
+    ``free`` tells the bytes that the disk has left; ``measured`` is as for `disk_usage`, for several rounds one after another.
     """
     condition = filters.parse_all(wish.filters)
     records = {record.id: record for record in await cache.list()}
-    usage = {one.id: one for one in await disk_usage(cache, snapshotter, in_use())}
+    usage = {one.id: one for one in await disk_usage(cache, snapshotter, in_use(), measured)}
     total = sum(one.size for one in usage.values())
     keep = _keep(wish, total, free())
     oldest = time.time_ns() - round(wish.keep_seconds * 10**9)

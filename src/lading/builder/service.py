@@ -288,12 +288,14 @@ class BuildSolver(Solver):
 
     @override
     def prune(self, wish: PruneWish) -> AsyncIterator[UsageRecord]:
-        return self._prune(wish)
+        return self._prune(wish, {})
 
-    async def _prune(self, wish: PruneWish) -> AsyncIterator[UsageRecord]:
+    async def _prune(self, wish: PruneWish, measured: dict[str, int]) -> AsyncIterator[UsageRecord]:
         env = self._env
         try:
-            async for record in pruning.prune(env.cache, env.snapshotter, wish, self._in_use, self._free):
+            async for record in pruning.prune(
+                env.cache, env.snapshotter, wish, self._in_use, self._free, measured
+            ):
                 yield record
         finally:
             env.collect()
@@ -309,8 +311,9 @@ class BuildSolver(Solver):
             await anyio.sleep(_REST_SECONDS)
             try:
                 status = await aio.run(aio.DISK, os.statvfs, disk)
+                measured: dict[str, int] = {}
                 for wish in pruning.default_policy(status.f_blocks * status.f_frsize):
-                    async for record in self._prune(wish):
+                    async for record in self._prune(wish, measured):
                         _log.info("build_cache_record_dropped", record=record.id, size=record.size)
             except LadingError as exc:
                 _log.warning("build_cache_not_pruned", error=str(exc))

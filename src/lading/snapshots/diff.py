@@ -166,7 +166,20 @@ def changes(differences: Iterable[Difference]) -> list[Change]:
 
 
 def archive(differences: Generator[Difference], doing: str, *, epoch: int | None = None) -> Generator[bytes]:
-    """The layer. Chunks are at most a mebibyte; ``doing`` says in errors what was being read; times after ``epoch`` become it."""
+    """The layer, in chunks of some mebibytes. ``doing`` says in errors what was being read; times after ``epoch`` become it."""
+    parts: list[bytes] = []
+    size = 0
+    with closing(_parts(differences, doing, epoch)) as found:
+        for part in found:
+            parts.append(part)
+            size += len(part)
+            if size >= _CHUNK:
+                yield b"".join(parts) if len(parts) > 1 else part
+                parts, size = [], 0
+    yield b"".join(parts)
+
+
+def _parts(differences: Generator[Difference], doing: str, epoch: int | None) -> Generator[bytes]:
     links: dict[int, str] = {}
     latest = None if epoch is None else epoch * 10**9
     with translated(doing):

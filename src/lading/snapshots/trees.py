@@ -110,18 +110,39 @@ def usage(root: int) -> Usage:
     top = os.fstat(root)
     size, inodes = top.st_blocks * 512, 1
     linked: set[int] = set()
-    for _, fd, entries in walk(root):
-        for entry in entries:
-            status = look(fd, entry.name)
-            if status is None:
+    for status in _statuses(root):
+        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+            if status.st_ino in linked:
                 continue
-            if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
-                if status.st_ino in linked:
-                    continue
-                linked.add(status.st_ino)
-            size += status.st_blocks * 512
-            inodes += 1
+            linked.add(status.st_ino)
+        size += status.st_blocks * 512
+        inodes += 1
     return Usage(size=size, inodes=inodes)
+
+
+def _statuses(root: int) -> Generator[os.stat_result]:
+    """Of everything below a directory, in no order; what is gone meanwhile is passed over."""
+    pending = [""]
+    while pending:
+        path = pending.pop()
+        try:
+            fd = open_below(root, path)
+        except OSError as exc:
+            if path and exc.errno in _VANISHED:
+                continue
+            raise
+        try:
+            with os.scandir(fd) as found:
+                for entry in found:
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(join(path, entry.name))
+                    yield status
+        finally:
+            os.close(fd)
 
 
 def remove(parent: int, name: str, removed: Callable[[os.stat_result], None] | None = None) -> None:

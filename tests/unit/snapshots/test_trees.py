@@ -101,7 +101,7 @@ def test_what_no_layer_can_say(disk):
 def test_a_file_that_shrinks_is_padded(disk):
     (disk / "a").write_bytes(b"x" * (3 << 20))
     stream = diff.archive(diff.of_upper(str(disk), []), "cannot read")
-    parts = [next(stream), next(stream)]
+    parts = [next(stream)]
     os.truncate(disk / "a", 1 << 20)
     archive = b"".join([*parts, *stream])
     assert len(archive) % 512 == 0

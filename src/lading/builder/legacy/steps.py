@@ -1,7 +1,9 @@
 """A Dockerfile as the legacy builder takes it: every stage up to the target, instruction by instruction."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from lading.builder.errors import VertexError
 from lading.builder.frontend.image import Draft
@@ -10,6 +12,8 @@ from lading.errors import InvalidArgumentError, LadingError
 from lading.formats.dockerfile import instructions as ins
 from lading.formats.llb.make import Edge
 from lading.oci.digest import Digest
+
+_MISSING: Final = re.compile(r'failed to calculate checksum of ref: "/(.*)": not found')
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,13 +84,29 @@ def key_of(before: Digest, step: Step) -> Digest:
 
 
 def failed(step: Step, error: VertexError) -> LadingError:
-    """A process that failed, in the old builder's words."""
-    if error.exit_code is None or not isinstance(step.command, ins.Run):
+    """What went wrong with a process or a copy, in the old builder's words."""
+    if isinstance(step.command, (ins.Copy, ins.Add)):
+        message = _copy_failed(step.command, error.message)
+    elif error.exit_code is not None and isinstance(step.command, ins.Run):
+        message = _process_failed(step, step.command, error.exit_code)
+    else:
         return error
-    shown = " ".join(
-        [*(step.draft.shell or ("/bin/sh", "-c")), *step.command.command.args]
-        if step.command.command.shell
-        else step.command.command.args
-    )
-    message = f"The command '{shown}' returned a non-zero code: {error.exit_code}"
     return VertexError(message, vertex=error.vertex, exit_code=error.exit_code)
+
+
+def _process_failed(step: Step, run: ins.Run, status: int) -> str:
+    args = run.command.args
+    shown = " ".join([*(step.draft.shell or ("/bin/sh", "-c")), *args] if run.command.shell else args)
+    return f"The command '{shown}' returned a non-zero code: {status}"
+
+
+def _copy_failed(command: ins.Copy | ins.Add, message: str) -> str:
+    missing = _MISSING.search(message)
+    if missing is None:
+        return f"{command.keyword} failed: {message}"
+    problem = f"stat {missing[1]}: file does not exist"
+    if isinstance(command, ins.Copy) and command.origin:
+        return f"{command.keyword} failed: {problem}"
+    return (
+        f"{command.keyword} failed: file not found in build context or excluded by .dockerignore: {problem}"
+    )

@@ -59,6 +59,9 @@ class Copier:
         default_factory=dict[tuple[int, int], tuple[int, str]]
     )
     clones: bool = True
+    """Whether the file system may make a file share another's bytes; it says so with the first one."""
+    ranges: bool = True
+    """As `clones`, for copying within the kernel by ranges; from one mount to another it may not."""
     _kept: list[int] = field(default_factory=list[int])
 
     def close(self) -> None:
@@ -160,17 +163,22 @@ class Copier:
                 return
         start = 0
         while start < size:
-            try:
-                done = os.copy_file_range(source, target, min(size - start, _CHUNK), start, start)
-            except OSError as exc:
-                if exc.errno not in _NO_CLONE or start:
-                    raise
-                done = os.sendfile(target, source, start, size)
+            done = self._range(source, target, start, min(size - start, _CHUNK))
             if not done:
                 break
             start += done
             if self.rules.stopped():
                 raise CancelledError("the build was cancelled")
+
+    def _range(self, source: int, target: int, start: int, size: int) -> int:
+        if self.ranges:
+            try:
+                return os.copy_file_range(source, target, size, start, start)
+            except OSError as exc:
+                if exc.errno not in _NO_CLONE or start:
+                    raise
+                self.ranges = False
+        return os.sendfile(target, source, start, size)
 
     def directory(self, source: int, target: int, path: str = "") -> None:
         """Copy what is in a directory into another."""
