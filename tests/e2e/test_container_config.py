@@ -1,7 +1,9 @@
 """Every way to configure a container with the unmodified docker command: it takes effect, or is refused by its name."""
 
+import contextlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +75,10 @@ def test_resources_reach_the_cgroup_and_can_be_changed(engine: Engine):
     assert group_file(engine, "cc", *memory) == str(64 << 20)
     assert group_file(engine, "cc", "pids/pids.max", "pids.max") == "50"
     assert group_file(engine, "cc", "cpuset/cpuset.cpus", "cpuset.cpus") == "0"
+    assert group_file(engine, "cc", "memory/memory.soft_limit_in_bytes", "memory.low") == str(32 << 20)
+    swap = ("memory/memory.memsw.limit_in_bytes", "memory.swap.max")
+    assert group_file(engine, "cc", *swap) == str((128 if HYBRID else 64) << 20)
+    assert group_file(engine, "cc", "cpu/cpu.shares", "cpu.weight") == ("512" if HYBRID else "20")
     assert group_file(engine, "cc", "cpu/cpu.cfs_quota_us", "cpu.max").split()[0] == "50000"
     engine.docker(
         "update", "-m", "96m", "--memory-swap", "192m", "--pids-limit", "60", "--cpus", "0.25", "cc"
@@ -80,6 +86,7 @@ def test_resources_reach_the_cgroup_and_can_be_changed(engine: Engine):
     assert group_file(engine, "cc", *memory) == str(96 << 20)
     assert group_file(engine, "cc", "pids/pids.max", "pids.max") == "60"
     assert group_file(engine, "cc", "cpu/cpu.cfs_quota_us", "cpu.max").split()[0] == "25000"
+    assert group_file(engine, "cc", *swap) == str((192 if HYBRID else 96) << 20)
     assert engine.docker("inspect", "--format", "{{.HostConfig.Memory}}", "cc").strip() == str(96 << 20)
     assert engine.events("cc")[-1] == "update"
     engine.docker("restart", "-t", "0", "cc")
@@ -102,10 +109,13 @@ def test_updates_that_cannot_be(engine: Engine):
     "HostConfig.BlkioWeight",
     "HostConfig.BlkioDeviceReadBps",
     "HostConfig.BlkioDeviceWriteIOps",
+    "HostConfig.BlkioDeviceWriteBps",
+    "HostConfig.BlkioDeviceReadIOps",
     "HostConfig.Ulimits",
 )
 def test_block_io_and_ulimits(engine: Engine, tmp_path: Path):
     options = ["--device-read-bps", "/dev/loop0:1mb", "--device-write-iops", "/dev/loop0:100"]
+    options += ["--device-write-bps", "/dev/loop0:3mb", "--device-read-iops", "/dev/loop0:77"]
     if not Path("/dev/loop0").is_block_device():
         pytest.skip("there is no /dev/loop0")
     weights = limits.has_weights(Path("/sys/fs/cgroup"))
@@ -114,8 +124,14 @@ def test_block_io_and_ulimits(engine: Engine, tmp_path: Path):
         assert group_file(engine, "cc", "blkio/blkio.bfq.weight", "io.bfq.weight").endswith("300")
     else:
         assert "HostConfig.BlkioWeight" in engine.run("run", "--blkio-weight", "300", "box", "true").stderr
-    found = group_file(engine, "cc", "blkio/blkio.throttle.read_bps_device", "io.max")
-    assert "1048576" in found
+    for name, value in (
+        ("read_bps", 1 << 20),
+        ("write_bps", 3 << 20),
+        ("read_iops", 77),
+        ("write_iops", 100),
+    ):
+        found = group_file(engine, "cc", f"blkio/blkio.throttle.{name}_device", "io.max")
+        assert str(value) in re.split(r"[ =\n]", found), name
     assert once(engine, "ulimit -n", "--ulimit", "nofile=123:456") == "123"
     assert "Range of blkio weight" in engine.run("run", "--blkio-weight", "5", "box", "true").stderr
 
@@ -353,7 +369,16 @@ def test_health_that_hangs_is_killed_and_start_period_forgives(engine: Engine):
     assert engine.docker("inspect", "--format", "{{.State.Health.Status}}", "dd").strip() == "starting"
 
 
+@pytest.mark.proves("Config.Shell")
 def test_health_of_the_image_and_none(engine: Engine):
+    with contextlib.closing(docker.APIClient(base_url=engine.daemon.host)) as api:
+        check = {"Test": ["CMD-SHELL", "true it"], "Interval": 50_000_000}
+        asked = {"Image": "box", "Cmd": ["sleep", "1000"], "Shell": ["/bin/sh", "-xc"], "Healthcheck": check}
+        api.start(api.create_container_from_config({**asked, "HostConfig": {"NetworkMode": "none"}}, "ee"))
+    until(engine, "{{.State.Health.Status}}", "healthy", "ee")
+    assert (
+        json.loads(engine.docker("inspect", "ee"))[0]["State"]["Health"]["Log"][0]["Output"] == "+ true it\n"
+    )
     change = 'HEALTHCHECK --interval=50ms --retries=1 CMD ["true"]'
     engine.docker("create", "--name", "base", "box")
     engine.docker("commit", "-c", change, "base", "checked")
@@ -385,14 +410,11 @@ def test_a_restart_policy_gives_up_and_counts(engine: Engine):
     "HostConfig.CpuQuota",
     "HostConfig.CpusetMems",
     "HostConfig.BlkioWeightDevice",
-    "HostConfig.BlkioDeviceWriteBps",
-    "HostConfig.BlkioDeviceReadIOps",
     "HostConfig.CpuRealtimePeriod",
     "HostConfig.CpuRealtimeRuntime",
     "HostConfig.ContainerIDFile",
     "HostConfig.Annotations",
     "HostConfig.Runtime",
-    "Config.Shell",
 )
 def test_the_rest_of_the_fields(engine: Engine, tmp_path: Path):
     assert once(engine, "cat /proc/self/oom_score_adj", "--oom-score-adj", "321") == "321"
@@ -426,6 +448,10 @@ def test_the_rest_of_the_fields(engine: Engine, tmp_path: Path):
     *("HostConfig.KernelMemory", "HostConfig.KernelMemoryTCP"),
 )
 def test_fields_that_are_refused_by_name(engine: Engine):
+    volume = ("run", "--rm", "--network", "none", "-v", "driven:/v", "--volume-driver")
+    assert "HostConfig.VolumeDriver 'nope'" in engine.run(*volume, "nope", "box", "true").stderr
+    engine.docker(*volume, "local", "box", "true")
+    assert engine.docker("volume", "inspect", "-f", "{{.Driver}}", "driven") == "local\n"
     api = docker.APIClient(base_url=engine.daemon.host)
     try:
         for field, value in (

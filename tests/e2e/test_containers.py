@@ -7,10 +7,12 @@ import pty
 import select
 import socket
 import subprocess
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import docker
 import pytest
 from support.daemon import Daemon
 from support.engine import Engine, boxed
@@ -107,8 +109,25 @@ def test_confinement_is_docker_s(engine: Engine):
     assert engine.docker(
         "run", "--rm", "--network", "none", "box", "wc", "-c", "/proc/timer_list"
     ).startswith("0 ")
-    result = engine.run("run", "--rm", "--network", "none", "box", "mount", "-t", "tmpfs", "x", "/tmp")
-    assert result.returncode != 0
+    inside = ("run", "--rm", "--network", "none")
+    mount = ("box", "mount", "-t", "tmpfs", "x", "/tmp")
+    assert engine.run(*inside, *mount).returncode != 0
+    engine.docker(*inside, "--privileged", *mount)
+    levers = "echo 7 >/proc/sys/kernel/pid_max && echo written; grep -c ' /proc/sys .*ro,' /proc/mounts"
+    assert engine.run(*inside, "box", "sh", "-c", levers).stdout == "1\n"
+    paths = {"MaskedPaths": ["/etc/passwd"], "ReadonlyPaths": ["/tmp"]}
+    with contextlib.closing(docker.APIClient(base_url=engine.daemon.host)) as api:
+        look = "wc -c </etc/passwd; touch /tmp/x; wc -c </proc/timer_list"
+        host = {**paths, "NetworkMode": "none"}
+        made = api.create_container_from_config(
+            {"Image": "box", "Cmd": ["sh", "-c", look], "HostConfig": host}, "own"
+        )
+        api.start(made)
+        api.wait(made)
+    found = engine.run("logs", "own")
+    assert found.stdout.split()[0] == "0"
+    assert found.stdout.split()[1:] != ["0"]  # only what was named is hidden
+    assert "Read-only file system" in found.stderr
 
 
 @pytest.mark.proves("POST /containers/{name}/exec", "POST /exec/{id}/start", "GET /exec/{id}/json")
@@ -156,6 +175,19 @@ def test_stop_asks_first(engine: Engine):
     engine.docker("stop", "polite")
     assert engine.docker("logs", "polite") == "up\nbye\n"
     assert engine.docker("inspect", "-f", "{{.State.ExitCode}}", "polite") == "5\n"
+    script = "trap 'exit 6' USR1; trap '' TERM; echo up; while true; do sleep 0.05; done"
+    for name, asked, code in (("by-name", "USR1", "6"), ("stubborn", "TERM", "137")):
+        engine.background(name, script, "--stop-signal", asked, "--stop-timeout", "1")
+        follow(engine, name, "up")
+        engine.docker("stop", name)
+        assert engine.docker("inspect", "-f", "{{.State.ExitCode}}", name) == f"{code}\n"
+    words = ("--since", "1", "--until", f"{time.time():.9f}", "--filter", "container=stubborn")
+    shown = engine.docker("events", *words, "--filter", "event=kill", "--format", "{{json .}}").splitlines()
+    first, last = map(json.loads, shown)
+    assert [each["Actor"]["Attributes"]["signal"] for each in (first, last)] == ["15", "9"]
+    waited = (last["timeNano"] - first["timeNano"]) / 10**9
+    assert waited >= 1
+    assert waited < 10, "that is the daemon's own time-out"
 
 
 def follow(engine: Engine, name: str, text: str) -> None:
@@ -195,13 +227,17 @@ def test_restart_policy(engine: Engine):
 )
 def test_terminal_resize_and_detach(engine: Engine):
     master, slave = pty.openpty()
-    engine.docker("create", "-it", "--network", "none", "--name", "term", "box", "sh", "-c", "stty size; cat")
+    script = "stty size; read x; stty size; cat"
+    engine.docker("create", "-it", "--network", "none", "--name", "term", "box", "sh", "-c", script)
+    termios.tcsetwinsize(slave, (33, 77))
     client = subprocess.Popen(
         ["docker", "start", "-ai", "term"], env=engine.env, stdin=slave, stdout=slave, stderr=slave
     )
     os.close(slave)
     try:
         read_until(master, b" ")
+        os.write(master, b"go\n")
+        read_until(master, b"33 77")
         os.write(master, b"typed\n")
         read_until(master, b"typed\r\ntyped")
         os.write(master, b"\x10\x11")
@@ -211,13 +247,30 @@ def test_terminal_resize_and_detach(engine: Engine):
         client.wait()
         os.close(master)
     assert engine.docker("inspect", "-f", "{{.State.Running}}", "term") == "true\n"
+    run = ("run", "-t", "--rm", "--network", "none", "box", "stty", "size")
+    for words in (run, ("exec", "-t", "term", "stty", "size")):
+        assert in_terminal(engine, words, (21, 43)).strip() == b"21 43"
 
 
-def read_until(fd: int, wanted: bytes) -> None:
+def in_terminal(engine: Engine, words: tuple[str, ...], size: tuple[int, int]) -> bytes:
+    """What the client writes to a terminal of this size, which its process has from the beginning."""
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, size)
+    client = subprocess.Popen(["docker", *words], env=engine.env, stdin=slave, stdout=slave, stderr=slave)
+    os.close(slave)
+    try:
+        return read_until(master, b"\n")
+    finally:
+        assert client.wait(30) == 0
+        os.close(master)
+
+
+def read_until(fd: int, wanted: bytes) -> bytes:
     seen, end = b"", time.monotonic() + 15
     while wanted not in seen:
         assert select.select([fd], [], [], max(0, end - time.monotonic()))[0], seen
         seen += os.read(fd, 4096)
+    return seen
 
 
 def test_kill_9_of_the_daemon_loses_no_line_and_no_container(engine: Engine):

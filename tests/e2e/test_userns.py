@@ -6,6 +6,7 @@ Each attack has its twin: the same with ``--userns=host``, or from a container t
 import io
 import json
 import os
+import struct
 import subprocess
 import tarfile
 from collections.abc import Generator
@@ -217,6 +218,50 @@ def test_what_cannot_be_is_refused_in_dockers_words(engine: Engine):
     ):
         assert words in fails(engine, "run", "--rm", *options, "box", "true")
         assert engine.docker("run", "--rm", *options, "--userns=host", "box", "id", "-u") == "0\n"
+
+
+def test_health_checks_mounted_images_and_parts_of_volumes(engine: Engine):
+    run(engine, "mkdir -p /v/a && echo deep >/v/a/file && chown 7:8 /v/a/file", "-v", "parts:/v")
+    mounts = ("type=image,source=withdata,target=/i", "type=volume,source=parts,target=/p,volume-subpath=a")
+    check = ("--health-cmd", "id -u; cat /i/data/file", "--health-interval", "50ms")
+    engine.background("cc", "sleep 1000", *check, *(word for mount in mounts for word in ("--mount", mount)))
+    script = (
+        "stat -c %u:%g /i/data/file /p/file; touch /i/x 2>/dev/null || echo read-only; echo more >>/p/file"
+    )
+    for _ in range(2):  # the second time after the daemon was killed
+        assert engine.docker("exec", "cc", "sh", "-c", script) == "1000:50\n7:8\nread-only\n"
+        template = "{{with .State.Health}}{{.Status}} {{(index .Log 0).Output}}{{end}}"
+        while not (shown := engine.docker("inspect", "--format", template, "cc")).startswith("healthy"):
+            assert "unhealthy" not in shown
+        assert shown.split(maxsplit=1)[1].startswith("0\nfrom the image\n")
+        engine.restart()
+    assert run(engine, "cat /v/a/file", "-v", "parts:/v") == "deep\nmore\nmore\n"
+
+
+def test_capabilities_of_files_are_those_of_the_container(engine: Engine, tmp_path: Path):
+    """security.capability of version 2 goes in and out; on the disk it is bound to the container's root (capabilities(7))."""
+    program = tmp_path / "program"
+    program.write_bytes(b"x")
+    raw = struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0)  # cap_net_bind_service, effective
+    os.setxattr(program, "security.capability", raw)
+    header = {"SCHILY.xattr.security.capability": raw.decode("latin-1")}
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT, encoding="latin-1") as tar:
+        entry = tarfile.TarInfo("program")
+        entry.size, entry.mode, entry.pax_headers = 1, 0o755, header
+        tar.addfile(entry, io.BytesIO(b"x"))
+    engine.background("cc", "sleep 1000")
+    words = ["docker", "cp", "-", "cc:/"]
+    subprocess.run(words, env=engine.env, input=archive.getvalue(), check=True)
+    out = subprocess.run(
+        ["docker", "cp", "cc:/program", "-"], env=engine.env, capture_output=True, check=True
+    )
+    with tarfile.open(fileobj=io.BytesIO(out.stdout), encoding="latin-1") as tar:
+        found = tar.getmember("program").pax_headers["SCHILY.xattr.security.capability"].encode("latin-1")
+    assert found == raw
+    pid = engine.docker("inspect", "--format", "{{.State.Pid}}", "cc").strip()
+    kept = os.getxattr(f"/proc/{pid}/root/program", "security.capability")
+    assert struct.unpack("<6I", kept)[::5] == (0x03000001, FIRST)
 
 
 def test_a_restarted_daemon_finds_them(engine: Engine):

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from lading.containers import filecaps
 from lading.containers.tree import Tree, is_kernels
 from lading.core.idmap import IDENTITY, IdMap
 from lading.errors import NotFoundError
@@ -280,7 +281,8 @@ def _xattrs(fd: int) -> dict[str, bytes]:
     for name in sorted(names):
         if moves(name):
             try:
-                found[name] = os.getxattr(fd, name)
+                value = os.getxattr(fd, name)
+                found[name] = filecaps.portable(value) if name == filecaps.XATTR else value
             except OSError:  # gone meanwhile
                 continue
     return found
@@ -288,6 +290,4 @@ def _xattrs(fd: int) -> dict[str, bytes]:
 
 def moves(xattr: str) -> bool:
     """Whether an extended attribute is copied."""
-    return xattr == "security.capability" or (
-        xattr.startswith("user.") and not xattr.startswith("user.overlay.")
-    )
+    return xattr == filecaps.XATTR or (xattr.startswith("user.") and not xattr.startswith("user.overlay."))

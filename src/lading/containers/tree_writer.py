@@ -15,7 +15,7 @@ from typing import Final
 
 from typing_extensions import Buffer
 
-from lading.containers import remapping
+from lading.containers import filecaps, remapping
 from lading.containers.tree import Tree, is_kernels
 from lading.containers.tree_reader import moves
 from lading.errors import (
@@ -285,13 +285,18 @@ class TreeWriter:
         finally:
             os.close(fd)
 
+    def _counting(self, name: str, value: bytes) -> bytes:
+        """An attribute as it means in the container what it says in the archive."""
+        ids = self._tree.ids
+        return filecaps.bound(value, ids.root[0]) if name == filecaps.XATTR and not ids.is_identity else value
+
     def _dress(self, fd: int, entry: Entry) -> None:
         """Owner, attributes, mode and time, in the order that loses none of them."""
         os.fchown(fd, *self._owner(entry))
         for name, value in entry.xattrs.items():
             if moves(name):
                 try:
-                    os.setxattr(fd, name, value)
+                    os.setxattr(fd, name, self._counting(name, value))
                 except OSError as exc:
                     if exc.errno not in (errno.ENOTSUP, errno.EPERM):
                         raise
