@@ -10,6 +10,7 @@ packages=(
     tini                            # the init program of docker run --init
     busybox-static debootstrap redis-server # images for tests and the demo are made from Debian's packages
     qemu-user-static                # builds for other architectures
+    rootlesskit slirp4netns uidmap  # daemons of users who are not root
     git openssl xz-utils zstd           # what tests and scripts call by name
     openssh-client dropbear-bin         # builds from git repositories over ssh; the tests' server
     chromium chromium-driver        # the page of `lading desktop` is tested in a browser

@@ -1,6 +1,7 @@
 """Starts Debian's docker-registry (the CNCF distribution, v2.8) on loopback."""
 
 import contextlib
+import functools
 import shutil
 import signal
 import socket
@@ -9,6 +10,8 @@ import tempfile
 import time
 from collections.abc import Generator
 from pathlib import Path
+
+from support.netns import Netns
 
 PROGRAM = shutil.which("docker-registry")
 
@@ -19,7 +22,7 @@ storage:
   filesystem: {{rootdirectory: {root}/data}}
   delete: {{enabled: true}}
 http:
-  addr: 127.0.0.1:{port}
+  addr: {address}:{port}
   draintimeout: 1s
 {tls}
 """
@@ -34,24 +37,31 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def docker_registry(*, certificate: str = "", key: str = "") -> Generator[str]:
-    """A running, empty registry; yields ``127.0.0.1:port``."""
+def docker_registry(
+    *, certificate: str = "", key: str = "", address: str = "127.0.0.1", machine: Netns | None = None
+) -> Generator[str]:
+    """A running, empty registry, in the network of ``machine``; yields ``127.0.0.1:port``, or what ``address`` says."""
     assert PROGRAM is not None, "docker-registry is not installed"
     root = Path(tempfile.mkdtemp(prefix="lading-registry-"))
     try:
         for _ in range(3):  # another process may take the port before the registry does
             port = free_port()
             tls = f"  tls: {{certificate: {certificate}, key: {key}}}" if certificate else ""
-            (root / "config.yml").write_text(_CONFIG.format(root=root, port=port, tls=tls))
+            text = _CONFIG.format(root=root, address=address, port=port, tls=tls)
+            (root / "config.yml").write_text(text)
             process = subprocess.Popen(
-                [PROGRAM, "serve", str(root / "config.yml")],
+                [
+                    *(("nsenter", f"--net={machine.path}") if machine else ()),
+                    *(PROGRAM, "serve", str(root / "config.yml")),
+                ],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 stdin=subprocess.DEVNULL,
             )
             try:
-                if _wait(port, process):
-                    yield f"127.0.0.1:{port}"
+                wait = functools.partial(_wait, address, port, process)
+                if machine.call(wait) if machine else wait():
+                    yield f"{address}:{port}"
                     return
             finally:
                 if process.poll() is None:
@@ -62,10 +72,10 @@ def docker_registry(*, certificate: str = "", key: str = "") -> Generator[str]:
         shutil.rmtree(root)
 
 
-def _wait(port: int, process: subprocess.Popen[bytes]) -> bool:
+def _wait(address: str, port: int, process: subprocess.Popen[bytes]) -> bool:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=1):
             return True
         time.sleep(0.02)
     return False

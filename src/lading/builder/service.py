@@ -57,6 +57,7 @@ from lading.oci.descriptor import Platform
 from lading.transfer.documents import Documents
 from lading.transfer.pull import Puller
 
+BUILD_CGROUP: Final = "/lading/build"
 _REST_SECONDS: Final = 10.0
 _log: Final = structlog.get_logger(__name__)
 
@@ -80,7 +81,8 @@ class Environment:
     remapping: Remapping | None = None
     """The user namespace of processes."""
     cgroup_v2: bool = True
-    cgroup_parent: str = "/lading/build"
+    cgroup_parent: str = BUILD_CGROUP
+    """Empty: there are no cgroups to be had."""
     host: Platform | None = None
     disk: Path | None = None
     """Where snapshots are; with it, old records go by themselves when the disk fills (`pruning.default_policy`)."""

@@ -140,6 +140,7 @@ class Creator:
             cwd="/",
             user=user,
             hostname=container.document.hostname,
+            cgroup_parent=self._env.cgroup_parent,
         )
         if self._env.remapping is not None:
             remapping.check(container.host)
@@ -244,7 +245,10 @@ def _platform_warnings(image: ContainerImage) -> "list[str]":
         return []
     shown, here = platforms.formatted(offered), platforms.formatted(host)
     return [
-        f"The requested image's platform ({shown}) does not match the detected host platform ({here}) and no specific platform was requested"
+        (
+            f"The requested image's platform ({shown}) does not match the detected host platform ({here}) "
+            "and no specific platform was requested"
+        )
     ]
 
 

@@ -7,6 +7,7 @@ from typing import Final, Protocol
 
 from lading.containers.remapping import OWN_USERNS, Remapping
 from lading.containers.request import HostConfig
+from lading.containers.spec import CGROUP_PARENT
 from lading.core import containers, content, images, leases
 from lading.core.diff import Differ
 from lading.core.events import Bus
@@ -230,6 +231,8 @@ class Environment:
     remapping: Remapping | None = None
     """The user namespace of containers that do not ask for the machine's."""
     cgroup_v2: bool = True
+    cgroup_parent: str = CGROUP_PARENT
+    """Below which containers have their cgroups; empty if there are none to be had."""
     stop_seconds: int = 10
 
     def remapping_of(self, host: HostConfig) -> Remapping | None:

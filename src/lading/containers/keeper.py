@@ -13,7 +13,6 @@ import contextlib
 import os
 import select
 import socket
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -105,7 +104,9 @@ class Keeper:
         """Reach the keeper, or start one. Raises `OSError`."""
         with self._lock:
             if self._socket is None and not self._reach():
-                self._start()
+                from lading.kit import detached  # noqa: PLC0415 - the program has the standard library only
+
+                detached.start(__file__, str(self._path))
                 if not self._reach():
                     raise ConnectionError(f"the keeper does not answer on {self._path}")
 
@@ -143,26 +144,6 @@ class Keeper:
             raise
         self._socket = made
         return True
-
-    def _start(self) -> None:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__, str(self._path)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env={},
-            start_new_session=True,
-        )
-        assert process.stdout is not None
-        with process.stdout as output:
-            ready, _, _ = select.select([output], [], [], _START_SECONDS)
-            answer = output.readline() if ready else b""
-        if answer != b"ready\n":
-            process.kill()
-        process.wait()  # the program leaves the keeper behind and ends at once
-        if answer != b"ready\n":
-            raise ConnectionError("the keeper did not start")
 
 
 if __name__ == "__main__":

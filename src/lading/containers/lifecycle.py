@@ -27,6 +27,7 @@ import structlog
 
 from lading.containers import (
     binds,
+    cgroupless,
     hostfiles,
     imagemounts,
     joining,
@@ -61,6 +62,7 @@ from lading.errors import (
     NotFoundError,
     NotModifiedError,
     ResourceExhaustedError,
+    UnsupportedError,
 )
 from lading.kit import aio
 from lading.kit.tasks import task_group
@@ -384,6 +386,7 @@ class Lifecycle:
                 files=self._files(container, joint),
                 ids=remapping.ids if remapping else None,
                 cgroup_v2=self.env.cgroup_v2,
+                cgroup_parent=self.env.cgroup_parent,
             )
         )
 
@@ -639,6 +642,11 @@ class Lifecycle:
             task = self.running_task(container)
             if container.state.paused:
                 raise ConflictError(f"container {container.id} is already paused")
+            if not self.env.cgroup_parent:
+                raise UnsupportedError(
+                    f"containers cannot be paused: {cgroupless.REASON}",
+                    hint="docker commit --pause=false takes a running one as it is",
+                )
             if self.observer is not None:
                 await self.observer.rest(container)
             try:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from lading.containers import binds
 from lading.containers.request import DeviceMapping, HostConfig, ThrottleDevice, WeightDevice
 from lading.errors import InvalidArgumentError
+from lading.kit import linux
 
 DEFAULT_DEVICES: Final = ((1, 5), (1, 3), (1, 9), (1, 8), (5, 0), (5, 1))
 """zero, null, urandom, random, tty, console: the character devices that every container may use."""
@@ -17,7 +18,7 @@ DEFAULT_DEVICES: Final = ((1, 5), (1, 3), (1, 9), (1, 8), (5, 0), (5, 1))
 def devices(host: HostConfig) -> list[dict[str, Any]]:
     """Device files that a container gets beside the usual ones; blocking. Raises `InvalidArgumentError`."""
     asked = [device for mapping in host.devices or () for device in _mapped(mapping)]
-    if not host.privileged:
+    if not host.privileged or linux.in_user_namespace():  # most could not be opened there
         return asked
     taken = {device["path"] for device in asked}
     return [*(binds.device(path) for path in host_devices() if path not in taken), *asked]

@@ -15,10 +15,12 @@ import anyio.abc
 
 from lading.containers import (
     attaching,
+    cgroupless,
     committing,
     imagemounts,
     listing,
     model,
+    namespaces,
     naming,
     signals,
     stats,
@@ -43,7 +45,7 @@ from lading.containers.runs import Run
 from lading.containers.streams import Peer
 from lading.containers.volumeholding import VolumeHolding
 from lading.containers.volumeservice import VolumeService
-from lading.errors import ConflictError, InvalidArgumentError, NotFoundError
+from lading.errors import ConflictError, InvalidArgumentError, NotFoundError, UnsupportedError
 from lading.kit import aio
 from lading.oci.descriptor import Platform
 
@@ -271,18 +273,32 @@ class ContainerService:
 
     async def stats(self, name: str, *, with_before: bool) -> dict[str, Any]:
         """Its present figures; ``with_before`` adds those of a second ago."""
-        return await stats.one(self.find(name), with_before=with_before)
+        return await stats.one(self.find(name), with_before=with_before, cgroups=self._has_cgroups)
 
     def stats_stream(self, name: str) -> AsyncGenerator[dict[str, Any]]:
         """Its figures, once a second, until it is removed."""
-        return stats.stream(self.find(name))
+        return stats.stream(self.find(name), cgroups=self._has_cgroups)
+
+    @property
+    def _has_cgroups(self) -> bool:
+        return bool(self._env.cgroup_parent)
 
     async def top(self, name: str, arguments: str = "-ef") -> dict[str, Any]:
         """Its processes, as ps(1) shows them. Raises `ConflictError` unless it runs."""
         container = self.find(name)
-        pids = frozenset(await self._life.running_task(container).pids())
+        pids = await self._pids(container)
         self._env.bus.publish("container", "top", container.id, container.attributes())
         return await top(pids, arguments)
+
+    async def _pids(self, container: Container) -> frozenset[int]:
+        task = self._life.running_task(container)
+        if self._has_cgroups:
+            return frozenset(await task.pids())
+        if container.host.pid_mode not in ("", "private"):
+            raise UnsupportedError(
+                f"the processes of a container in another PID namespace cannot be told: {cgroupless.REASON}"
+            )
+        return await aio.run(aio.DISK, namespaces.members, container.state.pid)
 
     async def commit(self, container: Container, asked: CommitRequest) -> str:
         """Make an image of it; raises as `committing.commit`."""

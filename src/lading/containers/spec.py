@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from lading.containers import capabilities, confinement, namespaces, resources
+from lading.containers import capabilities, cgroupless, confinement, namespaces, resources
 from lading.containers.binds import Bind, Tmpfs
 from lading.containers.namespaces import Joined
 from lading.containers.request import Config, HostConfig
@@ -16,9 +16,11 @@ from lading.containers.users import User
 from lading.core import idmap
 from lading.core.idmap import IdMap
 from lading.errors import InvalidArgumentError, UnsupportedError
+from lading.kit import linux as kernel
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHM_SIZE: Final = 64 * 1024 * 1024
+CGROUP_PARENT: Final = "/lading"
 INIT: Final = "/sbin/docker-init"
 """Where ``--init`` puts its program, as Docker does."""
 MASKED_PATHS: Final = (
@@ -64,7 +66,8 @@ class Plan:
     ids: IdMap | None = None
     """Of the user namespace that is joined."""
     cgroup_v2: bool = True
-    cgroup_parent: str = "/lading"
+    cgroup_parent: str = CGROUP_PARENT
+    """Empty: there are no cgroups to be had."""
 
 
 def arguments(
@@ -131,6 +134,8 @@ def build(plan: Plan) -> dict[str, Any]:
     Raises `InvalidArgumentError` or `UnsupportedError` for a field that cannot be honoured.
     """
     host = plan.host
+    if not plan.cgroup_parent:
+        cgroupless.check(host)
     caps = capabilities.effective(
         add=host.cap_add or (), drop=host.cap_drop or (), privileged=host.privileged
     )
@@ -140,7 +145,6 @@ def build(plan: Plan) -> dict[str, Any]:
         "namespaces": namespaces.spec(host, plan.joined, cgroup_v2=plan.cgroup_v2),
         "resources": {"devices": resources.device_rules(host)} | resources.limits(host),
         "devices": resources.devices(host),
-        "cgroupsPath": _cgroup(plan),
         "maskedPaths": hidden[0] if not security.unmasked else [],
         "readonlyPaths": hidden[1] if not security.unmasked else [],
         "sysctl": _sysctls(plan),
@@ -152,6 +156,8 @@ def build(plan: Plan) -> dict[str, Any]:
             "uidMappings": idmap.document(plan.ids.uids),
             "gidMappings": idmap.document(plan.ids.gids),
         }
+    if plan.cgroup_parent:  # without a path runc goes on where it may make none
+        linux["cgroupsPath"] = _cgroup(plan)
     if security.filter is not None:
         linux["seccomp"] = security.filter
     return {
@@ -252,8 +258,10 @@ def _mounts(plan: Plan) -> list[dict[str, Any]]:
         system.append(
             _mount("/dev/shm", "tmpfs", "shm", "nosuid", "noexec", "nodev", "mode=1777", f"size={shm}")  # noqa: S108
         )
-    # The queues of its IPC namespace, also if that is the host's, where they need not be mounted at all.
-    system.append(_mount("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"))
+    # The queues of its IPC namespace, also if that is the host's, where they need not be mounted at all, and root of a user
+    # namespace may not mount them.
+    if host.ipc_mode != "host" or not kernel.in_user_namespace():
+        system.append(_mount("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"))
     if plan.init:
         system.append(_mount(INIT, "bind", plan.init, "bind", "ro"))
     asked = [*(bind.spec() for bind in plan.binds), *(tmpfs.spec() for tmpfs in plan.tmpfs)]
@@ -280,7 +288,7 @@ def _sysctls(plan: Plan) -> dict[str, str]:
     if plan.config.domainname and host.uts_mode != "host":
         made["kernel.domainname"] = plan.config.domainname
     if not host.privileged and host.network_mode != "host":  # as Docker: low ports and ping for every user
-        last = 2147483647 if plan.ids is None else sum(each.size for each in plan.ids.gids) - 1
+        last = _last_group() if plan.ids is None else sum(each.size for each in plan.ids.gids) - 1
         made |= {
             "net.ipv4.ip_unprivileged_port_start": "0",
             "net.ipv4.ping_group_range": f"0 {last}",  # the kernel takes groups that there are
@@ -296,6 +304,12 @@ def _sysctls(plan: Plan) -> dict[str, str]:
             raise InvalidArgumentError(f"sysctl '{name}' is not allowed: it is not namespaced")
         made[name] = value
     return made
+
+
+def _last_group() -> int:
+    """The last group ID that there is here, in the form of ``net.ipv4.ping_group_range``. Blocking."""
+    mapped = idmap.parse(Path("/proc/self/gid_map").read_text("ascii"))
+    return min(max(each.inside + each.size for each in mapped) - 1, 2147483647)
 
 
 def _cgroup(plan: Plan) -> str:

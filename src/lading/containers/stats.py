@@ -5,8 +5,8 @@ from typing import Any, Final
 
 import anyio
 
-from lading.containers import figures
-from lading.containers.figures import Sample
+from lading.containers import figures, namespaces
+from lading.containers.figures import Figures, Sample
 from lading.containers.model import Container
 from lading.errors import LadingError
 from lading.kit import aio
@@ -14,20 +14,23 @@ from lading.kit import aio
 _PERIOD_SECONDS: Final = 1.0
 
 
-async def one(container: Container, *, with_before: bool) -> dict[str, Any]:
-    """One document; ``with_before`` takes two samples, a second apart, as rates need."""
-    before = await _sample(container) if with_before else None
+async def one(container: Container, *, with_before: bool, cgroups: bool) -> dict[str, Any]:
+    """One document; ``with_before`` takes two samples, a second apart, as rates need.
+
+    Without ``cgroups`` nobody counts what a container uses, but for its network and its processes.
+    """
+    before = await _sample(container, cgroups=cgroups) if with_before else None
     if before is not None:
         await _pause(container)
-    now = await _sample(container)
+    now = await _sample(container, cgroups=cgroups)
     return figures.document(container.id, container.name, now, before if now else None)
 
 
-async def stream(container: Container) -> AsyncGenerator[dict[str, Any]]:
+async def stream(container: Container, *, cgroups: bool) -> AsyncGenerator[dict[str, Any]]:
     """A document per second while it runs; while it does not, it is waited for. Ends when the container is removed."""
     before: Sample | None = None
     while not container.removed.is_set():
-        now = await _sample(container)
+        now = await _sample(container, cgroups=cgroups)
         if now is None:
             before = None
             yield figures.document(container.id, container.name, None, None)
@@ -38,17 +41,23 @@ async def stream(container: Container) -> AsyncGenerator[dict[str, Any]]:
         await _pause(container)
 
 
-async def _sample(container: Container) -> Sample | None:
+async def _sample(container: Container, *, cgroups: bool) -> Sample | None:
     """The present figures; ``None`` if it does not run."""
     task = container.task
     if task is None or not container.state.running:
         return None
     try:
-        found = await task.metrics()
+        found = await task.metrics() if cgroups else await _counted(container)
     except LadingError:  # it ended meanwhile
         return None
     own = container.host.network_mode != "host" and not container.host.network_mode.startswith("container:")
     return await aio.run(aio.DISK, figures.read_sample, found, container.state.pid, own_network=own)
+
+
+async def _counted(container: Container) -> Figures:
+    if container.host.pid_mode not in ("", "private"):
+        return {}
+    return {"pids": {"current": len(await aio.run(aio.DISK, namespaces.members, container.state.pid))}}
 
 
 async def _pause(container: Container) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Final
 import anyio
 import msgspec
 
-from lading.containers import model, request, resources
+from lading.containers import cgroupless, model, request, resources
 from lading.containers.environment import Environment
 from lading.containers.lifecycle import Lifecycle
 from lading.containers.model import Container
@@ -52,6 +52,8 @@ async def update(
         host = model.convert(raw, HostConfig)
         request.check_host(host)
         _check_against(container, wanted, host)
+        if not environment.cgroup_parent:
+            cgroupless.check(host)
         changed = await aio.run(aio.DISK, resources.limits, host)
         if container.task is not None and container.state.running and set(wanted) - {"RestartPolicy"}:
             await container.task.update(changed)

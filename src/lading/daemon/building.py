@@ -29,7 +29,7 @@ from lading.builder.legacy.build import LegacyBuilder
 from lading.builder.model import Frontend, Gateway, Job, Solver
 from lading.builder.ops.processes import Networking
 from lading.builder.reports import Progress
-from lading.builder.service import BuildJob, BuildSolver, Environment
+from lading.builder.service import BUILD_CGROUP, BuildJob, BuildSolver, Environment
 from lading.core import content, leases, metadata
 from lading.core.metadata import Namespace
 from lading.core.networks import BRIDGE, Networks, SandboxID, joined
@@ -100,6 +100,7 @@ async def open_builder(parts: Parts) -> AsyncGenerator[Builder]:
             networking=None if parts.networks is None else DefaultNetwork(parts.networks),
             remapping=parts.remapping,
             cgroup_v2=host.cgroup_version() == "2",
+            cgroup_parent=BUILD_CGROUP if parts.cgroups else "",
             disk=parts.disk,
             packed=parts.classic is None,
             collect=parts.collect,

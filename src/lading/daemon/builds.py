@@ -63,6 +63,8 @@ class Parts:
     state: Path
     bus: Bus
     id: str
+    cgroups: bool
+    """Whether processes get any."""
     disk: Path
     """Where snapshots are."""
     collect: Callable[[], None]

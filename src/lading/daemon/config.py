@@ -43,8 +43,9 @@ class LadingSettings:
     """``lazy``: unpacked layers may be flushed after the pull is acknowledged; ``strict``: before (core/snapshots.py)."""
     layers_keep: Literal["both", "compressed", "unpacked"] = "both"
     """``both``: a pulled layer stays compressed, for pushing, and ready to be mounted. ``compressed``: what is mounted is only a
-    cache, made again from the compressed layer when a container needs it (erofs only). ``unpacked``: the compressed layer is only
-    a cache, made again byte by byte when it is pushed or saved; one that cannot be made again stays."""
+    cache, made again from the compressed layer when a container needs it, and of a large layer only what the container reads
+    (erofs only). ``unpacked``: the compressed layer is only a cache, made again byte by byte when it is pushed or saved; one that
+    cannot be made again stays."""
     layers_cache: int = 0
     """Bytes that this cache may take beyond what is in use; what was unused for longest goes first."""
     layers_refetch: bool = False

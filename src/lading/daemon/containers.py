@@ -12,6 +12,7 @@ from lading.containers.environment import Environment, Resolving, StoredImages
 from lading.containers.remapping import Remapping
 from lading.containers.service import ContainerService
 from lading.containers.service import open_service as open_containers
+from lading.containers.spec import CGROUP_PARENT
 from lading.core import images
 from lading.core.addresses import DEFAULT_POOLS
 from lading.core.metadata import Namespace
@@ -102,6 +103,7 @@ async def open_container_service(
         state=config.exec_root / stores.containers_directory(store.selection.kind),
         runtimes={"": default} | {name: name for name in available},
         cgroup_v2=host.cgroup_version() == "2",
+        cgroup_parent="" if config.rootless else CGROUP_PARENT,
         init_path=host.init_program(),
         init=config.init,
         log_driver=config.log_driver,

@@ -26,6 +26,7 @@ from lading.daemon.config import Config, LadingSettings
 from lading.daemon.fsck import Checker
 from lading.daemon.maintenance import StoreMaintenance
 from lading.daemon.selection import SETTING, Selection, StoreKind, messages
+from lading.devices.local import LocalDevices
 from lading.errors import FailedPreconditionError
 from lading.gc.collector import Collector
 from lading.images.exchange import ImageExchange
@@ -306,7 +307,7 @@ async def open_snapshotter(
         problem = await aio.run(aio.DISK, kind.probe, root) if kind else "there is no such snapshotter"
         more: dict[str, Any] = {}
         if kind is not None and kind.rebuilds:
-            more = {"open_blob": open_blob}
+            more = {"open_blob": open_blob, "devices": LocalDevices(root)}
         elif not _keeps(config.lading):
             problem = (
                 problem or f"it cannot keep layers {config.lading.layers_keep} only (lading.layers-keep)"

@@ -148,7 +148,6 @@ USED: Final = (
         "rootless",
         Kind.BOOL,
         "Run in a user namespace, without privilege over the machine (what a user who is not root gets)",
-        key="",
     ),
     _used("", Kind.ANY, "Lading's own settings", key="lading"),
 )

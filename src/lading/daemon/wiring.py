@@ -128,6 +128,7 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
                     runtime_name=host.default_runtime(config),
                     networks=None if config.bridge == "none" else networks,
                     remapping=remapping,
+                    cgroups=not config.rootless,
                     state=config.exec_root / "build",
                     bus=bus,
                     id=await daemon_id(store.database),

@@ -3,7 +3,8 @@
 **On disk.** A layer's directory holds ``layer.data`` (the stream), ``layer.side`` (contents of sparse files, if any),
 ``layer.erofs`` (the metadata) and ``mnt``, where they are mounted. Instead of ``layer.data`` there may be ``layer.cache``,
 or nothing, see rebuild.py. Active snapshots, and those committed from one, are directories as the overlayfs snapshotter
-has them: overlayfs stacks both kinds.
+has them: overlayfs stacks both kinds. A layer whose contents are decoded on demand has ``layer.segments`` and
+``layer.filled``, and is mounted on a device that fills them (ondemand.py).
 
 **Mounts.** A layer is mounted once, when a snapshot above first needs it, and shared by all; overlayfs keeps a reference, so
 unmounting a layer (`MNT_DETACH`) takes nothing away from containers that run. A mount found in place is used as it is, so
@@ -14,6 +15,7 @@ a while later, or when the snapshotter is closed.
 and it is compared before every mount.
 """
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -28,6 +30,7 @@ import structlog
 from typing_extensions import override
 
 from lading.core import metadata
+from lading.core.devices import Devices
 from lading.core.labels import LAYER_BLOB
 from lading.core.metadata import SnapshotRow
 from lading.core.mounts import Mount
@@ -56,8 +59,9 @@ from lading.snapshots.erofs_layer import DATA, SIDE, Built, Directory, LayerBuil
 from lading.snapshots.extract import Extracted, budget
 from lading.snapshots.faults import translated
 from lading.snapshots.layers import Lowers
+from lading.snapshots.ondemand import OnDemand
 from lading.snapshots.overlay import OverlaySnapshotter, mount_options
-from lading.snapshots.rebuild import Cache, Layer, OpenBlob
+from lading.snapshots.rebuild import CORES, INDEXED, SEGMENTS, Cache, Layer, OpenBlob
 
 IMAGE: Final = "layer.erofs"
 """The metadata image."""
@@ -161,11 +165,14 @@ class ErofsSnapshotter(OverlaySnapshotter):
         idle_seconds: float = IDLE_SECONDS,
         open_blob: OpenBlob | None = None,
         cache_bytes: int | None = None,
+        devices: Devices | None = None,
+        large: int = INDEXED,
     ) -> None:
         """As `DirectorySnapshotter`.
 
         ``idle_seconds`` is how long a layer stays mounted that no snapshot needs. With ``cache_bytes`` the contents of
-        layers whose blob is known are only a cache of this size, beyond what is in use; ``open_blob`` makes them again.
+        layers whose blob is known are only a cache of this size, beyond what is in use. They are made again from what
+        ``open_blob`` opens; those of ``large`` bytes or more by ``devices`` when they are read, if there are any.
         """
         super().__init__(
             root,
@@ -176,7 +183,9 @@ class ErofsSnapshotter(OverlaySnapshotter):
             flush_delay=flush_delay,
         )
         self._idle_seconds = idle_seconds
-        self._cache = Cache(self._directory.parent, open_blob or _no_blob, cache_bytes)
+        indexed = large if devices is not None or CORES > 2 else None
+        self._cache = Cache(self._directory.parent, open_blob or _no_blob, cache_bytes, indexed)
+        self._on_demand = OnDemand(devices, self._cache.source, large)
         self._restoring = threading.Lock()
         self._mounting = threading.Lock()
         self._used: dict[int, float] = {}
@@ -329,36 +338,63 @@ class ErofsSnapshotter(OverlaySnapshotter):
         layers = [row for row in rows[: opaque + 1] if METADATA in row.extra]
         with self._mounting:
             self._used.update({row.id: time.monotonic() for row in layers})
-        rebuilt = [self._rebuildable(row) for row in layers if DIFF_ID in row.extra]
-        if rebuilt:
-            with self._restoring, translated("cannot make the contents of a layer again"):
-                self._cache.have(rebuilt)
+        devices = self._have({row.id: self._rebuildable(row) for row in layers if DIFF_ID in row.extra})
         for row in layers:
             with self._mounting:
                 self._used[row.id] = time.monotonic()
-                self._mount_one(row)
-                self._watch(row)
+                self._mount_one(row, devices.get(row.id))
+                self._watch(row, devices.get(row.id))
+
+    def _have(self, layers: dict[int, Layer]) -> dict[int, str]:
+        """Have the contents of layers, or a device that decodes them when they are read: those that there are, by snapshot."""
+        if not layers:
+            return {}
+        with self._restoring, translated("cannot make the contents of a layer again"):
+            missing = [layer for layer in layers.values() if not layer.there()]
+            devices = {layer.id: self._device(layer) for layer in missing}
+            self._cache.have(layer for layer in missing if devices[layer.id] is None)
+        return {number: path for number, path in devices.items() if path is not None}
+
+    def _device(self, layer: Layer) -> str | None:
+        if _is_mounted(layer.data.parent):
+            with self._mounting:
+                serving = self._on_demand.serving(layer)
+                if serving is not None:
+                    return serving
+                self._unmount(layer.data.parent)  # those who served it were killed
+        return self._on_demand.attach(layer) if self._cache.budget is not None else None
 
     def _rebuildable(self, row: SnapshotRow) -> Layer:
         return Layer(
+            id=row.id,
             data=self.path(row.id) / CACHE,
             length=int(row.extra[DEVICES].partition(",")[0]),
             blob=Digest(row.info.labels.get(LAYER_BLOB, "")),
             diff_id=DiffID(row.extra[DIFF_ID]),
         )
 
-    def _mount_one(self, row: SnapshotRow) -> None:
+    def _mount_one(self, row: SnapshotRow, device: str | None) -> None:
+        """Mount a layer, unless it is; on a device, if it has one that works."""
         directory = self.path(row.id)
         with translated(f"cannot mount layer {row.info.key}"):
-            if os.stat(directory / POINT).st_dev != os.stat(directory).st_dev:
+            if _is_mounted(directory):
                 return
-            self._verify(row)
-            lengths = row.extra[DEVICES].split(",") if row.extra[DEVICES] else []
-            _mount_layer(directory, directory / POINT, _files(row)[: len(lengths)])
+            try:
+                self._verify(row, device)
+                lengths = row.extra[DEVICES].split(",") if row.extra[DEVICES] else []
+                _mount_layer(directory, directory / POINT, _files(row, device)[: len(lengths)])
+            except OSError as exc:
+                if device is None:
+                    raise
+                self._on_demand.give_up(str(exc))
+                self._cache.have([self._rebuildable(row)])
+                self._mount_one(row, None)
             failpoint("layer.mounted")
 
-    def _watch(self, row: SnapshotRow) -> None:
-        self._doubles.watch(row.id, [self.path(row.id) / name for name in _files(row)])
+    def _watch(self, row: SnapshotRow, device: str | None) -> None:
+        """Have what is cached twice dropped: below EROFS, and below a device."""
+        below = () if device is None else (SEGMENTS,)
+        self._doubles.watch(row.id, [self.path(row.id) / name for name in (*_files(row, device), *below)])
 
     @override
     def _compare(self, row: SnapshotRow, copy: SnapshotRow) -> str:
@@ -369,7 +405,7 @@ class ErofsSnapshotter(OverlaySnapshotter):
             with open(here / IMAGE, "rb") as image:
                 if hashlib.file_digest(image, "sha256").hexdigest() != row.extra[METADATA]:
                     return "its metadata is not what was written"
-            for name, other in zip(_files(row), _files(copy), strict=True):
+            for name, other in zip(_files(row, None), _files(copy, None), strict=True):
                 if name == CACHE and not (here / name).exists():
                     continue  # made again, and verified then
                 if (there / other).exists() and not compare.same_bytes(here / name, there / other):
@@ -378,7 +414,7 @@ class ErofsSnapshotter(OverlaySnapshotter):
             return "its files are gone"
         return ""
 
-    def _verify(self, row: SnapshotRow) -> None:
+    def _verify(self, row: SnapshotRow, device: str | None) -> None:
         """Compare a layer's files with what its row says, so that the kernel reads no image but ours."""
         directory = self.path(row.id)
         lengths = [int(length) for length in row.extra[DEVICES].split(",") if length]
@@ -387,7 +423,7 @@ class ErofsSnapshotter(OverlaySnapshotter):
                 found = hashlib.file_digest(image, "sha256").hexdigest()
             intact = found == row.extra[METADATA] and all(
                 os.stat(directory / name).st_size == length
-                for name, length in zip(_files(row), lengths, strict=False)
+                for name, length in zip(_files(row, device), lengths, strict=False)
             )
         except FileNotFoundError:
             intact = False
@@ -405,13 +441,9 @@ class ErofsSnapshotter(OverlaySnapshotter):
         return super()._delete(name)
 
     def _unmount(self, directory: Path) -> None:
-        point = directory / POINT
-        try:
-            mounted = os.stat(point).st_dev != os.stat(directory).st_dev
-        except FileNotFoundError:
-            return
-        if mounted:
-            linux.unmount(str(point))
+        with contextlib.suppress(FileNotFoundError):
+            if _is_mounted(directory):
+                linux.unmount(str(directory / POINT))
 
     @override
     async def settle(self) -> None:
@@ -448,7 +480,9 @@ class ErofsSnapshotter(OverlaySnapshotter):
             for row in rows.values():
                 # Mounts that were found in place, after a start.
                 if row.id in needed and row.id not in self._doubles and METADATA in row.extra:
-                    self._watch(row)
+                    layer = self._rebuildable(row) if DIFF_ID in row.extra else None
+                    lazy = layer is not None and not layer.there()
+                    self._watch(row, self._on_demand.serving(layer) if layer is not None and lazy else None)
 
         await run(DISK, rest)
 
@@ -498,10 +532,18 @@ class ErofsSnapshotter(OverlaySnapshotter):
             with anyio.CancelScope(shield=True):
                 await self._unmount_idle(0)
         await super().close()
+        with anyio.CancelScope(shield=True):
+            await run(DISK, self._on_demand.close)
 
 
-def _files(row: SnapshotRow) -> tuple[str, str]:
-    return (CACHE if DIFF_ID in row.extra else DATA), SIDE
+def _files(row: SnapshotRow, device: str | None) -> tuple[str, str]:
+    """What a layer is mounted on, below its directory unless it is absolute."""
+    return device or (CACHE if DIFF_ID in row.extra else DATA), SIDE
+
+
+def _is_mounted(directory: Path) -> bool:
+    """Whether a layer is."""
+    return os.stat(directory / POINT).st_dev != os.stat(directory).st_dev
 
 
 def _no_blob(digest: Digest) -> int:

@@ -5,12 +5,16 @@ layer was committed with. A blob that is gone, damaged or another one leaves not
 
 **Speed.** A large layer gets a seek index (`lading.formats.seek`) in the background, once it is there. From then on its segments
 are decoded on all cores, each verified by itself: their digests were taken when the whole stream had the right diff ID. An index
-that is damaged is deleted, and the layer decoded in one piece. Two cores are busy with that anyway; there is none on so few.
+that is damaged is deleted, and the layer decoded in one piece. Where it is of no use for
+decoding on demand either, there is none on so few as two cores, which are busy with one piece.
+
+Layers that can be decoded on demand are not made again here at all, see ondemand.py.
 
 **Durability.** None is needed. The data of a layer is written without a flush, so a power cut may leave a file of the right
 length with wrong bytes; therefore the cache does not outlive its boot: `Cache.open` deletes what another boot left.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -44,7 +48,9 @@ INDEXED: Final = 32 << 20
 """Bytes from which on a layer gets a seek index: decoding less in one piece takes no longer than a blink."""
 CORES: Final = len(os.sched_getaffinity(0))
 """Threads that decode one layer. Decoding in one piece takes two, so that an index is worth its making where there are more."""
-_INDEX: Final = "layer.seek"
+INDEX: Final = "layer.seek"
+SEGMENTS: Final = "layer.segments"
+FILLED: Final = "layer.filled"
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -57,6 +63,8 @@ class RebuildError(DataLossError):
 class Layer(NamedTuple):
     """What has to be known of a layer to make its contents again."""
 
+    id: int
+    """Of its snapshot."""
     data: Path
     """Where they go."""
     length: int
@@ -67,7 +75,36 @@ class Layer(NamedTuple):
     @property
     def seek(self) -> Path:
         """Where its seek index is; an empty file says that none is possible."""
-        return self.data.with_name(_INDEX)
+        return self.data.with_name(INDEX)
+
+    @property
+    def segments(self) -> Path:
+        """Where a device has what was decoded on demand."""
+        return self.data.with_name(SEGMENTS)
+
+    @property
+    def filled(self) -> Path:
+        """Which of the segments are there."""
+        return self.data.with_name(FILLED)
+
+    def allocated(self) -> tuple[int, int]:
+        """When the contents were last used, and the bytes that they take."""
+        used = size = 0
+        for path in (self.data, self.segments):
+            with contextlib.suppress(FileNotFoundError):
+                status = os.stat(path)
+                used = max(used, status.st_mtime_ns)
+                size += status.st_blocks * 512
+        return used, size
+
+    def drop(self) -> bool:
+        """Delete the contents; whether there were any. Those that are mounted stay until they are not."""
+        there = False
+        for path in (self.data, self.filled, self.segments):  # segments mean nothing without the other
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+                there = True
+        return there
 
     def there(self) -> bool:
         """Whether the contents are there; then they count as used now."""
@@ -111,8 +148,7 @@ class Cache:
             same = False
         for layer in layers:
             layer.data.with_suffix(_PART).unlink(missing_ok=True)
-            if not same and layer.data.exists():
-                layer.data.unlink()
+            if not same and layer.drop():
                 fs.fsync_directory(layer.data.parent)
         if not same:
             fs.write_atomic(self._root / _BOOT, boot_id.encode())
@@ -136,12 +172,12 @@ class Cache:
         """Drop contents that are not used, those unused for longest first, until the rest keeps the budget; bytes freed."""
         if self.budget is None:
             return 0
-        left = self.budget - sum(_allocated(layer.data)[1] for layer in used)
+        left = self.budget - sum(layer.allocated()[1] for layer in used)
         freed = 0
-        for (_, size), layer in sorted([(_allocated(layer.data), layer) for layer in unused], reverse=True):
+        for (_, size), layer in sorted([(layer.allocated(), layer) for layer in unused], reverse=True):
             left -= size
             if size and left < 0:
-                layer.data.unlink(missing_ok=True)
+                layer.drop()
                 freed += size
         return freed
 
@@ -159,7 +195,7 @@ class Cache:
             OSError: Of reading the blob, or writing the index.
 
         """
-        source = self._open(layer)
+        source = self.source(layer)
         try:
             head = os.pread(source, compression.MAGIC_LENGTH, 0)
             indexer = Indexer(compression.sniff(head), quota=layer.length)
@@ -178,7 +214,8 @@ class Cache:
         made = indexer.index(layer.blob)
         fs.write_atomic(layer.seek, b"" if made is None else made.encode())
 
-    def _open(self, layer: Layer) -> int:
+    def source(self, layer: Layer) -> int:
+        """A descriptor of a layer's blob, to be closed by the caller. Raises `RebuildError`."""
         try:
             return self._open_blob(layer.blob)
         except (FileNotFoundError, DataLossError) as exc:
@@ -189,13 +226,14 @@ class Cache:
             ) from exc
 
     def _rebuild(self, layer: Layer) -> None:
-        source = self._open(layer)
+        source = self.source(layer)
         part = layer.data.with_suffix(_PART)
         seek = _read_index(layer)
         try:
             if seek is None or not _decode_segments(source, part, layer, seek):
                 self._decode(source, part, layer)
             failpoint("layer.rebuilt")
+            layer.drop()
             os.rename(part, layer.data)
         except BaseException:
             part.unlink(missing_ok=True)
@@ -323,12 +361,3 @@ def _write(queue: ChunkQueue, part: Path, length: int, hasher: Hasher) -> int:
     finally:
         os.close(fd)
     return written
-
-
-def _allocated(data: Path) -> tuple[int, int]:
-    """When contents were last used, and the bytes that they take."""
-    try:
-        status = os.stat(data)
-    except FileNotFoundError:
-        return 0, 0
-    return status.st_mtime_ns, status.st_blocks * 512

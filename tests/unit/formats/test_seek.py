@@ -180,3 +180,25 @@ def test_no_more_comes_out_than_is_allowed() -> None:
     with pytest.raises(BombError):
         for _ in indexer.feed(gzip.compress(bytes(100000))):
             pass
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"source": 1 << 40},
+        {"length": index.LARGEST + 1},
+        {"resumed": 1 << 40},
+        {"resumed": 1, "resumed_at": 1},
+        {"resumed_at": 1 << 20},
+    ],
+)
+def test_an_index_of_what_cannot_be_is_not_believed(change: dict[str, int]) -> None:
+    _, found = indexed(members(text(1 << 19), 70_000))
+    assert found is not None
+    segments = [*found.segments]
+    segments[1] = segments[1]._replace(**change)
+    wrong = SeekIndex(
+        blob=BLOB, compression=found.compression, source_length=found.source_length, segments=segments
+    )
+    with pytest.raises(SeekIndexError, match="contradicts"):
+        index.decode(wrong.encode())

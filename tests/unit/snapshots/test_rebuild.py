@@ -196,7 +196,7 @@ async def test_sparse_contents_stay(tmp_path, database, blobs):
 def test_a_disk_error_leaves_nothing(tmp_path, monkeypatch):
     blobs = Blobs(tmp_path / "blobs")
     layer = Layer(
-        data=tmp_path / CACHE, length=len(ARCHIVE), blob=blobs.add(ARCHIVE), diff_id=DiffID.of(ARCHIVE)
+        id=1, data=tmp_path / CACHE, length=len(ARCHIVE), blob=blobs.add(ARCHIVE), diff_id=DiffID.of(ARCHIVE)
     )
 
     def full(fd, data):
@@ -215,7 +215,7 @@ def test_a_blob_whose_store_reports_loss(tmp_path):
     def lost(digest):
         raise DataLossError("lost", subject=digest)
 
-    layer = Layer(data=tmp_path / CACHE, length=1024, blob=Digest.of(b""), diff_id=DiffID.of(b""))
+    layer = Layer(id=1, data=tmp_path / CACHE, length=1024, blob=Digest.of(b""), diff_id=DiffID.of(b""))
     with pytest.raises(RebuildError, match="missing"):
         Cache(tmp_path, lost, 0).have([layer])
 
@@ -236,7 +236,7 @@ def large(tmp_path, *, compression=Compression.GZIP):
     blobs = Blobs(tmp_path / "blobs")
     digest = Digest.of(data)
     (blobs.place / digest.hex).write_bytes(data)
-    layer = Layer(data=tmp_path / CACHE, length=len(content), blob=digest, diff_id=DiffID.of(content))
+    layer = Layer(id=1, data=tmp_path / CACHE, length=len(content), blob=digest, diff_id=DiffID.of(content))
     return blobs, layer, content
 
 

@@ -86,6 +86,13 @@ class SeekIndex:
         end = self.source_length if last else self.segments[number + 1].source
         return segment.source, end
 
+    def is_possible(self, number: int) -> bool:
+        """Whether a segment lies in the blob and before the next one, is no larger than one can be, and resumes inside itself."""
+        segment, (begin, end) = self.segments[number], self.source(number)
+        ordered = begin <= end <= self.source_length
+        resumes = not segment.resumed or begin <= segment.resumed <= end
+        return ordered and resumes and segment.resumed_at <= segment.length <= LARGEST
+
     def encode(self) -> bytes:
         """The form on the disk."""
         blob = self.blob.encode("ascii")
@@ -124,7 +131,7 @@ def decode(data: bytes) -> SeekIndex:
         )
     except (struct.error, IndexError, UnicodeDecodeError) as exc:
         raise SeekIndexError("the seek index is damaged") from exc
-    if index.length != length:
+    if index.length != length or not all(map(index.is_possible, range(count))):
         raise SeekIndexError("the seek index contradicts itself")
     return index
 
