@@ -23,6 +23,9 @@ test: check ## set up and pass every test
 test-nightly: check ## the long suites: crash matrices, stateful runs, large images
 	$(RUN)/python -m pytest -m nightly --timeout 3600
 
+stateful: setup ## both image stores against a model: STEPS=100000 random steps, in PROCESSES=2
+	@scripts/stateful.sh
+
 demo: setup ## show Lading at work: pull, list, run, push
 	@scripts/demo.sh
 
@@ -32,4 +35,4 @@ daemon: setup ## leave a daemon running on a private socket
 bench: setup ## measure beside the peers (BENCH=--quick, --pairs 7 ...); raw samples in bench/results
 	$(RUN)/python bench/run.py $(BENCH)
 
-.PHONY: help setup check test test-nightly demo daemon bench
+.PHONY: help setup check test test-nightly stateful demo daemon bench

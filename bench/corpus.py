@@ -325,10 +325,12 @@ class Corpus:
 
     def _closure(self, names: list[str]) -> list[pathlib.Path]:
         """Debian's packages of these names, and those that they need, as on a machine that has nothing."""
-        place = self.root / "closure"
+        place, nothing = self.root / "closure", self.root / "nothing"
         place.mkdir(exist_ok=True)
+        nothing.mkdir(exist_ok=True)
         planned = subprocess.run(
-            ["apt-get", "install", "-y", "-qq", "--print-uris", "--no-install-recommends", "-o", "Dir::State::status=/dev/null", *names],
+            ["apt-get", "install", "-y", "-qq", "--print-uris", "--no-install-recommends", "-o", "Dir::State::status=/dev/null",
+             "-o", f"Dir::Cache::archives={nothing}", *names],
             check=True, capture_output=True, text=True,
         ).stdout  # fmt: skip
         wanted = re.findall(r"^'\S+' ([^_\s]+)_\S+\.deb ", planned, re.MULTILINE)

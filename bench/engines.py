@@ -310,6 +310,30 @@ class LadingCompressed(Lading):
         self.options = ("--config-file", str(config))
         super().start()
 
+    def wait_indexed(self) -> None:
+        """Until all layers of 32 MiB or more have their seek index."""
+        deadline = time.monotonic() + 300
+        while any(
+            path.stat().st_size >= 32 << 20 and not path.with_name("layer.seek").exists()
+            for path in self._layers("layer.cache")
+        ):
+            if time.monotonic() > deadline:
+                raise RuntimeError("layers were not indexed")
+            time.sleep(0.05)
+
+    def forget_indexes(self) -> None:
+        """Have layers decoded whole, until they are indexed again."""
+        for path in self._layers("layer.seek"):
+            path.unlink()
+
+    def decoded(self) -> int:
+        """Bytes of layers that are there, besides their blobs."""
+        paths = (*self._layers("layer.cache"), *self._layers("layer.segments"))
+        return sum(path.stat().st_blocks * 512 for path in paths)
+
+    def _layers(self, name: str) -> list[pathlib.Path]:
+        return list(self.volume.path.glob(f"**/snapshots/erofs/*/snapshots/*/{name}"))
+
 
 class Peer(Engine):
     """An engine in the chroot; its state is on the volume, which is bound into the chroot."""

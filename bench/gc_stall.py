@@ -24,6 +24,7 @@ def measure(scratch: pathlib.Path, nodes: int) -> dict[str, float]:
 async def _measure(root: pathlib.Path, nodes: int) -> dict[str, float]:
     root.mkdir()
     waits: list[float] = []
+    worked: list[float] = []
     done = anyio.Event()
     async with SqliteDatabase.open(root / "lading.db") as database:
         blobs = database.blobs(NAMESPACE)
@@ -43,10 +44,11 @@ async def _measure(root: pathlib.Path, nodes: int) -> dict[str, float]:
 
         async def call() -> None:
             while not done.is_set():
-                begun = time.perf_counter()
+                begun, used = time.perf_counter(), time.process_time()
                 await blobs.get(kept)
                 await blobs.update(kept, {"touched": str(begun)})
                 waits.append(time.perf_counter() - begun)
+                worked.append(time.process_time() - used)
                 await anyio.sleep(0.001)
 
         async with anyio.create_task_group() as group:
@@ -54,6 +56,7 @@ async def _measure(root: pathlib.Path, nodes: int) -> dict[str, float]:
             await anyio.sleep(1)
             usual, worst = sorted(waits)[len(waits) // 2], max(waits)
             waits.clear()
+            worked.clear()
             begun = time.perf_counter()
             await collector.collect()
             total = time.perf_counter() - begun
@@ -61,6 +64,7 @@ async def _measure(root: pathlib.Path, nodes: int) -> dict[str, float]:
     return {
         f"gc, {nodes} nodes": total,
         f"gc, {nodes} nodes: longest call meanwhile": max(waits, default=0.0),
+        f"gc, {nodes} nodes: most cpu-s of all threads in one call": max(worked, default=0.0),
         f"gc, {nodes} nodes: median call before": usual,
         f"gc, {nodes} nodes: longest call before": worst,
     }

@@ -126,13 +126,28 @@ def link(engine: engines.Engine, image: str, note: Note) -> None:
 
 def compressed(engine: engines.Engine, image: str, note: Note) -> None:
     """Lading with ``layers-keep: compressed``: what is on the disk before first use, and what the first use costs."""
+    assert isinstance(engine, engines.LadingCompressed)
     note(f"pull, kept compressed {image}", timed(lambda: engine.pull(image)))
+    cpu = engine.cpu_seconds()
+    note(f"index, kept compressed {image}", timed(engine.wait_indexed))
+    note(f"index cpu-s, kept compressed {image}", engine.cpu_seconds() - cpu)
     engine.stop()  # what is only a cache goes a minute after its last use, or now
     engine.volume.flush()
     note(f"disk MB, kept compressed {image}", engine.volume.used() / 1e6)
     engine.start()
     note(f"run true, first, kept compressed {image}", timed(lambda: engine.run_true(image)))
+    note(f"decoded MB after the first, kept compressed {image}", engine.decoded() / 1e6)
     note(f"run true, second, kept compressed {image}", timed(lambda: engine.run_true(image)))
+    cpu = engine.cpu_seconds()
+    note(f"read all, kept compressed {image}", timed(lambda: engine.shell(image, READ_ALL)))
+    note(f"read all cpu-s, kept compressed {image}", engine.cpu_seconds() - cpu)
+    note(f"read all again, kept compressed {image}", timed(lambda: engine.shell(image, READ_ALL)))
+    note(f"decoded MB after all, kept compressed {image}", engine.decoded() / 1e6)
+    engine.stop()
+    engine.forget_indexes()
+    engine.start()
+    note(f"run true, first, decoded whole {image}", timed(lambda: engine.run_true(image)))
+    note(f"read all, decoded whole {image}", timed(lambda: engine.shell(image, READ_ALL)))
 
 
 def repeated(times: int, work: Callable[[], object]) -> Iterator[float]:

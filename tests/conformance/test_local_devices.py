@@ -13,7 +13,7 @@ import time
 import pytest
 
 from lading.devices.local import LocalDevices, probe
-from lading.testing.devices import DevicesSuite, Reader, Sample
+from lading.testing.devices import OnDemandDevicesSuite, Reader, Sample
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root"),
@@ -27,7 +27,7 @@ def make():
     return LocalDevices
 
 
-class TestLocalDevices(DevicesSuite):
+class TestLocalDevices(OnDemandDevicesSuite):
     pass
 
 

@@ -281,8 +281,30 @@ def test_one_platform_of_an_archive_is_loaded(daemon: Daemon, tmp_path: Path) ->
     layout.name(layout.index(parts), "either/two:1")
     archive = tmp_path / "two.tar"
     subprocess.run(["tar", "-C", str(layout.path), "-cf", str(archive), "."], check=True)
+    # What is refused says why, and leaves nothing.
     assert "linux/riscv64" in says(daemon, "load", "--platform", "linux/riscv64", "-i", str(archive))
+    whole, bad = archive.read_bytes(), tmp_path / "bad.tar"
+    layer = json.loads((layout.path / "blobs" / parts[0]["digest"].replace(":", "/")).read_text())["layers"][
+        0
+    ]
+    at = whole.index((layout.path / "blobs" / layer["digest"].replace(":", "/")).read_bytes()) + 5000
+    spoiled = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+    for body, words in {
+        b"no archive at all" * 100: "",
+        layer_tar({"etc/passwd": File(b"root")}): "the archive holds no image",
+        whole[: at + 5000]: "truncated",
+        spoiled: "",
+    }.items():
+        bad.write_bytes(body)
+        refused = daemon.run("load", "-i", str(bad))
+        assert (refused.returncode, refused.stdout) == (1, b"")
+        assert refused.stderr.strip()
+        assert words in refused.stderr.decode()
+        assert b"nternal" not in refused.stderr
     assert daemon.docker("images", "-aq") == ""
+    assert daemon.lading("gc").returncode == 0
+    left = [*daemon.data_root.glob("content/blobs/sha256/*"), *daemon.data_root.glob("content/ingest/*")]
+    assert [*left, *trees(daemon)] == []
     said = daemon.docker("load", "--platform", "linux/s390x", "-i", str(archive))
     assert said == "Loaded image: either/two:1\n"
     assert daemon.lading("gc").returncode == 0

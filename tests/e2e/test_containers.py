@@ -118,6 +118,10 @@ def test_exec(engine: Engine):
     assert engine.docker("exec", "-i", "target", "cat", input="piped") == "piped"
     assert engine.docker("exec", "-u", "alice", "target", "id", "-u") == "1000\n"
     engine.docker("exec", "target", "nosuch", code=127)
+    for who, words in (("nobody-here", "unable to find user"), (":nothing", "unable to find group")):
+        for more in ((), ("-d",)):
+            refused = engine.run("exec", *more, "-u", who, "target", "true")
+            assert (refused.returncode, words in refused.stderr) == (1, True), refused
     engine.docker("exec", "-d", "target", "touch", "/tmp/touched")
     engine.docker("exec", "target", "sh", "-c", "while [ ! -e /tmp/touched ]; do sleep 0.02; done")
     assert "sleep 100" in engine.docker("top", "target")

@@ -93,6 +93,8 @@ def test_lading_s_own_commands(daemon: Daemon, images: MakeImage) -> None:
     assert why.returncode == 0, why.stderr
     assert "image" in why.stdout
     assert name in why.stdout
+    for other in (name, layer.removeprefix("sha256:")[:12]):
+        assert daemon.lading("why", other).stdout == why.stdout
     assert daemon.lading("fsck").stdout.endswith("0 damaged, 0 repaired\n")
     assert json.loads(daemon.lading("gc", "--dry-run", "--json").stdout)["Deleted"] == {}
     planned = json.loads(daemon.lading("gc", "--dry-run", "--without", name, "--json").stdout)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from e2e.conftest import MakeImage
+from support.classic_check import problems
 from support.daemon import Daemon, running_daemon
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -89,6 +90,60 @@ def test_a_damaged_layer_is_found_and_unpacked_again(images: MakeImage, kind: st
             for path in daemon.data_root.glob(f"snapshots/{driver}/*/snapshots/*")
             if path.name != "nothing"
         ] == []
+
+
+@pytest.mark.stores("classic", itself=True)
+@pytest.mark.parametrize("damage", ["contents", "lost", "notes"])
+def test_a_damaged_layer_of_the_classic_store_comes_from_its_registry(images: MakeImage, damage: str) -> None:
+    """It is found, left alone while a container runs on it, fetched and unpacked again; without a registry the remedy is told."""
+    name = images(f"fsck/classic-{damage}", layers=3)
+    with running_daemon("--storage-driver=overlay2") as daemon:
+        daemon.docker("pull", "-q", name)
+        busybox = one(daemon, "overlay2/*/diff/bin/busybox")
+        if damage == "contents":
+            flip(busybox, 1000)
+        elif damage == "lost":
+            busybox.unlink()
+        else:
+            flip(one(daemon, "image/overlay2/layerdb/sha256/*/tar-split.json.gz"), 40)
+        found = daemon.lading("fsck")
+        assert found.returncode == 2, found.stdout
+        assert found.stdout.count("layer sha256:") == 1, found.stdout
+        made = daemon.docker("create", "--network=none", name, "sleep", "600").strip()
+        if damage == "notes":
+            daemon.docker("start", made)
+            busy = daemon.lading("fsck", "--repair")
+            assert (busy.returncode, "runs on it" in busy.stdout) == (2, True), busy.stdout
+            daemon.docker("stop", "-t", "0", made)
+        repaired = daemon.lading("fsck", "--repair")
+        assert (repaired.returncode, "(repaired)" in repaired.stdout) == (0, True), repaired.stdout
+        assert daemon.lading("fsck").returncode == 0
+        daemon.docker("start", made)  # a container of before stands on what took the place
+        daemon.docker("rm", "-f", made)
+        assert daemon.docker("run", "--rm", "--network=none", name, "cat", "/layer-1").strip("0\n") == "1"
+        daemon.docker("save", "-o", str(daemon.directory / "saved.tar"), name)
+        assert daemon.lading("gc").returncode == 0
+        assert daemon.stop() == 0
+        assert problems(daemon.data_root) == []
+        daemon.start()
+
+
+@pytest.mark.stores("classic", itself=True)
+def test_what_no_registry_has_is_named_with_the_remedy(images: MakeImage) -> None:
+    name = images("fsck/nowhere", layers=2)
+    with running_daemon("--storage-driver=overlay2") as daemon:
+        daemon.docker("pull", "-q", name)
+        daemon.docker("run", "--name=made", "--network=none", name, "sh", "-c", "echo text >/made")
+        daemon.docker("commit", "made", "local:1")
+        daemon.docker("rm", "made")
+        flip(one(daemon, "overlay2/*/diff/made"), 1)
+        left = daemon.lading("fsck", "--repair")
+        assert left.returncode == 2
+        assert "no registry is known that has it; remove its images" in left.stdout
+        assert daemon.run("save", "-o", str(daemon.directory / "x.tar"), "local:1").returncode == 1
+        daemon.docker("rmi", "local:1")
+        assert daemon.lading("gc").returncode == 0
+        assert daemon.lading("fsck").returncode == 0
 
 
 def test_a_layer_that_a_container_runs_on_is_left_alone(images: MakeImage) -> None:

@@ -1,12 +1,18 @@
 """``layers-keep``: what is only a cache is made again when it is needed, and what is pushed and saved is what was pulled."""
 
+import hashlib
 import json
+import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
 from support.daemon import running_daemon
+from support.images import File, Layout, busybox_layer, push
 
+from lading.devices import local as devices
+from lading.kit import linux
 from tests.e2e.test_images import raw_digest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -142,3 +148,62 @@ def test_list_usage_and_prune_count_what_is_here(registry: str, images, tmp_path
         said = daemon.api("POST", "/v1.51/images/prune?filters=%7B%22dangling%22%3A%5B%22false%22%5D%7D")[1]
         assert said["SpaceReclaimed"] == left
         assert blobs() == 0
+
+
+def test_a_large_layer_is_decoded_while_it_is_read(registry: str, tmp_path: Path) -> None:
+    """By processes that outlive the daemon, and each other, as the container does."""
+    config = tmp_path / "daemon.json"
+    config.write_text(json.dumps({"lading": {"layers-keep": "compressed"}}))
+    files = {f"big/{number}": os.urandom(2 << 20).hex().encode() for number in range(9)}
+    layout = Layout(tmp_path / "layout")
+    big = {name: File(content) for name, content in files.items()}
+    layout.name(layout.manifest([busybox_layer(), big]), "image")
+    name = f"{registry}/compressed/large"
+    push(layout.path, "image", name)
+    with running_daemon(f"--config-file={config}") as daemon:
+        if "erofs" not in daemon.docker("info", "--format", "{{.Driver}}"):
+            pytest.skip("no EROFS here")
+        if problem := devices.probe():
+            pytest.skip(problem)
+
+        def layers(pattern: str) -> list[Path]:
+            return list(daemon.data_root.glob(f"snapshots/erofs/*/snapshots/{pattern}"))
+
+        def decoded() -> int:
+            (path,) = layers("*/layer.segments")
+            return path.stat().st_blocks * 512
+
+        daemon.docker("pull", "-q", name)
+        until = time.monotonic() + 60
+        while not layers("*/layer.seek"):  # in the background, nothing tells of it
+            assert time.monotonic() < until, daemon.tail()
+            time.sleep(0.05)
+        daemon.stop()
+        daemon.start()
+        running = daemon.docker("run", "-d", "--network", "host", name, "sleep", "600").strip()
+        assert decoded() < 4 << 20
+        assert len(layers("*/layer.cache")) == 1  # of the layer with the shell
+        root = Path(f"/proc/{daemon.docker('inspect', '-f', '{{.State.Pid}}', running).strip()}/root")
+        assert (root / "big/1").read_bytes() == files["big/1"]
+        some = decoded()
+        assert 4 << 20 < some < 30 << 20
+
+        daemon.kill()
+        assert (root / "big/4").read_bytes() == files["big/4"]
+        daemon.start()
+        (place,) = daemon.data_root.glob("snapshots/erofs/*/devices.sock")
+        served = devices.LocalDevices(place.parent)
+        for which, left in ((1, "big/6"), (0, "big/7")):
+            os.kill(served.pids()[which], signal.SIGKILL)
+            assert (root / left).read_bytes() == files[left]
+        served.close()
+        said = daemon.docker("exec", running, "busybox", "sha256sum", *(f"/{each}" for each in files))
+        assert [line.split()[0] for line in said.splitlines()] == [
+            hashlib.sha256(content).hexdigest() for content in files.values()
+        ]
+        checked = daemon.lading("fsck")
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+        daemon.docker("rm", "-f", running)
+        daemon.stop()
+        assert layers("*/layer.segments") == layers("*/layer.cache") == []
+        assert linux.mount_points(str(daemon.data_root)) == []

@@ -235,6 +235,13 @@ def test_options_of_a_network(engine: Engine):
     assert "com.example.unheard is not supported" in refused.stderr
     assert "overlaps" in engine.run("network", "create", "--ipv6", "--subnet", "fd00:77::/80", "other").stderr
     assert "not supported" in engine.run("network", "create", "-d", "overlay", "other").stderr
+    for words, said in (
+        ("--subnet 10.9.1.0/24 --subnet 10.9.2.0/24", "bridge driver doesn't support multiple subnets"),
+        ("--subnet 10.9.1.5/24", "invalid subnet 10.9.1.5/24: it should be 10.9.1.0/24"),
+        ("--subnet 10.9.1.0/24 --gateway 10.9.1.255", "gateway (10.9.1.255): Address already in use"),
+    ):
+        refused = engine.run("network", "create", *words.split(), "other")
+        assert (refused.returncode, said in refused.stderr) == (1, True), refused.stderr
 
 
 @pytest.mark.proves("POST /networks/{name}/connect", "POST /networks/{name}/disconnect")

@@ -9,7 +9,7 @@ import os
 import subprocess
 import tarfile
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -19,16 +19,20 @@ from support.engine import Engine, boxed
 from support.images import File, busybox_image, layer_tar
 from support.newer import CLI_PLUGINS
 from support.registry import docker_registry
-from support.rootless import FIRST, OUTSIDE, RootlessDaemon, gone, rootless_daemon
+from support.rootless import OUTSIDE, RootlessDaemon, gone, rootless_daemon
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.stores("containerd", "classic", itself=True)]
 engines.APPLETS += ("chmod", "chown", "cp", "httpd", "id", "ls", "rm", "stat", "wget")
 REGISTRY = f"{OUTSIDE}/24"
 
 
-@pytest.fixture(scope="module")
-def daemon() -> Generator[RootlessDaemon]:
-    with rootless_daemon(f"--insecure-registry={REGISTRY}") as running:
+@pytest.fixture(
+    scope="module",
+    params=["", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("overlay2", "native"))],
+)
+def daemon(request: pytest.FixtureRequest) -> Generator[RootlessDaemon]:
+    chosen = (f"--storage-driver={request.param}",) if request.param else ()
+    with rootless_daemon(f"--insecure-registry={REGISTRY}", *chosen) as running:
         yield running
 
 
@@ -42,6 +46,13 @@ def get(daemon: RootlessDaemon, address: str) -> str:
     return daemon.machine.run("curl", "-sS", "--max-time", "10", f"http://{address}/", check=False)
 
 
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def fails(engine: Engine, *words: str) -> str:
     done = engine.run(*words)
     assert done.returncode, done
@@ -51,7 +62,8 @@ def fails(engine: Engine, *words: str) -> str:
 def test_the_daemon_is_the_users_and_says_so(daemon: RootlessDaemon, engine: Engine):
     info = json.loads(engine.docker("info", "--format", "{{json .}}"))
     assert "name=rootless" in info["SecurityOptions"]
-    assert (info["Driver"], info["CgroupDriver"]) == ("overlayfs", "none")
+    expected = next((each.partition("=")[2] for each in daemon.arguments if "driver" in each), "overlayfs")
+    assert (info["Driver"], info["CgroupDriver"]) == (expected, "none")
     assert (info["MemoryLimit"], info["LiveRestoreEnabled"]) == (False, False)
     assert info["DockerRootDir"] == str(daemon.data_root)
     assert os.stat(daemon.socket).st_uid == daemon.owner.pw_uid
@@ -72,7 +84,10 @@ def test_root_of_a_container_is_the_user(daemon: RootlessDaemon, engine: Engine)
     script = "id -u; touch /t/a; touch /t/b; chown 1000:7 /t/b; chmod 4755 /t/a; stat -c %u:%g /t/a /t/b"
     assert engine.docker(*share, "box", "sh", "-c", script).split() == ["0", "0:0", "1000:7"]
     assert (theirs / "a").stat().st_uid == daemon.owner.pw_uid  # set-user-ID, of nobody but the user
-    assert ((theirs / "b").stat().st_uid, (theirs / "b").stat().st_gid) == (FIRST + 999, FIRST + 6)
+    assert ((theirs / "b").stat().st_uid, (theirs / "b").stat().st_gid) == (
+        daemon.first + 999,
+        daemon.first + 6,
+    )
     for option in ((), ("--privileged",)):
         for attack in (
             "cat /m/secret",
@@ -209,12 +224,25 @@ def test_streams_files_figures_and_volumes(engine: Engine):
         (("--cgroup-parent", "/x"), "HostConfig.CgroupParent"),
         (("--device", "/dev/null:/dev/n:r"), "HostConfig.Devices"),
         (("--storage-opt", "size=64m"), "cannot limit the size"),
+        (("--oom-score-adj", "-500"), "HostConfig.OomScoreAdj"),
     ],
 )
 def test_what_needs_cgroups_or_loop_devices_is_refused_by_name(
     engine: Engine, options: tuple[str, ...], named: str
 ):
     assert named in fails(engine, "create", *options, "box", "true")
+
+
+def test_processes_in_the_daemons_pid_namespace_end_with_their_container(
+    daemon: RootlessDaemon, engine: Engine
+):
+    engine.background("shared", "sleep 611 & sleep 612", "--pid", "host")
+    shown = engine.docker("top", "shared", "-eo", "pid,args").splitlines()[1:]
+    assert sorted(line.split()[-1] for line in shown)[:2] == ["611", "612"]
+    engine.docker("kill", "shared")
+    assert engine.docker("wait", "shared") == "137\n"
+    assert not [line for line in daemon.processes().values() if "sleep 61" in line]
+    engine.docker("rm", "shared")
 
 
 def test_pausing_and_updating_are_refused_by_name(engine: Engine):
@@ -225,19 +253,32 @@ def test_pausing_and_updating_are_refused_by_name(engine: Engine):
     engine.docker("rm", "-f", "one")
 
 
+def test_a_stop_lets_containers_end_first(daemon: RootlessDaemon, engine: Engine):
+    """Also one that is never to be stopped by itself: nobody stopped it, so that it runs again with the next daemon."""
+    script = "trap 'echo ended >>/data/f; exit 3' TERM; echo begun >>/data/f; while :; do sleep 0.1; done"
+    for name, policy in (("tidy", "no"), ("again", "unless-stopped")):
+        engine.background(name, script, "-v", f"{name}:/data", "--restart", policy)
+    files = {name: daemon.data_root / f"lading/volumes/moby/{name}/_data/f" for name in ("tidy", "again")}
+    until(lambda: all(file.exists() for file in files.values()))
+    assert daemon.stop() == 0
+    gone(daemon)
+    assert {file.read_text() for file in files.values()} == {"begun\nended\n"}
+    daemon.start()
+    until(lambda: files["again"].read_text() == "begun\nended\nbegun\n")
+    assert engine.docker("inspect", "--format", "{{.State.ExitCode}}", "tidy") == "3\n"
+    assert files["tidy"].read_text() == "begun\nended\n"
+    engine.docker("rm", "-f", "tidy", "again")
+
+
 def test_a_kill_ends_all_and_the_next_daemon_goes_on(daemon: RootlessDaemon, engine: Engine):
     """For containers it is as if the machine had gone down: those that are always to run, run again, with what they wrote."""
     engine.docker("run", "-d", "--name", "always", "--restart", "always", "-p", "8090:80", "box", "sh", "-c", "echo run >>/runs; mkdir -p /www; cp /runs /www/index.html; httpd -f -p 80 -h /www")  # fmt: skip
     engine.background("once", "sleep 600")
-    deadline = time.monotonic() + 30
-    while get(daemon, "127.0.0.1:8090") != "run\n":
-        assert time.monotonic() < deadline
+    until(lambda: get(daemon, "127.0.0.1:8090") == "run\n")
     daemon.kill()
     gone(daemon)
     assert left_mounts(daemon.directory) == []
     daemon.start()
-    deadline = time.monotonic() + 30
-    while get(daemon, "127.0.0.1:8090") != "run\nrun\n":
-        assert time.monotonic() < deadline, daemon.tail()
+    until(lambda: get(daemon, "127.0.0.1:8090") == "run\nrun\n")
     assert engine.docker("inspect", "--format", "{{.State.Status}}", "once") == "exited\n"
     engine.docker("rm", "-f", "always", "once")

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -81,6 +82,8 @@ def test_a_running_container_is_never_orphaned(daemon: Daemon, images: MakeImage
     name = images("switch:run")
     daemon.docker("pull", name)
     daemon.docker("run", "-d", "--name", "busy", "--network", "none", name, *BUSY)
+    steady = ("--name", "steady", "--restart", "unless-stopped", "--network", "none")
+    daemon.docker("run", "-d", *steady, name, *BUSY)
     refused = use(daemon, "classic")
     assert refused.returncode == 1
     assert "busy" in refused.stderr
@@ -97,14 +100,19 @@ def test_a_running_container_is_never_orphaned(daemon: Daemon, images: MakeImage
     daemon.arguments.append(f"--config-file={config}")
     daemon.start(wait=False)
     assert daemon.process.wait(30) == 1
-    assert "would be orphaned: busy" in daemon.tail()
+    assert "would be orphaned: " in daemon.tail()
     config.write_text("{}")
     daemon.start()
 
     assert use(daemon, "classic", "--stop").returncode == 0
     assert daemon.docker("ps", "-aq") == ""
     assert use(daemon, "containerd").returncode == 0
-    assert daemon.docker("ps", "-a", "--format", "{{.Names}} {{.State}}") == "busy exited\n"
+    # The user has not stopped it, so that it comes back with its store, as after a restart of the daemon.
+    deadline = time.monotonic() + 20
+    while "running" not in daemon.docker("inspect", "--format", "{{.State.Status}}", "steady"):
+        assert time.monotonic() < deadline, daemon.tail()
+        time.sleep(0.1)
+    assert daemon.docker("inspect", "--format", "{{.State.Status}}", "busy") == "exited\n"
 
 
 @pytest.fixture

@@ -18,12 +18,11 @@ import pytest
 
 from support.daemon import Daemon, left_mounts
 from support.netns import Netns, new_netns
+from support.subids import given
 
 SOURCE = Path(__file__).parents[2]
-USER = "lading-test"
-FIRST = 800_000
-"""The first of the user's 65536 subordinate IDs."""
 COUNT = 65_536
+"""Subordinate IDs of the user."""
 OUTSIDE = "192.0.2.1"
 """An address of the machine that is no loopback."""
 _GONE_SECONDS = 10
@@ -52,18 +51,20 @@ def why_not() -> str:
 @contextlib.contextmanager
 def user() -> Generator[pwd.struct_passwd]:
     """A fresh user with subordinate IDs; gone afterwards."""
-    with contextlib.suppress(KeyError):
-        pwd.getpwnam(USER)
-        subprocess.run(["userdel", USER], check=True)
-    span = f"{FIRST}-{FIRST + COUNT - 1}"
-    subprocess.run(["useradd", "--no-create-home", "--user-group", USER], check=True)
+    name = f"lading-{os.getpid()}"
+    none = ("-K", "SUB_UID_COUNT=0", "-K", "SUB_GID_COUNT=0")
+    subprocess.run(["useradd", "--no-create-home", "--user-group", *none, name], check=True)
     try:
-        for option in ("--del-subuids", "--del-subgids"):  # what useradd gave by itself
-            subprocess.run(["usermod", option, "0-4294967294", USER], check=False, capture_output=True)
-        subprocess.run(["usermod", "--add-subuids", span, "--add-subgids", span, USER], check=True)
-        yield pwd.getpwnam(USER)
+        found = pwd.getpwnam(name)
+        with given(name, name, first_of(found)):
+            yield found
     finally:
-        subprocess.run(["userdel", USER], check=True, capture_output=True)
+        subprocess.run(["userdel", name], check=True, capture_output=True)
+
+
+def first_of(owner: pwd.struct_passwd) -> int:
+    """The first of a user's subordinate IDs, which no other user of tests has."""
+    return 1_000_000 + owner.pw_uid * COUNT
 
 
 class RootlessDaemon(Daemon):
@@ -77,6 +78,7 @@ class RootlessDaemon(Daemon):
         super().__init__(directory, arguments)
         self.owner = owner
         self.machine = machine
+        self.first = first_of(owner)
         self.home = directory / "home"
         self.runtime = directory / "run"
         self.socket = self.runtime / "docker.sock"
@@ -126,7 +128,7 @@ class RootlessDaemon(Daemon):
             if entry.name.isdigit():
                 with contextlib.suppress(OSError):
                     uid = entry.stat().st_uid
-                    if uid == self.owner.pw_uid or FIRST <= uid < FIRST + COUNT:
+                    if uid == self.owner.pw_uid or self.first <= uid < self.first + COUNT:
                         line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                         found[int(entry.name)] = line
         return found

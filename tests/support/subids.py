@@ -15,10 +15,17 @@ _FILES = ((Path("/etc/subuid"), "nobody"), (Path("/etc/subgid"), "nogroup"))
 @contextlib.contextmanager
 def subordinate_ids() -> Generator[str]:
     """Give 65536 of them to nobody; what ``--userns-remap`` is to say."""
-    with contextlib.ExitStack() as stack:
-        for path, owner in _FILES:
-            stack.enter_context(_line(path, f"{owner}:{FIRST}:65536"))
+    with given(*(owner for _, owner in _FILES), FIRST):
         yield OWNER
+
+
+@contextlib.contextmanager
+def given(user: str, group: str, first: int) -> Generator[None]:
+    """Give 65536 IDs to a user and a group."""
+    with contextlib.ExitStack() as stack:
+        for (path, _), owner in zip(_FILES, (user, group), strict=True):
+            stack.enter_context(_line(path, f"{owner}:{first}:65536"))
+        yield
 
 
 @contextlib.contextmanager

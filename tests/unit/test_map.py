@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import lading
-from lading.core import buildcache, content, images, metadata, remotes, runtime, snapshots
+from lading.core import buildcache, content, devices, images, metadata, remotes, runtime, snapshots
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "lading"
@@ -28,6 +28,7 @@ SUITES: dict[type, str] = {
     runtime.Runtime: "RuntimeSuite",
     remotes.Registries: "RemotesSuite",
     images.Naming: "ImageStoreSuite",
+    devices.Devices: "DevicesSuite",
 }
 DELEGATING = {
     "ReloadableRegistries": "hands every call to an HttpRegistries",

@@ -5,6 +5,7 @@ chain ID is a layer there, an active one a mount. What only Lading has a word fo
 stands in rows alone. Files first when something comes, rows first when it goes; `lading.classic.sync` mends what a crash left.
 """
 
+import os
 import re
 import shutil
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -20,16 +21,15 @@ from lading.classic.layerdb import SPLIT, LayerDatabase, LayerRecord
 from lading.classic.layout import Layout
 from lading.core import metadata
 from lading.core.leases import LeaseID
-from lading.core.metadata import TREE, SnapshotRow
+from lading.core.metadata import TREE, SnapshotRow, check_replaceable
 from lading.core.snapshots import Kind, Labels, Usage
 from lading.errors import (
     AlreadyExistsError,
     InternalError,
     InvalidArgumentError,
     NotFoundError,
-    UnsupportedError,
 )
-from lading.kit import aio
+from lading.kit import aio, fs
 from lading.kit.failpoints import failpoint
 from lading.oci.digest import ChainID, DiffID
 
@@ -148,7 +148,11 @@ class LayerRows(metadata.Snapshots):
                 durable=durable,
             )
             self._know(key, id, tree)
-            await aio.run(aio.DISK, shutil.rmtree, self._layout.trees / tree / DRAFT, ignore_errors=True)
+            if (
+                kind is not Kind.COMMITTED or name is not None
+            ):  # a copy of a layer may take its place, with its notes
+                draft = self._layout.trees / tree / DRAFT
+                await aio.run(aio.DISK, shutil.rmtree, draft, ignore_errors=True)
             return row
 
         if kind is Kind.COMMITTED and name is not None:
@@ -238,7 +242,25 @@ class LayerRows(metadata.Snapshots):
 
     @override
     async def replace(self, name: str, copy: str) -> SnapshotRow:
-        raise UnsupportedError("a layer of the classic store is not replaced", subject=name)
+        """The trees change places, so that whoever names the layer's, dockerd too, goes on as before; the copy's row goes."""
+        row, made = await self._rows.get(name), await self._rows.get(copy)
+        above = (each.info.key for each in await self._rows.list() if each.info.parent == copy)
+        check_replaceable(row, made, child=next(above, None))
+        await aio.run(aio.DISK, self._exchange, chain_id(name), self.tree(row.id), self.tree(made.id))
+        return await self._rows.delete(copy)
+
+    def _exchange(self, name: ChainID | None, tree: str, copy: str) -> None:
+        ours, theirs = self._layout.trees / tree, self._layout.trees / copy
+        split = theirs / DRAFT / SPLIT
+        if not (ours / "diff").exists():
+            (ours / "diff").mkdir()
+        fs.exchange(ours / "diff", theirs / "diff")
+        if name is not None and split.exists():
+            os.chmod(split, 0o644)
+            os.replace(split, self._layers.directory(name) / SPLIT)
+            fs.fsync_directory(self._layers.directory(name))
+        for each in (ours, theirs):
+            fs.fsync_directory(each)
 
     @override
     async def removed(self) -> AbstractSet[tuple[str, str]]:

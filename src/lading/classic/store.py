@@ -15,7 +15,7 @@ from lading.classic.layerdb import SPLIT, LayerDatabase, LayerRecord
 from lading.classic.layout import DRIVER, Layout
 from lading.classic.records import ClassicRecords, known_lease
 from lading.core import content, leases
-from lading.core.classic import ClassicStore
+from lading.core.classic import ClassicStore, SeenBlob
 from lading.core.content import IngestRef
 from lading.core.images import Image, Pointed
 from lading.core.labels import GC_REF_CONTENT, GC_REF_SNAPSHOT
@@ -30,7 +30,7 @@ from lading.kit import aio
 from lading.kit.tasks import KeyedLock
 from lading.oci import config as oci_config
 from lading.oci import manifest as oci_manifest
-from lading.oci import mediatypes
+from lading.oci import mediatypes, reference
 from lading.oci.config import ImageConfig
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import ChainID, DiffID, Digest
@@ -221,6 +221,24 @@ class LocalClassicStore(ClassicStore):
             return exc.message
         found = DiffID.from_hasher(hasher, record.diff_id.algorithm)
         return "" if found == record.diff_id else f"its tree gives {found} instead of {record.diff_id}"
+
+    @override
+    async def seen(self, layer: ChainID) -> tuple[DiffID, Sequence[SeenBlob]]:
+        record = await aio.run(aio.DISK, self._layers.read, layer)
+        if record is None:
+            raise NotFoundError(f"layer {layer} is not here", subject=layer)
+        known = await aio.run(aio.DISK, self._known.of_layer, record.diff_id)
+        return record.diff_id, [
+            SeenBlob(
+                repository=reference.parse(each.source_repository),
+                blob=Descriptor(
+                    media_type=each.media_type or mediatypes.DOCKER_LAYER_GZIP,
+                    digest=Digest(each.digest),
+                    size=each.size,
+                ),
+            )
+            for each in reversed(known)
+        ]
 
     # Going out.
 

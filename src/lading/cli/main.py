@@ -127,11 +127,11 @@ def _wait_for(client: Client, kind: str) -> dict[str, Any]:
 @group.command()
 @_HOST
 @_JSON
-@click.argument("digest")
+@click.argument("what", metavar="DIGEST|IMAGE")
 @click.pass_context
-def why(context: click.Context, host: str, digest: str, *, as_json: bool) -> None:
-    """Tell what keeps the blob DIGEST alive."""
-    found = _client(context, host).get(f"/lading/why/{_quoted(digest)}")
+def why(context: click.Context, host: str, what: str, *, as_json: bool) -> None:
+    """Tell what keeps a blob alive, or what an image points to."""
+    found = _client(context, host).get(f"/lading/why/{_quoted(what)}")
     if as_json:
         _print_json(found)
         return

@@ -38,11 +38,20 @@ class ExecService:
             self._containers.pop(id_, None)
 
     async def create(self, container: Container, body: Mapping[str, Any]) -> str:
-        """Prepare a further process; its ID. Raises `ConflictError` unless the container runs and is not paused."""
+        """Prepare a further process; its ID.
+
+        Raises:
+            ConflictError: The container does not run, or it is paused.
+            InvalidArgumentError: A field is wrong, or the container knows no such user.
+
+        """
         self._life.running_task(container).expect_exec()
         if container.state.paused:
             raise ConflictError(f"container {container.id} is paused, unpause the container before exec")
-        made = Exec(id=secrets.token_hex(32), container=container.id, request=ExecRequest.parse(body))
+        asked = ExecRequest.parse(body)
+        if asked.user:
+            await execs.user_of(asked, container.state.pid)
+        made = Exec(id=secrets.token_hex(32), container=container.id, request=asked)
         container.execs[made.id] = made
         self._execs[made.id] = made
         self._containers[made.id] = container

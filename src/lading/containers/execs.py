@@ -100,13 +100,18 @@ def process(
     return made
 
 
-async def plan(request: ExecRequest, base: Mapping[str, Any], pid: int, default_user: str) -> dict[str, Any]:
-    """The process of an exec in the container whose first process is ``pid``."""
+async def user_of(request: ExecRequest, pid: int, default: str = "") -> users.User:
+    """Who an exec runs as in the container whose first process is ``pid``. Raises as `users.resolve`."""
 
     def look(root: Root) -> users.User:
-        return users.resolve(root, request.user or default_user)
+        return users.resolve(root, request.user or default)
 
-    user = await aio.run(aio.DISK, in_process, pid, look)
+    return await aio.run(aio.DISK, in_process, pid, look)
+
+
+async def plan(request: ExecRequest, base: Mapping[str, Any], pid: int, default_user: str) -> dict[str, Any]:
+    """The process of an exec in the container whose first process is ``pid``."""
+    user = await user_of(request, pid, default_user)
     held: list[str] = base["capabilities"]["bounding"]
     return process(request, base, user, list(capabilities.known()) if request.privileged else held)
 

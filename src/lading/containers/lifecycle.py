@@ -33,6 +33,7 @@ from lading.containers import (
     joining,
     links,
     logdriver,
+    members,
     naming,
     rootfs,
     runs,
@@ -241,6 +242,8 @@ class Lifecycle:
             raise await self._failed(container, exc) from exc
         now = time.time_ns()
         container.document.state = State(running=True, pid=pid, started_at=now)
+        if not self.env.cgroup_parent:
+            container.mount_namespace = await aio.run(aio.DISK, members.namespace_of, pid)
         with anyio.CancelScope(shield=True):
             await self.save(container)
             container.started.set()
@@ -472,6 +475,8 @@ class Lifecycle:
     async def finish(self, container: Container, task: Task | None, end: Exit) -> None:
         """Everything that follows the end of a run."""
         run = self.runs.get(container.id)
+        if not self.env.cgroup_parent:  # the runtime finds no others than the first
+            await aio.run(aio.DISK, members.kill, container.mount_namespace)
         if run is not None:
             with anyio.move_on_after(_DRAIN_SECONDS):
                 await run.drained.wait()
@@ -590,8 +595,11 @@ class Lifecycle:
             raise ConflictError(f"container {container.id} is not running", subject=container.id)
         return container.task
 
-    async def kill(self, container: Container, signal: int) -> None:
-        """Send a signal. Raises `ConflictError` if it does not run."""
+    async def kill(self, container: Container, signal: int, *, manual: bool = True) -> None:
+        """Send a signal. Raises `ConflictError` if it does not run.
+
+        Not ``manual``: nobody asked for this container to stop, and it may start by itself with the next daemon.
+        """
         if not container.state.running and container.state.restarting:
             container.stop_requested = True
             self.cancel_restart(container)
@@ -600,7 +608,7 @@ class Lifecycle:
             task = self.running_task(container)
             if signal in (2, 3, 9, 15) or signal == signals.parse(container.document.stop_signal):
                 container.stop_requested = True
-                container.document.manually_stopped = True
+                container.document.manually_stopped |= manual
             await task.kill(signal)
             if container.state.paused and signal == signals.parse("KILL"):
                 with contextlib.suppress(LadingError):
@@ -611,8 +619,13 @@ class Lifecycle:
             ) from exc
         self.env.bus.publish("container", "kill", container.id, container.attributes(signal=str(signal)))
 
-    async def stop(self, container: Container, *, timeout: int | None, signal: str) -> None:
-        """Ask it to end; kill it after ``timeout`` seconds (negative: never). Raises `NotModifiedError` if it does not run."""
+    async def stop(
+        self, container: Container, *, timeout: int | None = None, signal: str = "", manual: bool = True
+    ) -> None:
+        """Ask it to end; kill it after ``timeout`` seconds (negative: never). ``manual`` is as in `kill`.
+
+        Raises `NotModifiedError` if it does not run.
+        """
         if container.state.restarting:
             container.stop_requested = True
             self.cancel_restart(container)
@@ -623,15 +636,15 @@ class Lifecycle:
         seconds = timeout if timeout is not None else container.config.stop_timeout
         seconds = self.env.stop_seconds if seconds is None else seconds
         container.stop_requested = True
-        container.document.manually_stopped = True
+        container.document.manually_stopped |= manual
         stopped = container.stopped
         with contextlib.suppress(ConflictError):
-            await self.kill(container, signals.parse(signal or container.document.stop_signal))
+            await self.kill(container, signals.parse(signal or container.document.stop_signal), manual=manual)
         with anyio.move_on_after(math.inf if seconds < 0 else seconds):
             await stopped.wait()
         if not stopped.is_set():
             with contextlib.suppress(ConflictError):
-                await self.kill(container, signals.parse("KILL"))
+                await self.kill(container, signals.parse("KILL"), manual=manual)
             with anyio.fail_after(_KILL_SECONDS + _DRAIN_SECONDS):
                 await stopped.wait()
         self.env.bus.publish("container", "stop", container.id, container.attributes())

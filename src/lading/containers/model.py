@@ -97,6 +97,8 @@ class Container:
     """Held while an exec starts, and alone while the container is frozen: a process that starts in a frozen cgroup hangs."""
     output: Broadcast = field(default_factory=Broadcast)
     task: Task | None = None
+    mount_namespace: str = ""
+    """Of this run, by which its processes are found where there are no cgroups (`containers.members`)."""
     execs: dict[str, Exec] = field(default_factory=dict[str, Exec])
     started: anyio.Event = field(default_factory=anyio.Event)
     stopped: anyio.Event = field(default_factory=anyio.Event)

@@ -1,6 +1,5 @@
 """Namespaces of a container: its own, the host's, or those of another container."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -32,20 +31,6 @@ def wanted(host: HostConfig) -> dict[str, str]:
     """Which container's namespace of which type is asked for: type to name or ID."""
     modes = {"pid": host.pid_mode, "ipc": host.ipc_mode}
     return {kind: mode.removeprefix(PREFIX) for kind, mode in modes.items() if mode.startswith(PREFIX)}
-
-
-def members(pid: int) -> frozenset[int]:
-    """The processes of the PID namespace that a process is in; none if it has ended. Blocking. pid_namespaces(7)."""
-    wanted = _pid_namespace(str(pid))
-    names = filter(str.isdigit, os.listdir("/proc")) if wanted else ()
-    return frozenset(int(name) for name in names if _pid_namespace(name) == wanted)
-
-
-def _pid_namespace(name: str) -> str:
-    try:
-        return os.readlink(f"/proc/{name}/ns/pid")
-    except OSError:  # it has ended
-        return ""
 
 
 def cgroup_namespace(host: HostConfig, *, cgroup_v2: bool) -> str:

@@ -12,15 +12,15 @@ from typing import Any, Final, Literal
 
 import anyio
 import anyio.abc
+import structlog
 
 from lading.containers import (
     attaching,
-    cgroupless,
     committing,
     imagemounts,
     listing,
+    members,
     model,
-    namespaces,
     naming,
     signals,
     stats,
@@ -45,10 +45,16 @@ from lading.containers.runs import Run
 from lading.containers.streams import Peer
 from lading.containers.volumeholding import VolumeHolding
 from lading.containers.volumeservice import VolumeService
-from lading.errors import ConflictError, InvalidArgumentError, NotFoundError, UnsupportedError
+from lading.errors import (
+    ConflictError,
+    InvalidArgumentError,
+    LadingError,
+    NotFoundError,
+)
 from lading.kit import aio
 from lading.oci.descriptor import Platform
 
+_log: Final = structlog.get_logger(__name__)
 Condition = Literal["not-running", "next-exit", "removed"]
 CONDITIONS: Final = ("not-running", "next-exit", "removed")
 
@@ -157,6 +163,23 @@ class ContainerService:
     async def stop(self, name: str, *, timeout: int | None = None, signal: str = "") -> None:
         """Stop it; raises as `Lifecycle.stop`."""
         await self._life.stop(self.find(name), timeout=timeout, signal=signal)
+
+    async def put_away(self, name: str) -> None:
+        """Stop it for as long as it cannot be seen. To its restart policy nobody has stopped it. Raises as `Lifecycle.stop`."""
+        await self._life.stop(self.find(name), manual=False)
+
+    async def shut_down(self) -> None:
+        """Stop all that run, before the machine that they know goes; the next daemon starts those that are always to run."""
+        async with anyio.create_task_group() as group:
+            for container in self.all():
+                if container.state.running or container.state.restarting:
+                    group.start_soon(self._shut_down, container)
+
+    async def _shut_down(self, container: Container) -> None:
+        try:
+            await self._life.stop(container, manual=False)
+        except (LadingError, TimeoutError) as exc:
+            _log.warning("container_not_stopped", container=container.id, reason=str(exc))
 
     async def restart(self, name: str, *, timeout: int | None = None, signal: str = "") -> None:
         """Stop it if it runs, and start it."""
@@ -294,11 +317,7 @@ class ContainerService:
         task = self._life.running_task(container)
         if self._has_cgroups:
             return frozenset(await task.pids())
-        if container.host.pid_mode not in ("", "private"):
-            raise UnsupportedError(
-                f"the processes of a container in another PID namespace cannot be told: {cgroupless.REASON}"
-            )
-        return await aio.run(aio.DISK, namespaces.members, container.state.pid)
+        return await aio.run(aio.DISK, members.of, container.mount_namespace)
 
     async def commit(self, container: Container, asked: CommitRequest) -> str:
         """Make an image of it; raises as `committing.commit`."""

@@ -197,8 +197,19 @@ def process(
     if plan.config.tty and len(size) == 2 and all(size):
         made["consoleSize"] = {"height": size[0], "width": size[1]}
     if plan.host.oom_score_adj is not None:
-        made["oomScoreAdj"] = plan.host.oom_score_adj
+        made["oomScoreAdj"] = _oom_score(plan.host.oom_score_adj)
     return made
+
+
+def _oom_score(wanted: int) -> int:
+    """Raises `UnsupportedError` for a score that root of a user namespace may not have. Blocking. proc_pid_oom_score_adj(5)."""
+    if kernel.in_user_namespace():
+        least = int(Path("/proc/self/oom_score_adj").read_text("ascii"))
+        if wanted < least:
+            raise UnsupportedError(
+                f"HostConfig.OomScoreAdj {wanted} is not supported: only root of the machine may go below {least}"
+            )
+    return wanted
 
 
 def capability_sets(caps: Sequence[str], uid: int) -> dict[str, list[str]]:

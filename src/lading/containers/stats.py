@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import anyio
 
-from lading.containers import figures, namespaces
+from lading.containers import figures, members
 from lading.containers.figures import Figures, Sample
 from lading.containers.model import Container
 from lading.errors import LadingError
@@ -55,9 +55,7 @@ async def _sample(container: Container, *, cgroups: bool) -> Sample | None:
 
 
 async def _counted(container: Container) -> Figures:
-    if container.host.pid_mode not in ("", "private"):
-        return {}
-    return {"pids": {"current": len(await aio.run(aio.DISK, namespaces.members, container.state.pid))}}
+    return {"pids": {"current": len(await aio.run(aio.DISK, members.of, container.mount_namespace))}}
 
 
 async def _pause(container: Container) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from lading.core.networks import NetworkRequest, Subnet
+from lading.core.networks import BRIDGE, NetworkRequest, Subnet
 from lading.errors import (
     ConflictError,
     InvalidArgumentError,
@@ -44,19 +44,22 @@ def subnets_for(
 
     Raises:
         InvalidArgumentError: A subnet or an address in it is wrong.
-        PermissionDeniedError: It overlaps one of another network.
+        PermissionDeniedError: It overlaps one of another network, or a bridge is to have two of one IP version.
         ResourceExhaustedError: No pool is free.
 
     """
-    _check([subnet for subnet in request.subnets if subnet.subnet])
-    given = [_completed(subnet) for subnet in request.subnets if subnet.subnet]
+    asked = [subnet for subnet in request.subnets if subnet.subnet]
+    _check(asked)
+    given = [_completed(subnet) for subnet in asked]
     nets = [network(each.subnet) for each in given]
+    versions = [each.version for each in nets]
+    if request.driver == BRIDGE and len(versions) > len(set(versions)):
+        raise PermissionDeniedError("bridge driver doesn't support multiple subnets", subject=request.name)
     for index, each in enumerate(nets):
         if any(overlap(each, other) for other in [*taken, *nets[:index]]):
             raise PermissionDeniedError(
                 "invalid pool request: Pool overlaps with other one on this address space", subject=str(each)
             )
-    versions = {each.version for each in nets}
     if request.ipv4 and 4 not in versions:
         chosen = Subnet(subnet=str(_free_pool(pools, [*taken, *busy, *nets])))
         given.insert(0, _completed(_merged(chosen, request, 4)))
@@ -175,6 +178,8 @@ def _completed(subnet: Subnet) -> Subnet:
     for name, each in named.items():
         if each not in whole:
             raise InvalidArgumentError(f"no matching subnet for {name} {each}", subject=str(whole))
+    if whole.version == 4 and gateway in (whole.network_address, whole.broadcast_address):
+        raise PermissionDeniedError(f"failed to allocate gateway ({gateway}): Address already in use")
     if subnet.range and not _inside(network(subnet.range), whole):
         raise InvalidArgumentError(f"no matching subnet for range {subnet.range}", subject=str(whole))
     return replace(subnet, subnet=str(whole), gateway=str(gateway))

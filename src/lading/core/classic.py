@@ -16,6 +16,14 @@ from lading.oci.digest import ChainID, DiffID, Digest
 from lading.oci.reference import Reference
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenBlob:
+    """A blob that unpacks to a layer, where it was seen. Its size is 0 if that is not known."""
+
+    repository: Reference
+    blob: Descriptor
+
+
 class ClassicStore(images.Naming, Protocol):
     """The images of a data-root in Docker's classic form."""
 
@@ -53,6 +61,10 @@ class ClassicStore(images.Naming, Protocol):
 
     def check_layers(self) -> AsyncIterator[tuple[ChainID, str]]:
         """Read every layer, and say what is wrong with it, or nothing: whether its tree still gives the bytes that it had."""
+        ...
+
+    async def seen(self, layer: ChainID) -> tuple[DiffID, Sequence[SeenBlob]]:
+        """What a layer's stream is, and blobs that unpack to it, the ones seen last first. Raises `NotFoundError`."""
         ...
 
     async def known_blobs(

@@ -196,7 +196,8 @@ class Networks(Protocol):
         Raises:
             AlreadyExistsError: The name is taken.
             InvalidArgumentError: A subnet, an address or an option is wrong, or they contradict each other.
-            PermissionDeniedError: A subnet overlaps one of another network, or the name is reserved.
+            PermissionDeniedError: A subnet overlaps one of another network, a bridge is to have two of one IP version, or the
+                name is reserved.
             ResourceExhaustedError: No pool is free.
             UnsupportedError: No such driver, or an option is not offered.
 

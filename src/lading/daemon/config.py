@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, cast, get_args, get_type_hints
 
 import msgspec
 
@@ -247,12 +247,17 @@ def read_file(path: str, *, required: bool) -> tuple[Values, str]:
     values = cast("Values", document)
     unknown = [key for key in values if key not in options.BY_KEY]
     if unknown:
-        hints = [hint for hint in (_suggestion(key, options.BY_KEY) for key in unknown) if hint]
+        hints = [hint for hint in map(_suggested_key, unknown) if hint]
         raise InvalidArgumentError(
             f"the following directives in {path} don't match any configuration option: {', '.join(unknown)}",
             hint=" ".join(hints),
         )
     return {key: _checked(options.BY_KEY[key], value, path) for key, value in values.items()}, path
+
+
+def _suggested_key(key: str) -> str:
+    inside = f"it belongs into the object 'lading': {key}" if key in _settings_by_key() else ""
+    return inside or _suggestion(key, options.BY_KEY)
 
 
 def _checked(option: Option, value: Any, path: str) -> Any:
@@ -417,7 +422,7 @@ def _settings(value: Any) -> LadingSettings:
         return LadingSettings()
     if not isinstance(value, dict):
         raise InvalidArgumentError("invalid value for 'lading'", hint="give an object")
-    known = {each.name.replace("_", "-"): each.name for each in fields(LadingSettings)}
+    known = _settings_by_key()
     document = cast("dict[str, Any]", value)
     unknown = [key for key in document if key not in known]
     if unknown:
@@ -428,7 +433,8 @@ def _settings(value: Any) -> LadingSettings:
     try:
         settings = msgspec.convert({known[key]: each for key, each in document.items()}, LadingSettings)
     except msgspec.ValidationError as exc:
-        raise InvalidArgumentError(f"invalid value in 'lading': {exc}") from exc
+        said = str(exc).replace("_", "-")
+        raise InvalidArgumentError(f"invalid value in 'lading': {said}", hint=_choices(said)) from exc
     if settings.layers_cache < 0:
         raise InvalidArgumentError(
             f"invalid lading.layers-cache: {settings.layers_cache}", hint="bytes, or 0"
@@ -443,6 +449,18 @@ def _settings(value: Any) -> LadingSettings:
             hint="at least 1 second",
         )
     return settings
+
+
+def _choices(error: str) -> str:
+    """What may be chosen from for the setting that an error names at its end."""
+    types = get_type_hints(LadingSettings)
+    named = [name for key, name in _settings_by_key().items() if error.endswith(f".{key}`")]
+    choices = [choice for name in named for choice in get_args(types[name])]
+    return f"use one of {', '.join(choices)}" if choices else ""
+
+
+def _settings_by_key() -> dict[str, str]:
+    return {each.name.replace("_", "-"): each.name for each in fields(LadingSettings)}
 
 
 def _check(config: Config) -> None:

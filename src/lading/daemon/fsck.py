@@ -1,8 +1,8 @@
 """Check: does every blob still have its digest, every image its target, every layer what its blob unpacks to; and repair.
 
 A damaged blob is fetched again from the registries that its distribution labels name, verified, and only then put in the place
-of the damaged one. A damaged layer is unpacked again from its blob, as long as no container runs on it. What cannot be repaired
-stays as it is, and is named.
+of the damaged one. A damaged layer is unpacked again from its blob, as long as no container runs on it; the classic store, which
+keeps no blobs, fetches it from where the layer was seen. What cannot be repaired stays as it is, and is named.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -10,20 +10,23 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import anyio
+import msgspec
 
 from lading.core import content, images, leases
+from lading.core.classic import ClassicStore, SeenBlob
 from lading.core.content import Info, IngestRef
 from lading.core.labels import RECIPE
 from lading.core.leases import LeaseID
 from lading.core.remotes import Registries
-from lading.errors import DataLossError, LadingError, NotFoundError
+from lading.errors import AlreadyExistsError, DataLossError, LadingError, NotFoundError
 from lading.kit import aio
 from lading.oci.descriptor import Descriptor
-from lading.oci.digest import Digest, new_hasher
+from lading.oci.digest import ChainID, Digest, new_hasher
 from lading.oci.reference import Reference
 from lading.transfer.labels import repositories
 from lading.transfer.restoring import FromRegistry, way_of
 from lading.unpack.checking import Checkable, LayerChecker
+from lading.unpack.unpacker import Layer
 
 _CHUNK: Final = 4 * 1024 * 1024
 _OCTETS: Final = "application/octet-stream"
@@ -42,6 +45,7 @@ class Checker:
     layers: LayerChecker
     running: Callable[[], Awaitable[Mapping[str, str]]]
     """Asks which snapshots running containers stand on, and for the name of such a container."""
+    classic: ClassicStore | None = None
 
     async def run(self, *, repair: bool) -> AsyncIterator[dict[str, Any]]:
         """Progress in bytes (``current``, ``total``), a ``finding`` for each piece of damage, at last a ``result``."""
@@ -74,6 +78,12 @@ class Checker:
                 repaired += healed
                 yield _finding("layer", layer.name, problem, repaired=healed)
         checked = len(blobs) + len(layers)
+        async for name, problem, healed in self._check_classic(repair=repair):
+            checked += 1
+            if problem:
+                damaged += 1
+                repaired += healed
+                yield _finding("layer", name, problem, repaired=healed)
         result = {"Checked": checked, "Bytes": total, "Damaged": damaged, "Repaired": repaired}
         yield {"current": total, "total": total, "result": result}
 
@@ -103,6 +113,38 @@ class Checker:
             return False, f"; container {user} runs on it: stop it, then repair"
         await self.layers.repair(layer)
         return True, f"; unpacked again from {layer.blob.digest}"
+
+    async def _check_classic(self, *, repair: bool) -> AsyncIterator[tuple[ChainID, str, bool]]:
+        """Each layer of the classic store, what is wrong with it or nothing, and whether it is well again."""
+        if self.classic is None:
+            return
+        async for name, problem in self.classic.check_layers():
+            healed, words = await self._remake(self.classic, name) if problem and repair else (False, "")
+            yield name, f"{problem}{words}", healed
+
+    async def _remake(self, classic: ClassicStore, name: ChainID) -> tuple[bool, str]:
+        """Whether a layer is well again, out of a registry where it was seen, and words for the finding."""
+        user = (await self.running()).get(name)
+        if user is not None:
+            return False, f"; container {user} runs on it: stop it, then repair"
+        said: list[str] = []
+        diff_id, blobs = await classic.seen(name)
+        parent = await self.layers.parent(name)
+        for seen in blobs:
+            lease = await self.leases.create(labels=_PURPOSE)
+            try:
+                blob = await self._fetch_new(seen, lease.id)
+                layer = Layer(descriptor=blob, diff_id=diff_id, chain_id=name, parent=parent)
+                await self.layers.remake(layer, lease=lease.id)
+            except LadingError as exc:
+                said.append(f"{seen.repository.name}: {exc.message}")
+            else:
+                return True, f"; unpacked again from {blob.digest}, fetched from {seen.repository.name}"
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self.leases.delete(lease.id)
+        why = "; ".join(said) if said else "no registry is known that has it"
+        return False, f"; {why}; remove its images and pull, load or build them again"
 
     async def _problem(self, info: Info) -> str:
         """What is wrong with a blob, or empty."""
@@ -155,6 +197,25 @@ class Checker:
             # How it was made of a snapshot is not believed any more.
             kept = {key: value for key, value in info.labels.items() if key != RECIPE}
             await writer.commit(size=info.size, expected=info.digest, labels=kept)
+
+    async def _fetch_new(self, seen: SeenBlob, lease: LeaseID) -> Descriptor:
+        """Have a blob in the store that was seen in a registry, held by ``lease``."""
+        resolver = self.registries.resolver()
+        blob = seen.blob
+        if not blob.size:
+            size = await resolver.pusher(seen.repository).size(blob.digest)
+            if size is None:
+                raise NotFoundError(f"it has no blob {blob.digest}", subject=blob.digest)
+            blob = msgspec.structs.replace(blob, size=size)
+        ref = IngestRef(f"fsck-{blob.digest}")
+        try:
+            async with self.store.open_writer(ref, expected=blob, lease=lease) as writer:
+                await aio.run(aio.DATA, writer.truncate)
+                await resolver.fetcher(seen.repository).fetch(blob, writer.write)
+                await writer.commit()
+        except AlreadyExistsError:
+            pass  # it is here for another reason
+        return blob
 
 
 def _digest_of(reader: content.Reader, algorithm: str) -> Digest:

@@ -26,6 +26,7 @@ from lading.daemon.config import Config, LadingSettings
 from lading.daemon.fsck import Checker
 from lading.daemon.maintenance import StoreMaintenance
 from lading.daemon.selection import SETTING, Selection, StoreKind, messages
+from lading.devices import local
 from lading.devices.local import LocalDevices
 from lading.errors import FailedPreconditionError
 from lading.gc.collector import Collector
@@ -184,12 +185,12 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
             leases=lease_manager,
             registries=registries,
             restorer=restorer,
-            layers=LayerChecker(store, transfer.unpacker),
+            layers=LayerChecker(store, transfer.unpacker, packed=classic is None),
             running=running,
+            classic=classic.store if classic else None,
         ),
         data_root=config.data_root,
         releaser=releaser,
-        classic=classic.store if classic else None,
     )
 
     async def used() -> Sequence[Use]:
@@ -307,7 +308,7 @@ async def open_snapshotter(
         problem = await aio.run(aio.DISK, kind.probe, root) if kind else "there is no such snapshotter"
         more: dict[str, Any] = {}
         if kind is not None and kind.rebuilds:
-            more = {"open_blob": open_blob, "devices": LocalDevices(root)}
+            more = {"open_blob": open_blob, "devices": await _devices(root)}
         elif not _keeps(config.lading):
             problem = (
                 problem or f"it cannot keep layers {config.lading.layers_keep} only (lading.layers-keep)"
@@ -332,6 +333,15 @@ async def open_snapshotter(
     raise FailedPreconditionError(
         f"no snapshotter is available: {'; '.join(tried)}", hint=f"use {' or '.join(SNAPSHOTTERS)}"
     )
+
+
+async def _devices(root: Path) -> LocalDevices | None:
+    """What decodes layers while they are read, if this machine can."""
+    problem = await aio.run(aio.DISK, local.probe)
+    if problem:
+        _log.info("layers_are_decoded_whole", reason=problem)
+        return None
+    return LocalDevices(root)
 
 
 def make_registries(config: Config) -> Registries:

@@ -1,7 +1,6 @@
 """``lading daemon``: from a command line to a serving process and back to nothing."""
 
 import faulthandler
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
 
 _log: Final = structlog.get_logger(__name__)
 _USAGE_ERROR: Final = 125
+_BAD_FLAG: Final = ("unknown flag", "unknown shorthand flag")
+"""What a usage error begins with."""
 _LONGEST_SHUTDOWN: Final = 10
 
 
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
         command = load(arguments)
     except LadingError as exc:
         sys.stderr.write(f"lading daemon: {exc}\n")
-        return _USAGE_ERROR if str(exc).startswith("unknown") else 1
+        return _USAGE_ERROR if exc.message.startswith(_BAD_FLAG) else 1
     match command.action:
         case "help":
             from lading.daemon.options import usage  # noqa: PLC0415 - only for --help
@@ -127,7 +128,7 @@ async def _live(
     async with anyio.create_task_group() as tasks:
         launch.settle()
         engine.start(tasks)
-        lifecycle.notify(f"READY=1\nMAINPID={os.getpid()}")
+        lifecycle.notify(f"READY=1\nMAINPID={rootless.process()}")
         _log.info("daemon_ready", hosts=list(config.hosts), data_root=str(config.data_root))
 
         async def restart_when_asked() -> None:
@@ -141,6 +142,9 @@ async def _live(
             async for received in signals:
                 if received is not signal.SIGHUP:
                     _stopping(config)
+                    if config.rootless:  # they would be killed with the namespaces
+                        with anyio.move_on_after(config.shutdown_timeout):
+                            await engine.shut_down()
                     break
                 config = _reload(config, arguments)
                 engine.reload(config)
@@ -166,6 +170,7 @@ def _stopping(config: Config) -> None:
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(max(1, min(config.shutdown_timeout, _LONGEST_SHUTDOWN)))
+    longest = config.shutdown_timeout if config.rootless else 0
+    signal.alarm(longest + max(1, min(config.shutdown_timeout, _LONGEST_SHUTDOWN)))
     lifecycle.notify("STOPPING=1")
     _log.info("daemon_stopping")

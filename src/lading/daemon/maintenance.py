@@ -15,7 +15,6 @@ from lading.api.engine.lading import Maintenance
 from lading.content.local import LocalContentStore
 from lading.content.sweep import sweep
 from lading.core import images, metadata
-from lading.core.classic import ClassicStore
 from lading.core.metadata import Namespace, Node
 from lading.core.snapshots import Kind
 from lading.daemon.fsck import Checker
@@ -24,7 +23,7 @@ from lading.gc.collector import Collector, SnapshotFiles
 from lading.gc.mark import Step
 from lading.images import lookup
 from lading.kit import aio
-from lading.oci.digest import ChainID, Digest
+from lading.oci.digest import Digest
 from lading.transfer.restoring import Releaser
 
 _log: Final = structlog.get_logger(__name__)
@@ -43,7 +42,6 @@ class StoreMaintenance(Maintenance):
     checker: Checker
     data_root: Path
     releaser: Releaser
-    classic: ClassicStore | None = None
 
     async def run(self) -> None:
         """Clean up after the last process, then collect for as long as this one runs. Ends by cancellation only."""
@@ -88,10 +86,17 @@ class StoreMaintenance(Maintenance):
         }
 
     @override
-    async def why(self, digest: Digest) -> dict[str, Any]:
+    async def why(self, what: str) -> dict[str, Any]:
+        digest = await self._digest(what)
         await self.content.info(digest)
         steps = await self.collector.why(Node("content", digest))
         return {"Digest": str(digest), "Path": [_words(step) for step in steps]}
+
+    async def _digest(self, what: str) -> Digest:
+        try:
+            return Digest(what)
+        except InvalidArgumentError:
+            return (await lookup.find(self.database.images(self.namespace), what)).image.target.digest
 
     @override
     async def collect(self, *, dry_run: bool, without: Sequence[str] = ()) -> AsyncIterator[dict[str, Any]]:
@@ -117,30 +122,8 @@ class StoreMaintenance(Maintenance):
 
     @override
     async def check(self, *, repair: bool) -> AsyncIterator[dict[str, Any]]:
-        result: dict[str, Any] = {}
         async for each in self.checker.run(repair=repair):
-            result = each.get("result", result)
-            if "result" not in each:
-                yield each
-        async for chain_id, problem in self.classic.check_layers() if self.classic else _no_layers():
-            result["Checked"] += 1
-            if problem:
-                result["Damaged"] += 1
-                hint = "remove its images and pull them again"
-                yield {
-                    "finding": {
-                        "Kind": "layer",
-                        "ID": str(chain_id),
-                        "Problem": f"{problem}; {hint}",
-                        "Repaired": False,
-                    }
-                }
-        yield {"current": result["Bytes"], "total": result["Bytes"], "result": result}
-
-
-async def _no_layers() -> AsyncIterator[tuple[ChainID, str]]:
-    for each in ():
-        yield each
+            yield each
 
 
 def _result(nodes: Iterable[Node], freed: int, failed: int) -> dict[str, Any]:

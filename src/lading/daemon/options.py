@@ -115,7 +115,12 @@ USED: Final = (
     _used("log-opt", Kind.MAP, "name=value option of that log driver", key="log-opts"),
     _used("init", Kind.BOOL, "Run an init process in every container"),
     _used("label", Kind.LIST, "key=value label of the daemon", key="labels", reload=True),
-    _used("shutdown-timeout", Kind.INT, "Seconds that a shutdown may take, at most 10", reload=True),
+    _used(
+        "shutdown-timeout",
+        Kind.INT,
+        "Seconds that a shutdown may take, at most 10; of a rootless daemon, that its containers have to stop",
+        reload=True,
+    ),
     _used("oom-score-adjust", Kind.INT, "The daemon's own oom_score_adj"),
     _used("add-runtime", Kind.LIST, "Runtime name=path", key=""),
     _used("default-runtime", Kind.TEXT, "Runtime of containers that name none"),

@@ -106,7 +106,7 @@ def settle() -> None:
 
 def process() -> int:
     """The daemon's process as the machine sees it."""
-    return int(os.environ.get(PROCESS) or os.getpid())
+    return int(os.environ[PROCESS]) if places.is_inside() and PROCESS in os.environ else os.getpid()
 
 
 def api_socket() -> str:

@@ -1,5 +1,6 @@
 """The two image stores of a data-root: how each is opened, what the other one hides, and the switch between them."""
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -19,10 +20,17 @@ from lading.core import containers, content, images, leases, metadata
 from lading.core.metadata import Namespace
 from lading.daemon.config import Config
 from lading.daemon.selection import SETTING, Asked, Selection, StoreKind, parse_kind, select
-from lading.errors import ConflictError, FailedPreconditionError, InvalidArgumentError
+from lading.errors import (
+    ConflictError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    NotModifiedError,
+)
 from lading.images.removal import Use
 from lading.kit import aio, linux
 from lading.kit.fs import LockedError
+from lading.kit.tasks import map_tasks
 from lading.snapshots import overlay
 
 if TYPE_CHECKING:  # what follows is imported by the daemons that need it
@@ -222,7 +230,7 @@ class Switch:
         database: Remembers the choice.
         selection: What is in use, and why.
         running: The containers that run now.
-        stop: Stops one.
+        put_away: Stops one for as long as its store is hidden.
         restart: Asks for that next life; returns at once.
         layers_keep: What the configuration says of layers, which the classic store keeps unpacked only.
 
@@ -231,7 +239,7 @@ class Switch:
     database: metadata.Database
     selection: Selection
     running: Callable[[], Sequence[Running]]
-    stop: Callable[[str], Awaitable[object]]
+    put_away: Callable[[str], Awaitable[object]]
     restart: Callable[[], None]
     layers_keep: Callable[[], str]
 
@@ -265,8 +273,11 @@ class Switch:
                 f"{len(running)} running container(s) would be hidden with the {self.selection.kind.value} store: {names}",
                 hint="stop them first, or say --stop",
             )
-        for each in running:
-            await self.stop(each.id)
+        await map_tasks(self._put_away, running, limit=len(running))
         await self.database.set_setting(SETTING, kind.value)
         self.restart()
         return True
+
+    async def _put_away(self, container: Running) -> None:
+        with contextlib.suppress(NotFoundError, NotModifiedError):  # it has ended by itself meanwhile
+            await self.put_away(container.id)

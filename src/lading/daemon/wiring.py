@@ -57,6 +57,8 @@ class Engine:
     sources: system.Sources
     warm: Callable[[], Coroutine[Any, Any, None]]
     recover_builds: Callable[[], Coroutine[Any, Any, None]]
+    shut_down: Callable[[], Coroutine[Any, Any, None]]
+    """Stops all containers."""
     restart: anyio.Event
     """Set when the engine is to be closed and opened again, with the store that was chosen meanwhile."""
 
@@ -166,6 +168,7 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
             sources=sources,
             warm=service.warm,
             recover_builds=builds.recover,
+            shut_down=service.shut_down,
             restart=anyio.Event(),
         )
         switch = stores.Switch(
@@ -174,7 +177,7 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
             running=lambda: [
                 stores.Running(id=each.id, name=each.name) for each in service.all() if each.state.running
             ],
-            stop=service.stop,
+            put_away=service.put_away,
             restart=engine.restart.set,
             layers_keep=lambda: engine.config.lading.layers_keep,
         )

@@ -323,7 +323,7 @@ class ClassicImageService(ImageService):
             except ConflictError:
                 continue  # it came into use meanwhile
         if not filters.keys() - {"dangling"}:
-            await self._transfer.abandon()
+            reclaimed += await self._transfer.abandon()
         await self._collected()
         self._bus.publish("image", "prune", "", {"reclaimed": str(reclaimed)})
         return Pruned(removed=removed, reclaimed=reclaimed)

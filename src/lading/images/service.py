@@ -443,12 +443,11 @@ class ImageService:
             if deleted := documents.pop(digest, None):
                 removed += [Removed(change=removal.Change.DELETED, subject=each) for each in deleted]
                 self._publish("delete", digest, _shown(record))
-        if not filters.keys() - {"dangling"}:
-            await self._transfer.abandon()
+        dropped = 0 if filters.keys() - {"dangling"} else await self._transfer.abandon()
         await self._collected()
         # More than what no other image has may go: a base that another image has too, but not unpacked. What arrives meanwhile
         # makes the difference smaller, never what was freed.
-        reclaimed = max(freed.total, before - await self.total())
+        reclaimed = max(freed.total, before - await self.total()) + dropped
         self._bus.publish("image", "prune", "", {"reclaimed": str(reclaimed)})
         return Pruned(removed=removed, reclaimed=reclaimed)
 

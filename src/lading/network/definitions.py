@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import ipaddress
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -86,21 +85,12 @@ def check(request: NetworkRequest) -> None:
     for subnet in request.subnets:
         if subnet.range and not subnet.subnet:
             raise InvalidArgumentError("an IP range needs its subnet", hint="give --subnet")
-    if request.driver == BRIDGE:
-        _check_one_of_each(request.subnets)
     for name, value in request.options.items():
         _check_option(request.driver, name, value)
     if request.driver != BRIDGE and not request.options.get("parent"):
         raise InvalidArgumentError(
             f"a {request.driver} network needs a parent interface", hint="give -o parent=eth0"
         )
-
-
-def _check_one_of_each(subnets: Sequence[Subnet]) -> None:
-    """A bridge has one subnet of each IP version."""
-    for mark in (True, False):
-        if sum(bool(each.subnet) and (":" in each.subnet) is mark for each in subnets) > 1:
-            raise PermissionDeniedError("bridge driver doesn't support multiple subnets")
 
 
 def _check_option(driver: str, name: str, value: str) -> None:

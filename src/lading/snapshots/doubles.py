@@ -9,6 +9,7 @@ twice. Whoever reads the same again reads it from EROFS.
 What was just written is left alone for a while: the first container after a pull shall not read from the disk.
 """
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -92,8 +93,10 @@ def _look(file: Path, watched: _Watched) -> int:
     """Drop the pages of pieces that have as many as before; how many were dropped."""
     try:
         fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:  # it was evicted meanwhile
-        watched.forget(file)
+    except OSError as exc:
+        if exc.errno not in (errno.ENOENT, errno.ENOTCONN):
+            raise
+        watched.forget(file)  # it was evicted meanwhile, or nobody serves it any more
         return 0
     try:
         if linux.cached_pages(fd) <= _FEW:

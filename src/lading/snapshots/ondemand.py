@@ -6,6 +6,7 @@ the next mount.
 """
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable
 from typing import Final
@@ -17,6 +18,8 @@ from lading.errors import DataLossError
 from lading.kit.failpoints import failpoint
 from lading.snapshots.rebuild import Layer
 
+_NEVER: Final = {errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.EPERM, errno.EACCES}
+"""What a machine says that has no FUSE, or does not let us use it."""
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -69,7 +72,10 @@ class OnDemand:
             layer.seek.unlink(missing_ok=True)
             return None
         except OSError as exc:
-            self.give_up(str(exc))
+            if exc.errno in _NEVER:
+                self.give_up(str(exc))
+            else:
+                _log.warning("layer_decoded_whole", path=str(layer.data), reason=str(exc))
             return None
         finally:
             os.close(blob)

@@ -70,8 +70,8 @@ class Overlay2Snapshotter(OverlaySnapshotter):
     @property
     @override
     def capabilities(self) -> frozenset[Capability]:
-        # dockerd would not find what is in a file; layers are described in its own database, too.
-        return super().capabilities - {Capability.LIMITS, Capability.REPLACES}
+        # dockerd would not find what is in a file.
+        return super().capabilities - {Capability.LIMITS}
 
     @override
     def _place(self, root: Path) -> Path:

@@ -140,32 +140,6 @@ class DevicesSuite:
         sample = Sample(place, content=CONTENT[:-100])
         path = sample.attach(devices)
         assert os.stat(path).st_size == len(sample.content)
-        assert sample.decoded() < SPACING
-
-    def test_only_what_is_read_is_decoded(self, devices: Devices, place: Path, stack: ExitStack) -> None:
-        """One segment, or those that the kernel reads ahead."""
-        sample = Sample(place)
-        reader = self._reader(stack, sample.attach(devices))
-        os.posix_fadvise(reader.fd, 0, 0, os.POSIX_FADV_RANDOM)
-        assert reader.read(100, 1 << 20) == sample.content[1 << 20 :][:100]
-        assert 0 < sample.decoded() <= 3 * SPACING
-
-    def test_a_damaged_blob_is_an_error(self, devices: Devices, place: Path, stack: ExitStack) -> None:
-        """Where it is damaged; and no longer than it is."""
-        sample = Sample(place)
-        good = sample.blob.read_bytes()
-        sample.damage(len(good) // 2)
-        reader = self._reader(stack, sample.attach(devices))
-        os.posix_fadvise(reader.fd, 0, 0, os.POSIX_FADV_RANDOM)
-        failed = 0
-        for offset in range(0, len(sample.content), 65536):
-            try:
-                assert reader.read(4096, offset) == sample.content[offset : offset + 4096]
-            except OSError:
-                failed += 1
-        assert 0 < failed < 20
-        sample.blob.write_bytes(good)
-        assert reader.read(1 << 24, 0) == sample.content
 
     def test_a_blob_that_was_cut_is_refused(self, devices: Devices, place: Path) -> None:
         """It is not the blob that the index is of."""
@@ -206,6 +180,44 @@ class DevicesSuite:
         sample.filled.write_bytes(bytes(FILLED_HEADER) + b"\1" * 1000)
         assert self._reader(stack, sample.attach(devices)).read(1 << 24, 0) == sample.content
 
+    def test_several(self, devices: Devices, place: Path, stack: ExitStack) -> None:
+        """Each has its own bytes."""
+        samples = [Sample(place / str(n), 1 + n, CONTENT[n * 100_000 :]) for n in range(3)]
+        readers = [self._reader(stack, sample.attach(devices)) for sample in samples]
+        for sample, reader in zip(samples, readers, strict=True):
+            assert reader.read(1 << 24, 0) == sample.content
+        # Attached twice, it is one.
+        assert samples[0].attach(devices) == samples[0].attach(devices)
+
+
+class OnDemandDevicesSuite(DevicesSuite):
+    """Of those that decode when somebody reads, as the port promises to whoever uses them in earnest."""
+
+    def test_only_what_is_read_is_decoded(self, devices: Devices, place: Path, stack: ExitStack) -> None:
+        """One segment, or those that the kernel reads ahead."""
+        sample = Sample(place)
+        reader = self._reader(stack, sample.attach(devices))
+        os.posix_fadvise(reader.fd, 0, 0, os.POSIX_FADV_RANDOM)
+        assert reader.read(100, 1 << 20) == sample.content[1 << 20 :][:100]
+        assert 0 < sample.decoded() <= 3 * SPACING
+
+    def test_a_damaged_blob_is_an_error(self, devices: Devices, place: Path, stack: ExitStack) -> None:
+        """Where it is damaged; and no longer than it is."""
+        sample = Sample(place)
+        good = sample.blob.read_bytes()
+        sample.damage(len(good) // 2)
+        reader = self._reader(stack, sample.attach(devices))
+        os.posix_fadvise(reader.fd, 0, 0, os.POSIX_FADV_RANDOM)
+        failed = 0
+        for offset in range(0, len(sample.content), 65536):
+            try:
+                assert reader.read(4096, offset) == sample.content[offset : offset + 4096]
+            except OSError:
+                failed += 1
+        assert 0 < failed < 20
+        sample.blob.write_bytes(good)
+        assert reader.read(1 << 24, 0) == sample.content
+
     def test_a_device_ends_with_its_last_reader(self, devices: Devices, place: Path) -> None:
         """And not before; nor before somebody has opened it."""
         sample = Sample(place)
@@ -221,12 +233,3 @@ class DevicesSuite:
         while devices.serves(sample.number) and time.monotonic() < until:
             time.sleep(0.01)
         assert not devices.serves(sample.number)
-
-    def test_several(self, devices: Devices, place: Path, stack: ExitStack) -> None:
-        """Each has its own bytes."""
-        samples = [Sample(place / str(n), 1 + n, CONTENT[n * 100_000 :]) for n in range(3)]
-        readers = [self._reader(stack, sample.attach(devices)) for sample in samples]
-        for sample, reader in zip(samples, readers, strict=True):
-            assert reader.read(1 << 24, 0) == sample.content
-        # Attached twice, it is one.
-        assert samples[0].attach(devices) == samples[0].attach(devices)

@@ -125,6 +125,16 @@ class NetworksSuite:
         with pytest.raises(NotFoundError):
             networks.find("net")
 
+    async def test_a_bridge_has_one_subnet_of_each_version(self, networks: Networks) -> None:
+        both = (*NET.subnets, Subnet(subnet="fd00:251::/64"))
+        for extra in ("10.251.2.0/29", "fd00:252::/64"):
+            with pytest.raises(PermissionDeniedError, match="multiple subnets"):
+                await networks.create(
+                    NetworkRequest(name="net", ipv6=True, subnets=(*both, Subnet(subnet=extra)))
+                )
+        made = await networks.create(NetworkRequest(name="net", ipv6=True, subnets=both))
+        assert [each.subnet for each in made.subnets] == ["10.251.1.0/29", "fd00:251::/64"]
+
     async def test_networks_do_not_overlap(self, networks: Networks) -> None:
         await networks.create(NET)
         with pytest.raises(PermissionDeniedError):

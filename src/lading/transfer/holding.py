@@ -94,30 +94,39 @@ class Holder:
             if RESUMABLE not in lease.labels:
                 await self._discard(lease.id, spare=wanted)
 
-    async def abandon(self) -> None:
-        """End the leases of interrupted transfers, and drop what they were writing; transfers under way keep theirs."""
+    async def abandon(self) -> int:
+        """End the leases of interrupted transfers, and drop what they were writing; transfers under way keep theirs.
+
+        Returns the bytes that were dropped; whole blobs, which are the collector's now, do not count.
+        """
         leases_ = [lease for lease in await self._leases.list() if PURPOSE in lease.labels]
         wanted: set[Resource] = set()
         for lease in leases_:
             if lease.id in self._active:
                 wanted.update(await self._leases.resources(lease.id))
+        dropped = 0
         for lease in leases_:
             if lease.id not in self._active:
-                await self._discard(lease.id, spare=wanted)
+                dropped += await self._discard(lease.id, spare=wanted)
         self._collect()
+        return dropped
 
     async def add(self, lease: LeaseID, digest: Digest) -> None:
         """Let the lease hold a blob and everything below it."""
         await self._leases.add(lease, Resource(kind="content", id=digest))
 
-    async def _discard(self, lease: LeaseID, *, spare: Collection[Resource] = ()) -> None:
-        """End a lease and drop what it was writing, except ``spare`` and what another transfer is writing too."""
+    async def _discard(self, lease: LeaseID, *, spare: Collection[Resource] = ()) -> int:
+        """End a lease and drop what it was writing, except ``spare`` and what another transfer is writing too; its bytes."""
+        dropped = 0
         with contextlib.suppress(NotFoundError):
             for resource in await self._leases.resources(lease):
                 if resource.kind == "ingest" and resource not in spare:
                     with contextlib.suppress(NotFoundError, UnavailableError):
+                        written = (await self._content.status(IngestRef(resource.id))).offset
                         await self._content.abort(IngestRef(resource.id))
+                        dropped += written
         await self._end(lease)
+        return dropped
 
     async def _end_empty(self, lease: LeaseID) -> None:
         with contextlib.suppress(NotFoundError):

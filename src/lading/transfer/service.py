@@ -121,9 +121,9 @@ class TransferService:
         """Let go of what a crashed process's pushes, saves and loads held. Called once, before any transfer."""
         await self._holder.recover()
 
-    async def abandon(self) -> None:
-        """Give up what interrupted transfers left to be taken up again; those under way go on."""
-        await self._holder.abandon()
+    async def abandon(self) -> int:
+        """Give up what interrupted transfers left to be taken up again; those under way go on. The bytes that were dropped."""
+        return await self._holder.abandon()
 
     @property
     def puller(self) -> Puller:

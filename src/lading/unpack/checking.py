@@ -35,9 +35,11 @@ class Checkable:
 class LayerChecker:
     """Checks the layers of one snapshotter."""
 
-    def __init__(self, store: content.Store, unpacker: Unpacker) -> None:
+    def __init__(self, store: content.Store, unpacker: Unpacker, *, packed: bool = True) -> None:
+        """Without ``packed`` the blobs of layers are not kept, and none can be compared with its layer."""
         self._content = store
         self._unpacker = unpacker
+        self._packed = packed
 
     @property
     def _snapshotter(self) -> Snapshotter:
@@ -45,7 +47,7 @@ class LayerChecker:
 
     async def layers(self) -> Sequence[Checkable]:
         """What can be checked, parents before what stands on them."""
-        if Capability.REPLACES not in self._snapshotter.capabilities:
+        if not self._packed or Capability.REPLACES not in self._snapshotter.capabilities:
             return []
         known = [info async for info in self._snapshotter.walk() if info.kind is Kind.COMMITTED]
         blobs: dict[str, Info] = {}
@@ -84,6 +86,23 @@ class LayerChecker:
         """Put the copy that `problem` made in the layer's place. Nothing that is mounted may stand on it."""
         await self._snapshotter.replace(layer.name, _copy(layer))
 
+    async def remake(self, layer: Layer, *, lease: LeaseID) -> None:
+        """Unpack a layer again from its blob, which is stored, and put that in its place. Nothing mounted may stand on it.
+
+        Raises as `Unpacker.copy`; nothing has changed then.
+        """
+        name = SnapshotName(layer.chain_id)
+        copy = _copy_of(name)
+        with suppress(NotFoundError):
+            await self._snapshotter.remove(copy)
+        await self._unpacker.copy(layer, copy, labels={}, lease=lease)
+        await self._snapshotter.replace(name, copy)
+
+    async def parent(self, layer: ChainID) -> ChainID | None:
+        """What a layer stands on. Raises `NotFoundError`."""
+        found = (await self._snapshotter.stat(layer)).parent
+        return None if found is None else ChainID(found)
+
     async def forget(self, layer: Checkable) -> None:
         """Delete the copy that `problem` made; idempotent."""
         with suppress(NotFoundError):
@@ -91,7 +110,11 @@ class LayerChecker:
 
 
 def _copy(layer: Checkable) -> SnapshotName:
-    return SnapshotName(f"fsck-{layer.name}")
+    return _copy_of(layer.name)
+
+
+def _copy_of(name: SnapshotName) -> SnapshotName:
+    return SnapshotName(f"fsck-{name}")
 
 
 def _plain(layer: Checkable) -> Layer:

@@ -247,8 +247,8 @@ class Care:
     async def status(self) -> dict[str, Any]:
         return {"Images": 1}
 
-    async def why(self, digest: Digest) -> dict[str, Any]:
-        raise NotFoundError(f"blob {digest} is not in the store")
+    async def why(self, what: str) -> dict[str, Any]:
+        raise NotFoundError(f"{what} is not in the store")
 
     async def collect(self, *, dry_run: bool, without: Any = ()) -> Any:
         yield {"result": {"Deleted": {"content": int(dry_run)}, "FreedBytes": 5}}
@@ -291,7 +291,8 @@ async def test_lading_s_own_routes() -> None:
         }
         answer = await get(path, "/lading/store/migrate?offline=1", "POST")
         assert b'{"result":{"offline":true,"fetch":false}}' in answer.body
-        assert (await get(path, "/lading/why/nonsense")).status == 400
-        assert (await get(path, f"/lading/why/{digest}")).status == 404
+        for what in (digest, "registry.test:5000/an/image:tag"):
+            answer = await get(path, f"/lading/why/{what}")
+            assert (answer.status, body(answer)) == (404, {"message": f"{what} is not in the store"})
         assert b'"content":1' in (await get(path, "/lading/gc?dry-run=1", "POST")).body
         assert b'"error":"broken half-way"' in (await get(path, "/lading/fsck", "POST")).body

@@ -20,7 +20,7 @@ from lading.containers import (
 from lading.containers.journal import Chunk
 from lading.containers.logfile import MESSAGE_LIMIT, Splitter
 from lading.containers.users import User
-from lading.errors import InvalidArgumentError, LadingError, UnsupportedError
+from lading.errors import AlreadyExistsError, InvalidArgumentError, LadingError, UnsupportedError
 
 ROOT = User(uid=0, gid=0, groups=(0,), home="/root")
 
@@ -296,6 +296,18 @@ def test_custom_seccomp_profile_in_docker_s_form():
 def test_bad_names(bad: str):
     with pytest.raises(InvalidArgumentError):
         naming.check(bad)
+
+
+def test_a_name_is_reserved_for_one():
+    names = naming.Names({"taken": "1" * 64}.get)
+    with names.reserved("/new", "2" * 64) as chosen:
+        assert chosen == "new"
+        assert "new" in names
+        for name, owner in (("new", "2" * 64), ("taken", "1" * 64)):
+            with pytest.raises(AlreadyExistsError, match=owner), names.reserved(name, "3" * 64):
+                pass
+    with names.reserved("new", "3" * 64), names.reserved("", "4" * 64) as other:
+        assert other not in ("new", "taken")
 
 
 def test_random_names_avoid_the_taken():

@@ -1,8 +1,13 @@
 """What shims print, what they are told, and what is known of runtimes."""
 
+import os
+import signal
+import socket
 import stat
+from dataclasses import replace
 from pathlib import Path
 
+import anyio
 import pytest
 
 from lading.core.runtime import ContainerID
@@ -207,3 +212,55 @@ def test_a_runtime_is_probed(tmp_path: Path) -> None:
 )
 def test_what_a_shim_cut_off_is_not_said_twice(message: str, said: str, together: str) -> None:
     assert joined(message, said) == together
+
+
+DIRECT = (
+    'if [ "$1" = -v ]; then echo "containerd-shim-runc-v2:"; echo "  Version:  $VERSION"; exit; fi\n'
+    "if [ -e broken ]; then exit 1; fi\n"
+    'umask >umask; pwd >cwd; env >env; echo "$@" >args; readlink /proc/self/fd/3 >socket\n'
+    "mv socket done; exec sleep 1000"
+)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("version", "task"), [("1.6.20~ds1", 2), ("2.1.4", 3), ("2.3.0", 3)])
+async def test_a_runc_shim_s_server_is_started_without_its_starter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, task: int
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", "/secret")
+    binary = shim(tmp_path, "containerd-shim-runc-v2", DIRECT.replace("$VERSION", version))
+    made, children = bundle(tmp_path, binary), list[int]()
+    starter = replace(launcher(tmp_path), adopt=children.append)
+    await starter.look(binary)
+    found = await starter.start(binary, made)
+    (pid,) = children
+    try:
+        with socket.socket(socket.AF_UNIX) as client:  # heard although nobody accepts yet
+            client.connect(found.address.removeprefix("unix://"))
+        while not (made.path / "done").exists():
+            await anyio.sleep(0.01)
+        score = int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    said = {name: (made.path / name).read_text().strip() for name in ("umask", "cwd", "args", "done")}
+    assert found.version == task
+    assert (said["umask"], said["cwd"]) == ("0022", str(made.path))
+    assert said["args"] == "-namespace n -id one -address /g.sock"
+    assert said["done"].startswith("socket:")
+    assert score == min(int(Path("/proc/self/oom_score_adj").read_text()) + 1, 1000)
+    assert "NOTIFY_SOCKET" not in (made.path / "env").read_text()
+    assert await starter.distrust(binary)
+    assert not await starter.distrust(binary)
+
+
+@pytest.mark.anyio
+async def test_other_shims_keep_their_starter(tmp_path: Path) -> None:
+    old = DIRECT.replace("$VERSION", "1.5.9") + f"\necho {ADDRESS}"
+    for name, body in (("old", old.replace("exec sleep 1000", "")), ("unknown", f"echo {ADDRESS}")):
+        binary = shim(tmp_path, name, body)
+        starter = launcher(tmp_path)
+        await starter.look(binary)
+        made = Bundle(ContainerID(name), tmp_path / "state/n" / name, tmp_path / "root/n" / name)
+        made.create({}, binary)
+        assert (await starter.start(binary, made)).address == ADDRESS

@@ -3,8 +3,10 @@
 import pytest
 from support.world import World
 
+from lading.core.content import IngestRef
 from lading.errors import LadingError
 from lading.testing import images as make
+from lading.transfer.holding import Holder
 
 pytestmark = pytest.mark.anyio
 
@@ -34,6 +36,18 @@ async def test_a_load_that_is_refused():
     with pytest.raises(LadingError):
         await world.make_service(collect=collector.trigger).load(pieces(make.tar({"manifest.json": b"[{}]"})))
     assert collector.asked == 1
+
+
+async def test_what_is_given_up_is_counted():
+    world = World()
+    holder = Holder(world.leases, world.content, collect=Collector().trigger, packed=True)
+    with pytest.raises(OSError, match="interrupted"):
+        async with holder.hold("pull it") as lease:
+            async with world.content.open_writer(IngestRef("layer-x"), lease=lease) as writer:
+                writer.write(b"12345")
+            raise OSError("interrupted")
+    assert await holder.abandon() == 5
+    assert await holder.abandon() == 0
 
 
 async def test_an_interrupted_pull_is_kept_until_it_is_given_up():

@@ -6,7 +6,6 @@ from typing import Any, Protocol
 from lading.api.engine import web
 from lading.api.engine.routing import Request, Router
 from lading.api.engine.streams import ProgressStream, json_response
-from lading.oci.digest import Digest
 
 
 class Maintenance(Protocol):
@@ -16,8 +15,11 @@ class Maintenance(Protocol):
         """What the store holds: ``{"DataRoot", "Driver", "Images", "Blobs", "BlobBytes", "Snapshots", …}``."""
         ...
 
-    async def why(self, digest: Digest) -> dict[str, Any]:
-        """``{"Digest", "Path": [root, …, blob]}``: what keeps it, empty if nothing does. Raises `NotFoundError`."""
+    async def why(self, what: str) -> dict[str, Any]:
+        """``{"Digest", "Path": [root, …, blob]}``: what keeps a blob, empty if nothing does. Raises `NotFoundError`.
+
+        ``what`` is a digest, or the name or ID of an image, which stands for its target.
+        """
         ...
 
     def collect(self, *, dry_run: bool, without: Sequence[str] = ()) -> AsyncIterator[dict[str, Any]]:
@@ -61,7 +63,7 @@ def add_routes(router: Router, maintenance: Maintenance, stores: Stores) -> None
         return json_response(await stores.use(request.text("store"), stop=request.flag("stop")))
 
     async def why(request: Request) -> web.StreamResponse:
-        return json_response(await maintenance.why(Digest(request.param("digest"))))
+        return json_response(await maintenance.why(request.param("what")))
 
     async def collect(request: Request) -> web.StreamResponse:
         return await _stream(
@@ -80,7 +82,7 @@ def add_routes(router: Router, maintenance: Maintenance, stores: Stores) -> None
 
     router.add("POST", "/lading/store/use", use)
     router.add("POST", "/lading/store/migrate", migrate)
-    router.add("GET", "/lading/why/{digest}", why)
+    router.add("GET", "/lading/why/{what:.*}", why)
     router.add("POST", "/lading/gc", collect)
     router.add("POST", "/lading/fsck", check)
 

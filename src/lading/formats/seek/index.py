@@ -21,7 +21,7 @@ from lading.oci.digest import Digest
 
 SPACING: Final = 4 << 20
 """Bytes of the stream from which on a segment ends at the next place that allows it."""
-LARGEST: Final = 4 * SPACING
+LARGEST: Final = 8 * SPACING
 """Most bytes of one segment. Streams that cannot be cut so fine have no index."""
 WINDOW: Final = 32768
 """Most bytes that a deflate decoder looks back (RFC 1951 §2)."""
