@@ -23,7 +23,6 @@ from lading.core.events import Event
 from lading.core.remotes import Credentials
 from lading.daemon.events import EventBus
 from lading.errors import NotFoundError, UnauthenticatedError
-from lading.oci.digest import Digest
 
 pytestmark = pytest.mark.anyio
 HOST = Host(
