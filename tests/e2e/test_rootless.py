@@ -34,6 +34,9 @@ def daemon(request: pytest.FixtureRequest) -> Generator[RootlessDaemon]:
     chosen = (f"--storage-driver={request.param}",) if request.param else ()
     with rootless_daemon(f"--insecure-registry={REGISTRY}", *chosen) as running:
         yield running
+        # Whether RootlessKit is killed, as below, or the daemon in it: nothing stays.
+        running.kill_inside()
+        gone(running)
 
 
 @pytest.fixture(scope="module")

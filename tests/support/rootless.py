@@ -133,6 +133,15 @@ class RootlessDaemon(Daemon):
                         found[int(entry.name)] = line
         return found
 
+    def kill_inside(self) -> None:
+        """SIGKILL for the daemon itself, not for RootlessKit around it."""
+        inner = [pid for pid, line in self.processes().items() if line.startswith(f"{self.directory}/python")]
+        daemons = [pid for pid in inner if "-m lading daemon" in self.processes().get(pid, "")]
+        assert len(daemons) == 1, self.processes()
+        os.kill(daemons[0], signal.SIGKILL)
+        assert self.process is not None
+        self.process.wait(_GONE_SECONDS)
+
     def end(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.stop()

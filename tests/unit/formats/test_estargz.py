@@ -195,6 +195,7 @@ def toc_member(raw: bytes, name: str = estargz.TOC_NAME) -> bytes:
         (toc_member(b"[" * 100_000), "malformed"),
         (toc_member(b'{"version": 2, "entries": []}'), "version 2"),
     ],
+    ids=["of another name", "no member", "cut", "too deep", "of another version"],
 )
 def test_tocs_that_are_none(member: bytes, said: str) -> None:
     with pytest.raises(EstargzError, match=said):
