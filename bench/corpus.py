@@ -74,6 +74,8 @@ PYTHON = [
     "python3-sympy",
     "libopenblas0-pthread",
 ]
+_NOT_RUN = re.compile(r".*-dev|(gcc|g\+\+|cpp|binutils|perl|libllvm|libgl1-mesa-dri|libz3|lib[altu]+san).*")
+"""Packages that `PYTHON` needs by its packages, and none of its programs when they run: compilers, headers, drivers of displays."""
 MB = 1_000_000
 AMD64 = Platform(os="linux", architecture="amd64")
 PLATFORMS = (
@@ -333,7 +335,8 @@ class Corpus:
              "-o", f"Dir::Cache::archives={nothing}", *names],
             check=True, capture_output=True, text=True,
         ).stdout  # fmt: skip
-        wanted = re.findall(r"^'\S+' ([^_\s]+)_\S+\.deb ", planned, re.MULTILINE)
+        needed = re.findall(r"^'\S+' ([^_\s]+)_\S+\.deb ", planned, re.MULTILINE)
+        wanted = [name for name in needed if not _NOT_RUN.fullmatch(name)]
         missing = [name for name in wanted if not any(place.glob(f"{name}_*.deb"))]
         if missing:
             subprocess.run(

@@ -475,6 +475,14 @@ def test_events_tell_what_happened(daemon: Daemon, images: MakeImage) -> None:
     # The classic store has the digest of the pull as one more name of the image.
     untagged = ["untag"] * (3 if daemon.classic else 2)
     assert actions == ["pull", "tag", "save", *untagged, "delete", "load"]
+    since = time.time()
+    daemon.docker("import", "--change", "CMD x", "-", "made:1", input=layer_tar({"file": File(b"file")}))
+    daemon.docker("create", "--name", "maker", "--network", "none", "made:1")
+    daemon.docker("commit", "maker", "made:2")
+    told = [(each["Action"], each["Actor"]["Attributes"]) for each in daemon.events(since)]
+    assert [action for action, _ in told] == ["tag", "import", "create", "create", "tag", "commit"]
+    assert [each["name"] for action, each in told if action == "tag"] == ["made:1", "made:2"]
+    assert told[-1][1]["imageRef"] == "made:2"
 
 
 def test_a_registry_is_looked_into(shared_daemon: Daemon, images: MakeImage) -> None:

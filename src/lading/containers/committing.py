@@ -66,7 +66,7 @@ async def commit(
     attributes = container.attributes(
         comment=asked.comment,
         imageID=image,
-        imageRef=str(asked.reference.with_default_tag()) if asked.reference else "",
+        imageRef=asked.reference.with_default_tag().familiar if asked.reference else "",
     )
     environment.bus.publish("container", "commit", container.id, attributes)
     return image

@@ -1,5 +1,6 @@
 """Small processes that a daemon starts and leaves behind: they outlive it, and the next one finds them."""
 
+import errno
 import select
 import subprocess
 import sys
@@ -17,7 +18,7 @@ def start(program: str, *arguments: str, cwd: Path = Path("/"), fds: Sequence[in
     It inherits the descriptors ``fds`` and nothing else: neither the environment nor the session.
 
     Raises:
-        ConnectionError: It did not start.
+        ConnectionRefusedError: It did not start.
         OSError: There is no room for a process.
 
     """
@@ -39,4 +40,4 @@ def start(program: str, *arguments: str, cwd: Path = Path("/"), fds: Sequence[in
         process.kill()
     process.wait()  # the program leaves another process behind, and ends at once
     if answer != READY:
-        raise ConnectionError(f"{Path(program).name} did not start")
+        raise ConnectionRefusedError(errno.ECONNREFUSED, f"{Path(program).name} did not start")

@@ -356,13 +356,14 @@ class ErofsSnapshotter(OverlaySnapshotter):
         return {number: path for number, path in devices.items() if path is not None}
 
     def _device(self, layer: Layer) -> str | None:
-        if _is_mounted(layer.data.parent):
-            with self._mounting:
+        # Whoever mounts it meanwhile has opened it: it would be kept for somebody who never comes.
+        with self._mounting:
+            if _is_mounted(layer.data.parent):
                 serving = self._on_demand.serving(layer)
                 if serving is not None:
                     return serving
                 self._unmount(layer.data.parent)  # those who served it were killed
-        return self._on_demand.attach(layer) if self._cache.budget is not None else None
+            return self._on_demand.attach(layer) if self._cache.budget is not None else None
 
     def _rebuildable(self, row: SnapshotRow) -> Layer:
         return Layer(
@@ -386,7 +387,7 @@ class ErofsSnapshotter(OverlaySnapshotter):
             except OSError as exc:
                 if device is None:
                     raise
-                self._on_demand.give_up(str(exc))
+                self._on_demand.failed(self._rebuildable(row), exc)
                 self._cache.have([self._rebuildable(row)])
                 self._mount_one(row, None)
             failpoint("layer.mounted")
@@ -424,6 +425,7 @@ class ErofsSnapshotter(OverlaySnapshotter):
             intact = found == row.extra[METADATA] and all(
                 os.stat(directory / name).st_size == length
                 for name, length in zip(_files(row, device), lengths, strict=False)
+                if name != device  # which has its length, and nothing to lose
             )
         except FileNotFoundError:
             intact = False

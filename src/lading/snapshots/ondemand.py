@@ -18,8 +18,16 @@ from lading.errors import DataLossError
 from lading.kit.failpoints import failpoint
 from lading.snapshots.rebuild import Layer
 
-_NEVER: Final = {errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.EPERM, errno.EACCES}
-"""What a machine says that has no FUSE, or does not let us use it."""
+_KILLED: Final = {
+    errno.ENOTCONN,
+    errno.ECONNRESET,
+    errno.ECONNREFUSED,
+    errno.EPIPE,
+    errno.EIO,
+    errno.ETIMEDOUT,
+}
+_SHORT: Final = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
+"""What passes, unlike what a machine says that has no FUSE, does not let us use it, or cannot mount what is on it."""
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -72,10 +80,7 @@ class OnDemand:
             layer.seek.unlink(missing_ok=True)
             return None
         except OSError as exc:
-            if exc.errno in _NEVER:
-                self.give_up(str(exc))
-            else:
-                _log.warning("layer_decoded_whole", path=str(layer.data), reason=str(exc))
+            self.failed(layer, exc)
             return None
         finally:
             os.close(blob)
@@ -89,10 +94,13 @@ class OnDemand:
             return layer.seek.stat().st_size > 0
         return False
 
-    def give_up(self, reason: str) -> None:
-        """Devices do not work on this machine: no more of them. Those that are served go on."""
-        _log.warning("layers_are_decoded_whole", reason=reason)
-        self._given_up = True
+    def failed(self, layer: Layer, exc: OSError) -> None:
+        """A device cannot be had or mounted. Where none ever can, no more are tried; those that are served go on."""
+        if exc.errno in _KILLED | _SHORT:
+            _log.warning("layer_decoded_whole", path=str(layer.data), reason=str(exc))
+        else:
+            _log.warning("layers_are_decoded_whole", reason=str(exc))
+            self._given_up = True
 
     def close(self) -> None:
         """Let go. Idempotent."""

@@ -47,7 +47,7 @@ class NotAnImageError(UnsupportedError):
 class TransferService:
     """Pull, push, save, load, import and commit for one namespace and one snapshotter. One per daemon.
 
-    Publishes the image events ``pull``, ``push``, ``save``, ``load`` and ``import`` when the thing is done.
+    Publishes the image events ``pull``, ``push``, ``save``, ``load``, ``import``, ``create`` and ``tag`` when the thing is done.
     """
 
     def __init__(
@@ -272,6 +272,7 @@ class TransferService:
             await self._unpack(node, lease, progress)
             name = str(reference.with_default_tag()) if reference else None
             image = (await self.point(name, node.descriptor)).image.target
+        await self._publish_tag(reference, image)
         await self._publish("import", image.digest, image.digest, image)
         return image
 
@@ -299,7 +300,7 @@ class TransferService:
     ) -> Descriptor:
         """Make an image of a stored image manifest and what was changed on top of it; its target.
 
-        Publishes nothing: that an image was made from it is news of the container. Raises as
+        Publishes that the image was made, and its name; that it was made from it is news of the container. Raises as
         `lading.transfer.commit.Committer.commit`.
         """
         async with self._holder.hold("commit", resumable=False) as lease:
@@ -307,7 +308,10 @@ class TransferService:
             node = await self._committer.commit(base, changes, options, lease=lease)
             await self._unpack(node, lease, None)
             name = str(reference.with_default_tag()) if reference else None
-            return (await self.point(name, node.descriptor)).image.target
+            image = (await self.point(name, node.descriptor)).image.target
+        await self._publish("create", image.digest, image.digest, image)
+        await self._publish_tag(reference, image)
+        return image
 
     async def ensure_unpacked(
         self,
@@ -361,6 +365,10 @@ class TransferService:
             )
         config = await self._documents.config(node)
         return await self._unpacker.unpack(node.manifest, config, lease=lease, progress=progress)
+
+    async def _publish_tag(self, reference: Reference | None, target: Descriptor) -> None:
+        if reference is not None:
+            await self._publish("tag", target.digest, reference.with_default_tag().familiar, target)
 
     async def _publish(self, action: str, actor: str, name: str, target: Descriptor) -> None:
         """Tell an event; the image's labels go along, as filters expect."""
