@@ -345,6 +345,13 @@ def test_import_change_commit_diff_export_and_copy(shared_daemon: Daemon, tmp_pa
     assert image(shared_daemon, "either/committed")["Config"]["Env"][-1] == "made=here"
     assert "busybox mkdir" in shared_daemon.docker("history", "--no-trunc", "either/committed")
     shared_daemon.docker("rm", "changing")
+    base = image(shared_daemon, "either/imported")["Id"]
+    shared_daemon.docker("tag", "either/committed", "either/renamed")
+    assert image(shared_daemon, "either/renamed")["Parent"] == base
+    steps = shared_daemon.docker("history", "-q", "--no-trunc", "either/committed").split()
+    assert steps == [image(shared_daemon, "either/committed")["Id"], base]
+    shared_daemon.docker("tag", "either/imported", "either/committed")
+    assert image(shared_daemon, "either/committed")["Parent"] == ""
 
 
 def test_lists_filters_and_history(daemon: Daemon, images: MakeImage) -> None:

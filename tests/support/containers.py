@@ -217,6 +217,7 @@ class TreeImages(ImageSource):
         options: CommitOptions,
         *,
         reference: Reference | None = None,
+        parent: Digest | None = None,
     ) -> Descriptor:
         self.committed = options, reference
         return base

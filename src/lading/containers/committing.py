@@ -14,6 +14,7 @@ from lading.containers.model import Container
 from lading.containers.mountpoints import MADE
 from lading.errors import ConflictError, InvalidArgumentError, LadingError
 from lading.oci.config import Healthcheck, RunConfig
+from lading.oci.digest import Digest
 from lading.oci.reference import Reference
 from lading.transfer.commit import CommitOptions
 
@@ -60,7 +61,11 @@ async def commit(
     async with _still(life, container) if asked.pause else contextlib.nullcontext():
         difference = environment.differ.open_diff(container.record.snapshot_key, without=MADE)
         made = await environment.images.commit(
-            container.document.manifest, difference, options, reference=asked.reference
+            container.document.manifest,
+            difference,
+            options,
+            reference=asked.reference,
+            parent=Digest(container.record.target),
         )
     image = str(made.digest)
     attributes = container.attributes(

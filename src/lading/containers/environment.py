@@ -23,6 +23,7 @@ from lading.oci import mediatypes
 from lading.oci import platform as platforms
 from lading.oci.config import ImageConfig
 from lading.oci.descriptor import Descriptor, Platform
+from lading.oci.digest import Digest
 from lading.oci.document import CONFIG_LIMIT, MANIFEST_LIMIT
 from lading.oci.manifest import Index, Manifest
 from lading.oci.reference import Reference
@@ -59,6 +60,7 @@ class ImageSource(Protocol):
         options: CommitOptions,
         *,
         reference: Reference | None = None,
+        parent: Digest | None = None,
     ) -> Descriptor:
         """Make an image of an image manifest and what was changed on top of it; see `TransferService.commit`."""
         ...
@@ -131,9 +133,10 @@ class StoredImages(ImageSource):
         options: CommitOptions,
         *,
         reference: Reference | None = None,
+        parent: Digest | None = None,
     ) -> Descriptor:
         """See `ImageSource.commit`."""
-        return await self._commit(base, changes, options, reference=reference)
+        return await self._commit(base, changes, options, reference=reference, parent=parent)
 
     async def _manifests(self, target: Descriptor, depth: int = 0) -> "AsyncIterator[ContainerImage]":
         """Image manifests below a target that are stored together with their config."""
@@ -181,6 +184,7 @@ class Commit(Protocol):
         options: CommitOptions,
         *,
         reference: Reference | None = None,
+        parent: Digest | None = None,
     ) -> Descriptor:
         """See `ImageSource.commit`."""
         ...

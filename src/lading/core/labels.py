@@ -23,6 +23,8 @@ RECIPE: Final = "lading.recipe"
 """On a layer blob: how its bytes can be made again, as JSON (`lading.transfer.restoring`)."""
 LAYER_SOURCE: Final = "lading.layer"
 """On the snapshot of a layer: the blob that it was unpacked from. It keeps nothing."""
+PARENT: Final = "org.mobyproject.image.parent"
+"""On an image record: the target that the image was committed from. It keeps nothing."""
 SNAPSHOT_REF: Final = "containerd.io/snapshot.ref"
 """On prepare: the name (chain ID) under which the snapshot will be committed."""
 

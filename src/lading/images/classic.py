@@ -396,10 +396,11 @@ class ClassicExchange(ImageExchange):
         options: CommitOptions,
         *,
         reference: Reference | None = None,
+        parent: Digest | None = None,
     ) -> Descriptor:
         image = await super().commit(base, changes, options, reference=reference)
-        if image.digest != base.digest and await self._records.by_target(base.digest):
-            await self._classic.set_parent(image.digest, base.digest)
+        if parent is not None and image.digest != parent and await self._records.by_target(parent):
+            await self._classic.set_parent(image.digest, parent)
         return image
 
     @override

@@ -21,6 +21,7 @@ from lading.oci import config as oci_config
 from lading.oci import manifest as oci_manifest
 from lading.oci import mediatypes, reference
 from lading.oci.descriptor import Descriptor, Platform
+from lading.oci.digest import Digest
 from lading.oci.document import CONFIG_LIMIT
 from lading.oci.reference import Reference
 from lading.transfer.archive_in import LoadedImage
@@ -241,9 +242,10 @@ class ImageExchange:
         options: CommitOptions,
         *,
         reference: Reference | None = None,
+        parent: Digest | None = None,
     ) -> Descriptor:
         """Make an image of another and of changes; see `lading.transfer.service.TransferService.commit`."""
-        return await self._transfer.commit(base, changes, options, reference=reference)
+        return await self._transfer.commit(base, changes, options, reference=reference, parent=parent)
 
     async def import_(
         self, source: AsyncIterable[bytes], options: ImportOptions, *, name: Reference | None

@@ -9,6 +9,7 @@ import msgspec
 
 from lading.core import images
 from lading.core.facts import ListedManifest, ManifestSummary
+from lading.core.labels import PARENT
 from lading.errors import InvalidArgumentError
 from lading.oci import reference
 from lading.oci.descriptor import Descriptor
@@ -46,7 +47,12 @@ class ImageRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     containers: int
     manifests: Sequence[ManifestRow] = ()
     parent: str = ""
-    """ID of the image that it was made from here; only the classic store has parents."""
+    """ID of the image that it was committed from here; empty for others."""
+
+
+def parent(records: Iterable[images.Image]) -> str:
+    """The target that records say theirs was committed from; empty if none does."""
+    return next((found for record in records if (found := record.labels.get(PARENT))), "")
 
 
 def names(records: Iterable[images.Image]) -> tuple[list[str], list[str]]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Final
 
@@ -26,6 +26,7 @@ from lading.images.listing import (
     matches_labels,
     matches_reference,
     names,
+    parent,
     parse_flag,
 )
 from lading.images.pruning import Pruned
@@ -180,6 +181,7 @@ class ImageService:
                     shared=summary.shared if shared_size else -1,
                     labels=summary.labels,
                     containers=containers[digest],
+                    parent=parent(group),
                     manifests=shown.get(digest, ()),
                 )
             )
@@ -257,6 +259,7 @@ class ImageService:
             rows=[manifest_row(each, used) for each in await self._fact_rows.manifests(facts.target.digest)],
             size=inventory.content(manifest) + inventory.unpacked(manifest) if manifest else 0,
             tagged_at=times.of_datetime(max(r.updated_at for r in found.records)),
+            parent=parent(found.records),
         )
 
     def choose(
@@ -301,11 +304,13 @@ class ImageService:
                 )
             )
         rows.reverse()
-        if rows:
-            tags, _ = names(found.records)
-            rows[0] = HistoryRow(
-                id=found.image.target.digest, history=rows[0].history, tags=tags, size=rows[0].size
-            )
+        records = found.records
+        for number, row in enumerate(rows):
+            if not records:
+                break
+            rows[number] = replace(row, id=records[0].target.digest, tags=names(records)[0])
+            above = parent(records)
+            records = await self._records.by_target(above) if above else ()
         return rows
 
     async def tag(self, source: str, name: Reference) -> None:
@@ -320,7 +325,9 @@ class ImageService:
         if name.digest is not None:
             raise InvalidArgumentError("refusing to create a tag with a digest reference", subject=str(name))
         found = await self.find(source)
-        await self._transfer.point(str(name.with_default_tag()), found.image.target)
+        await self._transfer.point(
+            str(name.with_default_tag()), found.image.target, labels=found.image.labels
+        )
         labels = await self.facts.labels(found.image.target)
         shown = name.with_default_tag().familiar
         self._bus.publish("image", "tag", found.image.target.digest, {**labels, "name": shown})
@@ -338,7 +345,9 @@ class ImageService:
         plan = removal.plan(found, name, await self._uses(), force=force)
         target = found.image.target
         if plan.keep_dangling:
-            await self._transfer.point(reference.dangling_name(target.digest), target)
+            await self._transfer.point(
+                reference.dangling_name(target.digest), target, labels=found.image.labels
+            )
         for record in plan.delete:
             if not (plan.keep_dangling and reference.is_dangling(record.name)):
                 await self._delete_record(record)

@@ -7,6 +7,7 @@ from typing_extensions import override
 
 from lading.core import images
 from lading.core.images import Pointed
+from lading.core.labels import PARENT
 from lading.errors import NotFoundError
 from lading.kit.tasks import KeyedLock
 from lading.oci.descriptor import Descriptor
@@ -37,9 +38,13 @@ class TargetNaming(images.Naming):
             name = dangling_name(target.digest)
         async with self._names.hold(name):
             try:
-                old = (await self._records.get(name)).target
+                before = await self._records.get(name)
             except NotFoundError:
                 old = None
+            else:
+                old = before.target
+                if labels is None and old.digest != target.digest:  # it says nothing of the new target
+                    labels = {key: value for key, value in before.labels.items() if key != PARENT}
             displaced = dangling_name(old.digest) if old and keep_displaced else None
             pointed = await self._records.put(name, target, labels=labels, displaced=displaced)
             dangling = dangling_name(target.digest)

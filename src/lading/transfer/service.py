@@ -1,10 +1,11 @@
 """Transfer: the one door to everything that brings images in or takes them out."""
 
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from lading.core import content, events, facts, images, leases
+from lading.core.labels import PARENT
 from lading.core.leases import LeaseID
 from lading.core.progress import Progress
 from lading.core.remotes import Credentials, Registries
@@ -14,6 +15,7 @@ from lading.kit.tasks import map_tasks
 from lading.oci import mediatypes
 from lading.oci.config import ImageConfig
 from lading.oci.descriptor import Descriptor, Platform
+from lading.oci.digest import Digest
 from lading.oci.manifest import Manifest
 from lading.oci.reference import Reference
 from lading.transfer import limits
@@ -277,10 +279,15 @@ class TransferService:
         return image
 
     async def point(
-        self, name: str | None, target: Descriptor, *, manifest: Descriptor | None = None
+        self,
+        name: str | None,
+        target: Descriptor,
+        *,
+        manifest: Descriptor | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> images.Pointed:
         """Make ``name`` mean what is stored under ``target``, by the same rules as a pull; see `lading.core.images.Naming`."""
-        pointed = await self._naming.point(name, target, manifest=manifest)
+        pointed = await self._naming.point(name, target, manifest=manifest, labels=labels)
         await self.facts.remember(pointed.image.target)
         return pointed
 
@@ -297,18 +304,20 @@ class TransferService:
         options: CommitOptions,
         *,
         reference: Reference | None = None,
+        parent: Digest | None = None,
     ) -> Descriptor:
         """Make an image of a stored image manifest and what was changed on top of it; its target.
 
-        Publishes that the image was made, and its name; that it was made from it is news of the container. Raises as
-        `lading.transfer.commit.Committer.commit`.
+        ``parent`` is the target that has the manifest; the record says so. Publishes that the image was made, and its name; that
+        it was made from it is news of the container. Raises as `lading.transfer.commit.Committer.commit`.
         """
         async with self._holder.hold("commit", resumable=False) as lease:
             await self._holder.add(lease, base.digest)
             node = await self._committer.commit(base, changes, options, lease=lease)
             await self._unpack(node, lease, None)
             name = str(reference.with_default_tag()) if reference else None
-            image = (await self.point(name, node.descriptor)).image.target
+            labels = {PARENT: parent} if parent is not None and parent != node.descriptor.digest else None
+            image = (await self.point(name, node.descriptor, labels=labels)).image.target
         await self._publish("create", image.digest, image.digest, image)
         await self._publish_tag(reference, image)
         return image
