@@ -227,7 +227,8 @@ def test_restart_policy(engine: Engine):
 )
 def test_terminal_resize_and_detach(engine: Engine):
     master, slave = pty.openpty()
-    script = "stty size; read x; stty size; cat"
+    # The client tells the size only once it has started the container.
+    script = "read x; until stty size 2>&1 | grep '33 77'; do sleep 0.05; done; cat"
     engine.docker("create", "-it", "--network", "none", "--name", "term", "box", "sh", "-c", script)
     termios.tcsetwinsize(slave, (33, 77))
     client = subprocess.Popen(
@@ -235,7 +236,6 @@ def test_terminal_resize_and_detach(engine: Engine):
     )
     os.close(slave)
     try:
-        read_until(master, b" ")
         os.write(master, b"go\n")
         read_until(master, b"33 77")
         os.write(master, b"typed\n")

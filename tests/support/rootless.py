@@ -122,7 +122,10 @@ class RootlessDaemon(Daemon):
         ]
 
     def processes(self) -> dict[int, str]:
-        """Processes of the user and of their subordinate IDs, with their command lines."""
+        """Processes of the user and of their subordinate IDs, with their command lines; but one that has ended has none.
+
+        Whoever outlives RootlessKit is a child of the machine's init, which may take its time to ask how it ended.
+        """
         found: dict[int, str] = {}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
@@ -130,7 +133,8 @@ class RootlessDaemon(Daemon):
                     uid = entry.stat().st_uid
                     if uid == self.owner.pw_uid or self.first <= uid < self.first + COUNT:
                         line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                        found[int(entry.name)] = line
+                        if line:
+                            found[int(entry.name)] = line
         return found
 
     def kill_inside(self) -> None:
