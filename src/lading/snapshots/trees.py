@@ -72,6 +72,16 @@ def join(parent: str, name: str) -> str:
     return f"{parent}/{name}" if parent else name
 
 
+def _enter(root: int, path: str) -> int | None:
+    """A descriptor of a directory of the tree, to be closed; ``None`` for what is none any more."""
+    try:
+        return open_below(root, path)
+    except OSError as exc:
+        if path and exc.errno in _VANISHED:
+            return None
+        raise
+
+
 def walk(root: int) -> Generator[tuple[str, int, list[os.DirEntry[str]]]]:
     """Every directory of a tree before its children, in order of name: its path, its open descriptor, its entries.
 
@@ -80,12 +90,9 @@ def walk(root: int) -> Generator[tuple[str, int, list[os.DirEntry[str]]]]:
     pending = [""]
     while pending:
         path = pending.pop()
-        try:
-            fd = open_below(root, path)
-        except OSError as exc:
-            if path and exc.errno in _VANISHED:
-                continue
-            raise
+        fd = _enter(root, path)
+        if fd is None:
+            continue
         try:
             with os.scandir(fd) as found:
                 entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
@@ -125,12 +132,9 @@ def _statuses(root: int) -> Generator[os.stat_result]:
     pending = [""]
     while pending:
         path = pending.pop()
-        try:
-            fd = open_below(root, path)
-        except OSError as exc:
-            if path and exc.errno in _VANISHED:
-                continue
-            raise
+        fd = _enter(root, path)
+        if fd is None:
+            continue
         try:
             with os.scandir(fd) as found:
                 for entry in found:

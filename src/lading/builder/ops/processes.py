@@ -243,7 +243,8 @@ def opened_to_read(path: str) -> int:
     return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
-async def _pump(fd: int, number: int, log: Callable[[int, bytes], None]) -> None:
+async def pieces(fd: int) -> AsyncGenerator[bytes]:
+    """What comes out of a pipe that does not block, as it comes, until nobody writes to it any more."""
     while True:
         await anyio.wait_readable(fd)
         try:
@@ -252,6 +253,11 @@ async def _pump(fd: int, number: int, log: Callable[[int, bytes], None]) -> None
             continue
         if not data:
             return
+        yield data
+
+
+async def _pump(fd: int, number: int, log: Callable[[int, bytes], None]) -> None:
+    async for data in pieces(fd):
         log(number, data)
 
 

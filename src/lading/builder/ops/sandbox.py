@@ -20,7 +20,7 @@ from lading.builder.interactive import (
 )
 from lading.builder.ops.exec import check_granted
 from lading.builder.ops.mounting import Clients, ExecTools, Made, look, secret_environment
-from lading.builder.ops.processes import CHUNK, Process, end_task, opened_to_read
+from lading.builder.ops.processes import Process, end_task, opened_to_read, pieces
 from lading.containers import execs
 from lading.containers.runs import write_fifo
 from lading.containers.spec import DEFAULT_PATH
@@ -200,14 +200,7 @@ class _Streams:
 
 
 async def _forward(number: int, fd: int, client: ProcessClient) -> None:
-    while True:
-        await anyio.wait_readable(fd)
-        try:
-            data = os.read(fd, CHUNK)
-        except BlockingIOError:
-            continue
-        if not data:
-            return
+    async for data in pieces(fd):
         await client.write(number, data)
 
 
