@@ -162,7 +162,10 @@ def test_a_disk_that_fails(registry: FakeRegistry, tmp_path: Path) -> None:
         assert daemon.api("GET", "/version")[0] == 200
         daemon.kill()
         subprocess.run(["umount", str(place)], check=True)
-        subprocess.run(["mount", "-o", "loop", str(place.with_suffix(".ext4")), str(place)], check=True)
+        # A copy, as after a new start of the machine: a mount namespace of another test may still hold the file system that failed.
+        copy = tmp_path / "copy.ext4"
+        subprocess.run(["cp", "--sparse=always", str(place.with_suffix(".ext4")), str(copy)], check=True)
+        subprocess.run(["mount", "-o", "loop", str(copy), str(place)], check=True)
         daemon.start()
         assert names(daemon) == [small]
         assert daemon.docker("run", "--rm", "--network", "none", small, "echo", "still") == "still\n"

@@ -230,7 +230,7 @@ def test_health_checks_mounted_images_and_parts_of_volumes(engine: Engine):
     )
     for _ in range(2):  # the second time after the daemon was killed
         assert engine.docker("exec", "cc", "sh", "-c", script) == "1000:50\n7:8\nread-only\n"
-        template = "{{with .State.Health}}{{.Status}} {{(index .Log 0).Output}}{{end}}"
+        template = "{{with .State.Health}}{{.Status}} {{with .Log}}{{(index . 0).Output}}{{end}}{{end}}"
         while not (shown := engine.docker("inspect", "--format", template, "cc")).startswith("healthy"):
             assert "unhealthy" not in shown
         assert shown.split(maxsplit=1)[1].startswith("0\nfrom the image\n")

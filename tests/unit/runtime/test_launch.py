@@ -4,6 +4,8 @@ import os
 import signal
 import socket
 import stat
+import tempfile
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,6 +71,13 @@ def launcher(directory: Path) -> Launcher:
         socket_directory=directory / "s",
         adopt=lambda _: None,
     )
+
+
+@pytest.fixture
+def sockets() -> Generator[Path]:
+    """A directory whose name leaves room for a socket's: `tmp_path` is too long for that in some places."""
+    with tempfile.TemporaryDirectory(prefix="lading-") as name:
+        yield Path(name)
 
 
 def bundle(directory: Path, binary: Path) -> Bundle:
@@ -225,12 +234,12 @@ DIRECT = (
 @pytest.mark.anyio
 @pytest.mark.parametrize(("version", "task"), [("1.6.20~ds1", 2), ("2.1.4", 3), ("2.3.0", 3)])
 async def test_a_runc_shim_s_server_is_started_without_its_starter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, task: int
+    tmp_path: Path, sockets: Path, monkeypatch: pytest.MonkeyPatch, version: str, task: int
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", "/secret")
     binary = shim(tmp_path, "containerd-shim-runc-v2", DIRECT.replace("$VERSION", version))
     made, children = bundle(tmp_path, binary), list[int]()
-    starter = replace(launcher(tmp_path), adopt=children.append)
+    starter = replace(launcher(sockets), adopt=children.append)
     await starter.look(binary)
     found = await starter.start(binary, made)
     (pid,) = children
