@@ -43,7 +43,10 @@ def mounted(target: Path, kind: str, size: int, *options: str) -> Generator[None
     try:
         yield
     finally:
-        subprocess.run(["umount", str(target)], check=True)
+        # A process that a test beside this one forks can hold the file system for a moment.
+        deadline = time.monotonic() + 20
+        while subprocess.run(["umount", str(target)], check=time.monotonic() > deadline).returncode:
+            time.sleep(0.1)
 
 
 @contextlib.contextmanager
