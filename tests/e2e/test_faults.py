@@ -43,10 +43,14 @@ def mounted(target: Path, kind: str, size: int, *options: str) -> Generator[None
     try:
         yield
     finally:
-        # A process that a test beside this one forks can hold the file system for a moment.
-        deadline = time.monotonic() + 20
-        while subprocess.run(["umount", str(target)], check=time.monotonic() > deadline).returncode:
-            time.sleep(0.1)
+        unmount(target)
+
+
+def unmount(target: Path) -> None:
+    """End a mount; a process that a test beside this one forks can hold its file system for a moment."""
+    deadline = time.monotonic() + 20
+    while subprocess.run(["umount", str(target)], check=time.monotonic() > deadline).returncode:
+        time.sleep(0.1)
 
 
 @contextlib.contextmanager
@@ -164,7 +168,7 @@ def test_a_disk_that_fails(registry: FakeRegistry, tmp_path: Path) -> None:
             assert "check the disk" in message or "disk reports an error" in message, message
         assert daemon.api("GET", "/version")[0] == 200
         daemon.kill()
-        subprocess.run(["umount", str(place)], check=True)
+        unmount(place)
         # A copy, as after a new start of the machine: a mount namespace of another test may still hold the file system that failed.
         copy = tmp_path / "copy.ext4"
         subprocess.run(["cp", "--sparse=always", str(place.with_suffix(".ext4")), str(copy)], check=True)
