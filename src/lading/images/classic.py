@@ -20,10 +20,10 @@ from lading.core.remotes import Registries
 from lading.errors import ConflictError, InvalidArgumentError, NotFoundError, UnsupportedError
 from lading.images import lookup, removal
 from lading.images.exchange import ImageExchange, Login
-from lading.images.listing import ImageRow, matches_reference, parse_flag
+from lading.images.listing import ImageRow, by_target, matches_reference, parse_flag
 from lading.images.pruning import Pruned
 from lading.images.removal import Change, Removed, Use, Uses
-from lading.images.service import HistoryRow, ImageDetail, ImageService, PlatformMissingError
+from lading.images.service import ImageDetail, ImageService, PlatformMissingError
 from lading.images.statements import Statement
 from lading.oci import platform as oci_platform
 from lading.oci import reference
@@ -105,9 +105,7 @@ class ClassicImageService(ImageService):
         patterns = (filters or {}).get("reference", ())
         parents = await self._classic.parents()
         inner = set(parents.values())
-        by_image: dict[str, list[images.Image]] = {}
-        for record in await self._records.list():
-            by_image.setdefault(record.target.digest, []).append(record)
+        by_image = by_target(await self._records.list())
         return [
             msgspec.structs.replace(
                 row,
@@ -149,17 +147,14 @@ class ClassicImageService(ImageService):
         )
 
     @override
-    async def history(self, name: str, *, platform: Platform | None = None) -> Sequence[HistoryRow]:
-        rows = [*await super().history(name, platform=platform)]
+    async def _lineage(self, found: lookup.Found, steps: int) -> Sequence[tuple[str, Sequence[str]]]:
         parents = await self._classic.parents()
-        image: Digest | None = (await self.find(name)).image.target.digest
-        for number, row in enumerate(rows):
-            if image is None:
-                break
-            records = await self._records.by_target(image)
-            rows[number] = replace(row, id=str(image), tags=_tags(records))
+        lineage: list[tuple[str, Sequence[str]]] = []
+        image: Digest | None = found.image.target.digest
+        while image is not None and len(lineage) < steps:
+            lineage.append((image, _tags(await self._records.by_target(image))))
             image = parents.get(image)
-        return rows
+        return lineage
 
     @override
     async def attestations(

@@ -11,6 +11,7 @@ from lading.core import images
 from lading.core.facts import ListedManifest, ManifestSummary
 from lading.core.labels import PARENT
 from lading.errors import InvalidArgumentError
+from lading.images.removal import Use
 from lading.oci import reference
 from lading.oci.descriptor import Descriptor
 
@@ -48,6 +49,22 @@ class ImageRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     manifests: Sequence[ManifestRow] = ()
     parent: str = ""
     """ID of the image that it was committed from here; empty for others."""
+
+
+def by_target(records: Iterable[images.Image]) -> dict[str, list[images.Image]]:
+    """Records by the digest of their target, in their order."""
+    found: dict[str, list[images.Image]] = {}
+    for record in records:
+        found.setdefault(record.target.digest, []).append(record)
+    return found
+
+
+def containers_of(uses: Iterable[Use]) -> dict[str, list[str]]:
+    """IDs of the containers that were created from each manifest."""
+    found: dict[str, list[str]] = {}
+    for use in uses:
+        found.setdefault(use.manifest, []).append(use.container)
+    return found
 
 
 def parent(records: Iterable[images.Image]) -> str:

@@ -1,16 +1,10 @@
 """The image service: what an edge asks about images, over whichever stores are active."""
 
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import attrgetter
-from typing import Final
-
-import anyio.lowlevel
-import msgspec
 
 from lading.core import content, events, facts, images
-from lading.core.facts import Kind, ManifestFacts, Summary, TargetFacts
+from lading.core.facts import Kind, ManifestFacts, TargetFacts
 from lading.errors import (
     ConflictError,
     FailedPreconditionError,
@@ -18,16 +12,16 @@ from lading.errors import (
     NotFoundError,
 )
 from lading.images import lookup, pruning, removal, statements
+from lading.images.lister import Lister
 from lading.images.listing import (
     ImageRow,
     ManifestRow,
+    by_target,
     check_filters,
+    containers_of,
     manifest_row,
-    matches_labels,
-    matches_reference,
     names,
     parent,
-    parse_flag,
 )
 from lading.images.pruning import Pruned
 from lading.images.removal import Removed, Use, Uses
@@ -40,8 +34,6 @@ from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.digest import ALGORITHMS, Digest
 from lading.oci.reference import Reference
 from lading.transfer.service import TransferService
-
-_ROWS_AT_ONCE: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +110,7 @@ class ImageService:
         self._collect = collect
         self._collected = collected
         self._pruning = False
-        self._listed: tuple[object, Sequence[ImageRow]] | None = None
+        self._lister = Lister(records=records, known=transfer.facts, fact_rows=fact_rows, find=self.find)
 
     async def find(self, name: str) -> lookup.Found:
         """The records that a name or ID means; raises as `lading.images.lookup.find`."""
@@ -147,100 +139,9 @@ class ImageService:
 
         Raises `InvalidArgumentError` for an unknown filter; `NotFoundError` if ``before`` or ``since`` names nothing.
         """
-        filters = filters or {}
-        check_filters(filters)
-        uses = await self._uses()
-        asked = (self._fact_rows.version(), shared_size, manifests, tuple(uses))
-        if not filters and self._listed is not None and self._listed[0] == asked:
-            return self._listed[1]
-        rows = await self._rows(uses, filters, shared_size=shared_size, manifests=manifests)
-        if not filters:
-            self._listed = (asked, rows)
-        return rows
-
-    async def _rows(
-        self, uses: Sequence[Use], filters: Mapping[str, Sequence[str]], *, shared_size: bool, manifests: bool
-    ) -> Sequence[ImageRow]:
-        by_target = _by_target(await self._records.list())
-        summaries = await self._summaries(by_target)
-        containers = Counter(use.target for use in uses)
-        shown: Mapping[str, Sequence[ManifestRow]] = await self._manifest_rows(uses) if manifests else {}
-        rows: list[ImageRow] = []
-        for number, (digest, group) in enumerate(by_target.items()):
-            if number % _ROWS_AT_ONCE == 0:
-                await anyio.lowlevel.checkpoint()
-            summary = summaries.get(digest) or _unreadable(digest)
-            tags, digests = names(group)
-            rows.append(
-                ImageRow(
-                    target=group[0].target,
-                    tags=tags,
-                    digests=digests if summary.readable else [digest],
-                    created=summary.created,
-                    size=summary.size,
-                    shared=summary.shared if shared_size else -1,
-                    labels=summary.labels,
-                    containers=containers[digest],
-                    parent=parent(group),
-                    manifests=shown.get(digest, ()),
-                )
-            )
-        kept = await self._filtered(rows, by_target, filters) if filters else rows
-        return sorted(kept, key=attrgetter("created"), reverse=True)
-
-    async def _summaries(self, by_target: Mapping[str, Sequence[images.Image]]) -> Mapping[str, Summary]:
-        """What rows say of each target. Only of an image that came or changed behind our back the documents are read first."""
-        found = {row.digest: row for row in await self._fact_rows.summaries()}
-        unknown = [group[0].target for digest, group in by_target.items() if digest not in found]
-        if unknown:
-            for target in unknown:
-                await self.facts.remember(target)
-            found = {row.digest: row for row in await self._fact_rows.summaries()}
-        return found
-
-    async def _manifest_rows(self, uses: Sequence[Use]) -> Mapping[str, Sequence[ManifestRow]]:
-        """The manifests of every image, by target."""
-        used = _by_manifest(uses)
-        found: dict[str, list[ManifestRow]] = {}
-        for number, each in enumerate(await self._fact_rows.manifests()):
-            if number % _ROWS_AT_ONCE == 0:
-                await anyio.lowlevel.checkpoint()
-            found.setdefault(each.target, []).append(manifest_row(each, used))
-        return found
-
-    async def _filtered(
-        self,
-        rows: Sequence[ImageRow],
-        records: Mapping[str, Sequence[images.Image]],
-        filters: Mapping[str, Sequence[str]],
-    ) -> Sequence[ImageRow]:
-        dangling = parse_flag(filters, "dangling")
-        newer = max([await self._created_of(n) for n in filters.get("since", ())], default=None)
-        older = [await self._created_of(n) for n in filters.get("before", ())]
-        older += [times.parse_moment(t, times.now_nano()) for t in filters.get("until", ())]
-        oldest = min(older, default=None)
-        kept: list[ImageRow] = []
-        for row in rows:
-            if newer is not None and row.created <= newer:
-                continue
-            if oldest is not None and row.created >= oldest:
-                continue
-            if dangling is not None and dangling == bool(row.tags):
-                continue
-            if not matches_labels(row.labels, filters):
-                continue
-            patterns = filters.get("reference", ())
-            if patterns:
-                matching = [r for r in records[row.target.digest] if matches_reference(r, patterns)]
-                if not matching:
-                    continue
-                kept.append(_with_names(row, matching))
-                continue
-            kept.append(row)
-        return kept
-
-    async def _created_of(self, name: str) -> int:
-        return (await self.facts.target((await self.find(name)).image.target)).created
+        return await self._lister.list(
+            filters or {}, await self._uses(), shared_size=shared_size, manifests=manifests
+        )
 
     async def inspect(self, name: str, *, platform: Platform | None = None) -> ImageDetail:
         """One image in full. Raises `NotFoundError`; `PlatformMissingError` if ``platform`` is not here."""
@@ -248,7 +149,7 @@ class ImageService:
         facts = await self.facts.target(found.image.target)
         manifest = self.choose(facts, platform, name) if platform is not None else facts.shown
         inventory = await self._fact_rows.inventory(facts.target.digest)
-        used = _by_manifest(await self._uses())
+        used = containers_of(await self._uses())
         tags, digests = names(found.records)
         return ImageDetail(
             target=facts.target,
@@ -304,14 +205,19 @@ class ImageService:
                 )
             )
         rows.reverse()
-        records = found.records
-        for number, row in enumerate(rows):
-            if not records:
-                break
-            rows[number] = replace(row, id=records[0].target.digest, tags=names(records)[0])
+        for number, (image, tags) in enumerate(await self._lineage(found, len(rows))):
+            rows[number] = replace(rows[number], id=image, tags=tags)
+        return rows
+
+    async def _lineage(self, found: lookup.Found, steps: int) -> Sequence[tuple[str, Sequence[str]]]:
+        """ID and tags of an image and of those that it was made from, newest first; of ``steps`` images at most."""
+        lineage: list[tuple[str, Sequence[str]]] = []
+        records: Sequence[images.Image] = found.records
+        while records and len(lineage) < steps:
+            lineage.append((records[0].target.digest, names(records)[0]))
             above = parent(records)
             records = await self._records.by_target(above) if above else ()
-        return rows
+        return lineage
 
     async def tag(self, source: str, name: Reference) -> None:
         """Give an image one more name; a target that loses its last name to it stays as dangling.
@@ -433,11 +339,10 @@ class ImageService:
     async def _prune(self, filters: Mapping[str, Sequence[str]]) -> Pruned:
         passes, dangling = pruning.accepts(filters), pruning.dangling_only(filters)
         records = await self._records.list()
-        summaries = await self._summaries(_by_target(records))
+        summaries = await self._lister.summaries(by_target(records))
 
         def accept(record: images.Image) -> bool:
-            summary = summaries.get(record.target.digest)
-            return passes(summary or _unreadable(record.target.digest))
+            return passes(summaries[record.target.digest])
 
         going = pruning.choose(records, await self._uses(), accept=accept, dangling=dangling)
         gone = pruning.gone(records, going)
@@ -495,32 +400,8 @@ class ImageService:
         self._bus.publish("image", action, actor, {"name": name})
 
 
-def _by_target(records: Sequence[images.Image]) -> dict[str, list[images.Image]]:
-    found: dict[str, list[images.Image]] = {}
-    for record in records:
-        found.setdefault(record.target.digest, []).append(record)
-    return found
-
-
-def _unreadable(digest: str) -> Summary:
-    """What is shown of a target whose documents are damaged."""
-    return Summary(digest, readable=False, created=0, labels={}, size=0, shared=0)
-
-
 def _shown(record: images.Image) -> str:
     """A record's name as users write it; of a dangling one the digest."""
     return (
         record.target.digest if reference.is_dangling(record.name) else reference.parse(record.name).familiar
     )
-
-
-def _by_manifest(uses: Sequence[Use]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for use in uses:
-        found.setdefault(use.manifest, []).append(use.container)
-    return found
-
-
-def _with_names(row: ImageRow, records: Sequence[images.Image]) -> ImageRow:
-    tags, digests = names(records)
-    return msgspec.structs.replace(row, tags=tags, digests=digests)
