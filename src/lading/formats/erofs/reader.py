@@ -24,6 +24,8 @@ _LAYOUTS: Final = (layout.LAYOUT_PLAIN, layout.LAYOUT_INLINE, layout.LAYOUT_CHUN
 _U16: Final = Struct("<H")
 _PREFIXES: Final = {index: prefix for prefix, index in layout.XATTR_PREFIXES.items()}
 _DEPTH_MAX: Final = 4096
+_PATH_MAX: Final = 1 << 16
+"""Characters in a path: those of all directories down to the deepest are held at once."""
 _SIZE_MAX: Final = 2**63 - 1
 
 
@@ -51,7 +53,7 @@ class Inode(msgspec.Struct, frozen=True, gc=False):
     uid: int
     gid: int
     mtime: int
-    """Nanoseconds since 1970."""
+    """Nanoseconds since 1970, negative before."""
     size: int
     layout: int
     u: int
@@ -102,7 +104,7 @@ class Image:
             raise ErofsImageError("an EROFS image is cut short")
         self._meta: int = meta << bits
         self._shared: int = xattr << bits
-        self._epoch: int = epoch + fields[24]
+        self._epoch = _signed(epoch)  # the kernel does not add build_time
         self._nsec: int = nsec
         self.root: int = root
         if (
@@ -144,7 +146,7 @@ class Image:
             _, icount, mode, high, size, u, _, uid, gid, mtime, nsec, nlink = self._unpack(
                 layout.EXTENDED, at
             )
-            body = at + layout.EXTENDED.size
+            body, mtime = at + layout.EXTENDED.size, _signed(mtime)
             if high or nsec >= _NANO:
                 raise ErofsImageError(f"inode {nid} of an EROFS image holds numbers that are not read here")
         else:
@@ -296,34 +298,54 @@ class Image:
         Checks on the way what the kernel trusts: that ``.`` and ``..`` are right, that types in directories are those of
         inodes, and that no directory has two parents. Raises `ErofsImageError`.
         """
-        seen: set[int] = set()
-        pending = [("", self.root, self.root, 0)]
+        root = self.inode(self.root)
+        yield "", root
+        if not stat.S_ISDIR(root.mode):
+            return
+        seen = {root.nid}
+        # Paths are made one by one: all those of a directory deep down would be thousands of times the image.
+        pending = [("", root, iter(self._below("", root, root.nid)))]
         while pending:
-            path, nid, parent, depth = pending.pop()
+            above, directory, entries = pending[-1]
+            entry = next(entries, None)
+            if entry is None:
+                pending.pop()
+                continue
+            name, nid = entry
+            path = f"{above}/{name}" if above else name
             inode = self.inode(nid)
             yield path, inode
             if not stat.S_ISDIR(inode.mode):
                 continue
-            if nid in seen or depth > _DEPTH_MAX:
-                raise ErofsImageError(f"directory {path!r} of an EROFS image is part of a cycle, or too deep")
-            seen.add(nid)
-            below: list[tuple[str, int, int, int]] = []
-            dots: dict[bytes, int] = {}
-            for name, child, kind in self._dirents(inode):
-                if name in (b".", b".."):
-                    dots[name] = child
-                    continue
-                if layout.FILE_TYPES[stat.S_IFMT(self.inode(child).mode)] != kind:
-                    raise ErofsImageError(
-                        f"the type of {name!r} in directory {path!r} of an EROFS image is wrong"
-                    )
-                text = name.decode("utf-8", "surrogateescape")
-                below.append((f"{path}/{text}" if path else text, child, nid, depth + 1))
-            if dots != {b".": nid, b"..": parent}:
+            if nid in seen or len(pending) > _DEPTH_MAX or len(path) > _PATH_MAX:
                 raise ErofsImageError(
-                    f"directory {path!r} of an EROFS image does not know itself or its parent"
+                    f"directory {path[:255]!r} of an EROFS image is part of a cycle, or too deep"
                 )
-            pending += reversed(below)
+            seen.add(nid)
+            pending.append((path, inode, iter(self._below(path, inode, directory.nid))))
+
+    def _below(self, path: str, directory: Inode, parent: int) -> list[tuple[str, int]]:
+        """Names and nids in a directory, checked as `walk` says."""
+        below: list[tuple[str, int]] = []
+        dots: dict[bytes, int] = {}
+        for name, child, kind in self._dirents(directory):
+            if name in (b".", b".."):
+                dots[name] = child
+                continue
+            if layout.FILE_TYPES[stat.S_IFMT(self.inode(child).mode)] != kind:
+                raise ErofsImageError(
+                    f"the type of {name!r} in directory {path[:255]!r} of an EROFS image is wrong"
+                )
+            below.append((name.decode("utf-8", "surrogateescape"), child))
+        if dots != {b".": directory.nid, b"..": parent}:
+            raise ErofsImageError(
+                f"directory {path[:255]!r} of an EROFS image does not know itself or its parent"
+            )
+        return below
+
+
+def _signed(seconds: int) -> int:
+    return seconds - (1 << 64) if seconds >> 63 else seconds
 
 
 def _joins(first: Extent, second: Extent, bits: int) -> bool:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from support.erofs import mounted, newer, newer_directory, tree
 
+from lading.formats.erofs import layout
 from lading.formats.erofs.reader import Image
-from lading.formats.erofs.writer import Device, Extent, ImageWriter, Node
+from lading.formats.erofs.writer import Device, Extent, ImageWriter, Node, checksum
 from lading.formats.tar.parser import TarParser
 
 ACL = bytes.fromhex(
@@ -153,6 +154,27 @@ def test_attributes_whiteouts_and_holes(tmp_path):
     assert found["big"][7] == {"user.big": b"b" * 60_000}
     zero = bytes(4096)
     assert found["hole"][8] == zero + b"1" * 4096 + zero + b"3" * 4096 + zero + b"2" * 7
+
+
+def test_times_are_those_that_the_kernel_shows(tmp_path):
+    root = Node(0o40755, mtime=7 * 10**9, children={"extended": Node(0o100644, mtime=3 * 10**9 + 1)})
+    data = bytearray(b"".join(ImageWriter(root).chunks()))
+    at = Image(data).lookup("extended").body - layout.EXTENDED.size
+    for form, place, changes in (
+        (layout.SUPER, layout.SUPER_OFFSET, {7: 2**64 - 100, 24: 5000}),  # epoch and build_time
+        (layout.EXTENDED, at, {9: 2**64 - 5}),
+    ):
+        fields = list(form.unpack_from(data, place))
+        for index, value in changes.items():
+            fields[index] = value
+        form.pack_into(data, place, *fields)
+    place = layout.SUPER_OFFSET + layout.CHECKSUM_OFFSET
+    data[place : place + 4] = checksum(data, 512).to_bytes(4, "little")
+    image = Image(data)
+    with mounted(tmp_path, data) as point:
+        for name in ("", "extended"):
+            assert image.lookup(name).mtime == (point / name).stat().st_mtime_ns
+    assert image.lookup("extended").mtime == -5 * 10**9 + 1
 
 
 def test_many_devices(tmp_path):

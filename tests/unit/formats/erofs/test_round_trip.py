@@ -2,6 +2,7 @@
 
 import contextlib
 import stat
+import tracemalloc
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -150,6 +151,27 @@ def test_damage_is_an_error_and_nothing_else(data):
     cut = data.draw(st.sampled_from([len(image), len(image) - 512, 1500]))
     with contextlib.suppress(ErofsImageError):
         read(Image(image[:cut]))
+
+
+def test_a_wide_directory_deep_down_takes_little_memory():
+    top = Node(0o40755, children={f"{n}": Node(0o100644) for n in range(5000)})
+    for _ in range(200):
+        top = Node(0o40755, children={"n" * 255: top})
+    image = Image(build(top))
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in image.walk()) == 5201
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_paths_without_end_are_refused():
+    top = Node(0o40755, children={})
+    for _ in range(300):
+        top = Node(0o40755, children={"n" * 255: top})
+    with pytest.raises(ErofsImageError, match="too deep"):
+        list(Image(build(top)).walk())
 
 
 def test_foreign_kinds_of_images_are_refused():
