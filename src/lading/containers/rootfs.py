@@ -214,7 +214,7 @@ def mount_at(mount: Mount, at: Path) -> None:
         elif option != "defaults":
             data.append(option)
     text = ",".join(data)
-    if len(text) > _OPTION_PAGE and mount.type == "overlay":
+    if len(os.fsencode(text)) > _OPTION_PAGE and mount.type == "overlay":
         text = _relative_overlay(data)
     result = _libc.mount(
         os.fsencode(mount.source),
