@@ -52,6 +52,21 @@ def test_a_pull_that_fails_says_why(page: Browser, registry: str) -> None:
     assert page.text("#pull-status") == "failed"
 
 
+def test_what_a_daemon_was_away_for_shows_when_it_is_back(
+    page: Browser, daemon: Daemon, images: MakeImage
+) -> None:
+    name = images("page-away:one")
+    daemon.docker("pull", name)
+    page.see_text("#images", name)
+    daemon.stop()
+    page.find("#tab-images").click()
+    page.see_text("#problem", "cannot reach the Lading daemon")
+    daemon.start()
+    page.see(lambda: page.text("#problem") == "")
+    assert "Lading" in page.text("#engine")
+    assert name in page.text("#images")
+
+
 def test_unused_images_are_removed(page: Browser, daemon: Daemon, images: MakeImage) -> None:
     name = images("prune:one")
     daemon.docker("pull", name)

@@ -189,6 +189,8 @@ def _reached(host: str) -> Generator[None]:
         yield
     except aiohttp.ClientConnectorError as exc:
         raise web.HTTPBadGateway(text=f"cannot reach the Lading daemon at {host}: {exc.strerror}") from exc
+    except (aiohttp.ClientError, TimeoutError) as exc:
+        raise web.HTTPBadGateway(text=f"the Lading daemon at {host} did not answer: {exc}") from exc
 
 
 def _asset(name: str) -> web.StreamResponse:

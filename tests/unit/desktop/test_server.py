@@ -234,6 +234,27 @@ def test_a_daemon_that_is_away_is_named() -> None:
     anyio.run(main)
 
 
+def test_a_daemon_that_leaves_without_an_answer_is_named() -> None:
+    async def main() -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            path = f"{directory}/s"
+
+            async def leave(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                writer.close()
+
+            async with (
+                await asyncio.start_unix_server(leave, path),
+                open_page(Engine(host=f"unix://{path}")) as url,
+                aiohttp.ClientSession() as client,
+            ):
+                found = World(url=url, client=client)
+                status, text = await found.ask("GET", "/engine/info")
+                assert status == 502
+                assert f"unix://{path} did not answer" in text
+
+    anyio.run(main)
+
+
 @pytest.mark.parametrize("host", ["http://x", "unix://relative", "tcp://x:1"])
 def test_a_bad_address_of_the_daemon_is_refused(host: str) -> None:
     async def main() -> None:

@@ -36,10 +36,12 @@ for (const [index, tab] of tabs.entries()) {
 // What happens elsewhere shows here: many events at once are one refresh.
 async function live() {
   let waiting = false;
+  let away = false;
   for (;;) {
     try {
       const info = await call("GET", "info");
       byId("engine").textContent = `Lading ${info.ServerVersion} on ${info.Name}`;
+      if (away) refresh(); // no event tells what happened meanwhile
       for await (const event of follow("GET", "events")) {
         if (waiting || !["image", "container"].includes(event.Type)) continue;
         waiting = true;
@@ -51,6 +53,7 @@ async function live() {
     } catch (error) {
       byId("engine").textContent = error.message;
     }
+    away = true;
     await new Promise((resolve) => setTimeout(resolve, RETRY_MILLISECONDS));
   }
 }

@@ -33,22 +33,29 @@ export function size(bytes) {
 
 export const short = (digest) => digest.replace(/^sha256:/, "").slice(0, 12);
 
+let looking = false; // whether the problem that is shown came up when the page looked, not when the user did something
+
 export function problem(error = null) {
+  looking = false;
   const place = byId("problem");
   place.hidden = error === null;
   place.textContent = error === null ? "" : error.message;
 }
 
 // Runs one action and says what goes wrong. An action of the user has a button: it rests meanwhile, and older trouble is forgotten.
+// Trouble with looking is over when a look succeeds.
 export async function act(button, action) {
   if (button) {
     problem();
     button.disabled = true;
   }
   try {
-    return await action();
+    const result = await action();
+    if (!button && looking) problem();
+    return result;
   } catch (error) {
     problem(error);
+    looking = !button;
     return undefined;
   } finally {
     if (button) button.disabled = false;
