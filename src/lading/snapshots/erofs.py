@@ -21,6 +21,7 @@ import os
 import stat
 import threading
 import time
+from collections import Counter
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Final
@@ -77,6 +78,7 @@ DIFF_ID: Final = "diff-id"
 """Key in `SnapshotRow.extra` of layers whose contents are only a cache (rebuild.py): what they are."""
 IDLE_SECONDS: Final = 60.0
 """How long a layer stays mounted that no snapshot needs."""
+_PROBED: Final = "user.lading"
 LOOK: Final = 1.0
 """Least seconds between two looks for pages that are cached twice."""
 _log: Final = structlog.get_logger(__name__)
@@ -99,10 +101,10 @@ def probe(root: Path) -> str | None:
             (place / name).mkdir()
         content = b"content\n".ljust(3 * BLOCK, b".")
         (place / DATA).write_bytes(content)
-        tree = Node(
-            stat.S_IFDIR | 0o755,
-            children={"file": Node(stat.S_IFREG | 0o644, mtime=10**9 + 1, size=700, device=1, block=1)},
+        file = Node(
+            stat.S_IFREG | 0o644, mtime=10**9 + 1, size=700, device=1, block=1, xattrs={_PROBED: b"y"}
         )
+        tree = Node(stat.S_IFDIR | 0o755, children={"file": file})
         _write_image(place / IMAGE, ImageWriter(tree, [Device(blocks=3)], compact=False))
         linux.in_private_namespace(lambda: _try(place, content[BLOCK:][:700]))
 
@@ -123,6 +125,8 @@ def _try(place: Path, expected: bytes) -> None:
             found = place / "merged" / "file"
             if found.read_bytes() != expected or found.stat().st_mtime_ns != 10**9 + 1:
                 raise OSError(0, "EROFS shows wrong contents here")
+            if os.getxattr(found, _PROBED) != b"y":  # without them whiteouts and capabilities would be lost
+                raise OSError(0, "EROFS shows wrong attributes here")
             found.unlink()
             if not trees.is_whiteout(os.stat(place / "upper" / "file", follow_symlinks=False)):
                 raise OSError(0, "overlayfs makes no whiteouts over EROFS here")
@@ -189,6 +193,9 @@ class ErofsSnapshotter(OverlaySnapshotter):
         self._restoring = threading.Lock()
         self._mounting = threading.Lock()
         self._used: dict[int, float] = {}
+        self._awaited: Counter[int] = (
+            Counter()
+        )  # how often each layer is being mounted: that may take minutes
         self._doubles = Doubles()
         self._unindexed = anyio.Event()
 
@@ -336,14 +343,19 @@ class ErofsSnapshotter(OverlaySnapshotter):
         """Have these layers mounted, as far down as anything of them is seen. Blocking."""
         opaque = next((at for at, row in enumerate(rows) if row.extra.get(OPAQUE_ROOT)), len(rows))
         layers = [row for row in rows[: opaque + 1] if METADATA in row.extra]
+        ids = Counter([row.id for row in layers])
         with self._mounting:
-            self._used.update({row.id: time.monotonic() for row in layers})
-        devices = self._have({row.id: self._rebuildable(row) for row in layers if DIFF_ID in row.extra})
-        for row in layers:
+            self._awaited += ids
+        try:
+            devices = self._have({row.id: self._rebuildable(row) for row in layers if DIFF_ID in row.extra})
+            for row in layers:
+                with self._mounting:
+                    self._mount_one(row, devices.get(row.id))
+                    self._watch(row, devices.get(row.id))
+        finally:
             with self._mounting:
-                self._used[row.id] = time.monotonic()
-                self._mount_one(row, devices.get(row.id))
-                self._watch(row, devices.get(row.id))
+                self._used.update({row.id: time.monotonic() for row in layers})
+                self._awaited -= ids
 
     def _have(self, layers: dict[int, Layer]) -> dict[int, str]:
         """Have the contents of layers, or a device that decodes them when they are read: those that there are, by snapshot."""
@@ -467,7 +479,8 @@ class ErofsSnapshotter(OverlaySnapshotter):
             for row in layers:
                 # A snapshot that is being made has used it just now.
                 with self._mounting, translated(f"cannot unmount layer {row.info.key}"):
-                    if time.monotonic() - self._used.get(row.id, float("-inf")) >= seconds:
+                    used = self._used.get(row.id, float("-inf"))
+                    if row.id not in self._awaited and time.monotonic() - used >= seconds:
                         self._unmount(self.path(row.id))
                         self._used.pop(row.id, None)
             with self._mounting, translated("cannot evict contents of layers"):
@@ -475,10 +488,10 @@ class ErofsSnapshotter(OverlaySnapshotter):
                 in_use: list[Layer] = []
                 for row in rows.values():
                     if DIFF_ID in row.extra:
-                        used = row.id in self._used or row.id in needed
+                        used = row.id in self._used or row.id in self._awaited or row.id in needed
                         (in_use if used else unused).append(self._rebuildable(row))
                 self._cache.evict(unused, in_use)
-            self._doubles.keep({*needed, *self._used})
+            self._doubles.keep({*needed, *self._used, *self._awaited})
             for row in rows.values():
                 # Mounts that were found in place, after a start.
                 if row.id in needed and row.id not in self._doubles and METADATA in row.extra:

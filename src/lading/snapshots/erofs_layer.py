@@ -52,6 +52,8 @@ _PATHS_MAX: Final = 16 << 20
 _TIME_MAX: Final = 2**63 - 1
 _AHEAD_MAX: Final = 64 << 20
 """Most bytes of disk space that are reserved ahead of the stream: writing into reserved space costs half as much."""
+_RECORD: Final = 20 * BLOCK
+"""GNU tar and Python fill an archive up to a multiple of this."""
 _OPAQUE: Final = "trusted.overlay.opaque"
 _ORIGIN: Final = "trusted.overlay.origin"
 _CAPABILITY: Final = "security.capability"
@@ -149,9 +151,6 @@ class LayerBuilder:
         self._stream_left -= len(view)
         if self._stream_left < 0:
             raise self._bomb()
-        if self._parser.ended:
-            self._parser.feed_entries(view)
-            return
         by_path = self._by_path.get
         for entry in self._parser.feed_entries(view):
             parent, _, base = entry.name.rpartition("/")
@@ -178,6 +177,10 @@ class LayerBuilder:
                 1,
                 entry.offset >> _SHIFT,
             )
+        if self._parser.ended:
+            # A record is filled up; what follows is not kept, wherever the pieces of the stream happen to end.
+            end = self._parser.end
+            view = view[: max(end + -end % _RECORD - self._written, 0)]
         self._written += len(view)
         if self._written > self._reserved:
             self._reserve()

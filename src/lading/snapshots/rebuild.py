@@ -3,6 +3,8 @@
 **Trust.** What is made again is the tar stream; it is hashed on the way and becomes visible only if it is the diff ID that the
 layer was committed with. A blob that is gone, damaged or another one leaves nothing.
 
+Bytes far behind the end of the archive are no part of the contents (`LayerBuilder`), but of the diff ID.
+
 **Speed.** A large layer gets a seek index (`lading.formats.seek`) in the background, once it is there. From then on its segments
 are decoded on all cores, each verified by itself: their digests were taken when the whole stream had the right diff ID. An index
 that is damaged is deleted, and the layer decoded in one piece. Where it is of no use for
@@ -204,7 +206,12 @@ class Cache:
                 hasher.update(chunk)
                 if not go_on():
                     return
-        except (compression.CompressionError, compression.BombError) as exc:
+        except (
+            compression.BombError
+        ):  # more follows the archive than is kept, so that the segments would not fit
+            fs.write_atomic(layer.seek, b"")
+            return
+        except compression.CompressionError as exc:
             raise _wrong(layer, exc.message) from exc
         finally:
             os.close(source)
@@ -247,7 +254,7 @@ class Cache:
         with ThreadPoolExecutor(1) as pool:
             writing = pool.submit(_write, queue, part, layer.length, hasher)
             try:
-                _inflate(source, queue, layer.length)
+                _inflate(source, queue)
             except StoppedError:
                 writing.result()  # raises what stopped it
                 raise
@@ -255,7 +262,7 @@ class Cache:
                 raise _wrong(layer, exc.message) from exc
             written = writing.result()
         found = DiffID.from_hasher(hasher, layer.diff_id.algorithm)
-        if found != layer.diff_id or written + -written % BLOCK != layer.length:
+        if found != layer.diff_id or written + -written % BLOCK < layer.length:
             raise _wrong(layer, f"it unpacks to {found}")
 
 
@@ -267,9 +274,9 @@ def _wrong(layer: Layer, how: str) -> RebuildError:
     )
 
 
-def _inflate(source: int, queue: ChunkQueue, length: int) -> None:
+def _inflate(source: int, queue: ChunkQueue) -> None:
     try:
-        decompressor = compression.decompressor(compressed_size=os.fstat(source).st_size, quota=length)
+        decompressor = compression.decompressor(compressed_size=os.fstat(source).st_size)
         for chunk in _decoded(source, decompressor):
             queue.put(chunk, memoryview(chunk).nbytes)
         queue.close()
@@ -345,19 +352,20 @@ def _pwrite_all(fd: int, data: bytes, offset: int) -> None:
 
 
 def _write(queue: ChunkQueue, part: Path, length: int, hasher: Hasher) -> int:
-    """Take the stream into a file that is filled up to ``length``; the stream's own length."""
-    written = 0
+    """Take the stream into a file of ``length`` bytes, cut short or filled up; the stream's own length."""
+    taken = 0
     fd = os.open(part, _CREATE, 0o600)
     try:
         fs.allocate(fd, length, keep_size=True)
         while (chunk := queue.get()) is not None:
             hasher.update(chunk)
-            fs.write_all(fd, chunk)
-            written += memoryview(chunk).nbytes
+            view = memoryview(chunk)
+            fs.write_all(fd, view[: max(length - taken, 0)])
+            taken += view.nbytes
         os.ftruncate(fd, length)
     except BaseException:
         queue.abort()
         raise
     finally:
         os.close(fd)
-    return written
+    return taken

@@ -1,5 +1,6 @@
 """EROFS layers over their life: mounted once, found again, mounted again, checked, unmounted; and what they show."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -51,6 +52,14 @@ def test_probe_says_why_not(tmp_path):
         reason = probe(disk / "root")
         assert reason
         assert os.listdir(disk / "root") == []
+
+
+async def test_a_kernel_without_attributes_in_erofs_is_passed_over(tmp_path, database, monkeypatch):
+    def getxattr(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "getxattr", getxattr)
+    assert probe(tmp_path / "root") == "Operation not supported"
 
 
 async def test_a_layer_is_mounted_once_and_not_before_it_is_needed(tmp_path, database):
@@ -158,6 +167,13 @@ async def test_a_layer_lends_its_stream_once_it_is_durable(tmp_path, database):
     with pytest.raises(NotFoundError):
         async with snapshotter.open_stream("missing"):
             pass
+
+
+async def test_a_layer_is_the_same_in_whatever_pieces_it_came(tmp_path, database):
+    snapshotter = make(tmp_path, database)
+    archive = tar(file("a", b"content" * 1000)) + bytes(1 << 20)
+    names = [await unpack(snapshotter, f"by-{chunk}", None, archive, chunk=chunk) for chunk in (700, 1 << 18)]
+    assert await snapshotter.compare(*names) == ""
 
 
 async def test_mounts_of_a_crash_are_cleared(tmp_path, database):

@@ -290,12 +290,17 @@ def test_too_many_entries_are_refused(disk):
         by_builder(disk, tar(*[file(str(n)) for n in range(11)]), limits=Limits(entries=10))
 
 
-def test_what_follows_the_end_is_not_kept(disk):
-    archive = tar(file("a", b"1"))
+@pytest.mark.parametrize("chunk", [700, 4096, 1 << 21])
+@pytest.mark.parametrize(
+    ("more", "kept"), [(0, 2048), (100, 2560), (10_240 - 2048, 10_240), (1 << 20, 10_240)]
+)
+def test_what_follows_the_end_is_not_kept_beyond_the_record(disk, chunk, more, kept):
+    archive = tar(file("a", b"1", mtime=10**9))
+    assert len(archive) == 2048
     place = Path(tempfile.mkdtemp(dir=disk))
     try:
-        result = feed(LayerBuilder(place, budget=1 << 30), archive + bytes(1 << 20), chunk=4096)
-        assert result.data < 10_000
+        result = feed(LayerBuilder(place, budget=1 << 30), archive + bytes(more), chunk=chunk)
+        assert result.data == (place / "layer.data").stat().st_size == kept
     finally:
         shutil.rmtree(place)
 

@@ -1,5 +1,6 @@
 """Layers that are kept compressed: their contents are a cache, made again from the blob, and nothing else is ever shown."""
 
+import asyncio
 import functools
 import gzip
 import os
@@ -93,6 +94,33 @@ async def test_contents_go_when_unused_and_come_back_when_used(tmp_path, databas
         await snapshotter.remove(key)
     await snapshotter.settle()
     assert caches(tmp_path) == []
+
+
+@pytest.mark.parametrize("more", [10_240 - len(ARCHIVE) % 10_240, 1 << 20])
+async def test_what_follows_the_end_of_an_archive_is_no_damage(tmp_path, database, blobs, more):
+    snapshotter = make(tmp_path, database, blobs)
+    base = await add(snapshotter, blobs, ARCHIVE + bytes(more))
+    before = os.stat(tmp_path / "root/snapshots/1" / CACHE).st_size
+    await snapshotter.settle()
+    assert caches(tmp_path) == []
+    assert set(await shown(snapshotter, "view", base)) == {"b", "d", "d/a"}
+    assert os.stat(tmp_path / "root/snapshots/1" / CACHE).st_size == before
+
+
+async def test_contents_that_somebody_waits_for_do_not_go(tmp_path, database, blobs, monkeypatch):
+    snapshotter = make(tmp_path, database, blobs)
+    base = await add(snapshotter, blobs, ARCHIVE)
+    await snapshotter.settle()
+    loop = asyncio.get_running_loop()
+    have = snapshotter._cache.have
+
+    def have_slowly(layers):
+        have(layers)
+        # Making others again takes long enough for what is unused to be looked for.
+        asyncio.run_coroutine_threadsafe(snapshotter.settle(), loop).result(30)
+
+    monkeypatch.setattr(snapshotter._cache, "have", have_slowly)
+    assert set(await shown(snapshotter, "view", base)) == {"b", "d", "d/a"}
 
 
 async def test_several_layers_come_back_at_once(tmp_path, database, blobs):

@@ -63,6 +63,8 @@ class TarParser:
         """Bytes taken so far."""
         self.ended = False
         """Whether the blocks that end an archive were seen; what follows them is discarded."""
+        self.end: int = 0
+        """Once `ended`: bytes of the archive, those blocks included."""
         self._need = BLOCK
         self._unit: Callable[[memoryview, int, list[Event]], None] = self._take_header
         self._held = bytearray()
@@ -211,6 +213,7 @@ class TarParser:
         if self._dirty:
             raise TarError("the tar archive ends after an extension header without its entry")
         self.ended = self._zero_seen
+        self.end = self.position
         self._zero_seen = True
         self._usual = False
 
