@@ -12,27 +12,25 @@ the caller can make it again.
 
 import contextlib
 import os
-import shutil
-import stat
 import threading
 from abc import abstractmethod
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
-    Callable,
     Collection,
     Generator,
+    Iterable,
     Iterator,
     Mapping,
     Sequence,
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 import anyio
 import structlog
-from typing_extensions import Buffer, override
+from typing_extensions import override
 
 from lading.core import metadata
 from lading.core.diff import Change, Differ
@@ -42,7 +40,6 @@ from lading.core.mounts import Mount
 from lading.core.snapshots import (
     NO_LABELS,
     Capability,
-    DiffIDMismatchError,
     Kind,
     Labels,
     LayerWriter,
@@ -57,7 +54,6 @@ from lading.errors import (
     DataLossError,
     FailedPreconditionError,
     InvalidArgumentError,
-    LadingError,
     NotFoundError,
     ResourceExhaustedError,
     UnsupportedError,
@@ -65,11 +61,14 @@ from lading.errors import (
 from lading.kit import fs, linux
 from lading.kit.aio import DATA, DISK, run
 from lading.kit.failpoints import failpoint
-from lading.oci.digest import DiffID, new_hasher
+from lading.oci.digest import DiffID
 from lading.snapshots import compare, diff, room, trees
 from lading.snapshots.diff import Difference
+from lading.snapshots.directories import Directories
 from lading.snapshots.extract import Extracted, Extractor, budget
-from lading.snapshots.faults import translate, translated
+from lading.snapshots.faults import translated
+from lading.snapshots.flushing import Flushing
+from lading.snapshots.pending import LayerExtractor, PendingLayer
 
 Durability = Literal["lazy", "strict"]
 LIMIT: Final = "limit"
@@ -81,25 +80,7 @@ MAX_LAYER_BYTES: Final = 1 << 40
 FLUSH_DELAY: Final = 2.0
 """Seconds between the first unflushed layer and its flush, so that a pull is flushed once."""
 _NO_USAGE: Final = Usage(size=0, inodes=0)
-DOOMED: Final = "rm-"
-"""How the name of a directory begins that is to be deleted."""
 _log: Final = structlog.get_logger(__name__)
-
-
-class LayerExtractor(Protocol):
-    """What takes a layer's stream: `lading.snapshots.extract.Extractor` or its like. Blocking."""
-
-    def write(self, data: Buffer) -> None:
-        """Take the next bytes."""
-        ...
-
-    def finish(self) -> Extracted:
-        """The stream is over."""
-        ...
-
-    def close(self) -> None:
-        """Let go of all descriptors. Idempotent."""
-        ...
 
 
 class DirectorySnapshotter(Snapshotter, Differ):
@@ -143,19 +124,20 @@ class DirectorySnapshotter(Snapshotter, Differ):
         self._max_layer_bytes = max_layer_bytes
         self._flush_delay = flush_delay
         self._entering = threading.Lock()
-        self._making: set[int] = set()
-        self._unflushed: set[int] = set()
-        self._doomed: set[str] = set()
         self._work = anyio.Event()
-        self._settling = anyio.Lock()
-        self._flushing = anyio.Lock()
-        self._directory = self._place(Path(os.path.abspath(root)))
-        with translated(f"cannot use {root}"):
-            fs.make_directories(self._directory, mode=self.mode)
-            self._directory.chmod(self.mode)  # T22: set-ID programs of images are out of everybody's reach
-            self._fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._flushing = Flushing(rows, self._flush)
+        self._directories = Directories(
+            self._place(Path(os.path.abspath(root))),
+            mode=self.mode,
+            named=self.directory_name,
+            release=self._release,
+        )
 
     # What a kind of storage decides.
+
+    def _make_directory(self, directory: Path) -> None:
+        """Make the empty directory of a new snapshot. Blocking."""
+        directory.mkdir(mode=0o700)
 
     @abstractmethod
     def _fill(self, directory: Path, kind: Kind, parents: Sequence[SnapshotRow]) -> None:
@@ -197,7 +179,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
 
     def path(self, id: int) -> Path:
         """The directory of a snapshot."""
-        return self._directory / self.directory_name(id)
+        return self._directories.of(id)
 
     def place(self, row: SnapshotRow) -> Path:
         """Where `_fill` has filled: the directory of a snapshot, or the file system that limits it."""
@@ -323,10 +305,10 @@ class DirectorySnapshotter(Snapshotter, Differ):
         usage = await run(DISK, self._measure, self.tree(row))
         if not durable and not self._strict:
             await self._rows.commit(name, key, labels=labels, usage=usage, boot_id=self._boot_id, lease=lease)
-            self._unflushed.add(row.id)
+            self._flushing.add(row.id)
             self._work.set()
             return
-        await self._flush_all(row.id)
+        await self._flushing.run([row.id])
         _, *parents = await self._rows.chain(key)
         if any(parent.boot_id for parent in parents):
             raise DataLossError(
@@ -389,11 +371,11 @@ class DirectorySnapshotter(Snapshotter, Differ):
     async def replace(self, name: SnapshotName, copy: SnapshotName) -> None:
         if Capability.REPLACES not in self.capabilities:
             raise UnsupportedError(f"the snapshotter {self.name} cannot replace layers", subject=name)
-        await self._flush_all()
+        await self._flushing.run()
         old = await self._rows.replace(name, copy)
         failpoint("snapshot.replaced")
         with anyio.CancelScope(shield=True):
-            await run(DISK, self._doom, old.id)
+            await run(DISK, self._directories.doom, old.id)
         self._work.set()
 
     @override
@@ -401,13 +383,13 @@ class DirectorySnapshotter(Snapshotter, Differ):
         row = await self._rows.delete(key)
         failpoint("snapshot.row-deleted")
         with anyio.CancelScope(shield=True):
-            await run(DISK, self._doom, row.id)
+            await run(DISK, self._directories.doom, row.id)
         self._work.set()
 
     @override
     async def sweep(self) -> int:
         await self._find_orphans()
-        return await self._delete_doomed()
+        return await self._directories.delete_doomed()
 
     # The other port: differences.
 
@@ -447,19 +429,26 @@ class DirectorySnapshotter(Snapshotter, Differ):
 
     @override
     async def close(self) -> None:
-        if self._fd < 0:
+        if self._closed:
             return
         with anyio.CancelScope(shield=True):
             await self.settle()
             await run(DISK, self._leave_all)
-        os.close(self._fd)
-        self._fd = -1
+        self._directories.close()
+
+    @property
+    def _closed(self) -> bool:
+        return self._directories.fd < 0
 
     def _leave_all(self) -> None:
         """Unmount what limits snapshots; what runs in them goes on."""
-        for name in os.listdir(self._directory):
+        for name in os.listdir(self._directories.path):
             with contextlib.suppress(OSError):  # nothing depends on it: it is found mounted the next time
-                room.leave(self._directory / name)
+                room.leave(self._directories.path / name)
+
+    def _release(self, directory: Path) -> None:
+        """Let go of what is mounted in a directory that is to be deleted. Blocking."""
+        room.leave(directory)
 
     # Life of the process.
 
@@ -469,7 +458,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
         They are gone, and are to be unpacked again when they are needed.
         """
         gone = await self._rows.discard_foreign_boots(self._boot_id)
-        self._unflushed |= {row.id for row in await self._rows.list() if row.boot_id == self._boot_id}
+        self._flushing.add(*(row.id for row in await self._rows.list() if row.boot_id == self._boot_id))
         await self._find_orphans()
         return [row.info.key for row in gone]
 
@@ -478,7 +467,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
         while True:
             await self._wait_for_work()
             self._work = anyio.Event()
-            if self._unflushed:
+            if self._flushing:
                 await anyio.sleep(self._flush_delay)
             await self.settle()
 
@@ -487,79 +476,38 @@ class DirectorySnapshotter(Snapshotter, Differ):
 
     async def settle(self) -> None:
         """Do now what `run` does in the background. What fails is logged and left to the next start."""
-        await self._delete_doomed()
-        try:
-            await self._flush_all()
-        except LadingError as exc:
-            _log.warning("snapshots_not_flushed", error=str(exc))
+        await self._directories.delete_doomed()
+        await self._flushing.try_run()
 
     # Steps.
 
-    async def _flush_all(self, *more: int) -> None:
-        """Flush all layers that are not yet flushed, and ``more``; then a reboot discards them no longer."""
-        # A cancelled flush would leave it open whether it had failed.
-        with anyio.CancelScope(shield=True):
-            async with self._flushing:
-                unflushed, self._unflushed = self._unflushed, set()
-                if not unflushed and not more:
-                    return
-                try:
-                    await self._flush(sorted({*unflushed, *more}))
-                except LadingError:
-                    # It is not tried again, nor by the next process of this boot: a second syncfs(2) would succeed with
-                    # the data lost (reliability.md I4).
-                    await self._rows.mark_lost(sorted(unflushed))
-                    raise
-                try:
-                    await self._rows.mark_durable(sorted(unflushed))
-                except (
-                    LadingError
-                ):  # as when the disk is full; they are flushed, and are marked the next time
-                    self._unflushed |= unflushed
-                    raise
-
     async def _find_orphans(self) -> None:
-        names = await run(DISK, os.listdir, self._directory)
-        # In this order: what is being made now either still is, or has its row, when the rows are read.
-        kept = {str(number) for number in self._making}
-        kept |= {str(row.id) for row in await self._rows.list()}
-        for name in names:
-            if name.startswith(DOOMED):
-                self._doomed.add(name)
-            elif name.isdecimal() and name not in kept:
-                await run(DISK, self._doom, int(name))
+        await self._directories.doom_orphans(self._living)
         self._work.set()
 
-    async def _delete_doomed(self) -> int:
-        freed = 0
-        async with self._settling:
-            for name in sorted(self._doomed):
-                try:
-                    freed += await run(DATA, self._delete, name)
-                except LadingError as exc:
-                    _log.warning("snapshot_deletion_failed", directory=name, error=str(exc))
-                self._doomed.discard(name)
-        return freed
+    async def _living(self) -> Iterable[int]:
+        return (row.id for row in await self._rows.list())
 
     @asynccontextmanager
     async def _new(self, key: str) -> AsyncGenerator[int]:
         """A fresh directory, deleted unless the block gives it a row."""
         number = await self._rows.allocate()
-        self._making.add(number)
+        self._directories.making.add(number)
         try:
-            await run(DISK, self._make_directory, number)
+            with translated("cannot make a snapshot"):
+                await run(DISK, self._make_directory, self.path(number))
             yield number
         except BaseException as exc:
             with anyio.CancelScope(shield=True):
                 if not await self._has_row(key, number):
-                    await run(DISK, self._doom, number)
+                    await run(DISK, self._directories.doom, number)
                     self._work.set()
                     if isinstance(exc, ResourceExhaustedError):
                         # Whoever hears that the disk is full finds it as it was before, not still being cleared.
-                        await self._delete_doomed()
+                        await self._directories.delete_doomed()
             raise
         finally:
-            self._making.discard(number)
+            self._directories.making.discard(number)
 
     async def _has_row(self, key: str, id: int) -> bool:
         try:
@@ -635,13 +583,13 @@ class DirectorySnapshotter(Snapshotter, Differ):
             extractor = await run(
                 DISK, self._extractor, number, diff_id, compressed_size, lowest=parent is None
             )
-            layer = PendingLayer(self, number, name, parent, diff_id, extractor, lease)
+            layer = PendingLayer(number, name, parent, diff_id, extractor, lease, self._publish)
             try:
                 yield layer
             finally:
                 extractor.close()
             if not layer.published:
-                await run(DISK, self._doom, number)
+                await run(DISK, self._directories.doom, number)
                 self._work.set()
 
     async def _refuse_committed(self, name: SnapshotName, lease: LeaseID | None) -> None:
@@ -671,7 +619,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
                 overlay_xattrs=trees.overlay_xattrs(),
             )
 
-    async def publish(self, layer: "PendingLayer", extracted: Extracted, labels: Labels) -> bool:
+    async def _publish(self, layer: PendingLayer, extracted: Extracted, labels: Labels) -> bool:
         """Commit an unpacked layer; whether it was this one that came to be visible."""
         try:
             parents = await self._parents(layer.name, layer.parent)
@@ -702,11 +650,11 @@ class DirectorySnapshotter(Snapshotter, Differ):
             return await self._join(layer)
         failpoint("layer.committed")
         if not self._strict:
-            self._unflushed.add(layer.id)
+            self._flushing.add(layer.id)
             self._work.set()
         return True
 
-    async def _join(self, layer: "PendingLayer") -> bool:
+    async def _join(self, layer: PendingLayer) -> bool:
         row = await self._rows.get(layer.name)
         if row.info.kind is not Kind.COMMITTED:
             raise AlreadyExistsError(f"snapshot {layer.name} exists and is not committed", subject=layer.name)
@@ -721,7 +669,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
         """Flush everything in the directories of these snapshots. Blocking."""
         del ids  # thousands of files each: the file system does it at once
         with translated("cannot flush snapshots"):
-            linux.syncfs(self._fd)
+            linux.syncfs(self._directories.fd)
 
     def _flush_new(self, id: int) -> None:
         """Flush what `_fill` made. Blocking.
@@ -733,112 +681,8 @@ class DirectorySnapshotter(Snapshotter, Differ):
                 if entry.is_dir(follow_symlinks=False):
                     fs.fsync_directory(entry.path)
         fs.fsync_directory(self.path(id))
-        os.fsync(self._fd)
-
-    def _make_directory(self, id: int) -> None:
-        with translated("cannot make a snapshot"):
-            self.path(id).mkdir(mode=0o700)
+        os.fsync(self._directories.fd)
 
     def _measure(self, tree: Path) -> Usage:
         with translated("cannot measure a snapshot"), trees.opened(tree) as fd:
             return trees.usage(fd)
-
-    def _doom(self, id: int) -> None:
-        """Take a directory out of the way. That it is gone is fine."""
-        self.doom_directory(self.directory_name(id))
-
-    def doom_directory(self, directory: str) -> None:
-        """Take a directory out of the way by its name; it is deleted later. That it is gone is fine. Blocking."""
-        name = f"{DOOMED}{directory}"
-        try:
-            os.rename(directory, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
-        except FileNotFoundError:
-            return
-        except OSError as exc:
-            raise translate(exc, f"cannot remove snapshot directory {directory}") from exc
-        self._doomed.add(name)
-
-    def _delete(self, name: str) -> int:
-        freed = 0
-
-        def count(status: os.stat_result) -> None:
-            nonlocal freed
-            if status.st_nlink == 1 or stat.S_ISDIR(status.st_mode):
-                freed += status.st_blocks * 512
-
-        with translated(f"cannot delete {name}"):
-            room.leave(self._directory / name)
-            failpoint("snapshot.doomed")
-            trees.remove(self._fd, name, count)
-        return freed
-
-
-class PendingLayer(LayerWriter):
-    """A layer on its way from a tar stream into a directory."""
-
-    def __init__(
-        self,
-        owner: DirectorySnapshotter,
-        id: int,
-        name: SnapshotName,
-        parent: SnapshotName | None,
-        diff_id: DiffID,
-        extractor: LayerExtractor,
-        lease: LeaseID | None,
-    ) -> None:
-        self.id = id
-        self.name = name
-        self.parent = parent
-        self.lease = lease
-        self.published = False
-        self._owner = owner
-        self.diff_id = diff_id
-        self._extractor = extractor
-        self._hasher = new_hasher(diff_id.algorithm)
-        self._extracted: Extracted | None = None
-        self._found: DiffID | None = None
-        self._done = False
-
-    @override
-    def write(self, data: Buffer) -> None:
-        self._hasher.update(data)
-        self._extractor.write(data)
-
-    @override
-    def finish(self) -> DiffID:
-        if self._found is None:
-            self._extracted = self._extractor.finish()
-            self._extractor.close()
-            self._found = DiffID.from_hasher(self._hasher, self.diff_id.algorithm)
-        return self._found
-
-    @override
-    async def commit(self, *, labels: Labels = NO_LABELS) -> None:
-        if self._extracted is None:
-            raise FailedPreconditionError(f"layer {self.name} is not finished", subject=self.name)
-        if self._found != self.diff_id:
-            raise DiffIDMismatchError(
-                f"layer {self.name} unpacks to {self._found}, not to the promised {self.diff_id}",
-                hint="the image is damaged or its config lies about it",
-                subject=self.diff_id,
-            )
-        if not self._done:
-            self.published = await self._owner.publish(self, self._extracted, labels)
-            self._done = True
-
-
-def probe_directory(root: Path, test: Callable[[Path], None]) -> str | None:
-    """Run a test in a temporary directory below ``root``; what went wrong, in words, or ``None``."""
-    try:
-        fs.make_directories(root, mode=0o700)
-        place = root / f".probe-{os.getpid()}"
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(place)
-        place.mkdir(mode=0o700)
-        try:
-            test(place)
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
-    except OSError as exc:
-        return exc.strerror or str(exc)
-    return None

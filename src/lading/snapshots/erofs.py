@@ -50,11 +50,9 @@ from lading.snapshots.base import (
     MAX_LAYER_BYTES,
     OPAQUE_ROOT,
     Durability,
-    LayerExtractor,
-    PendingLayer,
-    probe_directory,
 )
 from lading.snapshots.diff import Difference
+from lading.snapshots.directories import probe_directory
 from lading.snapshots.doubles import Doubles
 from lading.snapshots.erofs_layer import DATA, SIDE, Built, Directory, LayerBuilder
 from lading.snapshots.extract import Extracted, budget
@@ -62,6 +60,7 @@ from lading.snapshots.faults import translated
 from lading.snapshots.layers import Lowers
 from lading.snapshots.ondemand import OnDemand
 from lading.snapshots.overlay import OverlaySnapshotter, mount_options
+from lading.snapshots.pending import LayerExtractor, PendingLayer
 from lading.snapshots.rebuild import CORES, INDEXED, SEGMENTS, Cache, Layer, OpenBlob
 
 IMAGE: Final = "layer.erofs"
@@ -188,7 +187,7 @@ class ErofsSnapshotter(OverlaySnapshotter):
         )
         self._idle_seconds = idle_seconds
         indexed = large if devices is not None or CORES > 2 else None
-        self._cache = Cache(self._directory.parent, open_blob or _no_blob, cache_bytes, indexed)
+        self._cache = Cache(self._directories.path.parent, open_blob or _no_blob, cache_bytes, indexed)
         self._on_demand = OnDemand(devices, self._cache.source, large)
         self._restoring = threading.Lock()
         self._mounting = threading.Lock()
@@ -233,13 +232,13 @@ class ErofsSnapshotter(OverlaySnapshotter):
             )
 
     @override
-    async def publish(self, layer: PendingLayer, extracted: Extracted, labels: Labels) -> bool:
+    async def _publish(self, layer: PendingLayer, extracted: Extracted, labels: Labels) -> bool:
         assert isinstance(extracted, Built)
         if self._cache.budget is not None and LAYER_BLOB in labels and extracted.data:
             extracted.facts[DIFF_ID] = layer.diff_id
             with self._mounting:
                 self._used[layer.id] = time.monotonic()  # those above may need it soon
-        published = await super().publish(layer, extracted, labels)
+        published = await super()._publish(layer, extracted, labels)
         if DIFF_ID in extracted.facts:
             self._unindexed.set()
         return published
@@ -282,7 +281,7 @@ class ErofsSnapshotter(OverlaySnapshotter):
             for directory in layers:
                 for name in (DATA, SIDE, IMAGE, "."):
                     _flush_file(directory / name)
-            os.fsync(self._fd)
+            os.fsync(self._directories.fd)
 
     @override
     def _stream(self, row: SnapshotRow) -> Path | None:
@@ -322,7 +321,7 @@ class ErofsSnapshotter(OverlaySnapshotter):
         lowers = self.stack(rows)
         if len(lowers) == 1 and METADATA in rows[0].extra:
             # As in `_show`: overlayfs takes two at least.
-            nothing = self._directory / "nothing"
+            nothing = self._directories.path / "nothing"
             nothing.mkdir(mode=0o755, exist_ok=True)
             lowers.append(str(nothing))
             return [
@@ -449,10 +448,10 @@ class ErofsSnapshotter(OverlaySnapshotter):
             )
 
     @override
-    def _delete(self, name: str) -> int:
-        with translated(f"cannot unmount {name}"):
-            self._unmount(self._directory / name)
-        return super()._delete(name)
+    def _release(self, directory: Path) -> None:
+        with translated(f"cannot unmount {directory.name}"):
+            self._unmount(directory)
+        super()._release(directory)
 
     def _unmount(self, directory: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -543,7 +542,7 @@ class ErofsSnapshotter(OverlaySnapshotter):
 
     @override
     async def close(self) -> None:
-        if self._fd >= 0:
+        if not self._closed:
             with anyio.CancelScope(shield=True):
                 await self._unmount_idle(0)
         await super().close()

@@ -20,8 +20,9 @@ from lading.core.snapshots import Capability, Kind, SnapshotKey, Usage
 from lading.errors import FailedPreconditionError
 from lading.kit import linux
 from lading.snapshots import diff, layers, trees
-from lading.snapshots.base import DirectorySnapshotter, probe_directory
+from lading.snapshots.base import DirectorySnapshotter
 from lading.snapshots.diff import Difference
+from lading.snapshots.directories import probe_directory
 from lading.snapshots.extract import Extracted
 
 _PARAMETERS: Final = Path("/sys/module/overlay/parameters")

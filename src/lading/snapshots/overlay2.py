@@ -29,10 +29,10 @@ from lading.kit import fs
 from lading.kit.aio import DISK, run
 from lading.oci.digest import DiffID
 from lading.snapshots import trees
-from lading.snapshots.base import DOOMED, LayerExtractor
 from lading.snapshots.extract import Extracted
 from lading.snapshots.faults import translated
 from lading.snapshots.overlay import OverlaySnapshotter
+from lading.snapshots.pending import LayerExtractor
 
 DRAFT: Final = "layer"
 """Directory beside a tree that is being made, with what the layer database will say of it. It goes when the row is there."""
@@ -88,23 +88,21 @@ class Overlay2Snapshotter(OverlaySnapshotter):
     @override
     def _lowers(self, rows: Sequence[SnapshotRow]) -> list[str]:
         shown = len(self.stack(rows))
-        return [str(self._directory / _link(self.path(row.id))) for row in rows[:shown]]
+        return [str(self._directories.path / _link(self.path(row.id))) for row in rows[:shown]]
 
     @override
     def _layer_directory(self, directory: Path) -> Path:
         return directory / "diff"
 
     @override
-    def _make_directory(self, id: int) -> None:
-        with translated("cannot make a snapshot"):
-            directory = self.path(id)
-            directory.mkdir(mode=0o710)
-            directory.chmod(0o710)
-            name = "".join(secrets.choice(LINK_LETTERS) for _ in range(_LINK_LENGTH))
-            fs.make_directories(self._directory / "l", mode=0o700)
-            (self._directory / "l" / name).symlink_to(f"../{directory.name}/diff")
-            _put(directory / "link", name, 0o644)
-            (directory / DRAFT).mkdir(mode=0o700)
+    def _make_directory(self, directory: Path) -> None:
+        directory.mkdir(mode=0o710)
+        directory.chmod(0o710)
+        name = "".join(secrets.choice(LINK_LETTERS) for _ in range(_LINK_LENGTH))
+        fs.make_directories(self._directories.path / "l", mode=0o700)
+        (self._directories.path / "l" / name).symlink_to(f"../{directory.name}/diff")
+        _put(directory / "link", name, 0o644)
+        (directory / DRAFT).mkdir(mode=0o700)
 
     @override
     def _fill(self, directory: Path, kind: Kind, parents: Sequence[SnapshotRow]) -> None:
@@ -148,7 +146,7 @@ class Overlay2Snapshotter(OverlaySnapshotter):
     @override
     def _flush_new(self, id: int) -> None:
         super()._flush_new(id)
-        fs.fsync_directory(self._directory / "l")
+        fs.fsync_directory(self._directories.path / "l")
 
     @override
     async def remove(self, key: str) -> None:
@@ -158,20 +156,19 @@ class Overlay2Snapshotter(OverlaySnapshotter):
 
     @override
     async def _find_orphans(self) -> None:
-        names = await run(DISK, os.listdir, self._directory)
-        self._doomed |= {name for name in names if name.startswith(DOOMED)}
+        await run(DISK, self._directories.find_doomed)
         gone = await self._rows.orphans()
         for tree in gone:
-            await run(DISK, self.doom_directory, tree)
+            await run(DISK, self._directories.doom_named, tree)
         await self._rows.forget(gone)
         self._work.set()
 
     @override
-    def _delete(self, name: str) -> int:
-        link = self._directory / name / "link"
+    def _release(self, directory: Path) -> None:
+        link = directory / "link"
         if link.is_file():
-            (self._directory / "l" / link.read_text(encoding="ascii").strip()).unlink(missing_ok=True)
-        return super()._delete(name)
+            (self._directories.path / "l" / link.read_text(encoding="ascii").strip()).unlink(missing_ok=True)
+        super()._release(directory)
 
 
 class _Splitting(LayerExtractor):

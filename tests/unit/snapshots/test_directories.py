@@ -115,7 +115,7 @@ async def test_a_commit_that_can_be_made_again_is_forgotten_by_another_boot(disk
         if name == "kept":
             await first.settle()
             assert await boots(rows) == {"kept": ""}
-    os.close(first._fd)  # as if the power had gone
+    os.close(first._directories.fd)  # as if the power had gone
     second = make(disk, rows, boot_id="boot-2")
     assert await second.recover() == ["lost"]
     await second.close()
@@ -128,7 +128,7 @@ async def test_layers_of_another_boot_are_made_again(disk, rows):
     lost = await unpack(first, "lost", durable, tar(file("y", b"old")))
     await unpack(first, "child", lost, tar(file("z")))
     await first.prepare(SnapshotKey("container"), SnapshotName("child"))
-    os.close(first._fd)  # as if the power had gone
+    os.close(first._directories.fd)  # as if the power had gone
 
     second = make(disk, rows, boot_id="boot-2")
     assert sorted(await second.recover()) == ["child", "lost"]
@@ -146,7 +146,7 @@ async def test_layers_of_another_boot_are_made_again(disk, rows):
 async def test_layers_of_this_boot_are_flushed_after_a_restart(disk, rows):
     first = make(disk, rows)
     await unpack(first, "a", None, tar(file("x")))
-    os.close(first._fd)
+    os.close(first._directories.fd)
     second = make(disk, rows)
     assert await second.recover() == []
     await second.close()
