@@ -118,7 +118,8 @@ def _matching(known: _Kept) -> Generator[None]:
         if not isinstance(pattern, str | bytes) or flags & re.DEBUG:
             return original(pattern, flags)
         key = f"{_ENGINE.MAGIC} {int(flags)} {pattern!r}"
-        return _ENGINE.compile(*known.find(key, lambda: _program(original, pattern, flags)))
+        program = known.find(key, lambda: _program(original, pattern, flags))
+        return _ENGINE.compile(*program) if program else original(pattern, flags)
 
     _COMPILER.compile = compile_
     try:
@@ -128,7 +129,7 @@ def _matching(known: _Kept) -> Generator[None]:
 
 
 def _program(compile_: Callable[..., Any], pattern: str | bytes, flags: int) -> tuple[Any, ...]:
-    """What the compiler of patterns gives to its engine."""
+    """What the compiler of patterns gives to its engine; nothing if it makes them in another way."""
     given: list[Any] = []
 
     def take(*arguments: Any) -> None:
@@ -139,6 +140,8 @@ def _program(compile_: Callable[..., Any], pattern: str | bytes, flags: int) -> 
         compile_(pattern, flags)
     finally:
         _COMPILER._sre = _ENGINE  # noqa: SLF001
+    if not given:
+        return ()
     _, flags, code, *groups = given
     return (
         pattern,

@@ -96,6 +96,15 @@ def test_a_wrong_pattern_is_refused_in_the_same_words(tmp_path: Path) -> None:
     assert re.compile("(once)").match("once")
 
 
+def test_a_compiler_of_patterns_that_works_in_another_way_is_left_to_do_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = re.compile("a+")
+    monkeypatch.setattr("re._compiler.compile", lambda _, __: made)
+    with generated.kept(tmp_path / "kept"):
+        assert re.compile("never seen before b+") is made
+
+
 FUTURE = """
 from __future__ import annotations
 def made():
