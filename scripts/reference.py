@@ -16,7 +16,7 @@ from lading.api.engine import absent, errors, version
 from lading.api.engine.routing import Handler, Route
 from lading.cli.main import group
 from lading.containers import request
-from lading.daemon import config, options, wiring
+from lading.daemon import config, containers, options, wiring
 from lading.daemon.builds import Builds
 from lading.daemon.options import Option
 
@@ -166,7 +166,8 @@ def answer_of(handler: Handler) -> str:
 
 def routes() -> list[Route]:
     router = wiring.make_router(*(MagicMock() for _ in range(5)), Builds(MagicMock(), MagicMock()))
-    return sorted(router.routes(), key=lambda route: (route.pattern.replace(":.*", ""), route.method))
+    found = [*router.routes(), *containers.make_router(MagicMock()).routes()]
+    return sorted(found, key=lambda route: (route.pattern.replace(":.*", ""), route.method))
 
 
 TESTS: Final = Path(__file__).parents[1] / "tests" / "e2e"

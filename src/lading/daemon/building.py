@@ -84,6 +84,7 @@ class DefaultNetwork(Networking):
 @asynccontextmanager
 async def open_builder(parts: Parts) -> AsyncGenerator[Builder]:
     """The builder over the store's ports and the runtime."""
+    rooms = await parts.rooms()
     solver = BuildSolver(
         Environment(
             content=parts.content,
@@ -94,11 +95,11 @@ async def open_builder(parts: Parts) -> AsyncGenerator[Builder]:
             documents=parts.transfer.documents,
             puller=parts.transfer.puller,
             registries=parts.registries,
-            runtime=parts.runtime,
+            runtime=rooms.runtime,
             runtime_name=parts.runtime_name,
             state=parts.state,
-            networking=None if parts.networks is None else DefaultNetwork(parts.networks),
-            remapping=parts.remapping,
+            networking=DefaultNetwork(rooms.networks) if parts.bridged else None,
+            remapping=rooms.remapping,
             cgroup_v2=host.cgroup_version() == "2",
             cgroup_parent=BUILD_CGROUP if parts.cgroups else "",
             disk=parts.disk,

@@ -3,7 +3,7 @@
 Most daemons never build, and the builder with its two protocols is a fourth of what a daemon would load.
 """
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,14 +16,12 @@ from lading.api.engine import web
 from lading.api.engine.routing import Request, Router
 from lading.api.engine.system import DiskUsage
 from lading.api.engine.version import ApiVersion
-from lading.containers.remapping import Remapping
 from lading.core import content, images, leases, metadata
 from lading.core.classic import ClassicStore
 from lading.core.events import Bus
 from lading.core.metadata import Namespace
-from lading.core.networks import Networks
 from lading.core.remotes import Registries
-from lading.core.runtime import Runtime
+from lading.daemon.container_rooms import Rooms
 from lading.errors import LadingError
 from lading.kit import aio
 from lading.kit.ondemand import OnDemand
@@ -55,11 +53,11 @@ class Parts:
     """The classic store, if that is the one in use; buildx tells the stores apart by a label of the worker."""
     transfer: TransferService
     registries: Registries
-    runtime: Runtime
+    rooms: Callable[[], Awaitable[Rooms]]
+    """Gives what processes of builds share with containers."""
     runtime_name: str
-    networks: Networks | None
-    remapping: Remapping | None
-    """Processes of builds join the default network; ``None`` leaves them with a loopback interface."""
+    bridged: bool
+    """Whether processes of builds join the default network; else they have a loopback interface alone."""
     state: Path
     bus: Bus
     id: str

@@ -1,12 +1,21 @@
-"""Containers, put together: shims, networks, volumes, and what the configuration says about them."""
+"""Containers, put together: shims, networks, volumes, and what the configuration says about them.
+
+`daemon.container_rooms` has it loaded when it is needed.
+"""
 
 import hashlib
 import os
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from lading.api.engine import containers as container_routes
+from lading.api.engine import exec as exec_routes
+from lading.api.engine import files as file_routes
+from lading.api.engine import networks as network_routes
+from lading.api.engine import volumes as volume_routes
+from lading.api.engine.routing import Router
 from lading.containers import storage
 from lading.containers.environment import Environment, Resolving, StoredImages
 from lading.containers.remapping import Remapping
@@ -20,7 +29,9 @@ from lading.core.networks import Networks
 from lading.core.snapshots import Capability, Snapshotter
 from lading.daemon import host, rootless, stores
 from lading.daemon.config import Config
+from lading.daemon.container_rooms import Rooms
 from lading.daemon.image_store import Store
+from lading.daemon.userns import open_remapping
 from lading.errors import FailedPreconditionError
 from lading.kit import aio
 from lading.network.networks import Settings as NetworkSettings
@@ -29,6 +40,39 @@ from lading.runtime.config import RUNC_V2, RuntimeConfig
 from lading.runtime.service import ShimRuntime
 from lading.snapshots import room
 from lading.volumes.local import open_volumes
+
+
+@asynccontextmanager
+async def open_rooms(config: Config, store: Store) -> AsyncGenerator[Rooms]:
+    """Everything that containers need, with those of earlier daemons taken up; closed in reverse on leaving.
+
+    Raises:
+        InvalidArgumentError, FailedPreconditionError: This machine cannot do what the configuration says.
+
+    """
+    async with AsyncExitStack() as stack:
+        remapping = stack.enter_context(open_remapping(config.userns_remap, config.data_root))
+        runtime = await open_runtime(stack, config)
+        networks = await open_network_service(stack, config, store)
+        service = await open_container_service(stack, config, store, runtime, networks, remapping)
+        yield Rooms(
+            runtime=runtime,
+            networks=networks,
+            remapping=remapping,
+            service=service,
+            router=make_router(service),
+        )
+
+
+def make_router(service: ContainerService) -> Router:
+    """The routes of `container_rooms.HEADS`."""
+    router = Router()
+    container_routes.add_routes(router, service)
+    exec_routes.add_routes(router, service)
+    file_routes.add_routes(router, service)
+    network_routes.add_routes(router, service)
+    volume_routes.add_routes(router, service.volumes)
+    return router
 
 
 async def open_runtime(stack: AsyncExitStack, config: Config) -> ShimRuntime:

@@ -49,6 +49,18 @@ def light_imports(part: str) -> Generator[None]:
         gc.enable()
 
 
+@contextlib.contextmanager
+def late_imports(part: str) -> Generator[None]:
+    """Import a part of the daemon within, on a thread of one that may be serving; what it brings stays, as by `settle`."""
+    gc.disable()
+    try:
+        with generated.kept(generated.place(part)):
+            yield
+    finally:
+        gc.enable()
+    settle()
+
+
 class _Deferred(ModuleType):
     """A package that can be asked for its submodules; its own code runs when somebody asks it for anything else."""
 

@@ -1,15 +1,19 @@
 """What is there and what it costs: the figures of ``info`` and ``system/df``, and which images containers use."""
 
+from typing import TYPE_CHECKING
+
 from lading.api.engine import image_shapes
 from lading.api.engine.system import ContainerCounts, DiskUsage
 from lading.api.engine.version import ApiVersion
-from lading.containers.service import ContainerService
 from lading.core import images
 from lading.images.removal import Use
 from lading.images.service import ImageService
 
+if TYPE_CHECKING:  # loaded later; see `daemon.container_rooms`
+    from lading.containers.service import ContainerService
 
-def container_uses(service: ContainerService) -> list[Use]:
+
+def container_uses(service: "ContainerService") -> list[Use]:
     """Which images containers use."""
     return [
         Use(
@@ -28,7 +32,7 @@ async def count_images(records: images.Store) -> int:
     return len({record.target.digest for record in await records.list()})
 
 
-async def count_containers(service: ContainerService) -> ContainerCounts:
+async def count_containers(service: "ContainerService") -> ContainerCounts:
     """Containers by state."""
     states = [each.state for each in service.all()]
     paused = sum(state.paused for state in states)
@@ -53,7 +57,7 @@ async def image_usage(service: ImageService, version: ApiVersion) -> DiskUsage:
     )
 
 
-async def container_usage(service: ContainerService, version: ApiVersion) -> DiskUsage:  # noqa: ARG001 - a source
+async def container_usage(service: "ContainerService", version: ApiVersion) -> DiskUsage:  # noqa: ARG001 - a source
     """Containers for ``system/df``."""
     rows = await service.list({}, all=True, size=True)
     stopped = [row for row in rows if row.get("State") not in ("running", "paused", "restarting")]
@@ -65,7 +69,7 @@ async def container_usage(service: ContainerService, version: ApiVersion) -> Dis
     )
 
 
-async def volume_usage(service: ContainerService, version: ApiVersion) -> DiskUsage:  # noqa: ARG001 - a source
+async def volume_usage(service: "ContainerService", version: ApiVersion) -> DiskUsage:  # noqa: ARG001 - a source
     """Volumes for ``system/df``."""
     rows = await service.volumes.usage()
     sizes = [max(0, int(row["UsageData"]["Size"])) for row in rows]

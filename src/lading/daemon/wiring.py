@@ -10,6 +10,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -18,26 +19,19 @@ from anyio.abc import TaskGroup
 from typing_extensions import override
 
 from lading.api.engine import absent, system
-from lading.api.engine import containers as container_routes
 from lading.api.engine import events as event_routes
-from lading.api.engine import exec as exec_routes
-from lading.api.engine import files as file_routes
 from lading.api.engine import images as image_routes
 from lading.api.engine import lading as lading_routes
-from lading.api.engine import networks as network_routes
-from lading.api.engine import volumes as volume_routes
 from lading.api.engine.routing import Router
-from lading.containers.service import ContainerService
 from lading.core import metadata
 from lading.core.events import Bus
-from lading.daemon import host, stores, usage
+from lading.daemon import host, launch, stores, usage
 from lading.daemon.builds import Builds, OpenBuilder, Parts
 from lading.daemon.config import Config
-from lading.daemon.containers import open_container_service, open_network_service, open_runtime
+from lading.daemon.container_rooms import ContainerRooms, OpenRooms
 from lading.daemon.events import EventBus
 from lading.daemon.image_store import Store, keep_layers, open_store
 from lading.daemon.selection import StoreKind, hidden_words
-from lading.daemon.userns import open_remapping
 from lading.errors import FailedPreconditionError
 from lading.images.migration import Migrator
 from lading.images.removal import Use
@@ -101,19 +95,18 @@ async def supervise(name: str, work: Callable[[], Awaitable[None]]) -> None:
 async def open_engine(config: Config) -> AsyncGenerator[Engine]:
     """Everything, assembled; closed in reverse on leaving."""
     bus = EventBus()
-    running: list[ContainerService] = []
+    users: list[ContainerRooms] = []
 
     def uses() -> Sequence[Use]:
-        return [use for service in running for use in usage.container_uses(service)]
+        return [use for each in users for use in each.uses()]
 
     async with AsyncExitStack() as stack:
         store = await open_store(stack, config, bus, uses)
         await stores.refuse_orphans(config, store.database, store.selection.kind)
-        remapping = stack.enter_context(open_remapping(config.userns_remap, config.data_root))
-        runtime = await open_runtime(stack, config)
-        networks = await open_network_service(stack, config, store)
-        service = await open_container_service(stack, config, store, runtime, networks, remapping)
-        running.append(service)
+        rooms = await stack.enter_async_context(ContainerRooms(partial(load_containers, config, store)))
+        users.append(rooms)
+        if await needs_containers(config, store):
+            await rooms.get()
         builds = await stack.enter_async_context(
             Builds(
                 Parts(
@@ -126,10 +119,9 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
                     classic=store.classic,
                     transfer=store.transfer,
                     registries=store.registries,
-                    runtime=runtime,
+                    rooms=rooms.get,
                     runtime_name=host.default_runtime(config),
-                    networks=None if config.bridge == "none" else networks,
-                    remapping=remapping,
+                    bridged=config.bridge != "none",
                     cgroups=not config.rootless,
                     state=config.exec_root / "build",
                     bus=bus,
@@ -149,10 +141,10 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
         sources = system.Sources(
             host=facts,
             images=lambda: usage.count_images(store.records),
-            containers=lambda: usage.count_containers(service),
+            containers=rooms.counts,
             image_usage=lambda version: usage.image_usage(store.images, version),
-            container_usage=lambda version: usage.container_usage(service, version),
-            volume_usage=lambda version: usage.volume_usage(service, version),
+            container_usage=rooms.container_usage,
+            volume_usage=rooms.volume_usage,
             build_usage=builds.disk_usage,
             listeners=lambda: bus.subscribers,
             open_files=lambda: len(os.listdir("/proc/self/fd")),
@@ -166,22 +158,20 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
             store=store,
             config=config,
             sources=sources,
-            warm=service.warm,
+            warm=rooms.warm,
             recover_builds=builds.recover,
-            shut_down=service.shut_down,
+            shut_down=rooms.shut_down,
             restart=anyio.Event(),
         )
         switch = stores.Switch(
             database=store.database,
             selection=store.selection,
-            running=lambda: [
-                stores.Running(id=each.id, name=each.name) for each in service.all() if each.state.running
-            ],
-            put_away=service.put_away,
+            running=rooms.running,
+            put_away=rooms.put_away,
             restart=engine.restart.set,
             layers_keep=lambda: engine.config.lading.layers_keep,
         )
-        engine.router = make_router(store, service, sources, bus, StoreRoutes(config, store, switch), builds)
+        engine.router = make_router(store, rooms, sources, bus, StoreRoutes(config, store, switch), builds)
         yield engine
 
 
@@ -257,27 +247,38 @@ class StoreRoutes(lading_routes.Stores):
 
 def make_router(
     store: Store,
-    service: ContainerService,
+    rooms: ContainerRooms,
     sources: system.Sources,
     bus: Bus,
     stores: lading_routes.Stores,
     builds: Builds,
 ) -> Router:
-    """Every route that is served."""
+    """Every route that is served; those of containers are in a router of their own, which is opened with them."""
     router = Router()
     system.add_routes(router, sources)
     event_routes.add_routes(router, bus)
     image_routes.add_routes(router, store.images, store.exchange, driver=store.snapshotter.name)
-    container_routes.add_routes(router, service)
-    exec_routes.add_routes(router, service)
-    file_routes.add_routes(router, service)
-    network_routes.add_routes(router, service)
-    volume_routes.add_routes(router, service.volumes)
+    rooms.add_routes(router)
     lading_routes.add_routes(router, store.maintenance, stores)
     absent.add_swarm(router)
     absent.add_plugins(router)
     builds.add_routes(router)
     return router
+
+
+async def needs_containers(config: Config, store: Store) -> bool:
+    """Whether containers are opened before the daemon answers: there are some, or options to try with this machine."""
+    if config.userns_remap or config.storage_opts:
+        return True
+    return bool(await store.database.containers(store.namespace).list())
+
+
+def load_containers(config: Config, store: Store) -> OpenRooms:
+    """Import the rooms of containers; see `daemon.container_rooms`."""
+    with launch.late_imports("containers"):
+        from lading.daemon import containers  # noqa: PLC0415 - many daemons only store images, and all answer sooner without
+
+    return partial(containers.open_rooms, config, store)
 
 
 def load_builder() -> OpenBuilder:

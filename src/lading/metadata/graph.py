@@ -212,25 +212,26 @@ def _closure(connection: Connection, namespace: Namespace, starts: set[Node]) ->
 
 
 def _back_references(connection: Connection, namespace: Namespace) -> Mapping[Node, Sequence[Node]]:
-    """Keepers and what they keep by labels on the kept; an index knows these few rows."""
+    """Keepers and what they keep by labels on the kept."""
     found: defaultdict[Node, list[Node]] = defaultdict(list)
-    for kind, table, key, scope in _LABELLED:
-        for name, snapshotter, column in connection.execute(
-            f"SELECT {key}, {scope}, labels FROM {table} "  # noqa: S608 -- constants
-            "WHERE namespace = ? AND instr(labels, 'containerd.io/gc.bref.') > 0",
-            (namespace,),
-        ):
+    for kind, rows in _BACK_REFERENCES.items():
+        for name, snapshotter, column in connection.execute(rows, (namespace,)):
             for keeper in references.backward(load_text_map(column)):
                 found[keeper].append(Node(kind, name, snapshotter))
     return found
 
 
-_LABELLED: Final = (
-    ("content", "blob", "digest", "''"),
-    ("snapshot", "snapshot", "key", "snapshotter"),
-    ("image", "image", "name", "''"),
-    ("lease", "lease", "id", "''"),
-)
+# These rows are few and have an index of their own, for which the planner would not leave the primary key.
+_BACK_REFERENCES: Final = {
+    kind: f"SELECT {key}, {scope}, labels FROM {table} INDEXED BY {table}_with_back_reference "  # noqa: S608 -- constants
+    "WHERE namespace = ? AND instr(labels, 'containerd.io/gc.bref.') > 0"
+    for kind, table, key, scope in (
+        ("content", "blob", "digest", "''"),
+        ("snapshot", "snapshot", "key", "snapshotter"),
+        ("image", "image", "name", "''"),
+        ("lease", "lease", "id", "''"),
+    )
+}
 _STEPS: Final = {
     "content": "SELECT NULL, '', '', labels FROM blob WHERE namespace = ?1 AND digest = ?2 AND ?3 = ''",
     "snapshot": "SELECT 'snapshot', parent, snapshotter, labels FROM snapshot "

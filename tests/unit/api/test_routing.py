@@ -54,6 +54,28 @@ def test_what_fits_no_route_is_not_found(method: str, path: str) -> None:
         table().find(method, path.split("/"))
 
 
+@pytest.mark.anyio
+async def test_a_mounted_router_serves_all_that_begins_as_it_was_mounted() -> None:
+    asked: list[str] = []
+    inner = table()
+
+    async def mounted() -> Router:
+        asked.append("inner")
+        return inner
+
+    router = Router()
+    router.add("GET", "/images/json", handler)
+    router.mount(("containers", "exec"), mounted)
+    assert (await router.resolve("GET", ["images", "json"]))[0].pattern == "/images/json"
+    assert not asked
+    route, params = await router.resolve("POST", ["containers", "x", "exec"])
+    assert (route.pattern, params) == ("/containers/{id}/exec", {"id": "x"})
+    for path in (["exec"], ["exec", "x"], ["images", "x", "get"], []):
+        with pytest.raises(NotFoundError, match="page not found"):
+            await router.resolve("GET", path)
+    assert asked == ["inner"] * 3
+
+
 def test_a_query_keeps_repeated_and_empty_fields() -> None:
     target = parse_target("/v1.43/images/get?names=a%2Fb&names=c+d&all&x=1=2")
     assert target.version == (1, 43)

@@ -11,11 +11,14 @@ import anyio
 import apsw
 import pytest
 
-from lading.core.metadata import Namespace
+from lading.core.metadata import Namespace, Node
 from lading.errors import DataLossError, InternalError, NotFoundError, PermissionDeniedError, UnavailableError
 from lading.kit.fs import LockedError
+from lading.kit.sqlite import connect
+from lading.metadata import graph
 from lading.metadata.database import SqliteDatabase
 from lading.metadata.migrate import NewerSchemaError, released
+from lading.oci.digest import Digest
 from lading.testing.metadata import target
 
 pytestmark = pytest.mark.anyio
@@ -192,6 +195,24 @@ async def test_condemn_reads_again_when_the_journal_is_too_short(path, monkeypat
             await database.images(MOBY).put("other", target(str(number)))
         deleted = await database.condemn(MOBY, sorted(graph.nodes), version=graph.version, now=now)
         assert [node.id for node in deleted] == [target("b").digest]
+
+
+async def test_what_a_deletion_looks_at_does_not_grow_with_what_is_kept(tmp_path):
+    looked = []
+    for count in (50, 1500):
+        path = tmp_path / f"{count}.db"
+        async with opened(path) as database:
+            blobs = database.blobs(MOBY)
+            nodes = [Node("content", Digest.of(str(number).encode())) for number in range(count)]
+            await blobs.add_many({Digest(node.id): 1 for node in nodes})
+            await blobs.update(Digest(nodes[0].id), {"containerd.io/gc.bref.content": nodes[1].id})
+        connection = connect(path)
+        steps = []
+        connection.set_progress_handler(lambda steps=steps: bool(steps.append(1)), 10)
+        assert graph.condemn(connection, MOBY, nodes[:3], touched={nodes[1]}) == [nodes[2]]
+        connection.close()
+        looked.append(len(steps))
+    assert 0 < looked[1] < 2 * looked[0], looked
 
 
 def test_versions_of_the_schema_are_numbered_without_a_gap():

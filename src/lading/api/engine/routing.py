@@ -88,6 +88,7 @@ class Router:
     def __init__(self) -> None:
         self._fixed: dict[tuple[str, str], Route] = {}
         self._patterns: dict[str, list[Route]] = {}
+        self._mounted: dict[str, Callable[[], Awaitable[Router]]] = {}
 
     def add(
         self, method: str, pattern: str, handler: Handler, *, endless: bool = False, finishes: bool = False
@@ -114,9 +115,19 @@ class Router:
             routes.append(route)
             routes.sort(key=lambda other: other.rank)
 
+    def mount(self, heads: Collection[str], router: "Callable[[], Awaitable[Router]]") -> None:
+        """Let another router serve what begins with one of ``heads``; it is asked for by each such request."""
+        self._mounted |= dict.fromkeys(heads, router)
+
     def routes(self) -> list[Route]:
-        """All routes."""
+        """All routes but those of mounted routers."""
         return [*self._fixed.values(), *(route for routes in self._patterns.values() for route in routes)]
+
+    async def resolve(self, method: str, segments: Sequence[str]) -> tuple[Route, Params]:
+        """`find`, here or in the router that serves what begins as the path does. Raises what getting that one raises, too."""
+        mounted = self._mounted.get(segments[0]) if segments else None
+        router = self if mounted is None else await mounted()
+        return router.find(method, segments)
 
     def find(self, method: str, segments: Sequence[str]) -> tuple[Route, Params]:
         """The route of a decoded path without its version. Raises `NotFoundError` in Docker's words."""

@@ -125,7 +125,7 @@ class EngineServer:
             while self._resumed is not None:
                 await self._resumed.wait()
             target = parse_target(raw.raw_path)
-            route, params = self._router.find(raw.method, target.segments)
+            route, params = await self._router.resolve(raw.method, target.segments)
             request = Request(raw, target, params)
             await _go_ahead(raw)
             return await self._run(route, request)
