@@ -28,6 +28,9 @@ ZSTD_WINDOW_LOG: Final = 27
 
 _STEP: Final = 1 << 18
 _SMALL_STEP: Final = 1 << 9
+_HEADER_MAX: Final = 1 << 18
+"""Bytes of a gzip header: its extra field has 64 KiB at most, name and comment are of any length."""
+_FLAG_CRC, _FLAG_EXTRA, _FLAG_NAME, _FLAG_COMMENT = 2, 4, 8, 16
 _GZIP: Final = b"\x1f\x8b"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _ISAL_ERROR: Final = cast("type[Exception]", igzip_lib.error)
@@ -75,6 +78,25 @@ def sniff(prefix: Buffer) -> Compression:
     if start.startswith(b"BZh"):
         return Compression.BZIP2
     return Compression.NONE
+
+
+def gzip_header(start: bytes) -> int:
+    """Length of the gzip header that ``start`` begins with; 0 if it goes on beyond. RFC 1952 §2.3."""
+    if len(start) < 10:
+        return 0
+    flags, at = start[3], 10
+    if flags & _FLAG_EXTRA:
+        if len(start) < at + 2:
+            return 0
+        at += 2 + int.from_bytes(start[at : at + 2], "little")
+    for flag in (_FLAG_NAME, _FLAG_COMMENT):
+        if flags & flag:
+            end = start.find(b"\0", at)
+            if end < 0:
+                return 0
+            at = end + 1
+    at += 2 if flags & _FLAG_CRC else 0
+    return at if at <= len(start) else 0
 
 
 class Decompressor(Protocol):
@@ -253,7 +275,8 @@ class _Members(Decompressor):
                 self._skip -= passed
                 at += passed
             elif self._engine is None:
-                at += self._open(view[at : at + 8 - len(self._head)])
+                held = len(self._head)
+                at += self._open(view[at : at + (8 - held if self._skippable else 10 + held)])
             else:
                 part = view[at : at + self._step]
                 at += len(part)
@@ -279,14 +302,17 @@ class _Members(Decompressor):
                 self._skip = int.from_bytes(head[4:], "little")
                 return self._opened(8 - held)
         else:
-            head = head[: len(self._magic)]
-            if not self._magic.startswith(head):
+            if not head.startswith(self._magic[: len(head)]):
                 where = "is followed by something else" if self._seen else "has no header"
                 raise CompressionError(f"the {self._name} stream {where} at byte {self.taken}")
-            if head == self._magic:
+            # ISA-L takes some headers wrongly that come in pieces.
+            length = len(self._magic) if self._skippable else gzip_header(head)
+            if 0 < length <= len(head):
                 self._engine = self._make()
-                self._call(self._engine, head)
-                return self._opened(len(head) - held)
+                self._call(self._engine, head[:length])
+                return self._opened(length - held)
+            if len(head) > _HEADER_MAX:
+                raise CompressionError(f"the {self._name} stream has too long a header at byte {self.taken}")
         self._head = head
         return len(head) - held
 

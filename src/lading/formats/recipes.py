@@ -21,6 +21,7 @@ from isal import isal_zlib
 from typing_extensions import Buffer, override
 
 from lading.errors import InvalidArgumentError
+from lading.formats.compression import gzip_header
 
 PROBE: Final = 1 << 20
 """Bytes of content that tell candidates apart."""
@@ -31,7 +32,6 @@ HEAD_MAX: Final = 1024
 _RAW: Final = -15
 _GZIP_LEVELS: Final = (6, 9, 1, 5, 4, 3, 2, 7, 8)
 _ZSTD_LEVELS: Final = (3, 1, 2, 4, 5, 6, 7, 8, 9, 11, 15, 19)
-_FLAG_CRC, _FLAG_EXTRA, _FLAG_NAME, _FLAG_COMMENT = 2, 4, 8, 16
 
 
 class Engine(Protocol):
@@ -189,17 +189,4 @@ def content_length(stream_tail: bytes, longest: int) -> int:
 
 def _header_length(stream: bytes) -> int:
     """Length of the gzip header; 0 if there is none. RFC 1952 §2.3."""
-    if stream[:3] != b"\x1f\x8b\x08" or len(stream) < 10:
-        return 0
-    flags, at = stream[3], 10
-    if flags & _FLAG_EXTRA:
-        if len(stream) < at + 2:
-            return 0
-        at += 2 + int.from_bytes(stream[at : at + 2], "little")
-    for flag in (_FLAG_NAME, _FLAG_COMMENT):
-        if flags & flag:
-            end = stream.find(b"\0", at)
-            if end < 0:
-                return 0
-            at = end + 1
-    return at + (2 if flags & _FLAG_CRC else 0)
+    return gzip_header(stream) if stream.startswith(b"\x1f\x8b\x08") else 0

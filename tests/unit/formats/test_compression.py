@@ -105,6 +105,27 @@ def test_gzip_headers_with_names_and_extra_fields():
             assert undo(start + header + body, step=step) == b"hello"
 
 
+@pytest.mark.parametrize("step", [1, 5, 512, 1 << 20])
+@pytest.mark.parametrize("length", [0, 3, 300, 65_000])
+@pytest.mark.parametrize("flags", range(0, 32, 2))
+def test_every_form_of_gzip_header_in_whatever_pieces(flags, length, step):
+    if step == 1 and length > 300:
+        return  # the same again, for seconds
+    head = bytes([0x1F, 0x8B, 8, flags, 0, 0, 0, 0, 0, 255])
+    if flags & 4:
+        head += length.to_bytes(2, "little") + b"e" * length
+    head += b"".join([text * length + b"\0" for flag, text in ((8, b"n"), (16, b"c")) if flags & flag])
+    if flags & 2:
+        head += (zlib.crc32(head) & 0xFFFF).to_bytes(2, "little")
+    member = head + gzip.compress(TEXT[:5000], mtime=0)[10:]
+    assert undo(member * 2, step=step) == TEXT[:5000] * 2
+
+
+def test_a_gzip_header_without_end_is_refused():
+    with pytest.raises(CompressionError, match="too long a header"):
+        undo(bytes([0x1F, 0x8B, 8, 8, 0, 0, 0, 0, 0, 255]) + b"n" * (1 << 20))
+
+
 @pytest.mark.parametrize("made", [gzip.compress(TEXT[:2000]), zstd.compress(TEXT[:2000]), SKIPPABLE])
 def test_truncation(made):
     for keep in (*range(4, 30), len(made) - 1):
