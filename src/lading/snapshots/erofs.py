@@ -240,6 +240,8 @@ class ErofsSnapshotter(OverlaySnapshotter):
             with self._mounting:
                 self._used[layer.id] = time.monotonic()  # those above may need it soon
         published = await super().publish(layer, extracted, labels)
+        if published:
+            self._doubles.written(layer.id, extracted.samples)
         if DIFF_ID in extracted.facts:
             self._unindexed.set()
         return published
@@ -407,7 +409,9 @@ class ErofsSnapshotter(OverlaySnapshotter):
     def _watch(self, row: SnapshotRow, device: str | None) -> None:
         """Have what is cached twice dropped: below EROFS, and below a device."""
         below = () if device is None else (SEGMENTS,)
-        self._doubles.watch(row.id, [self.path(row.id) / name for name in (*_files(row, device), *below)])
+        directory = self.path(row.id)
+        files = [directory / name for name in (*_files(row, device), *below)]
+        self._doubles.watch(row.id, files, directory / POINT)
 
     @override
     def _compare(self, row: SnapshotRow, copy: SnapshotRow) -> str:
