@@ -23,7 +23,7 @@ from typing_extensions import Buffer
 from lading.core.snapshots import Usage
 from lading.errors import InvalidArgumentError
 from lading.formats import whiteouts
-from lading.formats.erofs.writer import NO_XATTRS, Node
+from lading.formats.erofs.writer import NO_XATTRS, ImageWriter, Node
 from lading.formats.tar.entry import BLOCK, Entry, EntryType, Limits, TarError, TarLimitError
 from lading.formats.tar.names import rooted
 from lading.formats.tar.parser import TarParser
@@ -95,7 +95,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built(Extracted):
-    """An EROFS layer without its metadata image, which needs to know what is below."""
+    """An EROFS layer whose metadata image is still to be made, or to be amended by what is below."""
 
     root: Directory
     directories: dict[str, Directory]
@@ -104,6 +104,8 @@ class Built(Extracted):
     """Length of the data device in bytes."""
     side: int
     """Length of the second device in bytes; 0 if there is none."""
+    image: ImageWriter | None = None
+    """The metadata image, if it was made without knowing what is below."""
     samples: tuple[Sample, ...] = ()
     """One for each mebibyte of the data device that holds contents, ascending; of the first gigabytes alone."""
     facts: dict[str, str] = field(default_factory=dict[str, str])
