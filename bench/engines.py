@@ -7,13 +7,17 @@ import base64
 import contextlib
 import hashlib
 import http.client
+import http.server
 import json
 import os
 import pathlib
 import shutil
 import signal
 import socket
+import socketserver
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import BinaryIO, Self
@@ -333,6 +337,60 @@ class LadingCompressed(Lading):
 
     def _layers(self, name: str) -> list[pathlib.Path]:
         return list(self.volume.path.glob(f"**/snapshots/erofs/*/snapshots/*/{name}"))
+
+
+class Floor(Engine):
+    """No engine: what a pull costs by C calls alone (floor.py)."""
+
+    name = "floor"
+
+    def start(self) -> None:
+        pass
+
+    def least(self, image: str) -> tuple[float, float]:
+        """Wall and CPU seconds."""
+        place = self.volume.path / "floor"
+        place.mkdir()
+        found = json.loads(
+            run(sys.executable, str(_ROOT / "bench/floor.py"), self.registry, image, str(place))
+        )
+        shutil.rmtree(place)
+        return found[0], found[1]
+
+
+class Instant(Engine):
+    """No engine: a server that says yes at once, so that what is left is the docker client."""
+
+    name = "client-alone"
+
+    def start(self) -> None:
+        self.socket.parent.mkdir(exist_ok=True)
+        self._server = socketserver.ThreadingUnixStreamServer(str(self.socket), _Yes)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Yes(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def _reply(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(201 if self.path.partition("?")[0].endswith("/tag") else 200)
+        for name, value in (("Api-Version", "1.51"), ("Content-Type", "application/json")):
+            self.send_header(name, value)
+        body = b"" if self.command == "HEAD" else b"[]" if self.command == "DELETE" else b"{}"
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_HEAD = do_GET = do_POST = do_DELETE = _reply  # noqa: N815 -- the names that the base class looks for
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 class Peer(Engine):

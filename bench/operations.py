@@ -37,6 +37,15 @@ def timed(work: Callable[[], object]) -> float:
 
 def pull(engine: engines.Engine, image: str, note: Note) -> None:
     """Pull to ready, the same again, the first container and the next ones, removal."""
+    if isinstance(engine, engines.Floor):
+        wall, cpu = engine.least(image)
+        note(f"pull {image}", wall)
+        note(f"pull cpu-s {image}", cpu)
+        return
+    if isinstance(engine, engines.Instant):
+        note(f"pull again {image}", timed(lambda: engine.pull(image)))
+        note(f"rmi {image}", timed(lambda: engine.remove(image)))
+        return
     note(f"daemon start {image}", engine.started)
     note(f"memory idle MB {image}", engine.idle_memory() / 1e6)
     cpu = engine.cpu_seconds()
@@ -59,6 +68,10 @@ def pull(engine: engines.Engine, image: str, note: Note) -> None:
 
 def everything(engine: engines.Engine, image: str, note: Note) -> None:
     """What one does with an image besides pulling it."""
+    if isinstance(engine, engines.Instant):
+        for operation in ("push to an empty registry", "push, again", "push, layers mounted"):
+            note(f"{operation} {image}", timed(lambda: engine.push(image, f"{engine.registry}/copy:latest")))
+        return
     note(f"pull and flush {image}", timed(lambda: (engine.pull(image), engine.volume.flush())))
     copy, mounted, other = _pushes(engine, image, note)
     with attempted(engine, "commit and diff"):

@@ -112,7 +112,8 @@ class Run:
         images = [i for i in self.options.images.split(",") if i]
         self.fill(*images, *(["ninety"] if "eight-layers" in images else []))
         for image in images:
-            self.pair(operations.pull, image, pairs=self.options.pairs)
+            kinds: list[type[engines.Engine]] = [engines.Lading, *self.peers, engines.Floor, engines.Instant]
+            self.pair(operations.pull, image, pairs=self.options.pairs, kinds=kinds)
 
     def _everything(self) -> None:
         images = ("small-files",) if self.options.quick else ("small-files", "eight-layers")
@@ -122,7 +123,8 @@ class Run:
                 place = stack.enter_context(tempfile.TemporaryDirectory(dir=self.scratch))
                 self.empty += (stack.enter_context(Registry(pathlib.Path(place))).host,)
             for image in images:
-                self.pair(operations.everything, image, pairs=self.options.others)
+                kinds: list[type[engines.Engine]] = [engines.Lading, *self.peers, engines.Instant]
+                self.pair(operations.everything, image, pairs=self.options.others, kinds=kinds)
         self.empty = ()
 
     def _compressed(self) -> None:

@@ -14,13 +14,22 @@ pytestmark = [
 HERE = Path(__file__).parent
 
 
-@pytest.mark.parametrize("size", ["28m"])
-def test_deleting_works_at_zero_bytes_free(tmp_path, size):
+MAKE = {
+    "tmpfs": 'mount -t tmpfs -o size=28m none "$1"',
+    "ext4": 'truncate -s 48m "$1.image" && mkfs.ext4 -q -m 0 "$1.image" && mount -o loop "$1.image" "$1"',
+    "xfs": 'truncate -s 320m "$1.image" && mkfs.xfs -q "$1.image" && mount -o loop "$1.image" "$1"',
+}
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_deleting_works_at_zero_bytes_free(tmp_path, kind):
     paths = [str(HERE.parents[1] / "src"), str(HERE.parent)]
-    script = 'mount -t tmpfs -o size="$1" none "$2" && mkdir "$2/root" && exec "$3" "$4" "$2/root"'
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    script = f'{MAKE[kind]} && mkdir "$1/root" && exec "$2" "$3" "$1/root"'
     unshare = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", script, "sh"]
     child = subprocess.run(
-        [*unshare, size, tmp_path, sys.executable, HERE / "full_disk_child.py"],
+        [*unshare, disk, sys.executable, HERE / "full_disk_child.py"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,

@@ -140,12 +140,19 @@ class Reserve:
     def __init__(self, path: str | Path, size: int) -> None:
         self.path = Path(path)
         self.size = size
-        self._made = False
+        """Bytes to hold; it may be raised at any time."""
+        self._held = 0
 
     def ensure(self) -> bool:
         """Hold the space if eight times as much is free; whether it is held."""
-        if self.path.exists() and (self._made or self.path.stat().st_size >= self.size):
-            return True  # else a power cut has left the file without the space
+        try:
+            status = os.stat(self.path)
+        except FileNotFoundError:
+            self._held = 0
+        else:
+            # A power cut may have left the file without the space, and not every file system tells.
+            if max(min(status.st_size, status.st_blocks * 512), self._held) >= self.size:
+                return True
         if available(self.path.parent) < 8 * self.size:
             return False
         fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -156,11 +163,12 @@ class Reserve:
             return False
         finally:
             os.close(fd)
-        self._made = True
+        self._held = self.size
         return True
 
     def release(self) -> bool:
         """Give the space back; whether there was any."""
+        self._held = 0
         try:
             os.unlink(self.path)
         except FileNotFoundError:

@@ -267,12 +267,36 @@ class Writer:
             self._committed()
 
     def _alone(self, job: _Job, exc: apsw.Error) -> None:
-        """A single job failed: room may be made once for one that deletes."""
-        if isinstance(exc, apsw.FullError) and job.frees and self._make_room():
-            self._commit([job])
-        else:
-            job.error = translate(exc, self._name)
-            job.error.__cause__ = exc
+        """A single job failed: on a full disk it is tried again at the log's beginning, then, if it deletes, with more room."""
+        for make_room in (self._rewind, self._give_up) if job.frees else (self._rewind,):
+            if not isinstance(exc, apsw.FullError) or not make_room():
+                continue
+            try:
+                self._execute([job])
+            except apsw.Error as again:
+                exc = again
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+            else:
+                self._committed()
+                return
+        job.error = translate(exc, self._name)
+        job.error.__cause__ = exc
+
+    def _rewind(self) -> bool:
+        """Have the log written from its beginning again, into the space that it has; whether it will be."""
+        try:
+            found = self._connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+        except apsw.Error:
+            return False
+        return found is not None and found[0] == 0
+
+    def _give_up(self) -> bool:
+        """Give the reserve up; whether there was any. What a checkpoint adds to the database file may need it first."""
+        made = self._make_room()
+        if made:
+            self._rewind()
+        return made
 
     def _execute(self, batch: list[_Job]) -> None:
         connection = self._connection

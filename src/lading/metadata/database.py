@@ -4,7 +4,6 @@ import os
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
@@ -13,7 +12,7 @@ from typing_extensions import override
 
 from lading.core import metadata
 from lading.core.metadata import Graph, Marked, Namespace, Node
-from lading.errors import LadingError, PermissionDeniedError
+from lading.errors import PermissionDeniedError
 from lading.kit import aio, fs
 from lading.kit.sqlite import Connection, Readers, connect
 from lading.metadata import graph as graphs
@@ -31,10 +30,13 @@ from lading.metadata.session import Session
 from lading.metadata.snapshots import SqliteSnapshots
 
 RESERVE: Final = 32 * 1024 * 1024
-"""Bytes held back on the data-root's disk, so that images can be removed when it is full."""
-_LOG_SPACE: Final = 8 * 1024 * 1024
-"""Bytes reserved for the write-ahead log: twice what it grows to between checkpoints."""
-_FILE_SPACE: Final = 1024 * 1024
+"""Most bytes of the reserve file on the data-root's disk, which is given up so that images can be removed when it is full."""
+_RESERVE_LEAST: Final = 1024 * 1024
+"""What that file has at the least. It is as large as the log, all of whose pages a checkpoint may have to add to the database
+file, and as the database, which is more than one deletion can change."""
+_LOG_SPACE: Final = 1024 * 1024
+"""Bytes reserved for the write-ahead log from the start: many times what removing an image writes."""
+_FILE_SPACE: Final = 256 * 1024
 """Bytes reserved behind the end of the database file, for pages that a checkpoint adds."""
 _NAMESPACES: Final = " UNION ".join(
     f"SELECT namespace FROM {table}"  # noqa: S608 -- constants
@@ -50,7 +52,8 @@ def utc_now() -> datetime:
 class SqliteDatabase(metadata.Database):
     """`metadata.Database` in one SQLite file.
 
-    When the disk is full, changes that delete go on: the log's space is reserved, and a reserve file is given up for them.
+    When the disk is full, changes that delete go on: the log has space of its own, which is used from the beginning again, and
+    a reserve file is given up for them.
     """
 
     def __init__(self, session: Session, lock: fs.FileLock) -> None:
@@ -98,15 +101,15 @@ class SqliteDatabase(metadata.Database):
         try:
             migrate(path, schema)
             connection = connect(path)
-            held = fs.Reserve(path.with_name(f"{path.name}.reserve"), reserve)
-            _hold_space(path, held)
+            held = _Held(path, reserve)
+            held.begin()
             session = Session(
                 connection,
                 Readers(path),
                 name=str(path),
                 clock=clock,
                 make_room=held.release,
-                committed=partial(_restore, held),
+                committed=held.restore,
             )
         except BaseException:
             lock.close()
@@ -222,19 +225,42 @@ class SqliteDatabase(metadata.Database):
         self._lock.close()
 
 
-def _hold_space(path: Path, reserve: fs.Reserve) -> None:
-    """Reserve what deletions need; a disk that is full already is no reason not to start."""
-    for suffix, space in (("-wal", _LOG_SPACE), ("", _FILE_SPACE)):
+class _Held:
+    """The disk space that deletions need. A disk that is full already is no reason not to start."""
+
+    def __init__(self, path: Path, most: int) -> None:
+        self._path = path
+        self._log = f"{path}-wal"
+        self._most = most
+        self._reserve = fs.Reserve(path.with_name(f"{path.name}.reserve"), min(_RESERVE_LEAST, most))
+
+    def begin(self) -> None:
+        """Hold it from now on."""
         with suppress(OSError):
-            fd = os.open(f"{path}{suffix}", os.O_WRONLY | os.O_CLOEXEC | (os.O_CREAT if suffix else 0), 0o600)
-            try:
-                fs.allocate(fd, space, offset=0 if suffix else os.fstat(fd).st_size, keep_size=True)
-            finally:
-                os.close(fd)
-    with suppress(OSError):
-        reserve.ensure()
+            _allocate(self._log, _LOG_SPACE, offset=0, create=True)
+        self.restore()
+
+    def restore(self) -> None:
+        """After a commit: hold what the database's size asks for now, and what was given up or cut off."""
+        with suppress(OSError):
+            status = os.stat(self._path)
+            needed = max(status.st_size, os.stat(self._log).st_size)
+            while self._reserve.size < min(needed, self._most):
+                self._reserve.size = min(2 * self._reserve.size, self._most)
+            # A checkpoint cuts off what lies beyond the end, and so ends the reservation there.
+            if status.st_blocks * 512 < status.st_size + _FILE_SPACE // 2:
+                _allocate(self._path, _FILE_SPACE, offset=status.st_size)
+        with suppress(OSError):
+            self._reserve.ensure()
+
+    def release(self) -> bool:
+        """Give the reserve file up; whether there was one."""
+        return self._reserve.release()
 
 
-def _restore(reserve: fs.Reserve) -> None:
-    with suppress(OSError, LadingError):
-        reserve.ensure()
+def _allocate(path: str | Path, space: int, *, offset: int, create: bool = False) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o600)
+    try:
+        fs.allocate(fd, space, offset=offset, keep_size=True)
+    finally:
+        os.close(fd)

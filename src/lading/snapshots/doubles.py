@@ -6,18 +6,24 @@ the neighbours of a small file, is what makes it fast. So it is left to help whe
 dropped once nothing more comes. That is told piece by piece: who reads a large layer for hours has only the last seconds of it
 twice. Whoever reads the same again reads it from EROFS.
 
-What was just written is left alone for a while: the first container after a pull shall not read from the disk.
+What was just written is left alone for a while: the first container after a pull shall not read from the disk. But what it has
+read is there twice at once, and need not be: of a new layer it is known where in its tree some of its bytes are shown, one of
+each mebibyte. Where EROFS has cached all of a piece's, the piece was read, and goes at the next look. (Of other layers nothing
+can tell: who opens files to find out brings their inodes into memory.)
 """
 
+import bisect
+import contextlib
 import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from lading.kit import linux
+from lading.snapshots.erofs_layer import Sample
 
 QUIET: Final = 4.0
 """Seconds between two looks at a layer that is being read; as much of a piece cached both times: nobody reads there now."""
@@ -28,14 +34,18 @@ SLOWEST: Final = 64.0
 IDLE: Final = 16.0
 """Most seconds that a new layer waits for its first look."""
 FRESH: Final = 60.0
-"""Seconds that what was written stays, whoever reads it."""
+"""Seconds that what was written stays unless it was read."""
 _FEW: Final = 64
 """Pages that are not worth a call."""
+
+
+_RESOLVE: Final = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_NO_XDEV
 
 
 @dataclass(slots=True, kw_only=True)
 class _Watched:
     files: Sequence[Path]
+    point: Path | None
     due: float
     wait: float = QUIET
     seen: dict[tuple[Path, int], int] = field(default_factory=dict[tuple[Path, int], int])
@@ -53,13 +63,19 @@ class Doubles:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._watched: dict[int, _Watched] = {}
+        self._written: dict[int, tuple[float, Sequence[Sample]]] = {}
 
     def __contains__(self, id: int) -> bool:
         return id in self._watched
 
-    def watch(self, id: int, files: Iterable[Path]) -> None:
-        """A layer is mounted, or used once more."""
-        self._watched[id] = _Watched(files=list(files), due=self._clock() + QUIET)
+    def written(self, id: int, samples: Sequence[Sample]) -> None:
+        """A layer is new; where the bytes of its first file are shown."""
+        self._forget_old()  # nobody may ever look
+        self._written[id] = self._clock() + FRESH, samples
+
+    def watch(self, id: int, files: Iterable[Path], point: Path | None = None) -> None:
+        """A layer is mounted at ``point``, or used once more."""
+        self._watched[id] = _Watched(files=list(files), point=point, due=self._clock() + QUIET)
 
     def keep(self, ids: Iterable[int]) -> None:
         """Forget all layers but these."""
@@ -79,18 +95,60 @@ class Doubles:
 
         """
         now = self._clock()
+        self._forget_old()
         dropped = 0
-        for watched in list(self._watched.values()):
+        for id_, watched in list(self._watched.items()):
             if watched.due > now:
                 continue
-            dropped += sum([_look(file, watched) for file in watched.files]) * linux.PAGE
+            _, samples = self._written.get(id_, (0, ()))
+            with _Shown(watched.point if samples else None) as shown:
+                for number, file in enumerate(watched.files):
+                    dropped += _look(file, watched, shown, () if number else samples) * linux.PAGE
             watched.wait = QUIET if watched.seen else min(watched.wait * 2, SLOWEST)
             watched.due = now + watched.wait
         return dropped
 
+    def _forget_old(self) -> None:
+        now = self._clock()
+        for id_ in [id_ for id_, (end, _) in list(self._written.items()) if end <= now]:
+            self._written.pop(id_, None)
 
-def _look(file: Path, watched: _Watched) -> int:
-    """Drop the pages of pieces that have as many as before; how many were dropped."""
+
+class _Shown:
+    """A mounted layer, and what EROFS has cached of it."""
+
+    def __init__(self, point: Path | None) -> None:
+        self._fd = -1
+        if point is not None:
+            with contextlib.suppress(FileNotFoundError):
+                self._fd = os.open(point, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def has_all(self, samples: Iterable[Sample]) -> bool:
+        """Whether there are some and all of them are cached."""
+        found = False
+        for sample in samples:
+            try:
+                fd = linux.openat2(self._fd, sample.name.strip("/"), os.O_RDONLY | os.O_NONBLOCK, _RESOLVE)
+            except OSError:
+                continue  # another entry has taken its place, or it cannot be opened here
+            try:
+                if not linux.cached_pages(fd, sample.offset, 1):
+                    return False
+            finally:
+                os.close(fd)
+            found = True
+        return found
+
+
+def _look(file: Path, watched: _Watched, shown: _Shown, samples: Sequence[Sample]) -> int:
+    """Drop the pages of pieces that were read and are not any more; how many were dropped."""
     try:
         fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as exc:
@@ -104,20 +162,43 @@ def _look(file: Path, watched: _Watched) -> int:
             return 0
         state = os.fstat(fd)
         fresh = time.time() - state.st_mtime < FRESH
-        return sum([_settle(fd, (file, at), watched, fresh=fresh) for at in range(0, state.st_size, PIECE)])
+        dropped = 0
+        for at in range(0, state.st_size, PIECE):
+            first, end = (bisect.bisect_left(samples, place, key=_place) for place in (at, at + PIECE))
+            length = min(PIECE, state.st_size - at)
+            dropped += _settle(fd, (file, at), length, watched, shown, samples[first:end], fresh=fresh)
+        return dropped
     finally:
         os.close(fd)
 
 
-def _settle(fd: int, piece: tuple[Path, int], watched: _Watched, *, fresh: bool) -> int:
-    """Drop the pages of a piece if there are as many as before; how many were dropped."""
+def _place(sample: Sample) -> int:
+    return sample.at
+
+
+def _settle(
+    fd: int,
+    piece: tuple[Path, int],
+    length: int,
+    watched: _Watched,
+    shown: _Shown,
+    samples: Sequence[Sample],
+    *,
+    fresh: bool,
+) -> int:
+    """Drop the pages of a piece if there are as many as before, or EROFS has them; how many were dropped."""
     offset = piece[1]
-    pages = linux.cached_pages(fd, offset, PIECE)
+    pages = linux.cached_pages(fd, offset, length)
     before = watched.seen.pop(piece, None)
     if not pages:
         return 0
-    if fresh or pages != before:
+    # Where some are missing, it is not what was written that is there, but what was read since.
+    kept = fresh and pages >= -(-length // linux.PAGE)
+    if (kept or pages != before) and not (samples and shown.has_all(samples)):
         watched.seen[piece] = pages
         return 0
-    os.posix_fadvise(fd, offset, PIECE, os.POSIX_FADV_DONTNEED)
-    return pages - linux.cached_pages(fd, offset, PIECE)
+    os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
+    left = linux.cached_pages(fd, offset, length)
+    if left > _FEW:  # not yet on the disk
+        watched.seen[piece] = left
+    return pages - left

@@ -23,6 +23,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -36,8 +37,8 @@ from lading.core.labels import LAYER_BLOB
 from lading.core.metadata import SnapshotRow
 from lading.core.mounts import Mount
 from lading.core.snapshots import Capability, Kind, Labels, SnapshotKey, Usage
-from lading.errors import DataLossError, LadingError
-from lading.formats.erofs.writer import Device, ImageWriter, Node
+from lading.errors import DataLossError, FailedPreconditionError, LadingError
+from lading.formats.erofs.writer import Device, ImageWriter, Node, renew
 from lading.formats.tar.entry import BLOCK
 from lading.kit import aio, linux
 from lading.kit.aio import DISK, run
@@ -153,6 +154,31 @@ def _write_image(path: Path, image: ImageWriter) -> str:
     return hasher.hexdigest()
 
 
+class _Builder(LayerBuilder):
+    """Makes the metadata image as well, as if nothing were below: other layers, and the flush of the blob, go on meanwhile."""
+
+    @override
+    def finish(self) -> Built:
+        built = super().finish()
+        with translated("cannot write a layer"):
+            image = _image(built)
+            built.facts[METADATA] = _write_image(self._directory / IMAGE, image)
+            failpoint("layer.imaged")
+            built.facts[DEVICES] = ",".join(map(str, _lengths(built)))
+            (self._directory / POINT).mkdir(mode=0o700)
+        return replace(built, image=image)
+
+
+def _lengths(built: Built) -> list[int]:
+    return [length for length in (built.data, built.side) if length]
+
+
+def _image(built: Built) -> ImageWriter:
+    return ImageWriter(
+        built.root, [Device(blocks=length // BLOCK) for length in _lengths(built)], compact=False
+    )
+
+
 class ErofsSnapshotter(OverlaySnapshotter):
     """`Snapshotter` on EROFS below overlayfs. Needs what `probe` tries."""
 
@@ -227,7 +253,7 @@ class ErofsSnapshotter(OverlaySnapshotter):
     @override
     def _extractor(self, id: int, diff_id: DiffID, compressed_size: int, *, lowest: bool) -> LayerExtractor:
         with translated("cannot begin a layer"):
-            return LayerBuilder(
+            return _Builder(
                 self.path(id), budget=budget(compressed_size, self._max_layer_bytes), lowest=lowest
             )
 
@@ -239,6 +265,8 @@ class ErofsSnapshotter(OverlaySnapshotter):
             with self._mounting:
                 self._used[layer.id] = time.monotonic()  # those above may need it soon
         published = await super()._publish(layer, extracted, labels)
+        if published:
+            self._doubles.written(layer.id, extracted.samples)
         if DIFF_ID in extracted.facts:
             self._unindexed.set()
         return published
@@ -247,24 +275,42 @@ class ErofsSnapshotter(OverlaySnapshotter):
     def _complete(self, directory: Path, extracted: Extracted, parents: Sequence[SnapshotRow]) -> Usage:
         assert isinstance(extracted, Built)
         if METADATA not in extracted.facts:
-            if parents:
-                self._mount(parents)
-                with Lowers(self.stack(parents)) as lowers:
-                    for path, node in (("", extracted.root), *sorted(extracted.directories.items())):
-                        _inherit(path, node, lowers)
-            lengths = [length for length in (extracted.data, extracted.side) if length]
-            image = ImageWriter(
-                extracted.root, [Device(blocks=length // BLOCK) for length in lengths], compact=False
+            raise FailedPreconditionError(
+                f"{directory} could not be completed before", hint="unpack it again"
             )
-            extracted.facts[METADATA] = _write_image(directory / IMAGE, image)
-            failpoint("layer.imaged")
-            extracted.facts[DEVICES] = ",".join(map(str, lengths))
-            (directory / POINT).mkdir(mode=0o700)
-            if DIFF_ID in extracted.facts:
-                os.rename(directory / DATA, directory / CACHE)
+        if parents:
+            self._mount(parents)
+            with Lowers(self.stack(parents)) as lowers:
+                self._amend(directory / IMAGE, extracted, lowers)
+        if DIFF_ID in extracted.facts and not (directory / CACHE).exists():
+            os.rename(directory / DATA, directory / CACHE)
         with os.scandir(directory) as entries:
             size = sum(os.stat(entry).st_blocks for entry in entries if entry.name != CACHE) * 512
         return Usage(size=size, inodes=extracted.usage.inodes)
+
+    @staticmethod
+    def _amend(path: Path, built: Built, lowers: Lowers) -> None:
+        """Give the root, and directories that the layer only implies, what they have below; in the image too."""
+        amended: list[Directory] = []
+        image = built.image
+        for path_, node in (("", built.root), *sorted(built.directories.items())):
+            before, xattrs = (node.mode, node.uid, node.gid, node.mtime), node.xattrs
+            _inherit(path_, node, lowers)
+            if node.xattrs != xattrs:
+                image = None
+            elif (node.mode, node.uid, node.gid, node.mtime) != before:
+                amended.append(node)
+        if image is None:  # they need room that it does not have
+            renew(built.root)
+            image = _image(built)
+        elif amended:
+            for node in amended:
+                image.amend(node)
+        else:
+            return
+        del built.facts[METADATA]
+        path.unlink()
+        built.facts[METADATA] = _write_image(path, image)
 
     @override
     def _facts(self, extracted: Extracted) -> dict[str, str]:
@@ -406,7 +452,9 @@ class ErofsSnapshotter(OverlaySnapshotter):
     def _watch(self, row: SnapshotRow, device: str | None) -> None:
         """Have what is cached twice dropped: below EROFS, and below a device."""
         below = () if device is None else (SEGMENTS,)
-        self._doubles.watch(row.id, [self.path(row.id) / name for name in (*_files(row, device), *below)])
+        directory = self.path(row.id)
+        files = [directory / name for name in (*_files(row, device), *below)]
+        self._doubles.watch(row.id, files, directory / POINT)
 
     @override
     def _compare(self, row: SnapshotRow, copy: SnapshotRow) -> str:

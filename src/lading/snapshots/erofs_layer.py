@@ -23,7 +23,7 @@ from typing_extensions import Buffer
 from lading.core.snapshots import Usage
 from lading.errors import InvalidArgumentError
 from lading.formats import whiteouts
-from lading.formats.erofs.writer import NO_XATTRS, Node
+from lading.formats.erofs.writer import NO_XATTRS, ImageWriter, Node
 from lading.formats.tar.entry import BLOCK, Entry, EntryType, Limits, TarError, TarLimitError
 from lading.formats.tar.names import rooted
 from lading.formats.tar.parser import TarParser
@@ -50,6 +50,9 @@ _HELD_MAX: Final = 256 << 20
 _PATHS_MAX: Final = 16 << 20
 """Bytes of paths that are remembered with their directories."""
 _TIME_MAX: Final = 2**63 - 1
+_SAMPLE: Final = 1 << 20
+"""Bytes of the stream from one sample to the next."""
+_SAMPLES_MAX: Final = 4096
 _AHEAD_MAX: Final = 64 << 20
 """Most bytes of disk space that are reserved ahead of the stream: writing into reserved space costs half as much."""
 _RECORD: Final = 20 * BLOCK
@@ -78,9 +81,21 @@ class Directory(Node, gc=True):
     """Names whose whiteout something else has replaced: it hides as much, until a directory takes its place."""
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A byte of the stream that is content of a file."""
+
+    at: int
+    """Its offset in the stream."""
+    name: str
+    """Of the file, as the archive has it. A later entry may have taken its place."""
+    offset: int
+    """The same byte's offset in the file."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built(Extracted):
-    """An EROFS layer without its metadata image, which needs to know what is below."""
+    """An EROFS layer whose metadata image is still to be made, or to be amended by what is below."""
 
     root: Directory
     directories: dict[str, Directory]
@@ -89,6 +104,10 @@ class Built(Extracted):
     """Length of the data device in bytes."""
     side: int
     """Length of the second device in bytes; 0 if there is none."""
+    image: ImageWriter | None = None
+    """The metadata image, if it was made without knowing what is below."""
+    samples: tuple[Sample, ...] = ()
+    """One for each mebibyte of the data device that holds contents, ascending; of the first gigabytes alone."""
     facts: dict[str, str] = field(default_factory=dict[str, str])
     """What is to be remembered of the finished layer."""
 
@@ -129,6 +148,8 @@ class LayerBuilder:
         self._sparse: list[tuple[Node, Entry]] = []
         self._fd = os.open(directory / DATA, _CREATE, 0o600)
         self._written = self._reserved = 0
+        self._samples: list[Sample] = []
+        self._next_sample = 0
         self._makers: dict[EntryType, Callable[[Directory, str, Entry], None]] = {
             EntryType.FILE: self._make_file,
             EntryType.DIRECTORY: self._make_directory,
@@ -153,6 +174,8 @@ class LayerBuilder:
             raise self._bomb()
         by_path = self._by_path.get
         for entry in self._parser.feed_entries(view):
+            if entry.offset + entry.size > self._next_sample:
+                self._sample(entry)
             parent, _, base = entry.name.rpartition("/")
             directory = by_path(parent)
             if (
@@ -188,6 +211,16 @@ class LayerBuilder:
             written = os.write(self._fd, view)
             while written < len(view):
                 written += os.write(self._fd, view[written:])
+
+    def _sample(self, entry: Entry) -> None:
+        """Remember where some bytes of a file's content are shown."""
+        if not entry.size or entry.sparse is not None:
+            return
+        at = max(entry.offset, self._next_sample)
+        while at < entry.offset + entry.size and len(self._samples) < _SAMPLES_MAX:
+            self._samples.append(Sample(at, entry.name, at - entry.offset))
+            at += _SAMPLE
+        self._next_sample = at if len(self._samples) < _SAMPLES_MAX else _TIME_MAX
 
     def _reserve(self) -> None:
         """Have disk space for what comes next: as much again as there is, within bounds. `finish` gives the rest back."""
@@ -238,6 +271,7 @@ class LayerBuilder:
             directories=implied,
             data=data,
             side=side,
+            samples=tuple(self._samples),
         )
 
     def close(self) -> None:

@@ -183,6 +183,24 @@ async def test_a_closed_database_says_so(path):
             await database.set_setting("k", "v")
 
 
+async def test_what_is_held_for_deletions_is_little_and_grows_with_the_database(path):
+    def held():
+        return sum(file.stat().st_blocks for file in path.parent.iterdir()) * 512
+
+    reserve = path.with_name("lading.db.reserve")
+    async with SqliteDatabase.open(path) as database:
+        assert 2 << 20 <= held() <= 3 << 20
+        images = database.images(MOBY)
+        for number in range(800):
+            await images.put(f"image-{number}", target("a"), labels={"k": "x" * 4000})
+        await database._session.write(None, lambda _: None)
+        assert reserve.stat().st_size >= path.stat().st_size > 2 << 20
+        # A checkpoint cuts off what is reserved behind the end: it is reserved again.
+        assert path.stat().st_blocks * 512 >= path.stat().st_size + (128 << 10)
+    async with opened(path):  # with a smaller one allowed
+        assert reserve.stat().st_size >= 1 << 20
+
+
 async def test_condemn_reads_again_when_the_journal_is_too_short(path, monkeypatch):
     monkeypatch.setattr("lading.metadata.session._JOURNAL", 3)
     async with opened(path) as database:

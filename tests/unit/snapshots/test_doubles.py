@@ -7,6 +7,7 @@ import pytest
 
 from lading.kit import linux
 from lading.snapshots.doubles import FRESH, QUIET, SLOWEST, Doubles
+from lading.snapshots.erofs_layer import Sample
 
 PAGES = 512
 
@@ -100,6 +101,66 @@ def test_what_was_just_written_stays(data):
     assert cached(data) == PAGES
     age(data)
     assert look(doubles, clock) == PAGES * linux.PAGE
+
+
+def in_single_pages(path, pages=PAGES):
+    """Cache as much of a file, without large folios, which go as a whole."""
+    with open(path, "rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        for number in range(pages):
+            os.pread(file.fileno(), 1, number * linux.PAGE)
+        assert linux.cached_pages(file.fileno()) == pages
+
+
+def shown(data, name, pages):
+    """A file of the tree that shows the data, with as many pages of it cached."""
+    path = data.with_name("mnt") / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(bytes(PAGES * linux.PAGE))
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+    in_single_pages(path, pages)
+    in_single_pages(data)
+
+
+def test_what_was_just_written_goes_where_all_of_it_is_shown_from_the_cache(data, monkeypatch):
+    half = PAGES // 2 * linux.PAGE
+    monkeypatch.setattr("lading.snapshots.doubles.PIECE", half)
+    os.utime(data)
+    shown(data, "f", PAGES // 4)
+    clock = Clock()
+    doubles = Doubles(clock)
+    places = [0, half // 4, half // 2, half - linux.PAGE, half]
+    doubles.written(1, [Sample(at, "./f", at) for at in places] + [Sample(half + 1, "gone", 0)])
+    doubles.watch(1, [data], data.with_name("mnt"))
+    assert look(doubles, clock) == 0  # of the first piece half is missing, of the second everything
+    in_single_pages(data.with_name("mnt") / "f", PAGES // 2)
+    assert look(doubles, clock) == half
+    assert cached(data) == PAGES // 2
+    clock.now += FRESH
+    in_single_pages(data.with_name("mnt") / "f")
+    assert look(doubles, clock) == 0  # nothing is known about it any more
+    assert cached(data) == PAGES // 2
+
+
+def test_where_bytes_are_shown_is_remembered_for_a_while_only():
+    clock = Clock()
+    doubles = Doubles(clock)
+    for number in range(10):
+        doubles.written(number, [Sample(0, "f", 0)])
+        clock.now += FRESH / 2
+    assert list(doubles._written) == [8, 9]
+
+
+def test_what_was_just_written_and_is_not_all_there_is_no_longer_what_was_written(data):
+    os.utime(data)
+    clock = Clock()
+    doubles = Doubles(clock)
+    in_single_pages(data, PAGES - 1)
+    doubles.watch(1, [data])
+    assert look(doubles, clock) == 0
+    assert look(doubles, clock) == (PAGES - 1) * linux.PAGE
 
 
 def test_layers_that_nobody_reads_are_looked_at_less_often_until_they_are_used(data):

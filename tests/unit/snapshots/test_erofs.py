@@ -150,6 +150,35 @@ async def test_what_a_container_read_is_cached_once(tmp_path, database, monkeypa
     assert cached(data.with_name("mnt") / "a") > 500
 
 
+async def test_of_a_new_layer_goes_what_was_read_alone(tmp_path, database, monkeypatch):
+    monkeypatch.setattr("lading.snapshots.doubles.QUIET", 0.01)
+    monkeypatch.setattr("lading.snapshots.doubles.PIECE", 1 << 20)
+    monkeypatch.setattr("lading.snapshots.erofs.LOOK", 0.01)
+    snapshotter = make(tmp_path, database, idle_seconds=0)
+    size = 4 << 20
+    layer = tar(directory("d"), file("./d/read", b"r" * size), file("unread", b"u" * size))
+    base = await unpack(snapshotter, "base", None, layer)
+    await snapshotter.settle()
+    mounts = await snapshotter.prepare(SnapshotKey("k"), base)
+    data = tmp_path / "ErofsSnapshotter/snapshots/1/layer.data"
+
+    def cached(offset):
+        with open(data, "rb") as found:
+            return linux.cached_pages(found.fileno(), offset, size - (1 << 20)) * linux.PAGE
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(snapshotter.run)
+        await anyio.sleep(0.1)  # many looks
+        assert cached(0) == size - (1 << 20)
+        assert await inside(mounts, lambda root: (root / "d/read").read_bytes()) == b"r" * size
+        with anyio.fail_after(30):
+            while cached(0):
+                await anyio.sleep(0.01)
+        await anyio.sleep(0.1)
+        assert cached(size + (1 << 20)) == size - (1 << 20)
+        tasks.cancel_scope.cancel()
+
+
 async def test_a_layer_lends_its_stream_once_it_is_durable(tmp_path, database):
     snapshotter = make(tmp_path, database)
     archive = tar(file("a", b"content" * 1000)) + bytes(100)

@@ -39,6 +39,9 @@ superblock; before Linux 6.15 ignored in favour of that epoch), u, ino, uid, gid
 EXTENDED: Final = Struct("<HHHHQIIIIQII16x")
 """``struct erofs_inode_extended``: format, xattr_icount, mode, high half of the start block, size, u, ino, uid, gid, mtime,
 mtime_nsec, nlink."""
+NUMBERS: Final = Struct("<HIIQI")
+"""Mode, uid, gid, mtime and mtime_nsec of an extended inode, which stand in it at `NUMBERS_AT`: three runs of bytes."""
+NUMBERS_AT: Final = ((4, 6), (24, 32), (32, 44))
 FORMAT_EXTENDED: Final = 0x1
 FORMAT_LAYOUT_SHIFT: Final = 1
 LAYOUT_PLAIN: Final = 0

@@ -129,6 +129,16 @@ class _Directory:
     """Of its inode, from the first inode."""
 
 
+def renew(root: Node) -> None:
+    """Let a tree that was used up be written once more."""
+    pending = [root]
+    while pending:
+        node = pending.pop()
+        node.nlink = node.nid = 0
+        if node.children is not None:
+            pending += node.children.values()
+
+
 class ImageWriter:
     """Builds one image from one tree. Blocking, in memory: about 100 bytes per entry besides the tree."""
 
@@ -205,6 +215,26 @@ class ImageWriter:
             raise ErofsLimitError("the metadata of an EROFS image is too large")
         for place, block in self._block_pointers:
             self._inodes[place : place + 4] = (self._data_block + block).to_bytes(4, "little")
+        self._root = root.nid
+        self._directories.clear()  # they take more memory than the image
+
+    def amend(self, node: Node) -> None:
+        """Write mode, owner and time of a node again, which have changed; nothing else of it may have.
+
+        Raises:
+            ErofsTreeError: A number is out of range, or the inode was small enough for a compact one.
+
+        """
+        at = node.nid * layout.SLOT
+        form = int.from_bytes(self._inodes[at : at + 2], "little")
+        if not form & layout.FORMAT_EXTENDED:
+            raise ErofsTreeError("a compact inode of an EROFS image cannot be amended")
+        try:
+            numbers = layout.NUMBERS.pack(node.mode, node.uid, node.gid, *divmod(node.mtime, _NANO))
+        except StructError as exc:
+            raise ErofsTreeError("a number in an EROFS tree is out of range") from exc
+        for first, end in layout.NUMBERS_AT:
+            self._inodes[at + first : at + end], numbers = numbers[: end - first], numbers[end - first :]
 
     @property
     def size(self) -> int:
@@ -597,7 +627,7 @@ class ImageWriter:
             layout.COMPAT_CHECKSUM | layout.COMPAT_MTIME,
             self._bits,
             0,
-            self._directories[0].node.nid,
+            self._root,
             self.inodes,
             0,
             0,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.erofs import fsck
 
 from lading.formats.erofs.reader import ErofsImageError, Image
-from lading.formats.erofs.writer import Device, ErofsTreeError, Extent, ImageWriter, Node
+from lading.formats.erofs.writer import Device, ErofsTreeError, Extent, ImageWriter, Node, renew
 
 from .trees import BLOCKS, describe, read, trees
 
@@ -38,6 +38,33 @@ def test_image_holds_the_tree(root):
 def test_forms_do_not_change_the_tree(root):
     expected = describe(root)
     assert read(Image(build(root, compact=False, flat=False))) == expected
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(trees, st.integers(0, 0o7777), st.integers(0, 2**32 - 2), st.integers(0, 2**62))
+def test_an_amended_image_is_that_of_the_changed_tree(root, mode, owner, time):
+    directories = [root]
+    for directory in directories:
+        directories += [child for child in directory.children.values() if child.children is not None]
+    made = ImageWriter(root, DEVICES, compact=False)
+    for directory in directories[::2]:
+        directory.mode, directory.uid, directory.gid = stat.S_IFDIR | mode, owner, owner // 2
+        directory.mtime = time
+        made.amend(directory)
+    renew(root)
+    assert b"".join(made.chunks()) == build(root, compact=False)
+
+
+def test_what_cannot_be_amended_is_refused():
+    root = Node(0o40755, children={})
+    made = ImageWriter(root, compact=False)
+    root.uid = 2**32
+    with pytest.raises(ErofsTreeError, match="out of range"):
+        made.amend(root)
+    root = Node(0o40755, children={})
+    made = ImageWriter(root)
+    with pytest.raises(ErofsTreeError, match="compact"):
+        made.amend(root)
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
