@@ -11,6 +11,7 @@ import threading
 
 import anyio
 import pytest
+from support.filesystems import left_mounted
 
 from lading.core.devices import Devices
 from lading.core.labels import LAYER_BLOB
@@ -126,7 +127,7 @@ async def world(tmp_path, database):
             with contextlib.suppress(NotFoundError):
                 await made.snapshotter.remove(key)
         await made.snapshotter.close()
-        left = linux.mount_points(str(tmp_path))
+        left = left_mounted(tmp_path)
         for point in left:
             linux.unmount(point)
     assert left == []
