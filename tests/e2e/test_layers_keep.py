@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from support.daemon import running_daemon
+from support.filesystems import left_mounted
 from support.images import File, Layout, busybox_layer, push
 
 from lading.devices import local as devices
-from lading.kit import linux
 from tests.e2e.test_images import raw_digest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -206,4 +206,4 @@ def test_a_large_layer_is_decoded_while_it_is_read(registry: str, tmp_path: Path
         daemon.docker("rm", "-f", running)
         daemon.stop()
         assert layers("*/layer.segments") == layers("*/layer.cache") == []
-        assert linux.mount_points(str(daemon.data_root)) == []
+        assert left_mounted(daemon.data_root) == []

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from lading.classic import assemble
@@ -12,8 +13,8 @@ from lading.classic.layout import Layout
 from lading.oci.config import parse
 
 
-def problems(root: Path) -> list[str]:
-    """What is wrong with the store of a data-root that nobody has open."""
+def problems(root: Path, ours: Collection[str] = ()) -> list[str]:
+    """What is wrong with the store of a data-root that nobody has open; of the trees ``ours`` Lading alone knows."""
     layout = Layout(root)
     database = LayerDatabase(layout)
     layers = {layer.chain_id: layer for layer in database.layers()}
@@ -47,7 +48,9 @@ def problems(root: Path) -> list[str]:
     found += [
         f"{name} has no image" for name, image in Names(layout).read().items() if image not in images.ids()
     ]
-    trees = {layer.tree for layer in layers.values()} | {mount.tree for mount in database.mounts()}
+    trees = (
+        {layer.tree for layer in layers.values()} | {mount.tree for mount in database.mounts()} | set(ours)
+    )
     found += [f"nothing needs tree {name}" for name in set(os.listdir(layout.trees)) - trees - {"l"}]
     links = {
         (layout.trees / name / "link").read_text()

@@ -1,6 +1,7 @@
 """File systems for tests: what is flushed or filled there concerns nobody else."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,14 @@ def tmpfs(target: Path, options: str = "size=512m") -> Iterator[Path]:
         assert [point for point in linux.mount_points(str(target)) if point != str(target)] == []
     finally:
         linux.unmount(str(target))
+
+
+def left_mounted(root: Path) -> list[str]:
+    """The mounts below ``root`` that stay: whoever serves devices ends a moment after the last reader, on a busy machine a long one."""
+    until = time.monotonic() + 20
+    while (left := linux.mount_points(str(root))) and time.monotonic() < until:
+        time.sleep(0.05)
+    return left
 
 
 def open_descriptors() -> set[str]:

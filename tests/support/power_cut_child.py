@@ -1,7 +1,8 @@
 """A process that works with a store on a recorded disk, and marks in the record what it was acknowledged.
 
 ``power_cut_child.py BOOT ROOT MARK REGISTRY DRIVER DURABILITY KEEP [no-flush]``; in the ``first`` boot it pulls and ends at once, in the
-``second`` it takes that up. With ``no-flush`` it has a store that does not care.
+``second`` it takes that up. With ``no-flush`` it has a store that does not care. ``KEEP`` is as in ``layers-keep``, or ``on-demand``:
+compressed, and layers are decoded while they are read, however small they are.
 """
 
 import json
@@ -9,6 +10,8 @@ import os
 import sys
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -20,11 +23,14 @@ from lading.core.snapshots import SnapshotKey, SnapshotName
 from lading.daemon import image_store
 from lading.daemon.config import Config, LadingSettings
 from lading.daemon.events import EventBus
-from lading.kit import linux
-from lading.snapshots import erofs
-from support.power_cut_world import ADDED, IMAGES, by_name
+from lading.formats.seek.indexing import Indexer
+from lading.kit import aio, linux
+from lading.snapshots import erofs, rebuild
+from support.power_cut_world import ADDED, IMAGES, by_name, seen
 
 BOXES = 8
+SPACING = 16 << 10
+"""Bytes of a segment of a layer that is decoded on demand."""
 _LARGEST = 16 << 20
 
 
@@ -34,16 +40,39 @@ async def opened(
 ) -> AsyncGenerator[image_store.Store]:
     """The daemon's store, in the boot ``boot``."""
     linux.boot_id = lambda: boot
+    on_demand = keep == "on-demand"
+    if on_demand:
+        decode_on_demand()
     config = Config(
         data_root=root,
         storage_driver=driver,
         lading=LadingSettings(
             durability="strict" if durability == "strict" else "lazy",
-            layers_keep=keep,  # pyright: ignore[reportArgumentType]
+            layers_keep="compressed" if on_demand else keep,  # pyright: ignore[reportArgumentType]
         ),
     )
     async with AsyncExitStack() as stack:
         yield await image_store.open_store(stack, config, EventBus(), uses=tuple)
+
+
+def decode_on_demand() -> None:
+    """Have the test's small layers decoded while they are read, in small segments, and forgotten when nobody uses them."""
+    kind = image_store.SNAPSHOTTERS["erofs"]
+    make = partial(erofs.ErofsSnapshotter, large=1, idle_seconds=0)
+    image_store.SNAPSHOTTERS = {  # pyright: ignore[reportConstantRedefinition]
+        **image_store.SNAPSHOTTERS,
+        "erofs": replace(kind, make=make),
+    }
+    rebuild.Indexer = partial(Indexer, spacing=SPACING)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+async def index(parts: image_store.Store) -> None:
+    """Make the seek indexes that the daemon makes in the background."""
+    snapshotter = parts.snapshotter
+    assert isinstance(snapshotter, erofs.ErofsSnapshotter)
+    for row in await parts.database.snapshots(parts.maintenance.namespace, snapshotter.name).list():
+        if erofs.DIFF_ID in row.extra:
+            await snapshotter._index(snapshotter._rebuildable(row))  # pyright: ignore[reportPrivateUsage]
 
 
 class Marks:
@@ -131,6 +160,10 @@ async def second(root: Path, marks: Marks, host: str, driver: str, durability: s
         await parts.snapshotter.settle()
         marks.write("settled")
         await collect(parts)  # what is only a cache goes, and comes back
+        if keep == "on-demand":
+            await index(parts)
+            await collect(parts)
+            await read_half(store, names)
         for name in names.values():
             await top_of(parts, name)
         async for info in parts.content.walk():
@@ -140,10 +173,18 @@ async def second(root: Path, marks: Marks, host: str, driver: str, durability: s
     marks.write("closed")
 
 
+async def read_half(store: library.Store, names: Mapping[str, str]) -> None:
+    """Have some of each image decoded, while others are mounted."""
+    async with AsyncExitStack() as stack:
+        for name in names.values():
+            root = await stack.enter_async_context(store.mount(name))
+            await aio.run(aio.DISK, seen, root / "usr" if (root / "usr").is_dir() else root)
+
+
 async def pull(store: library.Store, marks: Marks, names: Mapping[str, str], short: str) -> None:
     marks.write("pulling", image=short)
     image = await store.pull(names[short])
-    assert image.id == by_name(short).image.descriptor.digest
+    assert image.id in [by_name(short).id(classic=classic) for classic in (False, True)]
     marks.write("pulled", image=short)
 
 

@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from lading.oci import mediatypes
+from lading.oci.digest import Digest
 from lading.testing import images as make
 from lading.testing.images import TestImage
 from lading.testing.registry import FakeRegistry
@@ -51,6 +52,10 @@ class World:
     @property
     def tree(self) -> Tree:
         return self.trees[self.image.chain[-1]]
+
+    def id(self, *, classic: bool) -> Digest:
+        """Its ID in one of the two stores."""
+        return self.image.config_descriptor.digest if classic else self.image.descriptor.digest
 
 
 def stacked(below: Tree, files: Mapping[str, bytes], mode: int = 0o644) -> Tree:

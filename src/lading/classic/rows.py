@@ -46,6 +46,15 @@ def chain_id(key: str) -> ChainID | None:
         return None
 
 
+def is_described(key: str, kind: Kind) -> bool:
+    """Whether Docker's files say what a snapshot's tree is for. Others keep their draft: a power cut may leave it without a row,
+    and then it is known by that. (So does a copy of a layer, which may take its place, with its notes.)
+    """
+    if kind is Kind.COMMITTED:
+        return chain_id(key) is not None
+    return kind is Kind.ACTIVE and _FILE_NAME.fullmatch(key) is not None
+
+
 class LayerRows(metadata.Snapshots):
     """`metadata.Snapshots` of one namespace over a classic store. Call `load` first."""
 
@@ -55,6 +64,7 @@ class LayerRows(metadata.Snapshots):
         self._layers = LayerDatabase(layout_)
         self._trees: dict[int, str] = {}
         self._ours: set[tuple[str, str]] = set()  # key and tree of what had a row: deleted once it has none
+        self._gone: set[tuple[str, str]] = set()
         self._one = anyio.Lock()
 
     async def load(self) -> None:
@@ -79,9 +89,8 @@ class LayerRows(metadata.Snapshots):
         rows = await self._rows.list()
         gone = ours - {(row.info.key, row.extra.get(TREE, "")) for row in rows}
         self._ours -= gone
-        trees = await aio.run(aio.DISK, self._let_go, gone)
-        await self._rows.forget_removed(gone)
-        return trees
+        self._gone |= gone
+        return await aio.run(aio.DISK, self._let_go, gone)
 
     def _let_go(self, gone: AbstractSet[tuple[str, str]]) -> list[str]:
         for key, tree in gone:
@@ -90,13 +99,23 @@ class LayerRows(metadata.Snapshots):
             if name and record and record.tree == tree:
                 failpoint("classic.removing")
                 self._layers.begin_removal(name)
-            self._layers.remove_mount(key, tree)
         return sorted({*(tree for _, tree in gone), *self._layers.removals()})
 
     async def forget(self, trees: Sequence[str]) -> None:
-        """These trees are gone."""
-        if trees:
-            await aio.run(aio.DISK, self._layers.finish_removals, set(trees))
+        """These trees are out of the way."""
+        if not trees:
+            return
+        await aio.run(aio.DISK, self._layers.finish_removals, set(trees))
+        # Or a power cut could bring a tree back and leave nobody who knows whose it was.
+        await aio.run(aio.DISK, fs.fsync_directory, self._layout.trees)
+        done = {(key, tree) for key, tree in self._gone if tree in set(trees)}
+        self._gone -= done
+        await aio.run(aio.DISK, self._forget_mounts, done)
+        await self._rows.forget_removed(done)
+
+    def _forget_mounts(self, gone: AbstractSet[tuple[str, str]]) -> None:
+        for key, tree in gone:
+            self._layers.remove_mount(key, tree)
 
     @override
     async def get(self, key: str) -> SnapshotRow:
@@ -148,9 +167,7 @@ class LayerRows(metadata.Snapshots):
                 durable=durable,
             )
             self._know(key, id, tree)
-            if (
-                kind is not Kind.COMMITTED or name is not None
-            ):  # a copy of a layer may take its place, with its notes
+            if is_described(key, kind):
                 draft = self._layout.trees / tree / DRAFT
                 await aio.run(aio.DISK, shutil.rmtree, draft, ignore_errors=True)
             return row
@@ -158,7 +175,7 @@ class LayerRows(metadata.Snapshots):
         if kind is Kind.COMMITTED and name is not None:
             async with self._one:
                 return await self._insert_layer(name, parent, tree, insert)
-        if kind is Kind.ACTIVE and _FILE_NAME.fullmatch(key):
+        if kind is Kind.ACTIVE and is_described(key, kind):
             await aio.run(aio.DISK, self._layers.add_mount, key, tree, chain_id(parent or ""))
         return await insert()
 

@@ -8,6 +8,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +18,7 @@ from lading.classic.imagedb import ImageDatabase, Names
 from lading.classic.layerdb import LayerDatabase, LayerRecord
 from lading.classic.layout import DRIVER, Layout
 from lading.classic.records import known_image
-from lading.classic.rows import DRAFT, chain_id
+from lading.classic.rows import DRAFT, chain_id, is_described
 from lading.classic.store import foreign_containers
 from lading.core import content, images, leases, metadata
 from lading.core.content import IngestRef
@@ -26,7 +27,7 @@ from lading.core.leases import LeaseID, Resource
 from lading.core.metadata import TREE, SnapshotRow
 from lading.core.snapshots import Kind, Usage
 from lading.errors import AlreadyExistsError, DataLossError, LadingError, NotFoundError
-from lading.kit import aio
+from lading.kit import aio, fs
 from lading.oci import config as oci_config
 from lading.oci import mediatypes, reference
 from lading.oci.descriptor import Descriptor
@@ -37,6 +38,7 @@ KEPT: Final = LeaseID("classic.kept")
 MOUNTED: Final = LeaseID("classic.mounted")
 """Lease on layers that containers of dockerd stand on."""
 DOOMED: Final = "rm-"
+UNMADE: Final = "new-"
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -70,8 +72,10 @@ async def sync(layout: Layout, stores: Stores) -> Synced:
     await _finish_images(layout, stores, names)
     records = await aio.run(aio.DISK, layers.layers)
     changed, fresh = await _sync_layers(stores.snapshots, records)
-    left = await _left_behind(layout, stores.snapshots, records)
-    await _drop_unfinished(layout, layers, stores.snapshots)
+    removed = await stores.snapshots.removed()
+    left = await _left_behind(layout, removed, records)
+    await _drop_unfinished(layout, layers, stores.snapshots, {tree for _, tree in removed})
+    await stores.snapshots.forget_removed(removed)
     found, skipped = await _images(layout, {record.chain_id for record in records})
     changed += await _sync_images(stores, found, names)
     await _hold(stores, layers, records, found, fresh - left)
@@ -100,10 +104,9 @@ async def _finish_images(layout: Layout, stores: Stores, names: dict[str, Digest
 
 
 async def _left_behind(
-    layout: Layout, rows: metadata.Snapshots, records: Iterable[LayerRecord]
+    layout: Layout, removed: AbstractSet[tuple[str, str]], records: Iterable[LayerRecord]
 ) -> set[ChainID]:
     """Layers without a row that a crash of ours left: before it had one, or after it went. The collector takes them."""
-    removed = await rows.removed()
 
     def work() -> set[ChainID]:
         return {
@@ -112,9 +115,7 @@ async def _left_behind(
             if (record.chain_id, record.tree) in removed or (layout.trees / record.tree / DRAFT).is_dir()
         }
 
-    found = await aio.run(aio.DISK, work)
-    await rows.forget_removed(removed)
-    return found
+    return await aio.run(aio.DISK, work)
 
 
 async def _sync_layers(rows: metadata.Snapshots, records: Iterable[LayerRecord]) -> tuple[int, set[ChainID]]:
@@ -160,25 +161,35 @@ def _children_first(rows: list[SnapshotRow], known: dict[str, SnapshotRow]) -> l
     return sorted(rows, key=depth, reverse=True)
 
 
-async def _drop_unfinished(layout: Layout, layers: LayerDatabase, rows: metadata.Snapshots) -> None:
-    """Take out of the way what a crash of ours left without a row."""
-    kept = {row.extra.get(TREE, "") for row in await rows.list()}
+async def _drop_unfinished(
+    layout: Layout, layers: LayerDatabase, rows: metadata.Snapshots, removed: AbstractSet[str]
+) -> None:
+    """Take out of the way what a crash of ours left without a row: before it had one, or of the trees whose rows went."""
+    kept = {row.extra.get(TREE, ""): is_described(row.info.key, row.info.kind) for row in await rows.list()}
 
     def work() -> None:
         for name in os.listdir(layout.trees):
             draft = layout.trees / name / DRAFT
-            if not name.startswith(DOOMED) and draft.is_dir():
-                if name in kept:
+            if name.startswith(DOOMED):
+                continue
+            if name in kept:
+                if kept[name]:
                     shutil.rmtree(draft, ignore_errors=True)
-                else:
-                    os.rename(layout.trees / name, layout.trees / f"{DOOMED}{name}")
+            elif name.startswith(UNMADE) or draft.is_dir() or name in removed:
+                os.rename(layout.trees / name, layout.trees / f"{DOOMED}{name}")
         for mount in layers.mounts():
             if mount.ours and mount.tree not in kept:
-                layers.remove_mount(mount.name, mount.tree)
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(layout.trees / mount.tree, layout.trees / f"{DOOMED}{mount.tree}")
+                    fs.fsync_directory(layout.trees)
+                layers.remove_mount(mount.name, mount.tree)
         for draft in layout.drafts.glob("write-set-*"):
             shutil.rmtree(draft, ignore_errors=True)
+        for link in (layout.trees / "l").iterdir():  # whose tree is not there, whoever made it
+            tree = link.readlink().parent.name
+            if not (layout.trees / tree).exists():
+                link.unlink()
+        fs.fsync_directory(layout.trees)
 
     await aio.run(aio.DATA, work)
 

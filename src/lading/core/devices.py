@@ -7,6 +7,8 @@ The kernel mounts such a file as it mounts any other. What whoever serves them p
   digest that the index has of it, which was taken while the whole stream was verified. Then it is in the data file. A reader
   gets these bytes or an error (``EIO``, or what the disk says): never zeros for what is missing, never bytes of a damaged blob.
   What failed once is tried again by the next reader.
+* **Ahead.** What is read in sequence is decoded ahead of its readers, and so is the rest of a device of which half has been
+  asked for. Of what nobody has asked for never more is decoded than of what somebody has. A failure there is no reader's.
 * **Without the daemon.** Devices are served by processes of their own, so containers go on reading while no daemon is there.
   One of them may be killed at any time: readers wait a moment and notice nothing else. If all are killed, readers
   get errors, and so does everyone who has the device open, for ever; `Devices.serves` tells, and it can be attached anew.

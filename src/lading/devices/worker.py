@@ -22,12 +22,16 @@ from pathlib import Path
 from typing import Final
 
 from lading.devices import keeper
+from lading.devices.ahead import Ahead
 from lading.devices.segments import Segments
 from lading.errors import LadingError
 from lading.formats import fuse
 from lading.formats.fuse import Op, Request
 
 _THREADS: Final = 4
+_CORES: Final = len(os.sched_getaffinity(0))
+_AHEAD: Final = max(1, min(_CORES - 1, 4))
+"""Threads that decode ahead: those who read need a core, too."""
 _SCORE: Final = "-900"
 """For the kernel's choice when memory is short: containers go first."""
 
@@ -35,13 +39,14 @@ _SCORE: Final = "-900"
 class Served:
     """A device."""
 
-    def __init__(self, length: int, files: list[int], opens: list[int]) -> None:
+    def __init__(self, length: int, files: list[int], opens: list[int], ahead: Ahead) -> None:
         self.length = length
         self.files = files
         self.opens = set(opens)
-        self.segments = Segments(length, files)
+        self.segments = Segments(length, files, ahead)
 
     def close(self) -> None:
+        self.segments.close()
         for fd in self.files:
             os.close(fd)
 
@@ -53,6 +58,7 @@ class Worker:
         self._control = control
         self._devices: dict[int, Served] = {}
         self._lock = threading.Lock()
+        self._ahead = Ahead(_AHEAD)
         self._fuse = -1
 
     def obey(self) -> None:
@@ -70,7 +76,8 @@ class Worker:
                 self._control.send(f"={self._add(message[1:], files)}".encode())
             else:
                 with self._lock:
-                    self._devices.pop(int(message[1:])).close()
+                    served = self._devices.pop(int(message[1:]))
+                served.close()
 
     def succeed(self, lock: int) -> None:
         """Become the keeper. Does not return."""
@@ -89,7 +96,7 @@ class Worker:
     def _add(self, message: bytes, files: list[int]) -> str:
         number, length, *opens = map(int, message.split())
         try:
-            served = Served(length, files, opens)
+            served = Served(length, files, opens, self._ahead)
         except (LadingError, OSError) as exc:
             for fd in files:
                 os.close(fd)
@@ -109,6 +116,7 @@ class Worker:
 
     def _serve(self) -> None:
         buffer = memoryview(bytearray(fuse.REQUEST_BYTES))
+        room = memoryview(bytearray(fuse.ANSWER_HEAD + fuse.LONGEST_READ))
         while True:
             try:
                 length = os.readv(self._fuse, [buffer])
@@ -118,24 +126,30 @@ class Worker:
                 os._exit(keeper.UNMOUNTED)
             request = fuse.parse(buffer[:length])
             if request.op not in fuse.SILENT:
-                parts = self._response(request)
+                response = self._response(request, room)
                 with contextlib.suppress(FileNotFoundError):  # whoever asked was killed
-                    os.writev(self._fuse, parts)
+                    os.write(self._fuse, response)
 
-    def _response(self, request: Request) -> list[bytes]:
+    def _response(self, request: Request, room: memoryview) -> bytes | memoryview:
         try:
+            if request.op == Op.READ:
+                return self._read(request, room)
             body = self._answer(request)
         except OSError as exc:
-            return [fuse.error(request, exc.errno or errno.EIO)]
+            return fuse.error(request, exc.errno or errno.EIO)
         except (LadingError, MemoryError):
-            return [fuse.error(request, errno.EIO)]
-        return [fuse.answer(request, len(body)), body]
+            return fuse.error(request, errno.EIO)
+        return fuse.answer(request, len(body)) + body
+
+    def _read(self, request: Request, room: memoryview) -> memoryview:
+        """The answer to a read, in ``room``: one copy less, and no memory that the kernel has to clear first."""
+        offset, size = fuse.read_range(request)
+        length = self._device(request.node).segments.read(offset, room[fuse.ANSWER_HEAD :][:size])
+        room[: fuse.ANSWER_HEAD] = fuse.answer(request, length)
+        return room[: fuse.ANSWER_HEAD + length]
 
     def _answer(self, request: Request) -> bytes:
         match request.op:
-            case Op.READ:
-                offset, size = fuse.read_range(request)
-                return self._device(request.node).segments.read(offset, size)
             case Op.LOOKUP:
                 name = fuse.name(request)
                 return fuse.entry(self._file(fuse.ROOT + int(name) if name.isdecimal() else 0))

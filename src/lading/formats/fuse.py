@@ -20,6 +20,8 @@ RESEND: Final = 7
 
 _IN: Final = struct.Struct("<IIQQIIIHH")
 _OUT: Final = struct.Struct("<IiQ")
+ANSWER_HEAD: Final = _OUT.size
+"""Bytes of `answer`."""
 _INIT: Final = struct.Struct("<IIIIHHIIHHII24x")
 _ATTR: Final = struct.Struct("<QQQQQQIIIIIIIIII")
 _ENTRY: Final = struct.Struct("<QQQQII")

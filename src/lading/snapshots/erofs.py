@@ -221,6 +221,8 @@ class ErofsSnapshotter(OverlaySnapshotter):
         self._awaited: Counter[int] = (
             Counter()
         )  # how often each layer is being mounted: that may take minutes
+        self._needed: set[int] = set()
+        """Layers that were below a snapshot when somebody looked last."""
         self._doubles = Doubles()
         self._unindexed = anyio.Event()
 
@@ -526,10 +528,13 @@ class ErofsSnapshotter(OverlaySnapshotter):
             for row in layers:
                 # A snapshot that is being made has used it just now.
                 with self._mounting, translated(f"cannot unmount layer {row.info.key}"):
+                    if row.id in self._needed:  # a container may have run for hours since it was mounted
+                        self._used[row.id] = time.monotonic()
                     used = self._used.get(row.id, float("-inf"))
                     if row.id not in self._awaited and time.monotonic() - used >= seconds:
                         self._unmount(self.path(row.id))
                         self._used.pop(row.id, None)
+            self._needed = needed
             with self._mounting, translated("cannot evict contents of layers"):
                 unused: list[Layer] = []
                 in_use: list[Layer] = []

@@ -36,6 +36,8 @@ from lading.snapshots.pending import LayerExtractor
 
 DRAFT: Final = "layer"
 """Directory beside a tree that is being made, with what the layer database will say of it. It goes when the row is there."""
+UNMADE: Final = "new-"
+"""How the name of a tree begins until it has its draft."""
 LINK_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _LINK_LENGTH: Final = 26
 
@@ -48,11 +50,11 @@ class GraphRows(metadata.Snapshots, Protocol):
         ...
 
     async def orphans(self) -> Sequence[str]:
-        """Trees that rows of ours let go of, taken out of the layer database; each is told until `forget` is called."""
+        """Trees that rows of ours let go of, taken out of the layer database. `forget` follows, or the next start."""
         ...
 
     async def forget(self, trees: Sequence[str]) -> None:
-        """These trees are gone."""
+        """These trees are out of the way."""
         ...
 
 
@@ -96,13 +98,16 @@ class Overlay2Snapshotter(OverlaySnapshotter):
 
     @override
     def _make_directory(self, directory: Path) -> None:
-        directory.mkdir(mode=0o710)
-        directory.chmod(0o710)
+        # A tree is never there without its draft, by which the next start knows it for ours.
+        made = directory.with_name(f"{UNMADE}{directory.name}")
+        made.mkdir(mode=0o710)
+        made.chmod(0o710)
         name = "".join(secrets.choice(LINK_LETTERS) for _ in range(_LINK_LENGTH))
+        _put(made / "link", name, 0o644)
+        (made / DRAFT).mkdir(mode=0o700)
+        made.rename(directory)
         fs.make_directories(self._directories.path / "l", mode=0o700)
         (self._directories.path / "l" / name).symlink_to(f"../{directory.name}/diff")
-        _put(directory / "link", name, 0o644)
-        (directory / DRAFT).mkdir(mode=0o700)
 
     @override
     def _fill(self, directory: Path, kind: Kind, parents: Sequence[SnapshotRow]) -> None:

@@ -201,6 +201,32 @@ class OnDemandDevicesSuite(DevicesSuite):
         assert reader.read(100, 1 << 20) == sample.content[1 << 20 :][:100]
         assert 0 < sample.decoded() <= 3 * SPACING
 
+    def test_what_is_read_in_sequence_is_decoded_ahead(
+        self, devices: Devices, place: Path, stack: ExitStack
+    ) -> None:
+        """And of a device that was read by half, the rest."""
+        content = CONTENT * 3
+        sample = Sample(place, content=content)
+        reader = self._reader(stack, sample.attach(devices))
+        os.posix_fadvise(reader.fd, 0, 0, os.POSIX_FADV_RANDOM)
+        begin = 2 << 20
+        for offset in range(begin, begin + 6 * SPACING, 4096):
+            assert os.pread(reader.fd, 4096, offset) == content[offset : offset + 4096]
+        assert self._decoded(sample, 8 * SPACING)
+        assert sample.decoded() < len(content) * 2 // 3
+        for offset in range(0, len(content) // 2 + SPACING, 4096):
+            assert os.pread(reader.fd, 4096, offset) == content[offset : offset + 4096]
+        assert self._decoded(sample, len(content))
+        assert is_complete(sample.filled.read_bytes())
+        assert sample.data.read_bytes() == content
+
+    def _decoded(self, sample: Sample, least: int) -> bool:
+        """Whether so many bytes are there in a while, which nobody tells of."""
+        until = time.monotonic() + 20
+        while sample.decoded() < least and time.monotonic() < until:
+            time.sleep(0.01)
+        return sample.decoded() >= least
+
     def test_a_damaged_blob_is_an_error(self, devices: Devices, place: Path, stack: ExitStack) -> None:
         """Where it is damaged; and no longer than it is."""
         sample = Sample(place)

@@ -5,9 +5,13 @@ import errno
 import functools
 import gzip
 import os
+import random
 import signal
+import threading
 
+import anyio
 import pytest
+from support.filesystems import left_mounted
 
 from lading.core.devices import Devices
 from lading.core.labels import LAYER_BLOB
@@ -30,12 +34,12 @@ pytestmark = [
     pytest.mark.timeout(120),
 ]
 SIZE = 1 << 20
-NAMES = [f"f{number}" for number in range(6)]
+NAMES = [f"f{number}" for number in range(12)]
 
 
 @functools.cache
-def layer():
-    """Contents by name, the archive, a blob, and its index."""
+def layer(_number):
+    """Contents by name, the archive, a blob, and its index; others for each number."""
     contents = {name: os.urandom(SIZE // 2).hex().encode() for name in NAMES}
     archive = tar(*[file(name, content) for name, content in contents.items()])
     # A member for each file and a bit: as good as any other places to begin.
@@ -57,7 +61,7 @@ class World:
         if reason:
             pytest.skip(f"no EROFS here: {reason}")
         self.place, self.database, self.devices = place, database, devices
-        self.contents, self.archive, blob, self.index = layer()
+        self.contents, self.archive, blob, self.index = layer(0)
         self.blob = place / "blob"
         self.blob.write_bytes(blob)
         self.directory = place / "root/snapshots/1"
@@ -70,11 +74,14 @@ class World:
             self.database.snapshots(Namespace("default"), "erofs"),
             boot_id="boot-1",
             idle_seconds=0,
-            open_blob=lambda _: os.open(self.blob, os.O_RDONLY),
+            open_blob=self.open_blob,
             cache_bytes=cache_bytes,
             devices=self.devices(self.place / "root"),
             large=1,
         )
+
+    def open_blob(self, _digest):
+        return os.open(self.blob, os.O_RDONLY)
 
     async def add(self):
         await self.snapshotter.recover()
@@ -120,12 +127,7 @@ async def world(tmp_path, database):
             with contextlib.suppress(NotFoundError):
                 await made.snapshotter.remove(key)
         await made.snapshotter.close()
-        for _ in range(
-            50
-        ):  # on a loaded machine the kernel tells of a last close later than `close` waits for it
-            if not (left := linux.mount_points(str(tmp_path))):
-                break
-            made.devices(tmp_path / "root").close()
+        left = left_mounted(tmp_path)
         for point in left:
             linux.unmount(point)
     assert left == []
@@ -148,6 +150,101 @@ async def test_what_was_decoded_goes_when_it_is_not_used(world):
     await world.snapshotter.remove("view")
     await world.snapshotter.settle()
     assert sorted(os.listdir(world.directory)) == ["layer.erofs", "layer.seek", "mnt"]
+
+
+class Several(World):
+    """With more layers than the budget has room for."""
+
+    COUNT = 5
+
+    async def add(self):
+        await super().add()
+        self.tops = [self.base]
+        for number in range(1, self.COUNT):
+            _, archive, blob, index = layer(number)
+            digest = Digest.of(blob)
+            (self.place / digest.hex).write_bytes(blob)
+            top = await unpack(
+                self.snapshotter, f"layer-{number}", None, archive, labels={LAYER_BLOB: digest}
+            )
+            self.tops.append(top)
+            await self.snapshotter.settle()
+            (self.place / f"root/snapshots/{number + 1}/layer.seek").write_bytes(index)
+
+    def open_blob(self, digest):
+        path = self.place / digest.hex
+        return os.open(path if path.exists() else self.blob, os.O_RDONLY)
+
+    def taken(self):
+        """Bytes of contents, by layer."""
+        return [
+            sum(
+                path.stat().st_blocks * 512
+                for name in (CACHE, "layer.segments")
+                if (path := self.place / f"root/snapshots/{number + 1}/{name}").exists()
+            )
+            for number in range(self.COUNT)
+        ]
+
+
+def read_all(root):
+    return [(root / name).read_bytes() for name in NAMES]
+
+
+async def test_a_budget_is_kept_while_several_containers_read(tmp_path, database):
+    """What was unused for longest goes and comes back right; who reads meanwhile notices nothing."""
+    world = Several(tmp_path, database)
+    world.snapshotter.cache_within(0)
+    await world.add()
+    assert world.taken() == [0] * world.COUNT
+    whole = len(world.archive) + 65536
+    budget = 3 * whole
+    world.snapshotter.cache_within(budget)
+    stop = threading.Event()
+    rounds = [0, 0]
+
+    def read_on(number):
+        """A container, as long as it runs."""
+        contents = layer(number)[0]
+
+        def look(root):
+            chance = random.Random(number)
+            while not stop.is_set():
+                name = chance.choice(NAMES)
+                assert (root / name).read_bytes() == contents[name]
+                with open(root / name, "rb") as file:  # or it would never ask again
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                rounds[number] += 1
+
+        return look
+
+    evicted = 0
+    async with anyio.create_task_group() as containers:
+        for number in range(2):
+            mounts = await world.snapshotter.view(SnapshotKey(f"box-{number}"), world.tops[number])
+            containers.start_soon(inside, mounts, read_on(number))
+        try:
+            for step in range(6):
+                number = 2 + step % 3
+                before = world.taken()
+                mounts = await world.snapshotter.view(SnapshotKey("short"), world.tops[number])
+                assert await inside(mounts, read_all) == list(layer(number)[0].values())
+                await world.snapshotter.remove("short")
+                await world.snapshotter.settle()
+                after = world.taken()
+                assert sum(after) <= budget
+                assert after[number] > SIZE  # it was used last
+                evicted += sum(now < then for now, then in zip(after[2:], before[2:], strict=True))
+        finally:
+            stop.set()
+    assert evicted >= 3
+    assert min(rounds) > 3
+    for number in range(2):
+        await world.snapshotter.remove(f"box-{number}")
+    world.snapshotter.cache_within(0)
+    await world.snapshotter.settle()
+    assert world.taken() == [0] * world.COUNT
+    await world.snapshotter.close()
 
 
 async def test_what_is_whole_becomes_an_ordinary_file(world):

@@ -146,6 +146,26 @@ async def test_the_budget_keeps_what_was_used_last(tmp_path, database, blobs):
     assert caches(tmp_path) == ["2", "3"]
 
 
+async def test_unused_is_counted_from_the_last_container_not_the_last_mount(tmp_path, database, blobs):
+    """One that ran for long, and another of its image a moment later: nothing is made again."""
+    snapshotter = make(tmp_path, database, blobs, idle=60)
+    base = await add(snapshotter, blobs, ARCHIVE)
+    await snapshotter.view(SnapshotKey("box"), base)
+
+    async def settle_after(seconds):
+        for number in snapshotter._used:
+            snapshotter._used[number] -= seconds
+        await snapshotter.settle()
+        return caches(tmp_path)
+
+    assert await settle_after(3600) == ["1"]
+    await snapshotter.remove("box")
+    assert await settle_after(0) == ["1"]
+    assert await settle_after(50) == ["1"]
+    assert await settle_after(20) == []
+    await snapshotter.close()
+
+
 async def test_layers_whose_blob_is_not_known_are_kept(tmp_path, database, blobs):
     snapshotter = make(tmp_path, database, blobs)
     await unpack(snapshotter, "base", None, ARCHIVE)
