@@ -108,7 +108,8 @@ class FileRecords(containers.Store):
     async def list(self) -> list[ContainerRecord]:
         return list(self._load().values())
 
-    async def create(self, record: ContainerRecord) -> None:
+    async def create(self, record: ContainerRecord, *, durable: bool = True) -> None:
+        del durable  # a file is renamed either way
         records = self._load()
         if record.id in records or record.name in {r.name for r in records.values()}:
             raise AlreadyExistsError(record.name)
