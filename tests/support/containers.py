@@ -208,7 +208,9 @@ class TreeImages(ImageSource):
         )
         return ContainerImage(target=descriptor, manifest=descriptor, config=config)
 
-    async def unpack(self, manifest: Descriptor, *, lease: LeaseID | None = None) -> SnapshotName | None:
+    async def unpack(
+        self, manifest: Descriptor, *, lease: LeaseID | None = None, image: ContainerImage | None = None
+    ) -> SnapshotName | None:
         return None
 
     async def commit(

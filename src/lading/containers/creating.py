@@ -163,7 +163,7 @@ class Creator:
         await self._env.store.create(container.snapshot(), durable=False)
         try:
             await making.make()
-            parent = await self._env.images.unpack(image.manifest)
+            parent = await self._env.images.unpack(image.manifest, image=image)
             mounts = await self._env.snapshotter.prepare(
                 SnapshotKey(container.record.snapshot_key),
                 parent,

@@ -350,8 +350,12 @@ class Lifecycle:
 
     async def mounts(self, container: Container) -> list[Mount]:
         """The root file system's mounts; layers lost to an unclean boot are unpacked again first."""
-        await self.env.images.unpack(container.document.manifest)
-        return await self.env.snapshotter.mounts(SnapshotKey(container.record.snapshot_key))
+        key = SnapshotKey(container.record.snapshot_key)
+        try:
+            return await self.env.snapshotter.mounts(key)
+        except NotFoundError:
+            await self.env.images.unpack(container.document.manifest)
+            return await self.env.snapshotter.mounts(key)
 
     def _prepare(
         self,

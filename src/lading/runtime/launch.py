@@ -227,7 +227,7 @@ class Launcher:
             "GRPC_ADDRESS": self.grpc_address,
             "NAMESPACE": self.namespace,
             "MAX_SHIM_VERSION": "2",
-            # For what they start as well: on more processors Go's runtime spends more on waking threads than runc gains (ADR 0153).
+            # For runc as well: Go's runtime spends more on waking threads for a second processor than it gains (ADR 0153).
             "GOMAXPROCS": "1",
         }
 
