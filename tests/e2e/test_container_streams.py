@@ -72,6 +72,43 @@ def test_no_log(engine: Engine):
     assert engine.docker("inspect", "-f", "{{.LogPath}}", "cc") == "\n"
 
 
+def test_messages_also_go_to_syslog(engine: Engine, tmp_path: Path):
+    """By datagrams, as the machine's own takes them; they can be read here all the same, and go on when the daemon was away."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(str(tmp_path / "log"))
+        server.settimeout(20)
+        address = f"syslog-address=unixgram://{tmp_path}/log"
+        options = ["--log-driver", "syslog", "--log-opt", address, "--log-opt", "tag={{.Name}}"]
+        script = "echo out; echo err >&2; read x; echo $x"
+        engine.docker("run", "-di", "--network", "none", "--name", "cc", *options, "box", "sh", "-c", script)
+        heads = {b"<30>": b"out\n", b"<27>": b"err\n"}
+        for _ in range(2):
+            message = server.recv(4096)
+            assert b" cc[" in message
+            assert message.endswith(heads.pop(message[:4]))
+        engine.restart()
+        engine.docker("attach", "cc", input="later\n")
+        assert server.recv(4096).endswith(b": later\n")
+    assert sorted(engine.docker("logs", "cc").split()) == ["later", "out"]
+    assert engine.docker("inspect", "-f", "{{.LogPath}}", "cc") == "\n"
+
+
+def test_a_syslog_that_is_not_there_is_said_at_the_start(engine: Engine, tmp_path: Path):
+    options = ["--log-driver", "syslog", "--log-opt", f"syslog-address=unixgram://{tmp_path}/none"]
+    refused = engine.run("run", "--name", "cc", "--network", "none", *options, "box", "true").stderr
+    assert f"failed to initialize logging driver: cannot reach unixgram://{tmp_path}/none" in refused
+    none = [
+        "--log-driver",
+        "syslog",
+        "--log-opt",
+        "syslog-address=udp://127.0.0.1:9",
+        "--log-opt",
+        "cache-disabled=true",
+    ]
+    engine.docker("run", "--name", "dd", "--network", "none", *none, "box", "echo", "x")
+    assert "does not support reading" in engine.run("logs", "dd").stderr
+
+
 def test_times_and_details(engine: Engine):
     options = ["-l", "app=my shop", "-e", "MODE=live", "--log-opt", "labels=app", "--log-opt", "env=MODE"]
     engine.docker(
@@ -227,7 +264,8 @@ def test_docker_py_speaks_with_it(engine: Engine, client: docker.DockerClient):
 def test_what_the_daemon_s_configuration_says(daemon: Daemon):
     engine = boxed(daemon)
     assert (
-        engine.docker("info", "-f", "{{.LoggingDriver}} {{.Plugins.Log}}") == "local [json-file local none]\n"
+        engine.docker("info", "-f", "{{.LoggingDriver}} {{.Plugins.Log}}")
+        == "local [json-file local none syslog]\n"
     )
     engine.docker("run", "--network", "none", "--name", "cc", "box", "cat", "/proc/1/comm")
     assert engine.docker("logs", "cc") == "docker-init\n"
@@ -238,6 +276,6 @@ def test_what_the_daemon_s_configuration_says(daemon: Daemon):
     assert engine.docker("logs", "dd") == "cat\n"
     found = json.loads(engine.docker("inspect", "dd"))[0]["HostConfig"]["LogConfig"]
     assert found == {"Type": "json-file", "Config": {"max-size": "1m"}}
-    refused = engine.daemon.lading("daemon", "--validate", "--log-driver", "syslog")
-    assert "syslog" in refused.stderr
+    refused = engine.daemon.lading("daemon", "--validate", "--log-driver", "journald")
+    assert "journald" in refused.stderr
     engine.docker("rm", "-f", "cc", "dd")

@@ -70,7 +70,7 @@ def test_commands_that_cannot_run(engine: Engine, command: str, code: int):
     [
         (["--cgroup-parent", "x.slice"], "CgroupParent"),
         (["--gpus", "all"], "DeviceRequests"),
-        (["--log-driver", "syslog"], "LogConfig"),
+        (["--log-driver", "journald"], "LogConfig"),
         (["--cgroupns", "private", "--isolation", "hyperv"], "Isolation"),
     ],
 )

@@ -217,6 +217,29 @@ def test_addresses_names_and_resolvers_that_were_asked_for(engine: Engine):
     assert "user defined networks" in engine.run("run", "--rm", "--ip", "172.17.0.9", "box", "true").stderr
 
 
+def test_ports_on_addresses_of_the_other_version_are_refused_by_name(engine: Engine, daemon: NetnsDaemon):
+    for address in ("[::]", "[::1]"):
+        refused = engine.run("run", "--rm", "-p", f"{address}:8098:80", "box", "true").stderr
+        assert f"cannot publish port 80 on {address}: the network bridge has no IPv6" in refused
+    engine.docker("network", "create", "--ipv6", "--subnet", "fd00:84::/64", "both")
+    for asked, addresses in (("", {"0.0.0.0", "::"}), ("0.0.0.0:", {"0.0.0.0"}), ("[::]:", {"::"})):
+        serve(engine, "one", "--network", "both", "-p", f"{asked}8098:80")
+        template = '{{json (index .NetworkSettings.Ports "80/tcp")}}'
+        shown = json.loads(engine.docker("inspect", "-f", template, "one"))
+        assert {each["HostIp"] for each in shown} == addresses
+        if "0.0.0.0" in addresses:
+            assert "hello" in fetch(daemon, "127.0.0.1", 8098)
+        else:
+            with pytest.raises(ConnectionRefusedError):
+                fetch(daemon, "127.0.0.1", 8098)
+        if "::" in addresses:
+            assert "hello" in fetch(daemon, "fd00:84::1", 8098)
+        else:
+            with pytest.raises(ConnectionRefusedError):
+                fetch(daemon, "fd00:84::1", 8098)
+        engine.docker("rm", "-f", "one")
+
+
 @pytest.mark.proves("POST /networks/create")
 def test_options_of_a_network(engine: Engine):
     options = ["--opt", "com.docker.network.driver.mtu=1400", "--opt", "com.docker.network.bridge.name=mine0"]

@@ -108,7 +108,8 @@ class FileRecords(containers.Store):
     async def list(self) -> list[ContainerRecord]:
         return list(self._load().values())
 
-    async def create(self, record: ContainerRecord) -> None:
+    async def create(self, record: ContainerRecord, *, durable: bool = True) -> None:
+        del durable  # a file is renamed either way
         records = self._load()
         if record.id in records or record.name in {r.name for r in records.values()}:
             raise AlreadyExistsError(record.name)
@@ -207,7 +208,9 @@ class TreeImages(ImageSource):
         )
         return ContainerImage(target=descriptor, manifest=descriptor, config=config)
 
-    async def unpack(self, manifest: Descriptor, *, lease: LeaseID | None = None) -> SnapshotName | None:
+    async def unpack(
+        self, manifest: Descriptor, *, lease: LeaseID | None = None, image: ContainerImage | None = None
+    ) -> SnapshotName | None:
         return None
 
     async def commit(

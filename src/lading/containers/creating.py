@@ -157,12 +157,13 @@ class Creator:
         """Record, volumes and snapshot; nothing is left behind on failure.
 
         The record comes first: what it names is kept by the collector from then on. If we are killed before there is a snapshot,
-        the next start finds a container that nobody was told of, and drops it with the volumes that only it has.
+        the next start finds a container that nobody was told of, and drops it with the volumes that only it has. The row of the
+        snapshot, or of a volume, is in the same log and durable, so that the record need not wait for the disk itself.
         """
-        await self._env.store.create(container.snapshot())
+        await self._env.store.create(container.snapshot(), durable=False)
         try:
             await making.make()
-            parent = await self._env.images.unpack(image.manifest)
+            parent = await self._env.images.unpack(image.manifest, image=image)
             mounts = await self._env.snapshotter.prepare(
                 SnapshotKey(container.record.snapshot_key),
                 parent,

@@ -1,7 +1,7 @@
 """What the container service is built from; the composition root fills it in."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -37,6 +37,8 @@ class ContainerImage:
     target: Descriptor
     manifest: Descriptor
     config: ImageConfig
+    document: Manifest | None = None
+    """The manifest as it was read, where there is one."""
 
 
 class ImageSource(Protocol):
@@ -49,8 +51,13 @@ class ImageSource(Protocol):
         """
         ...
 
-    async def unpack(self, manifest: Descriptor, *, lease: LeaseID | None = None) -> SnapshotName | None:
-        """See to it that the image's snapshots are there; the top one's name, ``None`` for an image without layers."""
+    async def unpack(
+        self, manifest: Descriptor, *, lease: LeaseID | None = None, image: ContainerImage | None = None
+    ) -> SnapshotName | None:
+        """See to it that the image's snapshots are there; the top one's name, ``None`` for an image without layers.
+
+        ``image``: what `open` has just read of it, which is not read again.
+        """
         ...
 
     async def commit(
@@ -110,9 +117,12 @@ class StoredImages(ImageSource):
             )
         return found
 
-    async def unpack(self, manifest: Descriptor, *, lease: LeaseID | None = None) -> SnapshotName | None:
+    async def unpack(
+        self, manifest: Descriptor, *, lease: LeaseID | None = None, image: ContainerImage | None = None
+    ) -> SnapshotName | None:
         """See `ImageSource.unpack`."""
-        return await self._unpack(manifest, lease=lease)
+        known = (image.document, image.config) if image is not None and image.document is not None else None
+        return await self._unpack(manifest, lease=lease, known=known)
 
     async def _classic(self, name: str, target: Descriptor, platform: Platform | None) -> ContainerImage:
         """An image of the classic store is its config, for one platform."""
@@ -149,9 +159,9 @@ class StoredImages(ImageSource):
             for entry in document.manifests if depth < _INDEX_DEPTH else ():
                 if not oci_manifest.is_attestation(entry):
                     async for found in self._manifests(entry, depth + 1):
-                        yield ContainerImage(target=target, manifest=found.manifest, config=found.config)
+                        yield replace(found, target=target)
         elif document.is_image and (config := await self._config(document)):
-            yield ContainerImage(target=target, manifest=target, config=config)
+            yield ContainerImage(target=target, manifest=target, config=config, document=document)
         elif not document.is_image and depth == 0:
             raise InvalidArgumentError(f"{target.digest} is no image, but {document.config.media_type}")
 
@@ -169,7 +179,13 @@ _INDEX_DEPTH: Final = 8
 class Unpack(Protocol):
     """Signature of ``TransferService.ensure_unpacked``."""
 
-    async def __call__(self, manifest: Descriptor, *, lease: LeaseID | None = None) -> SnapshotName | None:
+    async def __call__(
+        self,
+        manifest: Descriptor,
+        *,
+        lease: LeaseID | None = None,
+        known: tuple[Manifest, ImageConfig] | None = None,
+    ) -> SnapshotName | None:
         """See `ImageSource.unpack`."""
         ...
 

@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from lading.containers.logfile import LogFiles, Splitter
 from lading.kit import fs
@@ -41,6 +41,22 @@ class Chunk:
 
     stream: str
     data: bytes
+
+
+class Sink(Protocol):
+    """Where messages go besides the log. After a crash the last batch may come twice. Blocking."""
+
+    def reach(self) -> None:
+        """See to it that a new run's messages can arrive. Raises `LadingError` if they cannot."""
+        ...
+
+    def send(self, message: bytes, stream: str, time_nano: int) -> None:
+        """Take a message, without waiting for where it goes; what cannot be kept until then is dropped and counted."""
+        ...
+
+    def close(self) -> None:
+        """The run is over; a moment is given to what is still on its way. Idempotent."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +155,7 @@ class Journal:
         directory: Where spool and checkpoint are; must not outlive a reboot.
         fifos: Stream name to FIFO, ``stdout`` first.
         log: The log's files; ``None`` for the log driver ``none``.
+        sink: Who else is told of every message; closed with the journal.
         clock: Nanoseconds since the epoch.
 
     """
@@ -149,9 +166,11 @@ class Journal:
         fifos: dict[str, Path],
         *,
         log: LogFiles | None,
+        sink: Sink | None = None,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self._files = log
+        self._sink = sink
         self._clock = clock
         self._checkpoint = _Checkpoint(directory / "checkpoint")
         mark = self._checkpoint.mark
@@ -206,12 +225,17 @@ class Journal:
         if self._log >= 0:
             os.close(self._log)
             self._log = -1
+        if self._sink is not None:
+            self._sink.close()
 
     def _append(self, lines: Sequence[tuple[_Stream, int, bytes]]) -> None:
         batch = bytearray()
         for stream, taken, message in lines:
+            now = self._clock()
+            if self._sink is not None:
+                self._sink.send(message, stream.name, now)
             if self._files is not None and self._log >= 0:
-                line = self._files.codec.encode(message, stream.name, self._clock())
+                line = self._files.codec.encode(message, stream.name, now)
                 most = self._files.limits.max_size
                 if most and self._length + len(batch) >= most:
                     self._flush(batch)

@@ -43,6 +43,7 @@ from lading.containers import (
 )
 from lading.containers.binds import Bind
 from lading.containers.environment import Environment
+from lading.containers.journal import Sink
 from lading.containers.keeper import Keeper
 from lading.containers.logfile import LogFiles
 from lading.containers.model import Container, State
@@ -162,6 +163,11 @@ class Lifecycle:
                 container.log_subject(),
             )
         return self._logs[container.id]
+
+    def sink(self, container: Container) -> Sink | None:
+        """Where the messages of a run go besides the log; a new one for each run."""
+        config = container.host.log_config or LogConfig()
+        return logdriver.sink(config.type, config.config or {}, container.log_subject())
 
     def sweep_directories(self, keep: Collection[str]) -> None:
         """Delete the files of containers that there are not any more; blocking.
@@ -339,12 +345,17 @@ class Lifecycle:
             stdin=container.config.open_stdin,
             terminal=container.config.tty,
             log=self.log(container),
+            sink=self.sink(container),
         )
 
     async def mounts(self, container: Container) -> list[Mount]:
         """The root file system's mounts; layers lost to an unclean boot are unpacked again first."""
-        await self.env.images.unpack(container.document.manifest)
-        return await self.env.snapshotter.mounts(SnapshotKey(container.record.snapshot_key))
+        key = SnapshotKey(container.record.snapshot_key)
+        try:
+            return await self.env.snapshotter.mounts(key)
+        except NotFoundError:
+            await self.env.images.unpack(container.document.manifest)
+            return await self.env.snapshotter.mounts(key)
 
     def _prepare(
         self,

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from lading.containers import patterns
+from lading.containers import patterns, syslog
+from lading.containers.journal import Sink
 from lading.containers.jsonlog import JsonCodec
 from lading.containers.locallog import LocalCodec
 from lading.containers.logfile import Limits, LogFiles
@@ -16,12 +17,22 @@ DEFAULT: Final = "json-file"
 _FILE: Final = frozenset({"max-size", "max-file", "compress"})
 _DELIVERY: Final = frozenset({"mode", "max-buffer-size"})
 """How a log is delivered. Here a container never waits for its log, whichever is asked for."""
+_TOLD: Final = frozenset({"labels", "labels-regex", "env", "env-regex", "tag"})
+_CACHE: Final = frozenset({"cache-disabled", "cache-max-size", "cache-max-file", "cache-compress"})
+"""Of drivers that send messages away: the log that is kept here all the same, so that it can be read."""
 OPTIONS: Final[Mapping[str, frozenset[str]]] = {
-    "json-file": _FILE | _DELIVERY | {"labels", "labels-regex", "env", "env-regex", "tag"},
+    "json-file": _FILE | _DELIVERY | _TOLD,
     "local": _FILE | _DELIVERY,
     "none": _DELIVERY,
+    "syslog": syslog.OPTIONS | _DELIVERY | _TOLD | _CACHE,
 }
 """Drivers, and the options that each takes."""
+_ELSEWHERE: Final = {
+    "journald": "the journal of systemd takes syslog messages: use syslog, whose default address is that of this machine",
+    "gelf": "use syslog, which Graylog takes too",
+    "fluentd": "use syslog, which fluentd takes with its in_syslog input",
+}
+"""Drivers of Docker that there are not, and what does the same."""
 _LOCAL: Final = {"max-size": "20m", "max-file": "5", "compress": "true"}
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
 _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -47,7 +58,8 @@ def check(driver: str, options: Mapping[str, str]) -> None:
     known = OPTIONS.get(driver or DEFAULT)
     if known is None:
         raise UnsupportedError(
-            f"HostConfig.LogConfig.Type {driver[:80]!r} is not supported", hint="use json-file, local or none"
+            f"HostConfig.LogConfig.Type {driver[:80]!r} is not supported",
+            hint=_ELSEWHERE.get(driver, "use json-file, local, none or syslog"),
         )
     for name in options:
         if name not in known:
@@ -62,13 +74,26 @@ def check(driver: str, options: Mapping[str, str]) -> None:
         size("max-buffer-size", text)
     for name in ("labels-regex", "env-regex"):
         _pattern(name, options.get(name, ""))
-    limits(driver, options)
+    if driver == "syslog":
+        syslog.parse(options)
+        _flag("cache-disabled", options.get("cache-disabled", "false"))
+    limits(driver, _cache(options) if driver == "syslog" else options)
     _tag(options.get("tag", ""), None)
+
+
+def _cache(options: Mapping[str, str]) -> dict[str, str]:
+    """Limits of the log that is kept here, under the names of a log's own."""
+    return {
+        name.removeprefix("cache-"): value
+        for name, value in options.items()
+        if name in _CACHE and name != "cache-disabled"
+    }
 
 
 def limits(driver: str, options: Mapping[str, str]) -> Limits:
     """When a log is rotated. Raises `InvalidArgumentError`."""
-    merged = {**(_LOCAL if driver == "local" else {}), **options}
+    local = driver in ("local", "syslog")
+    merged = {**(_LOCAL if local else {}), **options}
     text = merged.get("max-size", "")
     most = 0 if text.strip() in ("", "-1") else size("max-size", text)
     files = 1
@@ -78,14 +103,19 @@ def limits(driver: str, options: Mapping[str, str]) -> Limits:
         files = int(text)
     if files > 1 and not most:
         raise InvalidArgumentError("max-file needs max-size in log options")
-    flag = merged.get("compress", "false").lower()
-    if flag not in _FLAGS:
-        raise InvalidArgumentError(f"invalid log opt compress: '{flag[:80]}'")
-    if driver != "local" and _FLAGS[flag] and (files < 2 or not most):
+    compress = _flag("compress", merged.get("compress", "false"))
+    if not local and compress and (files < 2 or not most):
         raise InvalidArgumentError(
             "compress cannot be true when max-file is less than 2 or max-size is not set"
         )
-    return Limits(max_size=most, max_file=files, compress=_FLAGS[flag] and files > 1)
+    return Limits(max_size=most, max_file=files, compress=compress and files > 1)
+
+
+def _flag(name: str, text: str) -> bool:
+    found = _FLAGS.get(text.lower())
+    if found is None:
+        raise InvalidArgumentError(f"invalid log opt {name}: '{text[:80]}'")
+    return found
 
 
 def size(name: str, text: str) -> int:
@@ -105,9 +135,25 @@ def files(driver: str, options: Mapping[str, str], directory: Path, subject: Sub
         case "local":
             place = directory / "local-logs" / "container.log"
             return LogFiles(place, LocalCodec(), limits(driver, options))
+        case "syslog":
+            if _flag("cache-disabled", options.get("cache-disabled", "false")):
+                return None
+            place = directory / "container-cached.log"
+            return LogFiles(place, LocalCodec(), limits(driver, _cache(options)))
         case _:
             codec = JsonCodec(attributes(options, subject))
             return LogFiles(json_path(directory, subject.id), codec, limits(driver, options))
+
+
+def sink(driver: str, options: Mapping[str, str], subject: Subject) -> Sink | None:
+    """Where messages go besides the log; ``None`` for nowhere."""
+    if driver != "syslog":
+        return None
+    tag = _tag(options.get("tag") or "{{.ID}}", subject)
+    text = options.get("max-buffer-size")
+    return syslog.Sender(
+        syslog.parse(options), tag, limit=size("max-buffer-size", text) if text else syslog.BUFFER
+    )
 
 
 def json_path(directory: Path, container: str) -> Path:

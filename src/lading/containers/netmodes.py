@@ -222,8 +222,6 @@ def _bindings(raw: Any) -> Sequence[Mapping[str, str]]:
 
 def _binding(port: int, protocol: str, binding: Mapping[str, str]) -> PortMapping:
     address = binding.get("HostIp", "").strip("[]")
-    if address in ("0.0.0.0", "::"):  # noqa: S104 - all addresses
-        address = ""
     if address and not (_is_address(address, 4) or _is_address(address, 6)):
         raise InvalidArgumentError(f"invalid IP address: {address[:64]}")
     first, dash, last = binding.get("HostPort", "").partition("-")

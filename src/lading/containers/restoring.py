@@ -144,6 +144,7 @@ class Restorer:
                 stdin=container.config.open_stdin,
                 terminal=container.config.tty,
                 log=log,
+                sink=self._life.sink(container),
             )
         except OSError:
             return  # after a reboot there is nothing to resume

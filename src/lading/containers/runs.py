@@ -10,7 +10,7 @@ from typing import Final
 import anyio
 import structlog
 
-from lading.containers.journal import Journal
+from lading.containers.journal import Journal, Sink
 from lading.containers.keeper import Keeper
 from lading.containers.logfile import LogFiles
 from lading.containers.streams import Broadcast
@@ -143,8 +143,14 @@ def begin(
     stdin: bool,
     terminal: bool,
     log: LogFiles | None,
+    sink: Sink | None = None,
 ) -> Run:
-    """Make the FIFOs of a new run, held by the keeper before anyone can write. Blocking. Raises `OSError`."""
+    """Make the FIFOs of a new run, held by the keeper before anyone can write.
+
+    Blocking. Raises `OSError`; `LadingError` if ``sink`` is not to be reached.
+    """
+    if sink is not None:
+        sink.reach()
     shutil.rmtree(directory, ignore_errors=True)
     fifos = make_fifos(directory, "init", stdin=stdin, terminal=terminal)
     try:
@@ -154,7 +160,7 @@ def begin(
                 keeper.hold(path, fd)
             finally:
                 os.close(fd)
-        return _open(directory, fifos, output, terminal=terminal, log=log)
+        return _open(directory, fifos, output, terminal=terminal, log=log, sink=sink)
     except BaseException:
         _forget(directory, fifos, keeper)
         raise
@@ -178,6 +184,7 @@ def resume(
     stdin: bool,
     terminal: bool,
     log: LogFiles | None,
+    sink: Sink | None = None,
 ) -> Run:
     """The run that an earlier daemon began. Blocking. Raises `OSError` if its files are gone."""
     base = directory / "init"
@@ -186,7 +193,7 @@ def resume(
         stdout=f"{base}-stdout",
         stderr="" if terminal else f"{base}-stderr",
     )
-    return _open(directory, fifos, output, terminal=terminal, log=log)
+    return _open(directory, fifos, output, terminal=terminal, log=log, sink=sink)
 
 
 def _open(
@@ -196,7 +203,8 @@ def _open(
     *,
     terminal: bool,
     log: LogFiles | None,
+    sink: Sink | None = None,
 ) -> Run:
     paths = {"stdout": Path(fifos.stdout)} | ({"stderr": Path(fifos.stderr)} if fifos.stderr else {})
-    journal = Journal(directory, paths, log=log)
+    journal = Journal(directory, paths, log=log, sink=sink)
     return Run(directory, fifos, journal, output, terminal=terminal)

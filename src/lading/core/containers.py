@@ -23,7 +23,7 @@ class ContainerRecord:
 
 
 class Store(Protocol):
-    """The container records of one namespace. Every call is one durable transaction."""
+    """The container records of one namespace. Every call is one transaction, which is durable unless it says otherwise."""
 
     async def get(self, id: str) -> ContainerRecord:
         """The record of exactly this ID. Raises `NotFoundError`."""
@@ -33,8 +33,11 @@ class Store(Protocol):
         """All records, oldest first."""
         ...
 
-    async def create(self, record: ContainerRecord) -> None:
-        """Raises `AlreadyExistsError` if the ID or the name is taken."""
+    async def create(self, record: ContainerRecord, *, durable: bool = True) -> None:
+        """Raises `AlreadyExistsError` if the ID or the name is taken.
+
+        Without ``durable`` a power cut may take it until a durable change of the same database has followed.
+        """
         ...
 
     async def update(self, record: ContainerRecord) -> None:

@@ -78,7 +78,7 @@ class SqliteContainers(containers.Store):
         )
 
     @override
-    async def create(self, record: ContainerRecord) -> None:
+    async def create(self, record: ContainerRecord, *, durable: bool = True) -> None:
         document = dump(record.document)
 
         def job(connection: Connection) -> None:
@@ -101,7 +101,7 @@ class SqliteContainers(containers.Store):
                 raise AlreadyExistsError(f"container {record.id} exists", subject=record.id)
             self._touch(record)
 
-        await self._session.write(self._namespace, job)
+        await self._session.write(self._namespace, job, durable=durable)
 
     @override
     async def update(self, record: ContainerRecord) -> None:

@@ -16,7 +16,7 @@ from lading.core.networks import (
     SandboxID,
     Subnet,
 )
-from lading.errors import AlreadyExistsError, InvalidArgumentError, UnavailableError
+from lading.errors import AlreadyExistsError, InvalidArgumentError, UnavailableError, UnsupportedError
 from lading.network.definitions import HOST_IP, PREFIX
 from lading.network.state import Record
 
@@ -120,7 +120,16 @@ def ports_of(network: Network, request: EndpointRequest, *, default: str) -> tup
         return ()
     fallback = network.options.get(HOST_IP, default)
     plain = "" if fallback == "0.0.0.0" else fallback  # noqa: S104 - it means all addresses
-    return tuple(port if port.host_ip else replace(port, host_ip=plain) for port in request.ports)
+    made = tuple(port if port.host_ip else replace(port, host_ip=plain) for port in request.ports)
+    if addresses.of_version(network.subnets, 6) is None:
+        for port in made:
+            if ":" in port.host_ip:  # nothing here leads from one version of IP to the other
+                raise UnsupportedError(
+                    f"cannot publish port {port.port} on [{port.host_ip}]: the network {network.name} has no IPv6",
+                    hint="create a network with --ipv6 for it, or publish on an IPv4 address",
+                    subject=port.host_ip,
+                )
+    return made
 
 
 def with_ports(endpoint: Endpoint, ports: tuple[PortMapping, ...]) -> Endpoint:

@@ -4,6 +4,7 @@ netavark leads packets on before they would reach a socket; a socket that is bou
 """
 
 import contextlib
+import errno
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -28,7 +29,7 @@ class Ports(Protocol):
 
         Raises:
             ConflictError: One is taken; none is kept then.
-            InvalidArgumentError: An address is none of this machine's.
+            InvalidArgumentError: An address is none of this machine's, or of a version of IP that it does not have.
 
         """
         ...
@@ -105,7 +106,7 @@ def _take(mapping: PortMapping, *, ipv6: bool) -> tuple[int, list[socket.socket]
     if mapping.host_last > mapping.host_port:
         shown += f"-{mapping.host_last}"
     reason = problem.strerror if problem else "no port is free"
-    if problem is not None and problem.strerror == "Cannot assign requested address":
+    if problem is not None and problem.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
         raise InvalidArgumentError(f"failed to bind host port {shown}/{mapping.protocol}: {reason}")
     raise ConflictError(
         f"Bind for {shown} failed: port is already allocated",

@@ -526,7 +526,7 @@ class DirectorySnapshotter(Snapshotter, Differ):
         durable: bool = True,
         limit: int = 0,
     ) -> list[Mount]:
-        parents = await self._parents(key, parent)
+        parents = await self._committed(parent, key)
         if limit:
             room.check(limit)
         async with self._new(key) as number:
@@ -534,11 +534,8 @@ class DirectorySnapshotter(Snapshotter, Differ):
                 place = self.path(number)
                 if limit:
                     place = await run(DATA, room.make, place, limit)
-                await run(DATA, self._fill, place, kind, parents)
-                if limit:
-                    await run(DISK, room.flush, self.path(number))
-                if durable or self._strict:
-                    await run(DISK, self._flush_new, number)
+                flush = durable or self._strict
+                await run(DATA, self._fill_new, number, place, kind, parents, flush=flush)
             failpoint("snapshot.filled")
             row = await self._rows.create(
                 key,
@@ -560,6 +557,10 @@ class DirectorySnapshotter(Snapshotter, Differ):
             pass
         else:
             raise AlreadyExistsError(f"snapshot {key} exists", subject=key)
+        return await self._committed(parent, key)
+
+    async def _committed(self, parent: SnapshotName | None, key: str) -> Sequence[SnapshotRow]:
+        """The row of ``key``'s parent and those that it stands on. Raises as `prepare`."""
         if parent is None:
             return []
         parents = await self._rows.chain(parent)
@@ -670,6 +671,16 @@ class DirectorySnapshotter(Snapshotter, Differ):
         del ids  # thousands of files each: the file system does it at once
         with translated("cannot flush snapshots"):
             linux.syncfs(self._directories.fd)
+
+    def _fill_new(
+        self, id: int, place: Path, kind: Kind, parents: Sequence[SnapshotRow], *, flush: bool
+    ) -> None:
+        """Fill and flush in one go. Blocking."""
+        self._fill(place, kind, parents)
+        if place != self.path(id):
+            room.flush(self.path(id))
+        if flush:
+            self._flush_new(id)
 
     def _flush_new(self, id: int) -> None:
         """Flush what `_fill` made. Blocking.

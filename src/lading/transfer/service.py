@@ -328,10 +328,12 @@ class TransferService:
         *,
         lease: LeaseID | None = None,
         progress: Progress | None = None,
+        known: tuple[Manifest, ImageConfig] | None = None,
     ) -> SnapshotName | None:
         """See to it that the snapshots of a stored image manifest exist; the top one's name, ``None`` without layers.
 
-        ``lease`` holds them, else a lease of our own during the work; afterwards the image's config keeps them.
+        ``lease`` holds them, else a lease of our own during the work; afterwards the image's config keeps them. ``known`` are the
+        manifest and its config, from whoever has just read them.
 
         Raises:
             NotFoundError: The manifest, its config or a layer is not stored; the message names what to pull.
@@ -340,7 +342,7 @@ class TransferService:
         """
         if mediatypes.is_config(manifest.media_type):
             return await self._unpacker.kept(manifest, lease=lease)
-        document = await self._documents.read(manifest)
+        document = known[0] if known else await self._documents.read(manifest)
         if not isinstance(document, Manifest):
             raise InvalidArgumentError(
                 f"{manifest.digest} is an index: name one of its manifests", subject=manifest.digest
@@ -348,7 +350,7 @@ class TransferService:
         node = ManifestNode(descriptor=manifest, manifest=document)
         if lease is not None:
             return await self._unpack(node, lease, progress)
-        if manifest_config := await self._unpackable_config(node):
+        if manifest_config := known[1] if known else await self._unpackable_config(node):
             present = await self._unpacker.present(document, manifest_config)
             if present is not None:
                 return present  # nothing to do, and nothing to hold meanwhile

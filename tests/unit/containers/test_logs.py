@@ -208,7 +208,7 @@ def test_limits():
         ("json-file", {"tag": "{{if .Name}}"}, "not understood"),
         ("json-file", {"labels-regex": "(a+)+$"}, "too complicated"),
         ("json-file", {"env-regex": "("}, "env-regex"),
-        ("syslog", {}, "syslog"),
+        ("journald", {}, "journald"),
     ],
 )
 def test_bad_configurations(driver: str, options: dict[str, str], words: str):

@@ -82,9 +82,10 @@ def published(bindings: Any, exposed: dict[str, Any] | None = None, **host: Any)
 
 def test_published_ports():
     assert published({"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}, {"HostIp": "127.0.0.1"}]}) == [
-        PortMapping(port=80, host_port=8080, host_last=8080),
+        PortMapping(port=80, host_ip="0.0.0.0", host_port=8080, host_last=8080),
         PortMapping(port=80, host_ip="127.0.0.1"),
     ]
+    assert published({"80/tcp": [{"HostIp": "[::]"}]}) == [PortMapping(port=80, host_ip="::")]
     assert published({"53/udp": [{"HostPort": "5300-5310"}]}) == [
         PortMapping(port=53, protocol="udp", host_port=5300, host_last=5310)
     ]

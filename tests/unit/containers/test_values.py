@@ -87,7 +87,7 @@ def test_each_unsupported_field_is_refused_by_name_and_zero_is_fine(field: str):
         ({"ShmSize": -1}, "SHM size"),
         ({"ExtraHosts": ["nameonly"]}, "add-host"),
         ({"Dns": ["not an address"]}, "bad nameserver address"),
-        ({"LogConfig": {"Type": "syslog"}}, "LogConfig"),
+        ({"LogConfig": {"Type": "journald"}}, "LogConfig"),
         ({"LogConfig": {"Type": "json-file", "Config": {"tags": "x"}}}, "tags"),
         ({"Binds": "text"}, "HostConfig"),
     ],

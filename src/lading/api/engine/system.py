@@ -83,7 +83,7 @@ class Host:
     live_restore: bool = True
     """Whether containers outlive this daemon."""
     log_driver: str = "json-file"
-    log_drivers: Sequence[str] = ("json-file", "local", "none")
+    log_drivers: Sequence[str] = ("json-file", "local", "none", "syslog")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

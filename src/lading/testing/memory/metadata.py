@@ -466,7 +466,8 @@ class MemoryContainers(containers.Store):
         return copy.deepcopy(list(self._database.space(self._namespace).containers.values()))
 
     @override
-    async def create(self, record: ContainerRecord) -> None:
+    async def create(self, record: ContainerRecord, *, durable: bool = True) -> None:
+        del durable
         space = await self._database.change(self._namespace)
         if record.id in space.containers:
             raise AlreadyExistsError(f"container {record.id} exists", subject=record.id)
