@@ -277,8 +277,12 @@ class Trees:
                 await aio.run(aio.DISK, _give_up, room, point)
 
     async def look(self, tree: Tree, function: Callable[[int], T]) -> T:
-        """Call ``function`` with a descriptor of a tree's root, as `work` does."""
+        """Call ``function``, which only reads, with a descriptor of a tree's root, as `work` does."""
         async with self.shown(tree) as mounts:
+            if (
+                len(mounts) == 1 and mounts[0].type == "bind"
+            ):  # a directory of ours: it need not be mounted to be read
+                return await aio.run(aio.DATA, _with_directory, mounts[0].source, function)
             return await self.work(mounts, (), lambda root, _: function(root))
 
     def clean(self) -> None:
@@ -303,15 +307,7 @@ class Room:
 
     async def work(self, function: Callable[[int], T]) -> T:
         """Call ``function`` with a descriptor of what is mounted."""
-
-        def visit() -> T:
-            root = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                return function(root)
-            finally:
-                os.close(root)
-
-        return await self.run(visit)
+        return await self.run(lambda: _with_directory(self.path, function))
 
     def leave(self) -> None:
         """End the thread, with which everything that was mounted goes. Blocking."""
@@ -348,6 +344,17 @@ async def _set_when_cancelled(stop: threading.Event) -> None:
 
 def _bind(path: str) -> Mount:
     return Mount(type="bind", source=path, options=("ro", "rbind"))
+
+
+def _with_directory(path: str, function: Callable[[int], T]) -> T:
+    try:
+        root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise FailedPreconditionError(f"cannot open a tree: {exc}") from exc
+    try:
+        return function(root)
+    finally:
+        os.close(root)
 
 
 def _furnish(mounts: Sequence[Mount], point: Path) -> None:
