@@ -1,11 +1,13 @@
 """``docker build`` beside BuildKit: contexts, and what is measured of them. Every pair of samples builds the same files."""
 
+import contextlib
 import os
 import pathlib
 import shutil
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import engines
 import operations
@@ -107,11 +109,13 @@ def prepare(engine: engines.Engine) -> None:
         (config / "cli-plugins").symlink_to(PLUGINS)
 
 
-def build(engine: engines.Engine, context: Context, *arguments: str) -> str:
-    """One build by the client; what it says. Processes share the machine's network: engines here have no bridge."""
+def build(engine: engines.Engine, context: Context, *arguments: str, host: str = "") -> str:
+    """One build by the client, of the engine or another ``host``; what it says. Processes share the machine's network: engines
+    here have no bridge.
+    """
     done = subprocess.run(
         ["docker", "build", "--progress=plain", "--network=host", *arguments, str(context.directory)],
-        env=engine.environment,
+        env=engine.environment | ({"DOCKER_HOST": host} if host else {}),
         capture_output=True,
         text=True,
         check=False,
@@ -121,14 +125,41 @@ def build(engine: engines.Engine, context: Context, *arguments: str) -> str:
     return done.stderr
 
 
+@contextlib.contextmanager
+def instant(directory: pathlib.Path) -> Iterator[str]:
+    """The host of a daemon that does nothing, at once."""
+    path = directory / "instant.sock"
+    command = [sys.executable, str(pathlib.Path(__file__).with_name("instant.py")), str(path)]
+    server = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(engines.SOURCES)})
+    try:
+        deadline = time.monotonic() + 30
+        while not path.exists():
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("the instant daemon did not come up")
+            time.sleep(0.01)
+        yield f"unix://{path}"
+    finally:
+        server.kill()
+        server.wait()
+
+
 def floor(engine: engines.Engine, note: Note) -> None:
-    """What a build costs before anything is built: the client asks for the Dockerfile's checks only."""
+    """What a build costs before anything is built: the client alone, beside the same of the engine; with the Dockerfile's checks only."""
     directory = engine.volume.path / "floor"
     directory.mkdir()
     context = Context(directory, "FROM scratch\n")
-    build(engine, context, "--check")
-    for _ in range(3):
-        note("build --check, nothing in it", timed(lambda: build(engine, context, "--check")))
+    with instant(engine.volume.path) as host:
+        for name, arguments in (("build", ("-t", "floor")), ("build --check", ("--check",))):
+            build(engine, context, *arguments)
+            for _ in range(3):
+                note(
+                    f"{name}, nothing in it",
+                    timed(lambda arguments=arguments: build(engine, context, *arguments)),
+                )
+                note(
+                    f"{name}, the client alone",
+                    timed(lambda arguments=arguments: build(engine, context, *arguments, host=host)),
+                )
 
 
 def rebuilt(

@@ -24,6 +24,7 @@ from typing import BinaryIO, Self
 
 SIZE = "40G"
 _ROOT = pathlib.Path(__file__).parents[1]
+SOURCES = _ROOT / "src"
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -2,12 +2,15 @@
 
 import base64
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Literal
 
+import anyio
 import msgspec
+import structlog
+from anyio.abc import TaskGroup
 from typing_extensions import override
 
 from lading.builder import events
@@ -17,7 +20,7 @@ from lading.builder.results import Ref
 from lading.core import builds, content, leases
 from lading.core.builds import BuildRecord, Output, PlatformResult
 from lading.core.leases import LeaseID
-from lading.errors import AlreadyExistsError, NotFoundError
+from lading.errors import AlreadyExistsError, LadingError, NotFoundError
 from lading.kit.tasks import Signal
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
@@ -30,6 +33,9 @@ KEPT_SECONDS: Final = 48 * 3600
 _PREDICATE: Final = "in-toto.io/predicate-type"
 _LOG_LIMIT: Final = 256 << 20
 _LEASES: Final = "lading-build-"
+_ANSWER_SECONDS: Final = 0.01
+"""What a client's answer takes to be sent, which goes before the record."""
+_log: Final = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +73,28 @@ class History(Recorder):
         self._failure = failure
         self._provenance = provenance
         self._active: dict[str, BuildRecord] = {}
+        self._group: TaskGroup | None = None
+        self._unwritten: set[str] = set()
         self._news: list[HistoryEvent] = []
         self._changed = Signal()
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncGenerator[None]:
+        """While the context lasts, records are written after clients had their answer; when it is left, all are.
+
+        Whoever asks for the history waits for them, so that nobody can tell.
+        """
+        async with anyio.create_task_group() as group:
+            self._group = group
+            try:
+                yield
+            finally:
+                self._group = None
+
+    async def _settle(self, ref: str = "") -> None:
+        """Wait until the records of all builds that are over are written, or of one."""
+        while ref in self._unwritten if ref else self._unwritten:
+            await self._changed.wait()
 
     async def recover(self) -> None:
         """Let go of what a daemon that was killed kept for a record that it did not come to write."""
@@ -93,6 +119,27 @@ class History(Recorder):
 
     @override
     async def ended(self, build: Build, response: Mapping[str, str], error: BaseException | None) -> None:
+        if self._group is None:
+            await self._write(build, response, error)
+        else:
+            self._unwritten.add(build.wish.ref)
+            self._group.start_soon(self._write_later, build, response, error)
+
+    async def _write_later(
+        self, build: Build, response: Mapping[str, str], error: BaseException | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(_ANSWER_SECONDS)
+            try:
+                await self._write(build, response, error)
+            except LadingError as exc:  # the build itself is not the worse for it
+                _log.warning("build_not_recorded", build=build.wish.ref, error=str(exc))
+                self._active.pop(build.wish.ref, None)
+            finally:
+                self._unwritten.discard(build.wish.ref)
+                self._changed.wake()
+
+    async def _write(self, build: Build, response: Mapping[str, str], error: BaseException | None) -> None:
         record = self._active[build.wish.ref]
         lease = _lease_of(build.wish.ref)
         with suppress(AlreadyExistsError):
@@ -100,7 +147,7 @@ class History(Recorder):
         kept: dict[Digest, bytes] = {}
         log = _gathered(kept, events.marshal(build.log.events), LOG_TYPE)
         platforms = self._platforms(build, response, kept) if error is None else {}
-        await self._blobs.put_many(kept, lease=lease)
+        await self._blobs.put_many(kept, lease=lease, durable=False)  # with the record
         vertices = _vertices(build.log.events)
         done = msgspec.structs.replace(
             record,
@@ -142,7 +189,7 @@ class History(Recorder):
         for number, record in enumerate(loose):
             if number >= KEPT or record.created < oldest:
                 with suppress(NotFoundError):  # another build that ends at the same time expires it too
-                    await self.delete(record.ref)
+                    await self._forget(record.ref)
 
     def _tell(self, event: HistoryEvent) -> None:
         self._news.append(event)
@@ -151,6 +198,7 @@ class History(Recorder):
 
     @override
     async def replay(self, ref: str) -> AsyncIterator[Sequence[Event]]:
+        await self._settle(ref)
         record = await self._store.get(ref)
         if record.log is None:
             raise NotFoundError(f"build {ref} left no log", subject=ref)
@@ -159,6 +207,7 @@ class History(Recorder):
 
     async def list(self, *, active: bool, ref: str = "") -> Sequence[HistoryEvent]:
         """What is known now, newest first: builds under way, and unless ``active`` those that are over."""
+        await self._settle()
         found = [HistoryEvent(kind="started", record=each) for each in self._active.values()]
         if not active:
             found += [HistoryEvent(kind="complete", record=each) for each in await self._store.list()]
@@ -178,6 +227,7 @@ class History(Recorder):
 
     async def pin(self, ref: str, *, pinned: bool) -> None:
         """Keep a record for good, or not any more. Raises `NotFoundError`."""
+        await self._settle()
         record = await self._store.get(ref)
         await self._store.put(
             msgspec.structs.replace(record, pinned=pinned, generation=record.generation + 1)
@@ -185,6 +235,10 @@ class History(Recorder):
 
     async def delete(self, ref: str) -> None:
         """Forget a build. Raises `NotFoundError`."""
+        await self._settle()
+        await self._forget(ref)
+
+    async def _forget(self, ref: str) -> None:
         record = await self._store.delete(ref)
         with suppress(NotFoundError):
             await self._leases.delete(_lease_of(ref))

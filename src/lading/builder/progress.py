@@ -33,6 +33,7 @@ class ProgressLog(Progress):
         self._loop_thread = threading.get_ident()
         self._changed = Signal()
         self._closed = False
+        self._over = anyio.Event()
         self._notified = False
 
     @override
@@ -75,6 +76,7 @@ class ProgressLog(Progress):
         """Nothing more happens; readers come to an end."""
         with self._lock:
             self._closed = True
+        self._over.set()
         self._wake()
 
     @property
@@ -97,7 +99,8 @@ class ProgressLog(Progress):
                 read += len(new)
                 yield new
                 if not closed:
-                    await anyio.sleep(_BATCH_SECONDS)
+                    with anyio.move_on_after(_BATCH_SECONDS):
+                        await self._over.wait()
             elif closed:
                 return
             else:

@@ -121,6 +121,8 @@ class BuildSolver(Solver):
         self._processes = Processes(
             runtime=env.runtime,
             runtime_name=env.runtime_name,
+            # With a user namespace the root of processes could not pass our directories.
+            foreground=None if env.remapping else env.runtime.foreground(env.runtime_name),
             state=env.state / "processes",
             emulation=self.emulation,
             networking=env.networking,
@@ -263,8 +265,11 @@ class BuildSolver(Solver):
                 network=ops.NetMode.UNSET if program.network else ops.NetMode.NONE,
                 platform=program.platform,
             )
-            end = await self._processes.run(process, lambda _, data: log(data), talk=talk)
-        return end.status
+            async with AsyncExitStack() as stack:
+                room = None
+                if self._processes.foreground is not None:
+                    room = await stack.enter_async_context(self.trees.room(active.mounts))
+                return await self._processes.run(process, lambda _, data: log(data), talk=talk, room=room)
 
     @asynccontextmanager
     async def open_container(self, job: live.Job[Tree], wish: ContainerWish) -> "AsyncGenerator[Container]":

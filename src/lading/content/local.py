@@ -347,6 +347,7 @@ class LocalContentStore(content.Store):
         *,
         labels: Mapping[Digest, Labels] = NO_LABELS_OF_MANY,
         lease: LeaseID | None = None,
+        durable: bool = True,
     ) -> None:
         await aio.run(aio.DATA, check_digests, blobs)
         directory = self.files.ingest(self._namespace, IngestRef(f"many-{uuid.uuid4()}"))
@@ -358,7 +359,10 @@ class LocalContentStore(content.Store):
                 try:
                     await aio.run(aio.DISK, place_many, self.files, directory, blobs, known)
                     await self._blobs.add_many(
-                        {d: len(data) for d, data in blobs.items()}, labels=labels, lease=lease
+                        {d: len(data) for d, data in blobs.items()},
+                        labels=labels,
+                        lease=lease,
+                        durable=durable,
                     )
                 finally:
                     await self.files.discard_ingest(directory)

@@ -285,11 +285,13 @@ class Store(Protocol):
         *,
         labels: Mapping[Digest, Labels] = NO_LABELS_OF_MANY,
         lease: LeaseID | None = None,
+        durable: bool = True,
     ) -> None:
         """Store small blobs by their digests, durable together: far quicker than one writer for each.
 
         All are verified before any is written, and published in one transaction, in which they join ``lease``. One that is there
         already is not written again, keeps its labels, and the given ones are added. Cancel-safe: all are published, or none is.
+        Without ``durable`` only the bytes are so, and the rows once something was written that is.
 
         Raises:
             DigestMismatchError: One is not what its digest says.

@@ -97,6 +97,7 @@ class Blobs(Protocol):
         *,
         labels: Mapping[Digest, content.Labels] = content.NO_LABELS_OF_MANY,
         lease: LeaseID | None = None,
+        durable: bool = True,
     ) -> None:
         """`add` for many blobs in one transaction."""
         ...

@@ -145,8 +145,54 @@ class Task(Protocol):
         ...
 
 
+class Running(Protocol):
+    """A container in the foreground."""
+
+    async def wait(self) -> int:
+        """Wait until its first process has ended and nothing of it is left; the exit code. To be called once.
+
+        Cancelled, it kills the container, and returns when that is gone.
+
+        Raises:
+            FailedPreconditionError: The runtime refused, in its own words.
+
+        """
+        ...
+
+
+class Foreground(Protocol):
+    """Runs containers that have no task: their starter alone knows of them, waits for their end, and keeps nothing.
+
+    Such a container is in no list, publishes no events, and no process can be added to it. It costs less than one with a task.
+    """
+
+    def expect(self) -> None:
+        """A container is about to be started. A hint, which never raises, that what it needs may be got ready."""
+        ...
+
+    def start(
+        self, id: ContainerID, directory: str, spec: Mapping[str, Any], streams: tuple[int, int, int]
+    ) -> Running:
+        """Start a container, which sees the mounts of the calling thread. Blocking.
+
+        The thread must have a working directory and umask of its own, as one with a mount namespace of its own has. ``spec``
+        names its root by an absolute path. ``directory`` exists, and has what the runtime writes until the caller removes it.
+        ``streams`` are descriptors of the standard streams, which stay the caller's. Raises `OSError` if the runtime's program
+        cannot be started.
+        """
+        ...
+
+    async def end(self, id: ContainerID) -> None:
+        """End what an earlier daemon, which was killed, has left running under this ID. Nothing is fine."""
+        ...
+
+
 class Runtime(Protocol):
     """Starts tasks and finds them again."""
+
+    def foreground(self, runtime: str) -> Foreground | None:
+        """What runs containers of the named runtime without tasks; ``None`` if it cannot. Blocking."""
+        ...
 
     async def create(
         self,

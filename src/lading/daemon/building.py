@@ -141,7 +141,8 @@ async def open_builder(parts: Parts) -> AsyncGenerator[Builder]:
             chained=parts.classic is not None,
         )
         await builder.history.recover()
-        yield builder
+        async with builder.history.writing():
+            yield builder
 
 
 def _gateway(

@@ -217,11 +217,16 @@ def in_private_namespace(function: Callable[[], T]) -> T:
     """
 
     def enter() -> T:
-        _check(_libc.unshare(_CLONE_NEWNS))
-        mount("", "/", "", MS_REC | MS_PRIVATE)
+        enter_private_namespace()
         return function()
 
     return _on_thread(enter)
+
+
+def enter_private_namespace() -> None:
+    """Give the calling thread, and no other, a mount namespace, working directory and umask of its own, for good. unshare(2)."""
+    _check(_libc.unshare(_CLONE_NEWNS))
+    mount("", "/", "", MS_REC | MS_PRIVATE)
 
 
 def in_directory(cwd: str, function: Callable[[], T]) -> T:

@@ -154,6 +154,7 @@ class SqliteBlobs(metadata.Blobs):
         *,
         labels: Mapping[Digest, Labels] = NO_LABELS_OF_MANY,
         lease: LeaseID | None = None,
+        durable: bool = True,
     ) -> None:
         for each in labels.values():
             label_rules.check(each)
@@ -162,7 +163,7 @@ class SqliteBlobs(metadata.Blobs):
             for digest, size in sizes.items():
                 self._add(connection, digest, size, labels.get(digest, {}), lease)
 
-        await self._session.write(self._namespace, job)
+        await self._session.write(self._namespace, job, durable=durable)
 
     @override
     async def label(self, labels: Mapping[Digest, Labels], *, lease: LeaseID | None = None) -> None:

@@ -72,7 +72,7 @@ def encode_options(runtime: str, options: Mapping[str, Any], *, runc_root: str) 
         InvalidArgumentError: An option that the shim's message has not, or a value of the wrong type.
 
     """
-    fields = {_snake_case(key): value for key, value in options.items()}
+    fields = {field_name(key): value for key, value in options.items()}
     if is_runc(runtime):
         # Its own root: a container of the same name in containerd's must not be met.
         return any_message(RUNC_OPTIONS, _fill(task_pb2.RuncOptions(root=runc_root), fields))
@@ -100,5 +100,6 @@ def _fill(
     return message
 
 
-def _snake_case(key: str) -> str:
+def field_name(key: str) -> str:
+    """The name of an option in shims' messages, which configurations write in camel case."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).lower()

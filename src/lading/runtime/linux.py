@@ -1,8 +1,10 @@
 """System calls that Python has no name for or no form of, and what ``/proc`` says of processes."""
 
+import contextlib
 import ctypes
 import os
 import re
+from collections.abc import Iterator
 from errno import EINVAL
 from itertools import pairwise
 from pathlib import Path
@@ -67,27 +69,41 @@ def children_named(program: str) -> list[int]:
 
 def processes_called_with(program: str, *options: tuple[str, str]) -> list[int]:
     """All living processes of this file name whose command line has each of these options with its value."""
-    found: list[int] = []
+    return [
+        pid
+        for pid, called, rest in _command_lines()
+        if called == program and set(options) <= set(pairwise(rest))
+    ]
+
+
+def processes_with(*words: str) -> list[int]:
+    """All living processes whose command line has all of these words."""
+    return [pid for pid, _, rest in _command_lines() if set(words) <= set(rest)]
+
+
+def _command_lines() -> Iterator[tuple[int, str, list[str]]]:
+    """Process, file name and arguments of everything that lives."""
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             name, *arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        pairs = {(os.fsdecode(a), os.fsdecode(b)) for a, b in pairwise(arguments)}
-        if os.path.basename(os.fsdecode(name)) == program and pairs.issuperset(options):
-            found.append(int(pid))
-    return found
+        yield int(pid), os.path.basename(os.fsdecode(name)), [os.fsdecode(each) for each in arguments]
+
+
+def children_of(pid: int) -> list[int]:
+    """The children of a process, zombies included; none if it is gone."""
+    children: list[int] = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
+                pids = Path(f"/proc/{pid}/task/{thread}/children").read_text("ascii")
+                children += [int(each) for each in pids.split()]
+    return children
 
 
 def _children() -> list[int]:
-    children: list[int] = []
-    for thread in os.listdir("/proc/self/task"):
-        try:
-            pids = Path(f"/proc/self/task/{thread}/children").read_text("ascii")
-        except FileNotFoundError:  # the thread has ended
-            continue
-        children += [int(pid) for pid in pids.split()]
-    return children
+    return children_of(os.getpid())
 
 
 def _status(pid: int, key: str) -> str:

@@ -22,6 +22,7 @@ from lading.runtime._pb import task_pb2
 from lading.runtime.bundle import Bootstrap, Bundle, Bundles
 from lading.runtime.config import RuntimeConfig, encode_options, find_shim, is_runc
 from lading.runtime.events import EventQueue, events_service
+from lading.runtime.foreground import RuncForeground, foreground
 from lading.runtime.launch import Launcher
 from lading.runtime.linux import become_subreaper
 from lading.runtime.logs import LogDrain
@@ -81,6 +82,7 @@ class ShimRuntime(Runtime):
         self._runtimes = runtimes
         self._beside = Path(publish_binary).parent
         self._runc_root = str(state / ".runc")
+        self._foreground_root = state / ".foreground"
         self._subreaper = subreaper
         self._reaper = Reaper()
         self._launcher = Launcher(
@@ -123,6 +125,11 @@ class ShimRuntime(Runtime):
                 await self._launcher.look(
                     await aio.run(aio.DISK, find_shim, config.runtime, beside=self._beside)
                 )
+
+    @override
+    def foreground(self, runtime: str) -> RuncForeground | None:
+        config = self._runtimes.get(runtime, RuntimeConfig(runtime=runtime))
+        return foreground(config, self._foreground_root, lambda: self._spawn(self._moves.give))
 
     @override
     async def warm(self, runtime: str) -> None:

@@ -163,8 +163,11 @@ class Documents:
         return True
 
     async def put_all(self, documents: "Pending", *, lease: LeaseID) -> None:
-        """Store what was made, durable together, each manifest and index labelled with what it keeps."""
-        await self._content.put_many(documents.bodies, labels=documents.labels, lease=lease)
+        """Store what was made together, each manifest and index labelled with what it keeps.
+
+        The rows are durable once something was written that is, such as the name of the image.
+        """
+        await self._content.put_many(documents.bodies, labels=documents.labels, lease=lease, durable=False)
 
     async def fetch(
         self, descriptor: Descriptor, *, fetcher: Fetcher, repository: Reference, lease: LeaseID

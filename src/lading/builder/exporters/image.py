@@ -13,6 +13,7 @@ from lading.builder.progress import Step, step
 from lading.builder.results import Result
 from lading.core.progress import Progress as TransferProgress
 from lading.errors import InvalidArgumentError
+from lading.kit.tasks import task_group
 from lading.oci import platform as platforms
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.document import encode
@@ -55,10 +56,11 @@ class ImageExporter(Exporter):
                 step=vertex,
                 inline_cache=context.inline_cache,
             ).assemble(result)
-            if options.store or options.push:
-                await self._name(assembled, vertex)
-            if options.unpack:
-                await self._unpack(assembled, context, vertex)
+            async with task_group() as tasks:
+                if options.store or options.push:
+                    tasks.start_soon(self._name, assembled, vertex)
+                if options.unpack:
+                    tasks.start_soon(self._unpack, assembled, context, vertex)
             if options.push:
                 for name in options.names:
                     await self._push(name, context, vertex)

@@ -71,7 +71,7 @@ class Emulation:
         machine = MACHINES.get(architecture)
         if machine is None:
             raise UnsupportedError(f"this machine cannot run programs for {architecture}")
-        if _registered(machine) or (self.host.architecture, architecture) in _ALIKE:
+        if machine.magic.hex() in _registered() or (self.host.architecture, architecture) in _ALIKE:
             return
         interpreter = self._interpreter(machine)
         if interpreter is None:
@@ -99,11 +99,11 @@ class Emulation:
 
     def platforms(self) -> list[Platform]:
         """What can be run, the machine's own first. Blocking; registers nothing."""
-        found = [self.host]
+        found, registered = [self.host], _registered()
         for architecture, machine in MACHINES.items():
             if architecture == self.host.architecture:
                 continue
-            if _registered(machine) or (_may_register() and self._interpreter(machine)):
+            if machine.magic.hex() in registered or (_may_register() and self._interpreter(machine)):
                 variant = "v7" if architecture == "arm" else ""
                 found.append(Platform(os="linux", architecture=architecture, variant=variant))
         return found
@@ -113,10 +113,11 @@ def _may_register() -> bool:
     return os.access(_BINFMT / "register", os.W_OK) or os.path.isdir(_BINFMT)
 
 
-def _registered(machine: Machine) -> bool:
-    """Whether an enabled entry with the ``F`` flag recognises programs of this machine."""
+def _registered() -> set[str]:
+    """The magic numbers, in hexadecimal, of programs that an enabled entry with the ``F`` flag recognises."""
+    found: set[str] = set()
     if not os.access(_BINFMT / "register", os.F_OK):
-        return False
+        return found
     for entry in _BINFMT.iterdir():
         if entry.name in ("register", "status"):
             continue
@@ -125,19 +126,15 @@ def _registered(machine: Machine) -> bool:
         except OSError:
             continue
         facts = dict(line.split(" ", 1) for line in lines if " " in line)
-        if (
-            lines[:1] == ["enabled"]
-            and "F" in facts.get("flags:", "")
-            and facts.get("magic") == machine.magic.hex()
-        ):
-            return True
-    return False
+        if lines[:1] == ["enabled"] and "F" in facts.get("flags:", "") and "magic" in facts:
+            found.add(facts["magic"])
+    return found
 
 
 def _register(machine: Machine, interpreter: str) -> None:
     if not os.access(_BINFMT / "register", os.F_OK):
         linux.mount("binfmt_misc", str(_BINFMT), "binfmt_misc")
-        if _registered(machine):  # the kernel's table is one; it only was not to be seen here
+        if machine.magic.hex() in _registered():  # the kernel's table is one; it only was not to be seen here
             return
     magic, mask = ("".join(f"\\x{byte:02x}" for byte in data) for data in (machine.magic, machine.mask))
     rule = f":qemu-{machine.qemu}:M::{magic}:{mask}:{interpreter}:OCF"

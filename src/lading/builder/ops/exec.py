@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from lading.builder.errors import VertexError
 from lading.builder.ops import contents
-from lading.builder.ops.mounting import ExecTools, Made, Mounting, look, secret_environment, tidy
+from lading.builder.ops.mounting import ExecTools, Made, Mounting, secret_environment, workplace
 from lading.builder.ops.processes import Process
 from lading.builder.ops.trees import Tree
 from lading.builder.solver.operation import CacheMap, Context, Operation
@@ -80,26 +80,27 @@ class ExecOperation(Operation[Tree]):
     async def _run(self, made: Made, context: Context) -> None:
         meta = self._op.meta
         env = await self._env(context)
-        user, stubs = await look(self._tools, made, user=meta.user, cwd=meta.cwd)
-        process = Process(
-            meta=meta,
-            env=env,
-            user=user,
-            rootfs=made.rootfs,
-            readonly=made.readonly,
-            mounts=made.mounts,
-            network=self._op.network,
-            insecure=self._op.security is ops.SecurityMode.INSECURE,
-            platform=self._platform,
-        )
-        end = await self._tools.processes.run(process, context.log)
-        await tidy(self._tools, made, stubs, recursive=meta.remove_mount_stubs_recursive)
-        if end.status not in (meta.valid_exit_codes or (0,)):
+        async with workplace(self._tools, made) as place:
+            user, stubs = await place.look(user=meta.user, cwd=meta.cwd)
+            process = Process(
+                meta=meta,
+                env=env,
+                user=user,
+                rootfs=made.rootfs,
+                readonly=made.readonly,
+                mounts=made.mounts,
+                network=self._op.network,
+                insecure=self._op.security is ops.SecurityMode.INSECURE,
+                platform=self._platform,
+            )
+            status = await self._tools.processes.run(process, context.log, room=place.room)
+            await place.tidy(stubs, recursive=meta.remove_mount_stubs_recursive)
+        if status not in (meta.valid_exit_codes or (0,)):
             shown = " ".join(meta.args)
             raise VertexError(
-                f"process {json.dumps(shown)} did not complete successfully: exit code: {end.status}",
+                f"process {json.dumps(shown)} did not complete successfully: exit code: {status}",
                 vertex=context.vertex,
-                exit_code=end.status,
+                exit_code=status,
             )
 
     async def _env(self, context: Context) -> list[str]:

@@ -149,7 +149,8 @@ class Layers:
         try:
             async with self._content.open_writer(ref, lease=lease) as writer:
                 diff_id, annotations = await aio.run(aio.COMPRESS, pack, chunks, form, writer.write)
-                info = await writer.commit(labels={UNCOMPRESSED: diff_id})
+                # Durable with the name of the image, which is written afterwards.
+                info = await writer.commit(labels={UNCOMPRESSED: diff_id}, durable=False)
         except BaseException:  # what was written of it is of no use to anybody
             with anyio.CancelScope(shield=True), suppress(NotFoundError):
                 await self._content.abort(ref)

@@ -1,8 +1,8 @@
 """What is mounted into a process: trees, caches, secrets and agents of the client."""
 
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from lading.builder.ops import agents, contents
 from lading.builder.ops.files import paths
 from lading.builder.ops.mutables import Mutable, Mutables, Sharing
 from lading.builder.ops.processes import Processes, Stub, find_stubs, remove_stubs
-from lading.builder.ops.trees import NOTHING, Active, Tree, Trees
+from lading.builder.ops.trees import NOTHING, Active, Room, Tree, Trees
 from lading.containers import users
 from lading.containers.rootfs import Root
 from lading.containers.users import User
@@ -229,29 +229,55 @@ def _resolve(top: str, selector: str) -> str:
         os.close(root)
 
 
-async def look(tools: ExecTools, made: Made, *, user: str, cwd: str) -> tuple[User, list[Stub]]:
-    """What must be known of a root before: whom the process runs as, which mount points are missing. Makes the
-    working directory.
-    """
-
-    def work(root: int, _: Sequence[int]) -> tuple[User, list[Stub]]:
-        found = users.resolve(Root(root), user)
-        if not made.readonly:
-            os.close(paths.make_directories(root, cwd or "/"))
-        return found, find_stubs(root, made.destinations)
-
-    return await tools.trees.work(made.rootfs, (), work)
-
-
-async def tidy(tools: ExecTools, made: Made, stubs: Sequence[Stub], *, recursive: bool) -> None:
-    """Remove the mount points that were made for a process."""
-    if not stubs or made.readonly:
+@asynccontextmanager
+async def workplace(tools: ExecTools, made: Made) -> AsyncGenerator["Workplace"]:
+    """Where the root of a process is looked into before, and tidied up after. Raises `FailedPreconditionError`."""
+    if tools.processes.foreground is None:  # whatever runs the process mounts it by itself
+        yield visited(tools, made)
         return
-    await tools.trees.work(
-        made.rootfs,
-        (),
-        lambda root, _: remove_stubs(root, stubs, made.destinations, recursive=recursive),
-    )
+    async with tools.trees.room(made.rootfs) as room:
+        yield Workplace(made, room.work, room)
+
+
+def visited(tools: ExecTools, made: Made) -> "Workplace":
+    """A root that is mounted for each visit alone."""
+    return Workplace(made, partial(_visit, tools.trees, made.rootfs), None)
+
+
+async def _visit(trees: Trees, mounts: Sequence[Mount], function: Callable[[int], Any]) -> Any:
+    return await trees.work(mounts, (), lambda root, _: function(root))
+
+
+class Workplace:
+    """The root of one process; see `workplace`. ``room`` is where the process may be run."""
+
+    def __init__(
+        self, made: Made, visit: Callable[[Callable[[int], Any]], Awaitable[Any]], room: Room | None
+    ) -> None:
+        self._made = made
+        self._visit = visit
+        self.room = room
+
+    async def look(self, *, user: str, cwd: str) -> tuple[User, list[Stub]]:
+        """What must be known of a root before: whom the process runs as, which mount points are missing. Makes the
+        working directory.
+        """
+        made = self._made
+
+        def work(root: int) -> tuple[User, list[Stub]]:
+            found = users.resolve(Root(root), user)
+            if not made.readonly:
+                os.close(paths.make_directories(root, cwd or "/"))
+            return found, find_stubs(root, made.destinations)
+
+        found: tuple[User, list[Stub]] = await self._visit(work)
+        return found
+
+    async def tidy(self, stubs: Sequence[Stub], *, recursive: bool) -> None:
+        """Remove the mount points that were made for a process."""
+        made = self._made
+        if stubs and not made.readonly:
+            await self._visit(lambda root: remove_stubs(root, stubs, made.destinations, recursive=recursive))
 
 
 async def secret_environment(secrets: Sequence[ops.SecretEnv], clients: Clients) -> list[str]:

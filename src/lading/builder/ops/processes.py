@@ -1,14 +1,19 @@
-"""Processes of a build, run through the same shims as containers: the spec, the output, the end."""
+"""Processes of a build: the spec, the output, the end.
+
+Where the runtime can, they run in the foreground, without a shim; those that clients run by hand, those of other runtimes
+than runc and those with a user namespace run through the same shims as containers.
+"""
 
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
     asynccontextmanager,
+    contextmanager,
     nullcontext,
     suppress,
 )
@@ -22,6 +27,7 @@ from typing_extensions import override
 from lading.builder.model import Talk
 from lading.builder.ops.emulation import Emulation
 from lading.builder.ops.files import paths
+from lading.builder.ops.trees import Room
 from lading.containers import hostfiles, spec
 from lading.containers.environment import Resolving
 from lading.containers.namespaces import Joined
@@ -31,7 +37,7 @@ from lading.containers.request import Config, HostConfig
 from lading.containers.request import Ulimit as UlimitRequest
 from lading.containers.users import User
 from lading.core.mounts import Mount
-from lading.core.runtime import ContainerID, Exit, Runtime, Stdio, Task
+from lading.core.runtime import ContainerID, Foreground, Running, Runtime, Stdio, Task
 from lading.errors import LadingError, NotFoundError, UnsupportedError
 from lading.formats.llb import ops
 from lading.kit import aio, linux
@@ -89,6 +95,8 @@ class Processes:
 
     runtime: Runtime
     runtime_name: str
+    foreground: Foreground | None = None
+    """What runs them without a shim, where that can be."""
     state: Path
     emulation: Emulation
     networking: Networking | None = None
@@ -103,17 +111,23 @@ class Processes:
         log: Callable[[int, bytes], None],
         *,
         talk: Talk | None = None,
-    ) -> Exit:
-        """Run one to its end. Cancelled, it is gone within a second, with all that it started.
+        room: Room | None = None,
+    ) -> int:
+        """Run one to its end; its exit code. Cancelled, it is gone within a second, with all that it started.
 
         ``talk`` gets its standard input and output as a byte stream; without it the input is empty and the output logged.
+        With ``room``, in which its root is mounted, it is run by ``foreground``, else by a shim.
 
         Raises:
             FailedPreconditionError: The runtime refused, in its own words.
             UnsupportedError: It is of a platform that this machine cannot run.
 
         """
+        if self.foreground is not None:
+            self.foreground.expect()
         async with self.prepared(process) as prepared:
+            if room is not None and self.foreground is not None:
+                return await self._run_in_foreground(self.foreground, prepared, room, log, talk)
             fifos = await aio.run(aio.DISK, _fifos, prepared.directory, talk is not None)
             return await self._run(prepared, fifos, log, talk)
 
@@ -191,17 +205,12 @@ class Processes:
         fifos: Fifos,
         log: Callable[[int, bytes], None],
         talk: Talk | None,
-    ) -> Exit:
+    ) -> int:
         streams = {1: opened_to_read(fifos.stdout), 2: opened_to_read(fifos.stderr)}
         if fifos.stdin:
             streams[0] = os.open(fifos.stdin, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            async with task_group() as group:
-                group.start_soon(_pump, streams[2], 2, log)
-                if talk is not None:
-                    group.start_soon(talk, _Pipes(streams[1], streams[0]))
-                else:
-                    group.start_soon(_pump, streams[1], 1, log)
+            async with _attended(streams, log, talk):
                 stdio = Stdio(stdin=fifos.stdin, stdout=fifos.stdout, stderr=fifos.stderr)
                 task = await self.create(prepared, stdio)
                 ended = False
@@ -212,18 +221,38 @@ class Processes:
                 finally:
                     with anyio.CancelScope(shield=True):
                         await end_task(task, ended=ended)
-                # The pumps end with the last writer; one that left the container behind is not waited for.
-                group.cancel_scope.deadline = anyio.current_time() + _DRAIN_SECONDS
         finally:
             for fd in streams.values():
                 os.close(fd)
-        return end
+        return end.status
+
+    async def _run_in_foreground(
+        self,
+        foreground: Foreground,
+        prepared: Prepared,
+        room: Room,
+        log: Callable[[int, bytes], None],
+        talk: Talk | None,
+    ) -> int:
+        spec = {**prepared.document, "root": {**prepared.document["root"], "path": room.path}}
+        with _pipes(talk is not None) as pipes:
+
+            def start() -> Running:
+                return foreground.start(prepared.id, str(prepared.directory), spec, pipes.theirs)
+
+            async with _attended(pipes.ours, log, talk):
+                running = await room.run(start)
+                pipes.close_theirs()
+                return await running.wait()
 
     async def recover(self) -> None:
         """End what an earlier daemon's builds left running. Blocking state is cleaned by whoever owns the directory."""
         for directory in await aio.run(aio.DISK, lambda: list(self.state.glob(f"{PREFIX}*"))):
+            name = ContainerID(directory.name)
             with suppress(NotFoundError):
-                await end_task(await self.runtime.get(ContainerID(directory.name)))
+                await end_task(await self.runtime.get(name))
+            if self.foreground is not None:
+                await self.foreground.end(name)
             await _remove(directory)
 
 
@@ -259,6 +288,67 @@ async def pieces(fd: int) -> AsyncGenerator[bytes]:
 async def _pump(fd: int, number: int, log: Callable[[int, bytes], None]) -> None:
     async for data in pieces(fd):
         log(number, data)
+
+
+@asynccontextmanager
+async def _attended(
+    streams: Mapping[int, int], log: Callable[[int, bytes], None], talk: Talk | None
+) -> AsyncGenerator[None]:
+    """Have somebody at our ends of a process's standard streams, until all that was written is read."""
+    async with task_group() as group:
+        group.start_soon(_pump, streams[2], 2, log)
+        if talk is not None:
+            group.start_soon(talk, _Pipes(streams[1], streams[0]))
+        else:
+            group.start_soon(_pump, streams[1], 1, log)
+        yield
+        # The pumps end with the last writer; one that left the container behind is not waited for.
+        group.cancel_scope.deadline = anyio.current_time() + _DRAIN_SECONDS
+
+
+class _Ends:
+    """Pipes for the standard streams of a process, by the streams' numbers."""
+
+    def __init__(self) -> None:
+        self.ours: dict[int, int] = {}
+        self._theirs: dict[int, int] = {}
+
+    @property
+    def theirs(self) -> tuple[int, int, int]:
+        """The process's ends."""
+        return self._theirs[0], self._theirs[1], self._theirs[2]
+
+    def open(self, number: int) -> None:
+        """Make the pipe of a stream; our end does not block."""
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        mine, other = (writing, reading) if number == 0 else (reading, writing)
+        self.ours[number], self._theirs[number] = mine, other
+        os.set_blocking(mine, False)
+
+    def open_nothing(self, number: int) -> None:
+        """Have a stream without anybody at the other end."""
+        self._theirs[number] = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+
+    def close_theirs(self) -> None:
+        """The process has its ends: with it they go."""
+        while self._theirs:
+            os.close(self._theirs.popitem()[1])
+
+    def close(self) -> None:
+        self.close_theirs()
+        while self.ours:
+            os.close(self.ours.popitem()[1])
+
+
+@contextmanager
+def _pipes(talks: bool) -> Generator[_Ends]:
+    ends = _Ends()
+    try:
+        for number in (0, 1, 2):
+            (ends.open if number or talks else ends.open_nothing)(number)
+        yield ends
+    finally:
+        ends.close()
 
 
 class _Pipes(Transport):

@@ -19,7 +19,7 @@ from lading.builder.interactive import (
     RunningProcess,
 )
 from lading.builder.ops.exec import check_granted
-from lading.builder.ops.mounting import Clients, ExecTools, Made, look, secret_environment
+from lading.builder.ops.mounting import Clients, ExecTools, Made, secret_environment, visited
 from lading.builder.ops.processes import Process, end_task, opened_to_read, pieces
 from lading.containers import execs
 from lading.containers.runs import write_fifo
@@ -78,7 +78,7 @@ class Sandbox(Container):
 
     async def _first(self, wish: ProcessWish, env: list[str], client: ProcessClient) -> int:
         made, meta, processes = self._made, wish.meta, self._tools.processes
-        user, _ = await look(self._tools, made, user=meta.user, cwd=meta.cwd)
+        user, _ = await visited(self._tools, made).look(user=meta.user, cwd=meta.cwd)
         process = Process(
             meta=replace(meta, hostname=self._wish.hostname, extra_hosts=self._wish.extra_hosts),
             env=env,

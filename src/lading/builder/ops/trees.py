@@ -11,6 +11,7 @@ import os
 import secrets
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -263,9 +264,25 @@ class Trees:
             group.cancel_scope.cancel()
         return result
 
+    @asynccontextmanager
+    async def room(self, mounts: Sequence[Mount]) -> AsyncGenerator["Room"]:
+        """A place where mounts are made for a while, which nobody else sees: for several visits, and for processes."""
+        point = self._place / f"mount-{secrets.token_hex(8)}"
+        room = Room(str(point))
+        try:
+            await room.run(lambda: _furnish(mounts, point))
+            yield room
+        finally:
+            with anyio.CancelScope(shield=True):
+                await aio.run(aio.DISK, _give_up, room, point)
+
     async def look(self, tree: Tree, function: Callable[[int], T]) -> T:
-        """Call ``function`` with a descriptor of a tree's root, as `work` does."""
+        """Call ``function``, which only reads, with a descriptor of a tree's root, as `work` does."""
         async with self.shown(tree) as mounts:
+            if (
+                len(mounts) == 1 and mounts[0].type == "bind"
+            ):  # a directory of ours: it need not be mounted to be read
+                return await aio.run(aio.DATA, _with_directory, mounts[0].source, function)
             return await self.work(mounts, (), lambda root, _: function(root))
 
     def clean(self) -> None:
@@ -275,6 +292,26 @@ class Trees:
             linux.unmount(point)
         for entry in self._place.glob("mount-*"):
             entry.rmdir()
+
+
+class Room:
+    """A thread with a mount namespace of its own, in which something is mounted at ``path``. See `Trees.room`."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._thread = ThreadPoolExecutor(1, "lading-room", linux.enter_private_namespace)
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """Call a blocking function on the thread; a process that it starts sees the same mounts. Cancellation waits for it."""
+        return await aio.run(aio.DATA, lambda: self._thread.submit(function).result())
+
+    async def work(self, function: Callable[[int], T]) -> T:
+        """Call ``function`` with a descriptor of what is mounted."""
+        return await self.run(lambda: _with_directory(self.path, function))
+
+    def leave(self) -> None:
+        """End the thread, with which everything that was mounted goes. Blocking."""
+        self._thread.shutdown()
 
 
 class Active:
@@ -309,12 +346,42 @@ def _bind(path: str) -> Mount:
     return Mount(type="bind", source=path, options=("ro", "rbind"))
 
 
+def _with_directory(path: str, function: Callable[[int], T]) -> T:
+    try:
+        root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise FailedPreconditionError(f"cannot open a tree: {exc}") from exc
+    try:
+        return function(root)
+    finally:
+        os.close(root)
+
+
+def _furnish(mounts: Sequence[Mount], point: Path) -> None:
+    """On the thread of a room: what is mounted there goes with it."""
+    point.mkdir(mode=0o700)
+    try:
+        _attach(mounts, point)
+    except OSError as exc:
+        raise FailedPreconditionError(f"cannot mount a tree: {exc}") from exc
+
+
+def _give_up(room: Room, point: Path) -> None:
+    room.leave()
+    with contextlib.suppress(FileNotFoundError):  # it was not made
+        point.rmdir()
+
+
+def _attach(mounts: Sequence[Mount], point: Path) -> None:
+    for mount in mounts:
+        target = point / mount.target.lstrip("/") if mount.target else point
+        linux.mount_with(mount.source, str(target), mount.type, mount.options)
+
+
 def _mount_all(mounts: Sequence[Mount], point: Path) -> None:
     point.mkdir(mode=0o700)
     try:
-        for mount in mounts:
-            target = point / mount.target.lstrip("/") if mount.target else point
-            linux.mount_with(mount.source, str(target), mount.type, mount.options)
+        _attach(mounts, point)
     except OSError as exc:
         with contextlib.suppress(OSError):
             _unmount(point)

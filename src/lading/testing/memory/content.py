@@ -327,6 +327,7 @@ class MemoryContentStore(content.Store):
         *,
         labels: Mapping[Digest, Labels] = NO_LABELS_OF_MANY,
         lease: LeaseID | None = None,
+        durable: bool = True,
     ) -> None:
         for digest, data in blobs.items():
             if not digest.matches(data):

@@ -245,6 +245,7 @@ class MemoryBlobs(metadata.Blobs):
         *,
         labels: Mapping[Digest, content.Labels] = content.NO_LABELS_OF_MANY,
         lease: LeaseID | None = None,
+        durable: bool = True,
     ) -> None:
         for digest, size in sizes.items():
             await self.add(digest, size, labels=labels.get(digest, {}), lease=lease)

@@ -407,6 +407,10 @@ class MemoryRuntime(Runtime):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    @override
+    def foreground(self, runtime: str) -> None:
+        """Everything has a task here."""
+
     def deliver(self, event: TaskEvent) -> None:
         """Queue an event for `events`."""
         self._queue.append(event)
