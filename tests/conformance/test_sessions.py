@@ -68,6 +68,16 @@ ATTACKS = {
     "a request": [Packet(type=Packet.REQ, id=0)],
     "too deep": [entry("/".join(["d"] * n), DIRECTORY) for n in range(1, 1030)],
     "more after the end": [END, entry("a")],
+    "a link to nothing": [entry("a", LINK, linkname="")],
+    "a link of any length": [entry("a", LINK, linkname="x" * 5000)],
+    "attributes of no name": [entry("a", DIRECTORY, xattrs={"user.": b"x"})],
+    "attributes of any length": [entry("a", DIRECTORY, xattrs={"user.a": bytes(100_000)})],
+    "a path of any length": [
+        *(entry("/".join(["d" * 250] * n), DIRECTORY) for n in range(1, 40)),
+        entry("/".join(["d" * 250] * 39 + ["x"])),
+        Packet(type=Packet.DATA, id=39, data=b"x"),
+        END,
+    ],
     "a hard link through a symbolic link": [
         entry("a", LINK, linkname="/etc"),
         entry("b", linkname="a/passwd"),
@@ -97,10 +107,9 @@ async def test_hostile_trees_are_refused(attack: str, tmp_path) -> None:
             tasks.start_soon(lambda: serve(theirs, {method: send}, failed=failed))
             tasks.start_soon(registry.serve, ours, Offer(id="bad", methods=[method]))
             session = await registry.get("bad")
-            with pytest.raises((LadingError, OSError)) as caught:
-                with anyio.fail_after(10):
+            with pytest.raises(LadingError):
+                with anyio.fail_after(30):
                     await session.sync(SyncWish(name="context"), str(into))
-            assert not isinstance(caught.value, TimeoutError)
             tasks.cancel_scope.cancel()
     assert list(outside.iterdir()) == []
     assert not (tmp_path / "x").exists()

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import apsw
 import pytest
+from support.buildx import give_plugins
 from support.daemon import Daemon, is_idle_shim, left_mounts, left_processes, running_daemon
 from support.images import BUSYBOX
-from support.newer import CLI_PLUGINS
 
 pytestmark = [pytest.mark.crash, pytest.mark.e2e]
 GONE_SECONDS = 30
@@ -59,9 +59,7 @@ class Harness:
         (place / "word").write_text(f"secret-{os.urandom(8).hex()}")
         self.secret = place / "word"
         self.made: dict[str, str] = {}
-        config = daemon.directory / "docker-config"
-        config.mkdir(exist_ok=True)
-        (config / "cli-plugins").symlink_to(CLI_PLUGINS)
+        give_plugins(daemon)
 
     def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         words = ["docker", "build", "--progress=plain", "-t", name, "--secret", f"id=word,src={self.secret}"]

@@ -416,6 +416,13 @@ def test_history_usage_and_prune() -> None:
         assert (
             daemon.docker("run", "--rm", "--network=none", "pruned", "/bin/sh", "-c", "echo fine") == "fine\n"
         )
+        (context / "Dockerfile").write_text("FROM scratch\nCOPY nothing /\n")
+        assert build(daemon, context, check=False).returncode == 1
+        assert ">>> COPY nothing /" in docker(daemon, "buildx", "history", "inspect").stdout
+        exported = daemon.directory / "failed.dockerbuild"
+        daemon.docker("buildx", "history", "export", "-o", str(exported))
+        with tarfile.open(exported) as archive:
+            assert len([name for name in archive.getnames() if name.startswith("blobs/sha256/")]) >= 4
         daemon.docker("buildx", "history", "rm", "--all")
         assert "Completed" not in daemon.docker("buildx", "history", "ls")
         shown = daemon.docker("buildx", "inspect")

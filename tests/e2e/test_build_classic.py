@@ -9,8 +9,8 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from support.buildx import give_plugins
 from support.daemon import Daemon, running_daemon
-from support.newer import CLI_PLUGINS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.stores("classic")]
 SHELL = "FROM scratch\nCOPY busybox /bin/busybox\nCOPY busybox /bin/sh\n"
@@ -22,9 +22,7 @@ def classic(tmp_path_factory: pytest.TempPathFactory) -> Generator[Daemon]:
     config = tmp_path_factory.mktemp("config") / "daemon.json"
     config.write_text('{"features": {"containerd-snapshotter": false}}')
     with running_daemon(f"--config-file={config}") as daemon:
-        place = daemon.directory / "docker-config"
-        place.mkdir()
-        (place / "cli-plugins").symlink_to(CLI_PLUGINS)
+        give_plugins(daemon)
         yield daemon
 
 

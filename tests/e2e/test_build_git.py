@@ -70,6 +70,20 @@ def wait_for(port: int) -> None:
         time.sleep(0.02)
 
 
+@contextlib.contextmanager
+def serving(command: list[str], port: int) -> Generator[None]:
+    """A server on a port, with all that it starts."""
+    server = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        wait_for(port)
+        yield
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait()
+
+
 @pytest.fixture
 def served(tmp_path: Path) -> Generator[tuple[Path, str]]:
     """A directory of repositories, and the URL at which git's own server shows it."""
@@ -77,13 +91,8 @@ def served(tmp_path: Path) -> Generator[tuple[Path, str]]:
     root.mkdir()
     port = free_port()
     command = ["git", "daemon", "--export-all", "--reuseaddr", "--listen=127.0.0.1", f"--port={port}"]
-    server = subprocess.Popen([*command, f"--base-path={root}", str(root)], start_new_session=True)
-    try:
-        wait_for(port)
+    with serving([*command, f"--base-path={root}", str(root)], port):
         yield root, f"git://127.0.0.1:{port}"
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait()
 
 
 def files_of(out: Path) -> dict[str, str]:
@@ -231,18 +240,8 @@ def over_ssh(tmp_path: Path, agent: Path) -> Generator[tuple[Path, str]]:
         f"mount -t tmpfs -o mode=700 tmpfs /root && mkdir -m 700 /root/.ssh && cp {agent.parent}/key.pub /root/.ssh/authorized_keys"
         f" && exec dropbear -F -E -s -r {host_key} -P {tmp_path}/pid -p 127.0.0.1:{port}"
     )
-    server = subprocess.Popen(
-        ["unshare", "--mount", "sh", "-c", script],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        wait_for(port)
+    with serving(["unshare", "--mount", "sh", "-c", script], port):
         yield root, f"ssh://root@127.0.0.1:{port}{root}"
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait()
 
 
 def test_a_repository_over_ssh(

@@ -1,12 +1,11 @@
 """The daemon's memory is bounded, whatever is built: neither the number of files nor their length is kept in it."""
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
+from support.buildx import build, give_plugins
 from support.daemon import Daemon, running_daemon
-from support.newer import CLI_PLUGINS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.nightly]
 LIMIT = 192 << 20
@@ -44,18 +43,8 @@ def test_memory_of_a_build(tmp_path: Path, fill) -> None:
     fill(context)
     (context / "Dockerfile").write_text("FROM scratch\nCOPY src /src\n")
     with running_daemon() as daemon:
-        config = daemon.directory / "docker-config"
-        config.mkdir()
-        (config / "cli-plugins").symlink_to(CLI_PLUGINS)
+        give_plugins(daemon)
         for _ in range(2):
-            done = subprocess.run(
-                ["docker", "build", "-q", "-t", "built", str(context)],
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=600,
-                env={**os.environ, "DOCKER_HOST": daemon.host, "DOCKER_CONFIG": str(config)},
-            )
-            assert done.returncode == 0, done.stderr
+            build(daemon, context, "-q", "-t", "built", timeout=600)
         print(f"{fill.__name__}: {peak(daemon) >> 20} MiB")
         assert peak(daemon) < LIMIT, f"{peak(daemon) >> 20} MiB"

@@ -104,6 +104,8 @@ def test_a_failed_command_passes_on_its_exit_code(shared_daemon: Daemon, context
             "ADD failed: file not found in build context or excluded by .dockerignore: stat nothing: file does not exist",
         ),
         (f"{FROM}FROM scratch\nCOPY --from=0 /no /x\n", "COPY failed: stat no: file does not exist"),
+        ("FROM scratch\nCOPY no*thing /x\n", "COPY failed: no source files were specified"),
+        (f"{FROM}FROM scratch\nCOPY --from=0 /b?x /x\n", "COPY failed: no source files were specified"),
         ("FROM scratch\nCOPY ../escape /x\n", "escape"),
     ],
 )
@@ -134,6 +136,11 @@ def test_a_request_that_cannot_be_honoured_is_refused_by_name(
     code, body = shared_daemon.api("POST", f"/build?{query}")
     assert code == status
     assert said in body["message"]
+
+
+def test_one_of_several_wildcards_may_fit_nothing(shared_daemon: Daemon, context: Path) -> None:
+    done = build(shared_daemon, context, "FROM scratch\nCOPY busybox no*thing /x/\n", "-q")
+    assert done.returncode == 0, done.stderr
 
 
 def test_unused_arguments_are_remarked(shared_daemon: Daemon, context: Path) -> None:

@@ -16,10 +16,15 @@ def give_plugins(daemon: Daemon) -> None:
 
 
 def build(
-    daemon: Daemon, context: Path, *arguments: str, check: bool = True, **environment: str
+    daemon: Daemon,
+    context: Path,
+    *arguments: str,
+    check: bool = True,
+    timeout: float = 100,
+    **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     shown = () if "-q" in arguments else ("--progress=plain",)
-    done = docker(daemon, "build", *shown, *arguments, str(context), **environment)
+    done = docker(daemon, "build", *shown, *arguments, str(context), timeout=timeout, **environment)
     if check:
         assert done.returncode == 0, f"{done.stderr}\n{daemon.tail()}"
     return done
@@ -30,6 +35,7 @@ def docker(
     *arguments: str,
     cwd: Path | None = None,
     stdin: int | IO[bytes] = subprocess.DEVNULL,
+    timeout: float = 100,
     **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -37,7 +43,7 @@ def docker(
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=timeout,
         stdin=stdin,
         cwd=cwd,
         env={

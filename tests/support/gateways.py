@@ -27,7 +27,7 @@ ARM64 = Platform(os="linux", architecture="arm64")
 
 
 @dataclass(slots=True)
-class MemoryRef(Ref):
+class GraphRef(Ref):
     """A graph, and the files of its last source if that is all that it is."""
 
     _definition: Definition
@@ -124,7 +124,7 @@ class MemoryGateway(Gateway):
         files: Mapping[str, bytes] = {}
         if isinstance(op, ops.SourceOp):
             files = self.files.get(op.identifier.removeprefix("local://"), {})
-        return MemoryRef(definition, files, evaluated=evaluate)
+        return GraphRef(definition, files, evaluated=evaluate)
 
     @override
     async def resolve_image(

@@ -14,7 +14,6 @@ from typing_extensions import override
 from lading.builder.bridge import Bridge
 from lading.builder.errors import FrontendCapError
 from lading.builder.frontend.contexts import image_source, named, pinned
-from lading.builder.frontend.options import resolve_mode
 from lading.builder.model import Frontend, Gateway, Program, ResolvedImage, ResolveMode
 from lading.builder.results import Ref, Result
 from lading.errors import FailedPreconditionError, InvalidArgumentError, LadingError
@@ -123,7 +122,7 @@ class ExternalFrontend(Frontend):
 
 def _mode(gateway: Gateway) -> ResolveMode:
     """As the client wants images to be looked up, so that one that was just built here can be the frontend."""
-    return resolve_mode(gateway.options.get("image-resolve-mode", ""))
+    return ResolveMode.parse(gateway.options.get("image-resolve-mode", ""))
 
 
 def _check_abilities(gateway: Gateway, config: ImageConfig) -> None:

@@ -27,6 +27,7 @@ from lading.oci.digest import Digest
 from lading.oci.document import decode
 from lading.oci.mediatypes import IN_TOTO
 
+FAILURE_TYPE: Final = "application/vnd.googeapis.google.rpc.status+proto"  # BuildKit writes it so
 LOG_TYPE: Final = "application/vnd.buildkit.status.v0"
 KEPT: Final = 50
 KEPT_SECONDS: Final = 48 * 3600
@@ -146,6 +147,7 @@ class History(Recorder):
             await self._leases.create(lease)
         kept: dict[Digest, bytes] = {}
         log = _gathered(kept, events.marshal(build.log.events), LOG_TYPE)
+        failure = b"" if error is None else self._failure(error)
         platforms = self._platforms(build, response, kept) if error is None else {}
         await self._blobs.put_many(kept, lease=lease, durable=False)  # with the record
         vertices = _vertices(build.log.events)
@@ -154,7 +156,8 @@ class History(Recorder):
             frontend=build.frontend or record.frontend,
             options=public_options(build.options),
             completed=time.time_ns(),
-            error=b"" if error is None else self._failure(error),
+            error=failure,
+            failure=_gathered(kept, failure, FAILURE_TYPE) if failure else None,
             log=log,
             platforms=platforms,
             response=dict(response),

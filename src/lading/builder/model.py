@@ -24,6 +24,7 @@ from lading.builder.reports import Progress, WarningEvent
 from lading.builder.results import Ref, Result
 from lading.core.leases import LeaseID
 from lading.core.session import Session
+from lading.errors import InvalidArgumentError
 from lading.formats.buildkit.sourcepolicy import Policy
 from lading.formats.llb.definition import Definition
 from lading.kit.grpc.connection import Transport
@@ -51,6 +52,14 @@ class ResolveMode(Enum):
     PREFER_LOCAL = "local"
     """In the store first."""
     FORCE_PULL = "pull"
+
+    @classmethod
+    def parse(cls, text: str) -> "ResolveMode":
+        """As clients, frontends and graphs say it; nothing is the default. Raises `InvalidArgumentError`."""
+        try:
+            return cls(text or "default")
+        except ValueError as exc:
+            raise InvalidArgumentError(f"invalid image-resolve-mode: {text[:64]}") from exc
 
 
 Talk = Callable[[Transport], Coroutine[Any, Any, None]]

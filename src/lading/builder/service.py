@@ -1,6 +1,5 @@
 """The solver as the builder uses it: jobs over the scheduler, refs over trees, the build cache's housekeeping."""
 
-import os
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
@@ -10,13 +9,12 @@ from pathlib import Path
 from typing import Final, Self
 
 import anyio
-import structlog
 from typing_extensions import override
 
-from lading.builder import pruning
 from lading.builder.caching.exporting import CacheExporter
 from lading.builder.caching.service import SharedCaches
 from lading.builder.gateway import BuildGateway, BuildTools
+from lading.builder.housekeeping import Housekeeping
 from lading.builder.interactive import Container, ContainerWish
 from lading.builder.model import Gateway, Job, Program, PruneWish, Solver, Talk, UsageRecord
 from lading.builder.ops import agents, layers
@@ -51,15 +49,13 @@ from lading.formats.buildkit.sourcepolicy import Policy, Source
 from lading.formats.llb import graph, ops
 from lading.formats.llb.definition import Definition
 from lading.formats.llb.rewrite import with_sources
-from lading.kit import aio, fs
+from lading.kit import aio
 from lading.oci import platform as platforms
 from lading.oci.descriptor import Platform
 from lading.transfer.documents import Documents
 from lading.transfer.pull import Puller
 
 BUILD_CGROUP: Final = "/lading/build"
-_REST_SECONDS: Final = 10.0
-_log: Final = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,8 +152,14 @@ class BuildSolver(Solver):
             registries=env.registries,
             packed=env.packed,
         )
+        self._house = Housekeeping(
+            cache=env.cache,
+            snapshotter=env.snapshotter,
+            in_use=lambda: self._scheduler.in_use() | self.mutables.in_use(),
+            disk=env.disk,
+            collect=env.collect,
+        )
         self._stack = AsyncExitStack()
-        self._ended = anyio.Event()
 
     async def __aenter__(self) -> Self:
         await self._recover()
@@ -165,7 +167,7 @@ class BuildSolver(Solver):
         self._stack.callback(group.cancel_scope.cancel)
         await self._stack.enter_async_context(self._scheduler)
         if self._env.disk is not None:
-            group.start_soon(self._keep_house, self._env.disk)
+            group.start_soon(self._house.keep, self._env.disk)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -237,7 +239,7 @@ class BuildSolver(Solver):
                 with suppress(NotFoundError):
                     await self._env.leases.delete(self._lease)
                 self._env.collect()
-                self._ended.set()
+                self._house.builds_ended()
 
     async def load(self, job: live.Job[Tree], definition: Definition) -> SolvedRef:
         """A ref of a build for a graph; see `Job.load`."""
@@ -289,42 +291,11 @@ class BuildSolver(Solver):
 
     @override
     async def disk_usage(self) -> Sequence[UsageRecord]:
-        return await pruning.disk_usage(self._env.cache, self._env.snapshotter, self._in_use())
+        return await self._house.disk_usage()
 
     @override
     def prune(self, wish: PruneWish) -> AsyncIterator[UsageRecord]:
-        return self._prune(wish, {})
-
-    async def _prune(self, wish: PruneWish, measured: dict[str, int]) -> AsyncIterator[UsageRecord]:
-        env = self._env
-        try:
-            async for record in pruning.prune(
-                env.cache, env.snapshotter, wish, self._in_use, self._free, measured
-            ):
-                yield record
-        finally:
-            env.collect()
-
-    def _free(self) -> int:
-        return fs.available(self._env.disk) if self._env.disk is not None else 2**63
-
-    async def _keep_house(self, disk: Path) -> None:
-        """After builds, let go of what the default policy does not keep."""
-        while True:
-            await self._ended.wait()
-            self._ended = anyio.Event()
-            await anyio.sleep(_REST_SECONDS)
-            try:
-                status = await aio.run(aio.DISK, os.statvfs, disk)
-                measured: dict[str, int] = {}
-                for wish in pruning.default_policy(status.f_blocks * status.f_frsize):
-                    async for record in self._prune(wish, measured):
-                        _log.info("build_cache_record_dropped", record=record.id, size=record.size)
-            except LadingError as exc:
-                _log.warning("build_cache_not_pruned", error=str(exc))
-
-    def _in_use(self) -> set[str]:
-        return self._scheduler.in_use() | self.mutables.in_use()
+        return self._house.prune(wish)
 
 
 class BuildJob(Job):

@@ -37,6 +37,8 @@ class BuildRecord(msgspec.Struct, frozen=True, kw_only=True):
     completed: int = 0
     error: bytes = b""
     """A marshalled ``google.rpc.Status``; empty for success."""
+    failure: Descriptor | None = None
+    """The same as a blob: clients take the place in the source from there, and put it into what they export."""
     log: Descriptor | None = None
     response: dict[str, str] = {}
     platforms: dict[str, PlatformResult] = {}

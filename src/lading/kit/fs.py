@@ -5,15 +5,18 @@ import ctypes
 import fcntl
 import os
 import secrets
+from collections.abc import Generator
 from errno import EDQUOT, EINVAL, ENOSPC, ENOSYS, ESPIPE
 from pathlib import Path
 from typing import Final
 
 from typing_extensions import Buffer
 
-from lading.errors import UnavailableError
+from lading.errors import FailedPreconditionError, ResourceExhaustedError, UnavailableError
 
 _AT_FDCWD: Final = -100
+_SHOWN: Final = 200
+"""Characters of a name that an error shows."""
 _FALLOC_FL_KEEP_SIZE: Final = 1
 _RENAME_NOREPLACE: Final = 1
 _RENAME_EXCHANGE: Final = 2
@@ -22,6 +25,23 @@ _SYNC_FILE_RANGE_ALL: Final = 7
 _WRITE_OUT: Final = 8 << 20
 """Bytes that `write_out` has on their way to the disk at a time."""
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+@contextlib.contextmanager
+def explained(what: str) -> Generator[None]:
+    """Let what the kernel refuses be an error of ours, which says ``what`` failed, why, and with what name.
+
+    Raises:
+        ResourceExhaustedError: The disk or a quota is full.
+        FailedPreconditionError: Anything else.
+
+    """
+    try:
+        yield
+    except OSError as exc:
+        kind = ResourceExhaustedError if exc.errno in (ENOSPC, EDQUOT) else FailedPreconditionError
+        name = f": {os.fsdecode(exc.filename)[:_SHOWN]!r}" if isinstance(exc.filename, str | bytes) else ""
+        raise kind(f"{what}: {(exc.strerror or str(exc)).lower()}{name}") from exc
 
 
 def fsync_directory(path: str | Path) -> None:

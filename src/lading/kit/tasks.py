@@ -1,6 +1,7 @@
 """Task groups that fail with the error that caused the failure, and locks by key."""
 
 import contextlib
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -35,9 +36,9 @@ async def task_group() -> AsyncGenerator[anyio.abc.TaskGroup]:
 
 def _root_cause(error: BaseException) -> BaseException:
     """The leaf that explains the others: an ordinary error before an interrupt's echo, a cause before a consequence."""
-    pending, leaves = [error], list[BaseException]()
+    pending, leaves = deque([error]), list[BaseException]()
     while pending:
-        one = pending.pop(0)
+        one = pending.popleft()
         if isinstance(one, BaseExceptionGroup):
             pending.extend(one.exceptions)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
         else:

@@ -9,12 +9,11 @@ from functools import partial
 from typing import Final
 
 import anyio
-from google.protobuf.message import DecodeError
 from typing_extensions import Buffer, override
 
 from lading.core.remotes import Credentials
 from lading.core.session import ClientContent, Session, Stream, Synced, SyncWish, TreePart
-from lading.errors import InvalidArgumentError, UnsupportedError
+from lading.errors import UnsupportedError
 from lading.formats.buildkit._pb.common_pb2 import BytesMessage
 from lading.formats.buildkit._pb.fsutil_pb2 import Packet
 from lading.formats.buildkit._pb.session_pb2 import (
@@ -25,7 +24,7 @@ from lading.formats.buildkit._pb.session_pb2 import (
     GetSecretResponse,
     HealthCheckRequest,
 )
-from lading.kit import aio
+from lading.kit import aio, fs
 from lading.kit.grpc.client import Channel, ClientCall
 from lading.kit.grpc.status import Code, GrpcError, Metadata
 from lading.kit.tasks import task_group
@@ -91,10 +90,9 @@ class ClientSession(Session):
         ]
         receiver = await aio.run(aio.DISK, partial(Receiver, into, told=told))
         try:
-            async with translated(), self._channel.open(_SYNC, metadata) as call:
-                await _receive_tree(call, receiver)
-        except DecodeError as exc:
-            raise InvalidArgumentError("the client sends what is no packet") from exc
+            with fs.explained("cannot write the client's files"):
+                async with translated(), self._channel.open(_SYNC, metadata) as call:
+                    await _receive_tree(call, receiver)
         finally:
             with anyio.CancelScope(shield=True):
                 await aio.run(aio.DISK, receiver.close)
@@ -131,7 +129,7 @@ class ClientSession(Session):
         asked = "registry-1.docker.io" if host in _HUB else host
         async with translated():
             raw = await self._channel.call(_CREDENTIALS, CredentialsRequest(host=asked).SerializeToString())
-        answer = CredentialsResponse.FromString(raw)
+            answer = CredentialsResponse.FromString(raw)
         if not answer.secret:
             return None
         if not answer.username:
@@ -143,7 +141,8 @@ class ClientSession(Session):
         self._require(_SECRET, "secrets")
         async with translated():
             raw = await self._channel.call(_SECRET, GetSecretRequest(id=id).SerializeToString())
-        return GetSecretResponse.FromString(raw).data
+            return GetSecretResponse.FromString(raw).data
+        raise AssertionError  # the context raises
 
     @override
     async def check_agent(self, id: str) -> None:

@@ -37,7 +37,8 @@ class RemoteContent(ClientContent):
             raw = await self._channel.call(
                 f"{_SERVICE}/Info", BlobInfoRequest(digest=digest).SerializeToString(), self._metadata
             )
-        return BlobInfoResponse.FromString(raw).info.size
+            return BlobInfoResponse.FromString(raw).info.size
+        raise AssertionError  # the context raises
 
     @override
     async def read(self, digest: Digest, *, offset: int = 0) -> AsyncIterator[bytes]:

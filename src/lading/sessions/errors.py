@@ -4,6 +4,8 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
+from google.protobuf.message import DecodeError
+
 from lading import errors
 from lading.kit.grpc.status import Code, GrpcError
 
@@ -40,3 +42,5 @@ async def translated() -> AsyncGenerator[None]:
         yield
     except GrpcError as exc:
         raise error_of(exc) from exc
+    except DecodeError as exc:
+        raise errors.InvalidArgumentError("the client sends what is no message of this call") from exc

@@ -2,8 +2,11 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
+import h2.config
+import h2.connection
 import pytest
 from hpack.huffman import HuffmanEncoder
 
@@ -219,3 +222,69 @@ def test_bad_trailers_are_errors(fields: list[tuple[str, str]], code: Code) -> N
 )
 def test_timeouts(text: str, seconds: float | None) -> None:
     assert parse_timeout(text) == seconds
+
+
+async def test_what_nobody_reads_is_bounded() -> None:
+    """A thousand calls that each hold a message back: the peer is kept waiting, and small calls go on until then."""
+    opened = anyio.Event()
+
+    async def hold(call: ServerCall) -> None:
+        opened.set()
+        await anyio.sleep_forever()
+
+    async with (
+        connected({"/a.B/Hold": hold, "/a.B/Echo": echo}) as (channel, _),
+        anyio.create_task_group() as tasks,
+    ):
+        sent = 0
+
+        async def flood() -> None:
+            nonlocal sent
+            async with channel.open("/a.B/Hold") as call:
+                await call.send(bytes(8 << 20))
+                sent += 1
+                await anyio.sleep_forever()
+
+        for _ in range(8):
+            tasks.start_soon(flood)
+        with anyio.fail_after(60):
+            while sent < 8:
+                await anyio.sleep(0.01)
+            assert await channel.call("/a.B/Echo", b"x") == b"x"
+            for _ in range(16):
+                tasks.start_soon(flood)
+            while sent < 14:
+                await anyio.sleep(0.01)
+        await anyio.sleep(0.5)
+        assert 14 <= sent <= 16  # 128 MiB
+        tasks.cancel_scope.cancel()
+
+
+async def test_memory_of_calls_that_are_over_is_given_back() -> None:
+    async def look_away(call: ServerCall) -> None:
+        await call.send(b"enough")
+
+    async with connected({"/a.B/Away": look_away}) as (channel, _):
+        with anyio.fail_after(60):
+            for _ in range(40):
+                async with channel.open("/a.B/Away") as call:
+                    await call.send(bytes(8 << 20))
+                    assert await call.receive() == b"enough"
+
+
+async def test_a_peer_that_takes_no_answers_is_not_read_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lading.kit.grpc.connection._UNSENT_WHILE_READING", 64 << 10)
+    ours, theirs = pipe()
+    client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+    client.initiate_connection()
+    pings = (b"\0\0\x08\x06\0\0\0\0\0" + bytes(8)) * 1000
+    failed = partial(GrpcError, Code.INTERNAL)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(serve, theirs, {}, failed=lambda error, _: failed(repr(error))))
+        with ours:
+            await ours.write(client.data_to_send())
+            with anyio.move_on_after(10) as scope:
+                for _ in range(1000):
+                    await ours.write(pings)
+            assert scope.cancelled_caught  # it reads no further until somebody takes what it says
+        tasks.cancel_scope.cancel()

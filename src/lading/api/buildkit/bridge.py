@@ -11,7 +11,7 @@ from lading.builder.errors import ClientError
 from lading.builder.interactive import ContainerWish
 from lading.builder.model import ResolveMode
 from lading.builder.results import Attestation, Ref, Result
-from lading.errors import InvalidArgumentError, UnsupportedError
+from lading.errors import UnsupportedError
 from lading.formats.buildkit._pb import gateway_pb2 as pb
 from lading.formats.buildkit.sourcepolicy import policy_from
 from lading.formats.llb.decode import definition_from, hosts_from, mount_from, network_from, platform_from
@@ -164,20 +164,13 @@ async def _inputs(request: pb.InputsRequest, bridge: Bridge) -> pb.InputsRespons
     )
 
 
-def _mode(text: str) -> ResolveMode:
-    try:
-        return ResolveMode(text or "default")
-    except ValueError as exc:
-        raise InvalidArgumentError(f"unknown resolve mode {text[:64]!r}") from exc
-
-
 async def _resolve_image(
     request: pb.ResolveImageConfigRequest, bridge: Bridge
 ) -> pb.ResolveImageConfigResponse:
     found = await bridge.resolve_image(
         request.ref.removeprefix(_IMAGE),
         platform=platform_from(request.platform) if request.HasField("platform") else None,
-        mode=_mode(request.resolve_mode),
+        mode=ResolveMode.parse(request.resolve_mode),
         log_name=request.log_name,
         store=request.store_id if request.resolver_type == 1 else "",
         policies=[policy_from(each) for each in request.source_policies],
@@ -195,7 +188,7 @@ async def _resolve_source(
             found = await bridge.resolve_image(
                 identifier.removeprefix(scheme),
                 platform=platform_from(request.platform) if request.HasField("platform") else None,
-                mode=_mode(request.resolve_mode),
+                mode=ResolveMode.parse(request.resolve_mode),
                 log_name=request.log_name,
                 store=store,
                 policies=[policy_from(each) for each in request.source_policies],

@@ -165,6 +165,7 @@ def _history_message(event: HistoryEvent) -> pb.BuildHistoryEvent:
             created_at=timestamp(record.created),
             completed_at=timestamp(record.completed),
             logs=_descriptor(record.log) if record.log else None,
+            external_error=_descriptor(record.failure) if record.failure else None,
             exporter_response=record.response,
             result=_result(record.platforms[""]) if "" in record.platforms else None,
             results={name: _result(each) for name, each in record.platforms.items() if name},

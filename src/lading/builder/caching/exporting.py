@@ -67,11 +67,13 @@ class CacheExporter:
         self, results: Sequence[Solved[Tree]], form: LayerForm, *, everything: bool, lease: LeaseID
     ) -> Exported:
         """The cache of these results. With ``everything`` results of all steps are in it (``mode=max``), else those that the
-        final ones are made of. ``lease`` holds the layers.
+        final ones are made of. Those of steps without inputs, such as base images, are not: they are as easily made as
+        fetched (BuildKit, ``solver/exporter.go``). ``lease`` holds the layers.
         """
         keys = sorted({key for one in results for key in one.keys.of(self._local)})
         links, records = await self._cache.history(keys)
         trees = await self._trees(records)
+        made = {link.target for link in links}
         final = {name for one in results for name in one.result.layers}
         for one in results:
             for key in one.keys.of(self._local):
@@ -79,7 +81,7 @@ class CacheExporter:
         chosen = {
             key: tree
             for key, tree in trees.items()
-            if tree[0].folder is None and (everything or final.issuperset(tree[0].layers))
+            if tree[0].folder is None and key in made and (everything or final.issuperset(tree[0].layers))
         }
         blobs = _Blobs()
         tops: dict[str, Result] = {}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from typing_extensions import override
 
@@ -12,7 +13,7 @@ from lading.core.leases import LeaseID
 from lading.core.progress import Progress
 from lading.core.remotes import Fetcher
 from lading.core.snapshots import SnapshotName
-from lading.errors import LadingError
+from lading.errors import LadingError, ResourceExhaustedError
 from lading.formats import cacheconfig
 from lading.formats.cacheconfig import Config
 from lading.oci.descriptor import Descriptor
@@ -20,6 +21,9 @@ from lading.oci.digest import DiffID, Digest, chain_ids
 from lading.oci.reference import Reference
 from lading.transfer.pull import Puller
 from lading.unpack.unpacker import Layer
+
+STACK_LIMIT: Final = 1000
+"""Layers of one result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +48,7 @@ class ImportedCache(ForeignCache[Tree]):
         self._roots: dict[str, set[str]] = {}
         self._links: dict[tuple[str, str, int, str], set[str]] = {}
         self._lost: set[str] = set()
+        self._whole = _whole(config, blobs)
         self._name = Digest.of(cacheconfig.encode(config)).hex[:16]
         for number, record in enumerate(config.records):
             if not record.inputs:
@@ -68,26 +73,36 @@ class ImportedCache(ForeignCache[Tree]):
                 reached |= self._links.get((link.key, output, number, link.selector), set())
             keys = reached if keys is None else keys & reached
         found = frozenset(keys or ())
-        hits = [key for key in sorted(found, key=int) if self._top(key) and key not in self._lost]
-        return Found(keys=found, record=hits[0] if hits else None)
+        hits = (int(key) for key in found if key not in self._lost and self._has(key))
+        first = min(hits, default=None)
+        return Found(keys=found, record=None if first is None else str(first))
 
-    def _top(self, key: str) -> list[int]:
-        """The layers of a record's result, bottom first; nothing if it has none, or a blob is unknown."""
+    def _has(self, key: str) -> bool:
+        """Whether a record has a result whose layers are all known."""
         record = self._config.records[int(key)]
-        stacks = [cacheconfig.layers_below(self._config, one.layer) for one in record.results]
-        stacks += [list(one.layers) for one in record.chains]
-        for stack in stacks:
-            blobs = [self._blobs.get(self._config.layers[one].blob) for one in stack]
-            if all(blob is not None and cacheconfig.DIFF_ID in blob.annotations for blob in blobs):
-                return stack
-        return []
+        return any(one.layer in self._whole for one in record.results) or any(
+            one.layers and all(map(self._known, one.layers)) for one in record.chains
+        )
+
+    def _known(self, layer: int) -> bool:
+        return _is_known(self._config.layers[layer].blob, self._blobs)
+
+    def _stack(self, key: str) -> Sequence[int]:
+        """The layers of such a record's result, bottom first."""
+        record = self._config.records[int(key)]
+        for result in record.results:
+            if result.layer in self._whole:
+                return cacheconfig.layers_below(self._config, result.layer)
+        return next(one.layers for one in record.chains if one.layers and all(map(self._known, one.layers)))
 
     @override
     async def load(self, record: str) -> Tree | None:
         """The result, fetched and unpacked; ``None``, and never offered again, if that fails: a cache need not be whole."""
-        stack = [self._blobs[self._config.layers[one].blob] for one in self._top(record)]
         origin = self._origin
         try:
+            stack = [self._blobs[self._config.layers[one].blob] for one in self._stack(record)]
+            if len(stack) > STACK_LIMIT:
+                raise ResourceExhaustedError(f"a result of the cache has over {STACK_LIMIT} layers")
             diff_ids = [DiffID(blob.annotations[cacheconfig.DIFF_ID]) for blob in stack]
             chain = chain_ids(diff_ids)
             layers = [
@@ -141,3 +156,23 @@ class ImportedCache(ForeignCache[Tree]):
         """A key as it is called outside of this cache."""
         record = self._config.records[number]
         return f"{self._name}-{number}" if record.inputs else record.digest
+
+
+def _is_known(blob: str, blobs: Mapping[str, Descriptor]) -> bool:
+    descriptor = blobs.get(blob)
+    return descriptor is not None and cacheconfig.DIFF_ID in descriptor.annotations
+
+
+def _whole(config: Config, blobs: Mapping[str, Descriptor]) -> set[int]:
+    """The layers that are known down to the bottom. Found from there, once: what stands on itself is not reached."""
+    above: dict[int, list[int]] = {}
+    for number, layer in enumerate(config.layers):
+        if _is_known(layer.blob, blobs):
+            above.setdefault(layer.parent, []).append(number)
+    found: set[int] = set()
+    pending = [cacheconfig.NOTHING]
+    while pending:
+        upper = above.get(pending.pop(), [])
+        found.update(upper)
+        pending += upper
+    return found

@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,7 +21,7 @@ from lading.oci import mediatypes
 from lading.oci.config import parse as parse_config
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
-from lading.oci.document import CONFIG_LIMIT, encode
+from lading.oci.document import CONFIG_LIMIT, decode, encode
 from lading.oci.manifest import Index, Manifest, is_attestation
 from lading.oci.manifest import parse as parse_manifest
 
@@ -123,6 +122,12 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
+class _Inlined(msgspec.Struct, frozen=True):
+    """What an image config says of a cache: base64."""
+
+    cache: str = msgspec.field(name=INLINE, default="")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """A cache that was read: its config, and descriptors of its layers by digest, with diff IDs."""
@@ -186,8 +191,8 @@ async def _inline(manifest: Manifest, fetcher: Fetcher) -> Found | None:
     if not manifest.is_image or manifest.config.size > CONFIG_LIMIT:
         return None
     body = await _blob(manifest.config, CONFIG_LIMIT, fetcher)
-    held = json.loads(body).get(INLINE)
-    if not isinstance(held, str):
+    held = decode(body, _Inlined, what=f"image config {manifest.config.digest}", limit=CONFIG_LIMIT).cache
+    if not held:
         return None
     try:
         config = cacheconfig.parse(base64.b64decode(held, validate=True))

@@ -14,7 +14,7 @@ from lading.builder.frontend.options import Options, parse_metadata
 from lading.builder.frontend.state import LocalContext, Tree
 from lading.builder.model import Gateway
 from lading.builder.results import Ref
-from lading.errors import InvalidArgumentError, LadingError, NotFoundError
+from lading.errors import InvalidArgumentError, LadingError, NotFoundError, ResourceExhaustedError
 from lading.formats.dockerfile import values
 from lading.formats.dockerfile.gitref import GitRef, parse_git_ref
 from lading.formats.dockerfile.patterns import read_ignore
@@ -30,6 +30,8 @@ from lading.oci.reference import Reference
 
 IGNORE_FILE: Final = ".dockerignore"
 _DOCKERFILE: Final = "Dockerfile"
+_DOCKERFILE_LIMIT: Final = 16 << 20
+"""Bytes of a Dockerfile."""
 _WEB: Final = re.compile(r"https?://")
 _MAGIC: Final = (b"BZh", b"\x1f\x8b\x08", b"\xfd7zXZ\x00")
 """How compressed archives begin: bzip2, gzip, xz."""
@@ -199,6 +201,10 @@ class Contexts:
         if data is None:
             raise NotFoundError(
                 f"failed to read dockerfile: open {filename}: no such file or directory", subject=filename
+            )
+        if len(data) > _DOCKERFILE_LIMIT:
+            raise ResourceExhaustedError(
+                f"{filename} has over {_DOCKERFILE_LIMIT} bytes", hint="large files belong into the context"
             )
         return data
 

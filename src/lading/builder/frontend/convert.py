@@ -1,7 +1,8 @@
 """One platform's build: a Dockerfile to a graph and an image config.
 
 Which files of the client are wanted is known only when all instructions are carried out, and the tree that they read is part of
-the graph. So they are carried out twice if need be: once to learn the paths, and once with trees of these paths.
+the graph. So they are carried out twice if need be: once to learn the paths, and once with trees of these paths. A thread does
+it, as a long file takes seconds.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ from lading.formats.dockerfile.patterns import Matcher
 from lading.formats.dockerfile.shell import Lexer
 from lading.formats.llb.make import Edge
 from lading.formats.llb.metadata import SourceFile
+from lading.kit import aio
 from lading.oci.descriptor import Platform
 
 
@@ -52,6 +54,8 @@ class Converter:
     all_stages: bool = False
     predefined: bool = True
     """Whether there are TARGETPLATFORM and its kin."""
+    empty_wildcards: bool = True
+    """`Scope.empty_wildcards`."""
     observe: Callable[[Work, Planned | None], None] | None = None
     """`Scope.observe`, of the round that counts."""
 
@@ -88,8 +92,14 @@ class Converter:
             implicit=self.asked is None,
             runnable=self.native,
         ).resolve(plan, goal, all_stages=self.all_stages)
-        scope = await self._scope(variables, lexer, target)
-        done = self._carry_out_with_paths(scope, plan, goal)
+        found = rules.Deferred()
+        scope = await self._scope(variables, lexer, target, found)
+        try:
+            done = await aio.run(
+                aio.DATA, self._carry_out_with_paths, scope, plan, goal, abandon_on_cancel=True
+            )
+        finally:
+            found.pass_on(self.report)
         work = done.works[goal]
         work.draft.labels.update(options.labels)
         draft = image.with_target(work.draft, target, implicit=self.asked is None)
@@ -102,22 +112,24 @@ class Converter:
             return
         checks.check_default_bases(self.dockerfile.stages, defaults.variables, lexer, self.report)
 
-    async def _scope(self, variables: Globals, lexer: Lexer, target: Platform) -> Scope:
+    async def _scope(self, variables: Globals, lexer: Lexer, target: Platform, report: rules.Report) -> Scope:
         ignored = await self.contexts.ignored()
         return Scope(
             options=self.contexts.options,
             globals=variables,
             lexer=lexer,
             file=self.file,
-            report=self.report,
+            report=report,
             proxy=proxy(self.contexts.options.build_args),
             target=target,
             context=self.contexts.main([], ignored),
             ignored=Matcher(ignored) if ignored else None,
+            empty_wildcards=self.empty_wildcards,
         )
 
     def _carry_out_with_paths(self, scope: Scope, plan: Plan, goal: StageNode) -> Scope:
-        nodes = plan.nodes if self.all_stages else [node for node in plan.nodes if node in reachable(goal)]
+        wanted = reachable(goal)
+        nodes = plan.nodes if self.all_stages else [node for node in plan.nodes if node in wanted]
         locals_ = {node: node.tree for node in nodes if isinstance(node.tree, LocalContext)}
         _carry_out(scope, nodes, {node: self.contexts.local(one, []) for node, one in locals_.items()})
         scope.works[goal].used_paths.add("/")
@@ -153,6 +165,8 @@ def _carry_out(scope: Scope, nodes: list[StageNode], trees: Mapping[StageNode, E
             observe(work, None)
             for planned in node.commands:
                 dispatch(work, planned, scope)
+                if scope.observe is not None:
+                    scope.spend_on_copy(work)
                 observe(work, planned)
             _mark_scans(work, scope)
             scope.works[node] = work
@@ -178,6 +192,7 @@ def _begun(node: StageNode, trees: Mapping[StageNode, Edge], scope: Scope) -> Wo
         work.step = node.first_step
     else:
         work = _inherited(node, scope.works[node.base])
+        scope.spend_on_copy(work)
     draft = work.draft
     draft.on_build = ()
     if draft.platform.os != "windows":

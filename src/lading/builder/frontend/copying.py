@@ -160,7 +160,7 @@ class _Transfer:
 
     def _take_url(self, url: str, options: ops.Copy, label: str) -> None:
         assert isinstance(self.command, ins.Add)
-        filename = urlsplit(url).path.rstrip("/").rpartition("/")[2] or "__unnamed__"
+        filename = _path(url).rstrip("/").rpartition("/")[2] or "__unnamed__"
         checksum = self.command.checksum
         if checksum:
             try:
@@ -188,14 +188,15 @@ class _Transfer:
             include=include,
             attempt_unpack=unpack,
             allow_wildcard=True,
-            allow_empty_wildcard=True,
+            allow_empty_wildcard=self.scope.empty_wildcards or len(self.command.sources) > 1,
         )
         self._steps.append((action, self.tree))
 
     def _take_document(self, document: Heredoc, options: ops.Copy) -> None:
         text = document.text
         if document.expand:
-            text = self.scope.expand(self.work, text, self.command.lines, Lexer(ignore_quotes=True))
+            lexer = Lexer(ignore_quotes=True, allowance=self.scope.lexer.allowance)
+            text = self.scope.expand(self.work, text, self.command.lines, lexer)
         path = clean(f"/{document.name}")
         file = ops.MakeFile(path=path, mode=0o644, data=text.encode("utf-8", "surrogateescape"))
         tree = make.change(None, [(file, None)], internal("preparing inline document"))
@@ -218,6 +219,14 @@ class _Transfer:
             verb = "Add" if isinstance(self.command, ins.Add) else "Copy"
             message = f'Attempting to {verb} file "{source}" that is excluded by .dockerignore'
             self.scope.report(rules.COPY_IGNORED_FILE, message, self.command.lines)
+
+
+def _path(url: str) -> str:
+    """The path of an address; empty for one that is none, which its source will say."""
+    try:
+        return urlsplit(url).path
+    except ValueError:
+        return ""
 
 
 def _mode(text: str) -> int | str | None:

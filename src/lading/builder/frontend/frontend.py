@@ -25,6 +25,7 @@ from lading.formats.dockerfile.directives import detect_syntax, directive
 from lading.formats.dockerfile.errors import DockerfileError, Lines
 from lading.formats.dockerfile.parse import parse
 from lading.formats.llb import make
+from lading.kit import aio
 from lading.kit.tasks import task_group
 from lading.oci import platform as platforms
 from lading.oci import reference
@@ -132,10 +133,11 @@ class _Run:
             case "":
                 return await self._build()
             case requests.OUTLINE:
-                converted = await self._converter(self._parse(rules.ignore), None, rules.ignore).convert()
+                dockerfile = await self._parse(rules.ignore)
+                converted = await self._converter(dockerfile, None, rules.ignore).convert()
                 return requests.outline(converted, self.entrypoint.file)
             case requests.TARGETS:
-                return requests.targets(self._parse(rules.ignore), self.entrypoint.file)
+                return requests.targets(await self._parse(rules.ignore), self.entrypoint.file)
             case requests.LINT:
                 return await self._lint()
             case requests.DESCRIBE:
@@ -170,10 +172,15 @@ class _Run:
         except DockerfileError as exc:
             raise DockerfileError(f"failed to parse check options: {exc.message}") from exc
 
-    def _parse(self, report: rules.Report) -> ins.Dockerfile:
+    async def _parse(self, report: rules.Report) -> ins.Dockerfile:
+        """The instructions, read on a thread: a long file takes seconds. What the checks find is reported here."""
         if not self.entrypoint.file.data:
             raise DockerfileError("the Dockerfile cannot be empty")
-        return parse(self.entrypoint.file.data, report)
+        found = rules.Deferred()
+        try:
+            return await aio.run(aio.DATA, parse, self.entrypoint.file.data, found, abandon_on_cancel=True)
+        finally:
+            found.pass_on(report)
 
     def _converter(
         self,
@@ -202,7 +209,7 @@ class _Run:
         error: DockerfileError | None = None
         try:
             findings = rules.Findings(self._choice())
-            dockerfile = self._parse(findings)
+            dockerfile = await self._parse(findings)
             platform = self.options.platforms[0] if self.options.platforms else None
             converter = self._converter(dockerfile, platform, findings, all_stages=not self.options.target)
             await converter.convert()
@@ -228,7 +235,7 @@ class _Run:
 
     async def _build(self) -> Result:
         findings = rules.Findings(self._choice(), self._warn)
-        dockerfile = self._parse(findings)
+        dockerfile = await self._parse(findings)
         scanner = None
         if self.options.sbom is not None:
             scanner = await sbom.find_scanner(self.gateway, self.options, self.options.sbom)

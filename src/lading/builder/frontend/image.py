@@ -21,7 +21,7 @@ DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
 
 @dataclass(slots=True, kw_only=True)
 class Draft:
-    """A config. Lists and maps are replaced rather than changed, so that a copy is shallow."""
+    """A config. Tuples are replaced, so that a copy is shallow."""
 
     platform: Platform
     author: str = ""
@@ -39,16 +39,21 @@ class Draft:
     on_build: tuple[str, ...] = ()
     shell: tuple[str, ...] = ()
     diff_ids: tuple[DiffID, ...] = ()
-    history: tuple[oci.History, ...] = ()
+    history: list[oci.History] = field(default_factory=list[oci.History])
 
     def copy(self) -> "Draft":
         """An independent draft."""
-        return replace(self, env=dict(self.env), labels=dict(self.labels))
+        return replace(self, env=dict(self.env), labels=dict(self.labels), history=list(self.history))
+
+    @property
+    def entries(self) -> int:
+        """How much a copy has to copy."""
+        return len(self.env) + len(self.labels) + len(self.history)
 
     def record(self, created_by: str, *, layer: bool, epoch: str | None = None) -> None:
         """Add to the history; ``epoch`` is RFC 3339 text."""
         entry = oci.History(created=epoch, created_by=created_by, comment=COMMENT, empty_layer=not layer)
-        self.history = (*self.history, entry)
+        self.history.append(entry)
 
     def encoded(self) -> bytes:
         """The config's bytes. Layers that the build adds are not in it yet, nor is the time."""
@@ -60,7 +65,7 @@ class Draft:
             os_features=self.platform.os_features or None,
             variant=self.platform.variant,
             rootfs=oci.RootFS(type="layers", diff_ids=self.diff_ids),
-            history=self.history or None,
+            history=tuple(self.history) or None,
             config=self._run(),
         )
         try:
@@ -131,7 +136,7 @@ def parse(data: bytes, *, what: str) -> Draft:
         on_build=run.on_build or (),
         shell=run.shell or (),
         diff_ids=image.rootfs.diff_ids,
-        history=image.history or (),
+        history=list(image.history or ()),
     )
 
 

@@ -83,7 +83,7 @@ def parse(attributes: Mapping[str, str]) -> Options:
         target=attributes.get("target", ""),
         platforms=wanted,
         multi_platform=_multi_platform(attributes, args, wanted),
-        resolve_mode=resolve_mode(attributes.get("image-resolve-mode", "")),
+        resolve_mode=ResolveMode.parse(attributes.get("image-resolve-mode", "")),
         build_args=args,
         labels=_prefixed(attributes, "label:"),
         no_cache=_no_cache(attributes),
@@ -135,14 +135,6 @@ def _multi_platform(
     if not chosen and len(wanted) > 1:
         raise InvalidArgumentError("conflicting config: returning multiple target platforms is not allowed")
     return chosen
-
-
-def resolve_mode(text: str) -> ResolveMode:
-    """The value of ``image-resolve-mode``. Raises `InvalidArgumentError`."""
-    try:
-        return ResolveMode(text or "default")
-    except ValueError as exc:
-        raise InvalidArgumentError(f"invalid image-resolve-mode: {text}") from exc
 
 
 def _no_cache(attributes: Mapping[str, str]) -> frozenset[str] | None:

@@ -1,5 +1,6 @@
 """Which stages there are, what each builds on and reads, and in what the target ends: all before any image is looked up."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -56,7 +57,8 @@ class Plan:
         self.goal = found
 
     def _by_number(self, text: str) -> StageNode | None:
-        return self.nodes[int(text)] if text.isdecimal() and int(text) < len(self.nodes) else None
+        number = _number(text)
+        return self.nodes[number] if number is not None and 0 <= number < len(self.nodes) else None
 
     # Instructions.
 
@@ -76,10 +78,11 @@ class Plan:
                 "define a new stage with FROM using ARG from global scope as a workaround",
                 lines=copy.lines,
             )
-        if copy.origin.lstrip("+-").isdecimal():
-            found = self._by_number(copy.origin.removeprefix("+"))
+        number = _number(copy.origin)
+        if number is not None:
+            found = self._by_number(copy.origin)
             if found is None:
-                raise DockerfileError(f"invalid stage index {int(copy.origin)}", lines=copy.lines)
+                raise DockerfileError(f"invalid stage index {number}", lines=copy.lines)
             return found
         return self._stage_or_image(copy.origin, copy.lines)
 
@@ -93,8 +96,8 @@ class Plan:
         for source in planned.sources:
             if source is not None:
                 node.dependencies[source] = planned.command.lines
-                if source.implicit and source not in self.nodes:
-                    self.add(source)
+                if source.implicit:
+                    self.add(source)  # each is an instruction's own
         return any(source is not None for source in planned.sources)
 
     def check_cycles(self) -> None:
@@ -200,6 +203,11 @@ class Planner:
             raise DockerfileError(_hinted(message, expanded, self.globals.variables)) from exc
         used |= expanded.found
         return platform
+
+
+def _number(text: str) -> int | None:
+    """A number as Go's ``strconv.Atoi`` takes it; ``None`` if it is none, or none of 64 bits: a name, then."""
+    return int(text) if re.fullmatch("[+-]?[0-9]{1,18}", text) else None
 
 
 def _hinted(message: str, expanded: Expanded, variables: Mapping[str, str]) -> str:

@@ -99,6 +99,7 @@ def _operation(
     env = dict(work.env)
     if agents:
         env.setdefault("SSH_AUTH_SOCK", agents[0].dest)
+    scope.lexer.allowance.spend(sum(len(key) + len(value) for key, value in env.items()))
     return ops.ExecOp(
         meta=ops.Meta(
             args=tuple(map(printable, args)),

@@ -20,6 +20,9 @@ from lading.formats.llb.metadata import Metadata, ProgressGroup, SourceFile
 from lading.formats.llb.ops import ProxyEnv
 from lading.oci.descriptor import Platform
 
+_ENTRY = 20
+"""What an entry of a list or map counts, in characters."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
@@ -38,6 +41,8 @@ class Scope:
     """What is not in it."""
     observe: Callable[[Work, Planned | None], None] | None = None
     """Hears of every stage that begins (``None``) and every instruction that was carried out."""
+    empty_wildcards: bool = True
+    """Whether the only source of a COPY or ADD may be a wildcard that fits nothing."""
     works: dict[StageNode, Work] = field(default_factory=dict[StageNode, Work])
     """Stages that are done."""
 
@@ -91,8 +96,14 @@ class Scope:
         """An instruction as it is shown."""
         return shown_command(instruction.code, self.lexer, work.env)
 
+    def spend_on_copy(self, work: Work) -> None:
+        """Account for a copy of a stage's variables, labels and history. Raises `DockerfileError`; see `Allowance`."""
+        entries = len(work.env) + len(work.arguments) + work.draft.entries
+        self.lexer.allowance.spend(entries * _ENTRY)
+
     def record(self, work: Work, text: str, *, layer: bool = False) -> None:
         """Add an instruction to the image's history."""
+        self.lexer.allowance.spend(len(text))
         work.draft.record(text, layer=layer, epoch=self.options.created)
 
 

@@ -1,5 +1,6 @@
 """Commands of a stage's shell, and owners of its files."""
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -27,6 +28,6 @@ def owner(text: str, base: int | None) -> Owner | None:
 def _id(text: str, base: int | None) -> NamedUser | int:
     if text == "root":
         return 0
-    if text.removeprefix("-").removeprefix("+").isdecimal() and abs(int(text)) < 1 << 31:
+    if re.fullmatch("[+-]?[0-9]{1,18}", text) and abs(int(text)) < 1 << 31:
         return int(text) & 0xFFFFFFFF
     return NamedUser(name=text, input=base) if text else 0

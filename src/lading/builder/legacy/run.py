@@ -35,6 +35,7 @@ from lading.formats.dockerfile import rules
 from lading.formats.dockerfile.errors import DockerfileError
 from lading.formats.dockerfile.parse import parse
 from lading.formats.llb import make
+from lading.kit import aio
 from lading.kit.tasks import task_group
 from lading.oci import platform as platforms
 from lading.oci import reference
@@ -111,7 +112,8 @@ class Run:
         contexts = Contexts(self.gateway, options, own_ignore=False)
         entrypoint = await contexts.open()
         try:
-            dockerfile = up_to(checked(parse(entrypoint.file.data)), options.target)
+            parsed = await aio.run(aio.DATA, parse, entrypoint.file.data, abandon_on_cancel=True)
+            dockerfile = up_to(checked(parsed), options.target)
             dockerfile = labelled(dockerfile, options.labels)
             steps: list[Step] = []
             converter = Converter(
@@ -124,6 +126,7 @@ class Run:
                 report=rules.ignore,
                 all_stages=True,
                 predefined=False,
+                empty_wildcards=False,
                 observe=lambda work, planned: steps.append(step_of(work, planned)),
             )
             converted = await converter.convert()

@@ -13,6 +13,8 @@ from lading.formats.dockerfile import instructions as ins
 from lading.formats.llb.make import Edge
 from lading.oci.digest import Digest
 
+_NOTHING: Final = re.compile(r"'/.*[*?\[].*': not found")
+"""What `builder.ops.files.actions` says of a wildcard that fits nothing."""
 _MISSING: Final = re.compile(r'failed to calculate checksum of ref: "/(.*)": not found')
 
 
@@ -101,6 +103,8 @@ def _process_failed(step: Step, run: ins.Run, status: int) -> str:
 
 
 def _copy_failed(command: ins.Copy | ins.Add, message: str) -> str:
+    if _NOTHING.fullmatch(message):
+        return f"{command.keyword} failed: no source files were specified"
     missing = _MISSING.search(message)
     if missing is None:
         return f"{command.keyword} failed: {message}"

@@ -7,7 +7,7 @@ import base64
 import json
 import os
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -179,14 +179,15 @@ def _outermost(paths: Sequence[str]) -> list[str]:
     if len(paths) <= 1:
         return list(paths)
     every = set(paths)
-    return sorted(
-        path
-        for path in every
-        if not any(
-            path != other and path.startswith(other if other.endswith("/") else f"{other}/")
-            for other in every
-        )
-    )
+    return sorted(path for path in every if every.isdisjoint(_above(path)))
+
+
+def _above(path: str) -> Iterator[str]:
+    """Every other path that holds this one, with and without the slash at its end."""
+    for place, char in enumerate(path[:-1]):
+        if char == "/":
+            yield path[: place + 1]
+            yield path[:place]
 
 
 # Processes.

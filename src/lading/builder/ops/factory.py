@@ -1,7 +1,6 @@
 """Which operation a vertex of a definition is, and the whole world that operations stand on."""
 
 from dataclasses import dataclass
-from typing import Final
 
 from lading.builder.model import ResolveMode
 from lading.builder.ops.contents import Contents
@@ -17,17 +16,10 @@ from lading.builder.ops.trees import Tree, Trees
 from lading.builder.ops.web import Known, WebOperation
 from lading.builder.solver.live import Edge, Node
 from lading.builder.solver.operation import Operation
-from lading.errors import InvalidArgumentError, UnsupportedError
+from lading.errors import UnsupportedError
 from lading.formats.llb import graph, ops
 from lading.oci import platform as platforms
 from lading.oci.descriptor import Platform
-
-_MODES: Final = {
-    "": ResolveMode.DEFAULT,
-    "default": ResolveMode.DEFAULT,
-    "local": ResolveMode.PREFER_LOCAL,
-    "pull": ResolveMode.FORCE_PULL,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,16 +81,13 @@ def _layout(op: ops.SourceOp) -> tuple[str, str] | None:
 
 def _source(op: ops.SourceOp, vertex: graph.Vertex, platform: Platform, world: World) -> Operation[Tree]:
     if op.scheme in ("docker-image", "oci-layout"):
-        mode = op.attrs.get("image.resolvemode", "")
-        if mode not in _MODES:
-            raise InvalidArgumentError(f"unknown image resolve mode {mode!r}")
         limit = op.attrs.get("image.layerlimit", "")
         return ImageOperation(
             op.identifier.partition("://")[2],
             platform,
             world.images,
             world.trees.lease,
-            mode=_MODES[mode],
+            mode=ResolveMode.parse(op.attrs.get("image.resolvemode", "")),
             layers=int(limit) if limit.isdecimal() else None,
             checksum=op.attrs.get("image.checksum", ""),
             layout=_layout(op),

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing_extensions import override
 
 from lading.builder.ops import contents
+from lading.builder.ops.changes import Change
 from lading.builder.ops.files import actions
 from lading.builder.ops.trees import NOTHING, Tree, Trees
-from lading.builder.solver.operation import CacheMap, Context, Operation
+from lading.builder.solver.operation import CacheMap, Context
 from lading.core.mounts import Mount
 from lading.errors import InvalidArgumentError
 from lading.formats.llb import ops
+from lading.kit import fs
 
 
 @dataclass(slots=True)
@@ -24,22 +26,14 @@ class _Group:
     actions: list[ops.FileAction] = field(default_factory=list[ops.FileAction])
 
 
-class FileOperation(Operation[Tree]):
+class FileOperation(Change[ops.FileOp]):
     """Changes of files without a process."""
 
     def __init__(
         self, raw: bytes, op: ops.FileOp, inputs: int, trees: Trees, hasher: contents.Contents
     ) -> None:
-        self._raw = raw
-        self._op = op
-        self._inputs = inputs
-        self._trees = trees
+        super().__init__(raw, op, inputs, trees)
         self._hasher = hasher
-
-    @property
-    @override
-    def slots(self) -> int:
-        return 1
 
     @override
     async def cache_map(self, context: Context) -> CacheMap[Tree]:
@@ -47,11 +41,8 @@ class FileOperation(Operation[Tree]):
 
     @override
     async def run(self, inputs: Sequence[Tree], context: Context) -> list[Tree]:
-        return await _Run(self._op, inputs, self._trees).outputs()
-
-    @override
-    def close(self) -> None:
-        return
+        with fs.explained("cannot change files"):
+            return await _Run(self._op, inputs, self._trees).outputs()
 
 
 class _Run:

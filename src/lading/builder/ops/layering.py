@@ -1,24 +1,23 @@
 """`MergeOp` and `DiffOp`: trees as stacks of differences, put together and taken apart. No file is touched where that can do."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from typing_extensions import override
 
 from lading.builder.ops import contents, difference
-from lading.builder.ops.trees import NOTHING, Tree, Trees
-from lading.builder.solver.operation import CacheMap, Context, Operation
-from lading.core.snapshots import SnapshotName
+from lading.builder.ops.changes import Change
+from lading.builder.ops.trees import NOTHING, Tree
+from lading.builder.solver.operation import CacheMap, Context
+from lading.errors import ResourceExhaustedError
 from lading.formats.llb import ops
 
+MERGE_LIMIT: Final = 10_000
+"""Layers of the trees that are laid over each other."""
 
-class MergeOperation(Operation[Tree]):
+
+class MergeOperation(Change[ops.MergeOp]):
     """Trees laid over each other."""
-
-    def __init__(self, raw: bytes, op: ops.MergeOp, inputs: int, trees: Trees) -> None:
-        self._raw = raw
-        self._op = op
-        self._inputs = inputs
-        self._trees = trees
 
     @property
     @override
@@ -35,9 +34,9 @@ class MergeOperation(Operation[Tree]):
         parts = [part for part in parts if part.layers]
         if len(parts) == 1:
             return parts
-        layers: list[SnapshotName] = []
-        for part in parts:
-            layers += part.layers
+        if sum(len(part.layers) for part in parts) > MERGE_LIMIT:  # merges of merges double each other
+            raise ResourceExhaustedError(f"a merge has over {MERGE_LIMIT} layers")
+        layers = [layer for part in parts for layer in part.layers]
         bases = [part.base for part in parts if part.base is not None]
         for base in bases[1:] if parts and parts[0].base is not None else bases:
             await base.bring()
@@ -51,24 +50,9 @@ class MergeOperation(Operation[Tree]):
         name = await self._trees.snapshot(tree)
         return NOTHING.below(name, None) if name is not None else NOTHING
 
-    @override
-    def close(self) -> None:
-        return
 
-
-class DiffOperation(Operation[Tree]):
+class DiffOperation(Change[ops.DiffOp]):
     """What one tree has over another."""
-
-    def __init__(self, raw: bytes, op: ops.DiffOp, inputs: int, trees: Trees) -> None:
-        self._raw = raw
-        self._op = op
-        self._inputs = inputs
-        self._trees = trees
-
-    @property
-    @override
-    def slots(self) -> int:
-        return 1
 
     @override
     async def cache_map(self, context: Context) -> CacheMap[Tree]:
@@ -88,7 +72,3 @@ class DiffOperation(Operation[Tree]):
                 return [Tree(layers=upper.layers[count:], blobs=upper.blobs)]
         made = await difference.between(self._trees, lower, upper)
         return [NOTHING.below(made, None)]
-
-    @override
-    def close(self) -> None:
-        return

@@ -33,7 +33,7 @@ from lading.errors import (
     UnavailableError,
 )
 from lading.formats.llb import ops
-from lading.kit import aio
+from lading.kit import aio, fs
 from lading.oci.digest import Digest
 
 MAX_BYTES: Final = 64 << 30
@@ -192,7 +192,8 @@ class WebOperation(Operation[Tree]):
             )
         async with self._trees.active(NOTHING) as active:
             async with self._trees.mounted_at(active.mounts) as path:
-                digest = await self._write(path, name, answer, context)
+                with fs.explained(f"cannot keep {_shown(wish.url)}"):
+                    digest = await self._write(path, name, answer, context)
             if wish.checksum and digest != wish.checksum:
                 raise DataLossError(
                     f"digest mismatch {digest}: {wish.checksum}", hint="the file is not the expected one"
@@ -234,13 +235,17 @@ class WebOperation(Operation[Tree]):
 
 def _wish(op: ops.SourceOp) -> _Wish:
     attrs = op.attrs
+    try:
+        urllib.parse.urlsplit(op.identifier)
+    except ValueError as exc:
+        raise InvalidArgumentError(f"malformed address {op.identifier[:200]!r}: {exc}") from exc
     mode = attrs.get("http.perm", "") or "0600"
     checksum = attrs.get("http.checksum", "")
     if checksum:
         Digest(checksum)
     try:
         numbers = int(mode, 0) if mode.startswith("0x") else int(mode, 8)
-        uid, gid = (int(attrs.get(f"http.{name}", "") or "0") for name in ("uid", "gid"))
+        uid, gid = (_id(attrs.get(f"http.{name}", "")) for name in ("uid", "gid"))
     except ValueError as exc:
         raise InvalidArgumentError(f"malformed attribute of {_shown(op.identifier)}: {exc}") from exc
     headers = {
@@ -248,18 +253,28 @@ def _wish(op: ops.SourceOp) -> _Wish:
         for name, value in attrs.items()
         if name.startswith("http.header.")
     }
-    for name in headers:
-        if name not in _HEADERS:
-            raise InvalidArgumentError(f"http header {name!r} may not be set")
+    for name, value in headers.items():
+        if name not in _HEADERS or not value.isprintable():
+            raise InvalidArgumentError(f"http header {name!r} may not be set to {value[:200]!r}")
+    filename = posixpath.basename(attrs.get("http.filename", ""))
+    if filename in (".", "..") or "\0" in filename:
+        raise InvalidArgumentError(f"{_shown(op.identifier)} cannot have the name {filename!r}")
     return _Wish(
         url=op.identifier,
         checksum=checksum,
-        filename=posixpath.basename(attrs.get("http.filename", "")),
+        filename=filename,
         mode=numbers & 0o7777,
         uid=uid,
         gid=gid,
         headers=headers,
     )
+
+
+def _id(text: str) -> int:
+    found = int(text or "0")
+    if not 0 <= found < 1 << 32:
+        raise ValueError(f"no user has the ID {found}")
+    return found
 
 
 def _check(status: int, url: str) -> None:

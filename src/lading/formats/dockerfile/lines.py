@@ -4,6 +4,7 @@ The rules are BuildKit's (``frontend/dockerfile/parser``), odd ones included: a 
 empty line there is too but deserves a warning, and the first words after the instruction that start with ``--`` are flags.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ from lading.formats.dockerfile.words import SPACE, split_flags, split_words
 
 LINE_LIMIT: Final = 65536
 """Characters of one line, its newline included."""
+INSTRUCTION_LIMIT: Final = 100_000
+"""Instructions of one Dockerfile; as many operations as a graph has at most."""
 _HEREDOC: Final = re.compile(r"([0-9]*)<<(-?)\s*([^<]*)")
 _TABS: Final = re.compile(r"^\t+", re.MULTILINE)
 
@@ -76,16 +79,19 @@ class Parsed:
 def parse_lines(data: bytes) -> Parsed:
     """Raises `DockerfileError`."""
     parser = _Parser(data)
-    nodes = tuple(parser.nodes())
+    nodes = tuple(itertools.islice(parser.nodes(), INSTRUCTION_LIMIT + 1))
+    here = Lines(parser.line, parser.line)
     if not nodes:
-        raise DockerfileError("file with no instructions", lines=Lines(parser.line, parser.line))
+        raise DockerfileError("file with no instructions", lines=here)
+    if len(nodes) > INSTRUCTION_LIMIT:
+        raise DockerfileError(f"the Dockerfile has over {INSTRUCTION_LIMIT} instructions", lines=here)
     return Parsed(nodes=nodes, escape=parser.escape, empty_continuations=tuple(parser.empty))
 
 
 class _Parser:
     def __init__(self, data: bytes) -> None:
         text = data.removeprefix(BOM).decode("utf-8", "surrogateescape")
-        self._source = iter(_lines(text))
+        self._source = _lines(text)
         self._directives = DirectiveReader()
         self.line = 0
         self.escape = "\\"
@@ -122,14 +128,14 @@ class _Parser:
                 continue
             if line.startswith("#"):
                 comment = line[1:].strip()
-                comments = [*comments, comment] if comment else []
+                comments.append(comment) if comment else comments.clear()
                 continue
             start = self.line
             logical = self._logical(line)
             if logical is None:
                 continue
             yield self._node(logical, start, tuple(comments))
-            comments = []
+            comments.clear()
 
     def _logical(self, line: str) -> str | None:
         """The line with those that continue it; ``None`` if it is empty."""
@@ -193,8 +199,8 @@ class _Parser:
         raise DockerfileError("unterminated heredoc")
 
 
-def _lines(text: str) -> list[str]:
-    return re.findall(r"[^\n]*\n|[^\n]+\Z", text)
+def _lines(text: str) -> Iterator[str]:
+    return (match[0] for match in re.finditer(r"[^\n]*\n|[^\n]+\Z", text))
 
 
 # Heredocs.
@@ -316,9 +322,12 @@ def _pairs(name: str) -> Callable[[str, str], _Divided]:
 
 
 def _trigger(text: str, escape: str) -> _Divided:
-    """An instruction with its arguments."""
+    """An instruction with its arguments; one of its own kind is refused later, and is not looked into."""
     if not text:
         return [], False
+    name, *rest = SPACE.split(text, maxsplit=1)
+    if name.upper() == "ONBUILD":
+        return [name, *rest], False
     inner = node_from_line(text, escape)
     return [inner.name, *inner.args], inner.json
 

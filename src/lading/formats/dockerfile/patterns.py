@@ -6,12 +6,23 @@ it. ``*`` and ``?`` stop at a ``/``, ``**`` does not (moby's patternmatcher, Go'
 
 import posixpath
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Final
 
 from lading.formats.dockerfile.directives import BOM
 from lading.formats.dockerfile.errors import DockerfileError
+
+PATTERN_LIMIT: Final = 4096
+"""Characters of a pattern; a path has no more."""
+Match = Callable[[str], bool]
+_STAR: Final = "[^/]*"
+_DEEP: Final = "(?:.*/)?"
+"""``**/``: any directories, or none."""
+_REST: Final = ".*"
+_WILD: Final = frozenset({_STAR, _DEEP, _REST})
+_END: Final = r"\Z"
 
 
 def clean(path: str) -> str:
@@ -44,23 +55,32 @@ class Pattern:
     inverted: bool = False
 
     @cached_property
-    def regex(self) -> re.Pattern[str]:
-        """It as a regular expression for a whole path."""
-        return re.compile(_translated(self.text), re.DOTALL)
-
-    def matches(self, path: str) -> bool:
-        """Whether it fits this very path."""
-        return self.regex.fullmatch(path) is not None
+    def matches(self) -> Match:
+        """Whether it fits this very path. Raises `DockerfileError` for a pattern that is none."""
+        return _matching(self.text)
 
 
-def _translated(pattern: str) -> str:
+def _matching(pattern: str) -> Match:
+    """A function that says whether a whole path fits, in time by the product of both lengths at most."""
+    if len(pattern) > PATTERN_LIMIT:
+        raise DockerfileError(f"a pattern has over {PATTERN_LIMIT} characters: {pattern[:64]}…")
+    tokens = _tokens(pattern)
+    text, open_ = _regex(tokens)
+    if open_ > 1:
+        return Automaton(tokens).matches
+    regex = re.compile(text, re.DOTALL)
+    return lambda path: regex.fullmatch(path) is not None
+
+
+def _tokens(pattern: str) -> list[str]:
+    """A pattern as regular expressions: one for each character, and `_STAR`, `_DEEP`, `_REST`."""
     if (
         pattern.startswith("**")
         and not pattern.startswith("**/")
         and not re.search(r"[*?\[\]\\]", pattern[2:])
     ):
-        return ".*" + re.escape(pattern[2:])
-    parts: list[str] = []
+        return [_REST, *map(re.escape, pattern[2:])]
+    tokens: list[str] = []
     place = 0
     while place < len(pattern):
         char = pattern[place]
@@ -68,20 +88,101 @@ def _translated(pattern: str) -> str:
         if pattern.startswith("**", place - 1):
             place += 1
             place += pattern.startswith("/", place)
-            parts.append(".*" if place == len(pattern) else "(?:.*/)?")
+            tokens.append(_REST if place == len(pattern) else _DEEP)
         elif char == "*":
-            parts.append("[^/]*")
+            tokens.append(_STAR)
         elif char == "?":
-            parts.append("[^/]")
+            tokens.append("[^/]")
         elif char == "[":
             part, place = _class(pattern, place)
-            parts.append(part)
+            tokens.append(part)
         elif char == "\\" and place < len(pattern):
-            parts.append(re.escape(pattern[place]))
+            tokens.append(re.escape(pattern[place]))
             place += 1
         else:
-            parts.append(re.escape(char))
-    return "".join(parts)
+            tokens.append(re.escape(char))
+    return tokens
+
+
+def _regex(tokens: Sequence[str]) -> tuple[str, int]:
+    """All tokens as one regular expression, and how many of its wildcards are tried at more than one length.
+
+    What follows a star may be taken where it first stands, for good, if another star follows it, or the end, or if a ``/`` is
+    in it: a star stops there. That is an atomic group, which saves trying all lengths of all stars.
+    """
+    parts: list[str] = []
+    open_ = place = 0
+    while place < len(tokens):
+        token = tokens[place]
+        place += 1
+        if token != _STAR:
+            open_ += token in _WILD and place < len(tokens)
+            parts.append(token)
+            continue
+        start = place
+        while place < len(tokens) and tokens[place] not in _WILD:
+            place += 1
+        segment = tokens[start:place]
+        text = "".join(segment)
+        settled = "/" in segment or all(one in (_STAR, _REST) for one in tokens[place : place + 1])
+        if settled and not any(one != "/" and re.fullmatch(one, "/") for one in segment):
+            parts.append(f"(?>[^/]*?{text}{'' if place < len(tokens) else _END})")
+        else:
+            open_ += 1
+            parts.append(_STAR + text)
+    return "".join(parts), open_
+
+
+class Automaton:
+    """Tokens as states, of which many are taken at a time: bit ``n`` of a number is set if the first ``n`` tokens fit so far."""
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        self._singles: list[tuple[int, re.Pattern[str]]] = []
+        self._any = self._star = self._slash = self._skip = self._skip_two = 0
+        place = 0
+        for token in tokens:
+            here = 1 << place
+            if token == _DEEP:  # a state to pass by, and one to stay in up to a slash
+                self._skip |= here
+                self._skip_two |= here
+                self._any |= here << 1
+                self._slash |= here << 1
+                place += 2
+                continue
+            if token in _WILD:
+                self._skip |= here
+                self._any |= here if token == _REST else 0
+                self._star |= here if token == _STAR else 0
+            else:
+                self._singles.append((here, re.compile(token, re.DOTALL)))
+            place += 1
+        self._final = 1 << place
+        self._known: dict[str, int] = {}
+
+    def matches(self, path: str) -> bool:
+        """Whether a whole path fits."""
+        states = self._closed(1)
+        for char in path:
+            stay = self._any | (self._star if char != "/" else 0)
+            states = self._closed(states & stay | (states & self._taking(char)) << 1)
+        return bool(states & self._final)
+
+    def _taking(self, char: str) -> int:
+        """The states that this character leads out of."""
+        if char not in self._known:
+            found = self._slash if char == "/" else 0
+            for state, regex in self._singles:
+                found |= state if regex.fullmatch(char) else 0
+            self._known[char] = found
+        return self._known[char]
+
+    def _closed(self, states: int) -> int:
+        """With those that need no character."""
+        while True:
+            more = states | (states & self._skip) << 1 | (states & self._skip_two) << 2
+            if more == states:
+                return states
+            states = more
 
 
 def _class(pattern: str, place: int) -> tuple[str, int]:
@@ -113,14 +214,12 @@ def _member(pattern: str, place: int) -> tuple[str, int]:
     return char, place + 1
 
 
-@lru_cache(maxsize=256)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(_translated(pattern), re.DOTALL)
+_compiled = lru_cache(maxsize=256)(_matching)
 
 
 def match(pattern: str, path: str) -> bool:
     """Go's ``path.Match``: the whole path, and ``*`` not beyond a ``/``. Raises `DockerfileError` for a bad pattern."""
-    return _compiled(re.sub(r"\*+", "*", pattern)).fullmatch(path) is not None
+    return _compiled(re.sub(r"\*+", "*", pattern))(path)
 
 
 def has_wildcard(text: str) -> bool:
@@ -169,7 +268,7 @@ def _leads(pattern: str, directory: str) -> bool:
             return False
         if "**" in wanted[place]:
             return True
-        if not _compiled(wanted[place]).fullmatch(part):
+        if not _compiled(wanted[place])(part):
             return False
     return len(wanted) > len(given)
 
@@ -186,7 +285,7 @@ def _pattern(text: str) -> Pattern | None:
             raise DockerfileError('illegal exclusion pattern: "!"')
     pattern = Pattern(text=text, inverted=inverted)
     try:
-        _ = pattern.regex
+        _ = pattern.matches
     except (DockerfileError, re.error) as exc:
         raise DockerfileError(f'syntax error in pattern "{text}"') from exc
     return pattern

@@ -191,6 +191,22 @@ def ignore(_rule: Rule, _message: str, _lines: Lines) -> None:
     """A report that nobody reads."""
 
 
+class Deferred:
+    """A report that keeps what it hears, on whatever thread, until it is passed on."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[Rule, str, Lines]] = []
+
+    def __call__(self, rule: Rule, message: str, lines: Lines) -> None:
+        """A `Report`."""
+        self._found.append((rule, message, lines))
+
+    def pass_on(self, report: Report) -> None:
+        """Let another one hear it."""
+        for found in self._found:
+            report(*found)
+
+
 class Findings:
     """Collects what the wanted checks find, each finding once; ``told`` hears of it at once."""
 

@@ -4,17 +4,19 @@ Forms: ``$v ${v} ${v:-w} ${v-w} ${v:+w} ${v+w} ${v:?w} ${v?w} ${v#p} ${v##p} ${v
 keep everything; in double quotes only ``"``, ``$`` and the escape character can be escaped.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from lading.formats.dockerfile.errors import DockerfileError
+from lading.formats.dockerfile.globs import Glob
 
 _SPECIAL: Final = frozenset("@*#?-$!0")
 """Names of one character (POSIX shell, 2.5.2)."""
-_LITERAL: Final = frozenset("[]{}.+()|^$")
-"""What means something in a regular expression and nothing in a shell pattern."""
+EXPANSION_LIMIT: Final = 64 << 20
+"""Characters that a Dockerfile may become (see `Allowance`)."""
+DEPTH_LIMIT: Final = 100
+"""Expressions within each other, ``${a:-${b:-…}}``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,9 +29,31 @@ class Expanded:
     missing: frozenset[str]
 
 
+@dataclass(slots=True)
+class Allowance:
+    """What is left of `EXPANSION_LIMIT` for what short files can say at length.
+
+    These are the values of variables wherever they stand, the characters that patterns look at, environments, histories, and
+    what stages inherit. A few variables that double each other, or some thousand stages, would fill any memory without it.
+    """
+
+    left: int = EXPANSION_LIMIT
+
+    def spend(self, count: int) -> None:
+        """Raises `DockerfileError` if that is more than is left."""
+        self.left -= count
+        if self.left < 0:
+            raise DockerfileError(
+                f"the variables and stages of the Dockerfile stand for over {EXPANSION_LIMIT} characters"
+            )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lexer:
-    """How words are read. The ``raw`` ones keep quotes and escapes; ``keep_unset`` leaves unset variables as they stand."""
+    """How words are read. The ``raw`` ones keep quotes and escapes; ``keep_unset`` leaves unset variables as they stand.
+
+    One is used for a whole Dockerfile, which has one allowance.
+    """
 
     escape: str = "\\"
     raw_quotes: bool = False
@@ -37,6 +61,7 @@ class Lexer:
     ignore_quotes: bool = False
     """Quotes are characters like others."""
     keep_unset: bool = False
+    allowance: Allowance = field(default_factory=Allowance, compare=False)
 
     def expand(self, text: str, variables: Mapping[str, str]) -> Expanded:
         """Raises `DockerfileError` for an unfinished quote or expression, or as ``${v:?}`` says."""
@@ -89,6 +114,7 @@ class _Reader:
         self._place = 0
         self._variables = variables
         self._raw_escapes = lexer.raw_escapes
+        self._depth = 0
         self.found: set[str] = set()
         self.missing: set[str] = set()
 
@@ -104,10 +130,14 @@ class _Reader:
     def read(self, stop: str, *, raw_escapes: bool) -> tuple[str, list[str]]:
         """Everything up to ``stop`` (which is passed over), or to the end."""
         before, self._raw_escapes = self._raw_escapes, raw_escapes
+        self._depth += 1
+        if self._depth > DEPTH_LIMIT:
+            raise DockerfileError(f"variables are nested deeper than {DEPTH_LIMIT} expressions")
         try:
             return self._read(stop)
         finally:
             self._raw_escapes = before
+            self._depth -= 1
 
     def _read(self, stop: str) -> tuple[str, list[str]]:
         special: dict[str, Callable[[], str]] = {"$": self._dollar, "<": self._less}
@@ -210,6 +240,7 @@ class _Reader:
     def _value(self, name: str) -> str | None:
         value = self._variables.get(name)
         (self.missing if value is None else self.found).add(name)
+        self._lexer.allowance.spend(len(value or ""))
         return value
 
     def _braced(self, name: str) -> str:
@@ -226,7 +257,7 @@ class _Reader:
         value = self._value(name)
         if value is None and self._lexer.keep_unset:
             return f"${{{name}{modifier}{word}}}"
-        return _modified(name, value, modifier, word)
+        return _modified(name, value, modifier, word, self._lexer.allowance)
 
     def _until(self, stop: str, complaint: str, *, raw_escapes: bool) -> str:
         try:
@@ -244,14 +275,18 @@ class _Reader:
         value = self._value(name)
         if value is None:
             return f"${{{name}/{pattern}/{replacement}}}" if self._lexer.keep_unset else ""
-        return _pattern(pattern, greedy=True).sub(lambda _: replacement, value, count=0 if everywhere else 1)
+        allowance = self._lexer.allowance
+        allowance.spend(len(value) * len(pattern))
+        parts = Glob(pattern, greedy=True).cut(value, everywhere=everywhere)
+        allowance.spend(len(replacement) * (len(parts) - 1))
+        return replacement.join(parts)
 
 
 def _in_name(char: str) -> bool:
     return char == "_" or char.isalpha() or char.isdecimal()
 
 
-def _modified(name: str, value: str | None, modifier: str, word: str) -> str:
+def _modified(name: str, value: str | None, modifier: str, word: str, allowance: Allowance) -> str:
     operator = modifier[-1]
     absent = value is None or (modifier.startswith(":") and not value)
     match operator:
@@ -267,42 +302,15 @@ def _modified(name: str, value: str | None, modifier: str, word: str) -> str:
         case _:
             greedy = word.startswith(operator)
             trim = _without_prefix if operator == "#" else _without_suffix
-            return trim(value or "", word[greedy:], greedy=greedy)
+            allowance.spend(len(value or "") * len(word))
+            return trim(value or "", Glob(word[greedy:], greedy=greedy))
 
 
-def _without_prefix(value: str, pattern: str, *, greedy: bool) -> str:
-    match = _pattern(pattern, greedy=greedy).match(value)
-    return value[match.end() :] if match else value
+def _without_prefix(value: str, pattern: Glob) -> str:
+    end = pattern.end_at(value, 0)
+    return value if end is None else value[end:]
 
 
-def _without_suffix(value: str, pattern: str, *, greedy: bool) -> str:
-    """Both are turned round, because a regular expression finds the leftmost match and the last one is wanted."""
-    pairs: list[str] = re.findall(r"\\.|.", pattern, re.DOTALL)
-    turned = "".join(reversed(pairs))
-    return _without_prefix(value[::-1], turned, greedy=greedy)[::-1]
-
-
-def _pattern(pattern: str, *, greedy: bool) -> re.Pattern[str]:
-    """A shell pattern (``*``, ``?``, escapes; no brackets) as a regular expression."""
-    parts: list[str] = []
-    place = 0
-    while place < len(pattern):
-        char = pattern[place]
-        place += 1
-        if char == "*":
-            parts.append(".*" if greedy else ".*?")
-        elif char == "?":
-            parts.append(".")
-        elif char == "\\":
-            escaped = pattern[place : place + 1]
-            if escaped in ("}", "/"):
-                continue
-            if escaped not in ("*", "?", "\\"):
-                raise DockerfileError(
-                    f"invalid pattern ({pattern}) in substitution: invalid escape '\\{escaped}'"
-                )
-            parts.append("\\" + escaped)
-            place += 1
-        else:
-            parts.append("\\" + char if char in _LITERAL else char)
-    return re.compile("".join(parts))
+def _without_suffix(value: str, pattern: Glob) -> str:
+    """Both are turned round: what is wanted is a match that ends where the value does."""
+    return _without_prefix(value[::-1], pattern.turned())[::-1]

@@ -1,16 +1,19 @@
 """``did you mean``: the option nearest to what was written, at most two edits away."""
 
+import itertools
 from collections.abc import Iterable
 from typing import Final
 
 _NEAR: Final = 2
+_OPTIONS: Final = 1000
+"""How many options are looked at."""
 
 
 def nearest(written: str, options: Iterable[str], *, case: bool = True) -> str:
     """The nearest option, in the case of ``written`` if ``case`` does not count; empty if none is near or one is equal."""
     wanted = written if case else written.lower()
     best, distance = "", _NEAR + 1
-    for option in sorted(options):
+    for option in sorted(itertools.islice(options, _OPTIONS)):
         candidate = option if case else option.lower()
         if candidate == wanted:
             return ""

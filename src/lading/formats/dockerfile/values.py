@@ -16,6 +16,7 @@ _UNITS: Final = {
     "m": 60_000_000_000,
     "h": 3_600_000_000_000,
 }
+_OVERFLOW: Final = 1 << 63
 _PART: Final = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)([^0-9.]*)")
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kmgtp]?)i?b?", re.IGNORECASE)
 _TRUTHS: Final = {
@@ -35,7 +36,10 @@ def duration(text: str) -> int:
         if unit not in _UNITS:
             what = f'unknown unit "{unit}"' if unit else "missing unit"
             raise DockerfileError(f'time: {what} in duration "{text}"')
-        total += round(float(match[1]) * _UNITS[unit])
+        part = float(match[1]) * _UNITS[unit]
+        if part >= _OVERFLOW or total + round(part) >= _OVERFLOW:
+            raise DockerfileError(f'time: invalid duration "{text}"')
+        total += round(part)
         place = match.end()
     if not place or place != len(body):
         raise DockerfileError(f'time: invalid duration "{text}"')
@@ -45,9 +49,10 @@ def duration(text: str) -> int:
 def size(text: str) -> int:
     """Bytes of a size such as ``64m`` or ``1.5GiB``, always in powers of 1024. Raises `DockerfileError`."""
     match = _SIZE.fullmatch(text)
-    if match is None:
+    found = float(match[1]) * 1024 ** " kmgtp".index(match[2].lower() or " ") if match else _OVERFLOW
+    if found >= _OVERFLOW:
         raise DockerfileError(f"invalid size: '{text}'")
-    return int(float(match[1]) * 1024 ** " kmgtp".index(match[2].lower() or " "))
+    return int(found)
 
 
 def truth(text: str) -> bool | None:

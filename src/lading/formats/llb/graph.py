@@ -16,6 +16,8 @@ from lading.oci.digest import Digest
 OPS_LIMIT: Final = 100_000
 BYTES_LIMIT: Final = 64 * 1024 * 1024
 """Bytes of all operations together; heredoc files are in them."""
+NAME_LIMIT: Final = 4096
+"""Characters of a name that is made of the operation; that of a merge holds the names of its inputs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +142,11 @@ def _check_output(wanted: ops.Input, vertices: Mapping[Digest, Vertex]) -> None:
 
 
 def default_name(op: ops.Op, inputs: list[str]) -> str:
-    """What a vertex is called if nobody named it, as BuildKit does; ``inputs`` are the names of its inputs."""
+    """What a vertex is called if nobody named it, as BuildKit does, cut off at `NAME_LIMIT`; ``inputs`` are its inputs' names."""
+    return _default_name(op, inputs)[:NAME_LIMIT]
+
+
+def _default_name(op: ops.Op, inputs: list[str]) -> str:
     match op:
         case ops.SourceOp():
             return op.identifier

@@ -2,8 +2,9 @@
 
 The ``h2`` package is the protocol; here are its events, flow control and the framing of messages. One task reads, one task
 writes; calls leave their bytes with the writer and wait only while too much of it is unsent, so that a cancelled call never
-cuts a frame in two. What a call has not read counts against its own window and never against the connection's: a slow call
-holds up nobody else.
+cuts a frame in two. What a call has not read counts against its own window, and against the connection's too: a slow call
+holds up nobody else, unless so much is unread that memory would suffer (`_CONNECTION_WINDOW`). A peer that does not take the
+answers to its own frames, such as those to a flood of pings, is not read from until it does.
 """
 
 import struct
@@ -31,9 +32,12 @@ _Setting: Final = h2.settings.SettingCodes
 _WINDOW: Final = 17 << 20
 """More than the greatest message that anybody takes, so that one always fits."""
 _GRANT: Final = 64 << 10
-_CONNECTION_WINDOW: Final = 256 << 20
+_CONNECTION_WINDOW: Final = 128 << 20
+"""Bytes of one peer that may be unread at a time, on all of its calls together."""
 _FRAME: Final = 1 << 20
 _UNSENT: Final = 1 << 20
+_UNSENT_WHILE_READING: Final = 16 << 20
+"""Beyond this much unsent nothing is read: what is read may have to be answered."""
 _HEADERS: Final = 1 << 20
 _STREAMS: Final = 1000
 _LINGER_SECONDS: Final = 1.0
@@ -82,6 +86,8 @@ class Stream:
         self._buffer = bytearray()
         self._messages: deque[bytes] = deque()
         self._taken = 0
+        self.unread = 0
+        """Bytes that came and that nobody took."""
         self._changed = Signal()
 
     async def receive(self) -> bytes | None:
@@ -125,6 +131,7 @@ class Stream:
             raise GrpcError(Code.UNAVAILABLE, "the connection is closed")
 
     def _consumed(self, size: int) -> None:
+        self._connection.was_read(self, size)
         self._taken += size
         if self._taken > _GRANT and not self.ended:
             self._connection.open_window(self, self._taken)
@@ -184,6 +191,7 @@ class Connection:
         self._limit = limit
         self._accept = accept
         self._streams: dict[int, Stream] = {}
+        self._unread = 0
         self._unacknowledged = 0
         self._unsent = 0
         self._pending: list[bytes] = []
@@ -201,6 +209,8 @@ class Connection:
                 for event in self._h2.receive_data(self._merger.feed(data)):
                     self._handle(event)
                 self.flush()
+                while self._unsent > _UNSENT_WHILE_READING and not self.closed:
+                    await self._drained.wait()
         except h2.exceptions.ProtocolError:
             self.flush()  # h2 has made a GOAWAY that says what is wrong
 
@@ -324,8 +334,16 @@ class Connection:
             self._h2.increment_flow_control_window(size, stream.id)
         self.flush()
 
+    def was_read(self, stream: Stream, size: int) -> None:
+        """So many bytes of a stream are nobody's any more."""
+        size = min(size, stream.unread)
+        stream.unread -= size
+        self._unread -= size
+        self._acknowledge()
+
     def forget(self, stream: Stream) -> None:
         """A call is over on our side; if the peer does not know it yet, it is told."""
+        self.was_read(stream, stream.unread)
         if self._streams.pop(stream.id, None) is not None and stream.reset is None and not self.closed:
             with suppress(h2.exceptions.ProtocolError):
                 self._h2.reset_stream(stream.id, h2.errors.ErrorCodes.CANCEL)
@@ -333,6 +351,7 @@ class Connection:
 
     def finish(self, stream: Stream) -> None:
         """A call is over on both sides, or the peer may stop sending without harm."""
+        self.was_read(stream, stream.unread)
         if self._streams.pop(stream.id, None) is not None and not stream.ended and not self.closed:
             with suppress(h2.exceptions.ProtocolError):
                 self._h2.reset_stream(stream.id, h2.errors.ErrorCodes.NO_ERROR)
@@ -369,18 +388,27 @@ class Connection:
 
     def _received(self, event: h2.events.DataReceived) -> None:
         self._unacknowledged += event.flow_controlled_length or 0
-        if self._unacknowledged > _CONNECTION_WINDOW // 4:
-            self._h2.increment_flow_control_window(self._unacknowledged)
-            self._unacknowledged = 0
         stream = self._streams.get(event.stream_id)
-        if stream is None:
-            return
-        try:
-            stream.feed(event.data or b"")
-        except GrpcError:
-            self._h2.reset_stream(stream.id, h2.errors.ErrorCodes.CANCEL)
-            stream.reset = h2.errors.ErrorCodes.CANCEL
-            self._over(stream)
+        if stream is not None and stream.reset is None:
+            data = event.data or b""
+            stream.unread += len(data)
+            self._unread += len(data)
+            try:
+                stream.feed(data)
+            except GrpcError:
+                self._h2.reset_stream(stream.id, h2.errors.ErrorCodes.CANCEL)
+                stream.reset = h2.errors.ErrorCodes.CANCEL
+                self._over(stream)
+        self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        """Let the peer send on, but for what is still unread: that stays part of its window."""
+        room = self._unacknowledged - self._unread
+        if room > max(0, _CONNECTION_WINDOW - self._unread) // 4 and not self.closed:
+            with suppress(h2.exceptions.ProtocolError):
+                self._h2.increment_flow_control_window(room)
+            self._unacknowledged -= room
+            self.flush()
 
     def _was_reset(self, event: h2.events.StreamReset) -> None:
         stream = self._streams.get(event.stream_id)
@@ -392,6 +420,7 @@ class Connection:
         self._over(stream)
 
     def _over(self, stream: Stream) -> None:
+        self.was_read(stream, stream.unread)
         stream.changed()
         self._window.wake()
         if stream.scope is not None:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from support.builds import Client, House, Screen, build_house, copy, definition, image, local, publish, run
 from support.images import busybox_layer
 
+from lading.builder.caching.importing import STACK_LIMIT, ImportedCache
 from lading.builder.results import LayerForm
 from lading.core.leases import LeaseID
 from lading.errors import NotFoundError, UnsupportedError
@@ -225,3 +227,69 @@ def test_a_hostile_config_is_refused() -> None:
     circle = {"layers": [{"blob": blob, "parent": 1}, {"blob": blob, "parent": 0}]}
     with pytest.raises(Exception, match="stand on each other"):
         cacheconfig.layers_below(cacheconfig.parse(json.dumps(circle).encode()), 0)
+
+
+BLOB = "sha256:" + "1" * 64
+
+
+def imported(config: cacheconfig.Config) -> ImportedCache:
+    """A cache whose only blob is known. Nothing is ever fetched."""
+    blob = Descriptor(
+        media_type="application/vnd.oci.image.layer.v1.tar+gzip",
+        digest=Digest(BLOB),
+        size=1,
+        annotations={cacheconfig.DIFF_ID: BLOB},
+    )
+    return ImportedCache(config, {BLOB: blob}, None)  # type: ignore[arg-type]
+
+
+async def test_layers_that_stand_on_each_other_are_nobodys_result() -> None:
+    layers = (cacheconfig.Layer(BLOB, 1), cacheconfig.Layer(BLOB, 0), cacheconfig.Layer(BLOB))
+    for top, whole in ((0, False), (2, True)):
+        record = cacheconfig.Record(digest=BLOB, results=(cacheconfig.Result(layer=top),))
+        cache = imported(cacheconfig.Config(layers=layers, records=(record,)))
+        assert (await cache.find(Digest(BLOB), [])).record == ("0" if whole else None)
+
+
+async def test_a_hostile_cache_costs_time_by_its_length_alone() -> None:
+    """50,000 records of one name, whose results stand on 50,000 layers, the lowest of them unknown."""
+    count = 50_000
+    layers = [
+        cacheconfig.Layer("sha256:" + "2" * 64),
+        *(cacheconfig.Layer(BLOB, one) for one in range(count)),
+    ]
+    records = [cacheconfig.Record(digest=BLOB, results=(cacheconfig.Result(layer=count),))] * count
+    started = time.process_time()
+    found = await imported(cacheconfig.Config(layers=tuple(layers), records=tuple(records))).find(
+        Digest(BLOB), []
+    )
+    assert (len(found.keys), found.record) == (count, None)
+    assert time.process_time() - started < 5
+
+
+async def test_a_result_of_endless_layers_is_not_used() -> None:
+    layers = (cacheconfig.Layer(BLOB), *(cacheconfig.Layer(BLOB, one) for one in range(STACK_LIMIT)))
+    record = cacheconfig.Record(digest=BLOB, results=(cacheconfig.Result(layer=STACK_LIMIT),))
+    cache = imported(cacheconfig.Config(layers=layers, records=(record,)))
+    assert (await cache.find(Digest(BLOB), [])).record == "0"
+    assert await cache.load("0") is None
+    assert (await cache.find(Digest(BLOB), [])).record is None
+
+
+@pytest.mark.parametrize("config", [b"[]", b"nothing", b'{"moby.buildkit.cache.v0": 1}', b"[" * 100_000])
+async def test_an_image_whose_config_is_none_has_no_cache(
+    tmp_path: Path, registry: FakeRegistry, base: str, client: Client, config: bytes
+) -> None:
+    made = registry.add_blob("evil", config)
+    kind = "application/vnd.oci.image.manifest.v1+json"
+    about = {
+        "mediaType": "application/vnd.oci.image.config.v1+json",
+        "digest": made.digest,
+        "size": made.size,
+    }
+    manifest = {"schemaVersion": 2, "mediaType": kind, "config": about, "layers": []}
+    registry.add_manifest("evil", json.dumps(manifest).encode(), kind, tag="latest")
+    async with build_house(tmp_path / "one") as house:
+        imports = [("registry", {"ref": f"{registry.host}/evil:latest"})]
+        screen, _ = await build(house, two_stages(base), client, imports=imports)
+        assert any("importing" in name and event.error for name, event in screen.vertices().items())

@@ -1,5 +1,6 @@
 """Directives, continuations, comments, heredocs, and how each instruction's arguments are divided."""
 
+import time
 from contextlib import suppress
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from lading.formats.dockerfile.directives import detect_syntax, directive
 from lading.formats.dockerfile.errors import DockerfileError, Lines
-from lading.formats.dockerfile.lines import Node, parse_heredoc, parse_lines
+from lading.formats.dockerfile.lines import INSTRUCTION_LIMIT, Node, parse_heredoc, parse_lines
 from lading.formats.dockerfile.parse import parse
 from lading.formats.dockerfile.words import split_flags, split_words
 
@@ -247,3 +248,25 @@ def test_whatever_is_written_is_parsed_or_refused(text: str) -> None:
 def test_any_bytes_are_parsed_or_refused(data: bytes) -> None:
     with suppress(DockerfileError):
         parse(data)
+
+
+def test_comments_are_gathered_in_one_pass() -> None:
+    started = time.process_time()
+    (node,) = nodes("# x\n" * 200_000 + "RUN a")
+    assert len(node.comments) == 200_000
+    assert time.process_time() - started < 5
+
+
+def test_comments_before_an_empty_one_are_of_nobody() -> None:
+    first, second = nodes("# a\n#\n# b\nRUN a\nRUN b")
+    assert (first.comments, second.comments) == (("b",), ())
+
+
+def test_a_trigger_in_a_trigger_is_refused_however_deep() -> None:
+    with pytest.raises(DockerfileError, match="Chaining ONBUILD"):
+        parse(b"FROM scratch\n" + b"ONBUILD " * 8000 + b"RUN a\n")
+
+
+def test_instructions_have_a_limit() -> None:
+    with pytest.raises(DockerfileError, match=f"over {INSTRUCTION_LIMIT} instructions"):
+        parse_lines(b"RUN\n" * (INSTRUCTION_LIMIT + 1))

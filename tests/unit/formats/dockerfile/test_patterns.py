@@ -1,9 +1,23 @@
 """Patterns for files."""
 
+import re
+import time
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lading.formats.dockerfile.errors import DockerfileError
-from lading.formats.dockerfile.patterns import Matcher, clean, has_wildcard, match, read_ignore
+from lading.formats.dockerfile.patterns import (
+    PATTERN_LIMIT,
+    Automaton,
+    Matcher,
+    Pattern,
+    clean,
+    has_wildcard,
+    match,
+    read_ignore,
+)
 
 
 def test_an_ignore_file_is_read() -> None:
@@ -106,3 +120,41 @@ def test_a_walk_goes_where_something_may_be_wanted(pattern: str, directory: str,
 def test_has_wildcard() -> None:
     assert all(has_wildcard(text) for text in ("a*", "\\\\[", "?"))
     assert not has_wildcard("a\\*")
+
+
+PIECES = ("a", "b", "/", "*", "?", "**", "**/", "[^a]", "[a-b]", "[^b-a]")
+
+
+def regex(pattern: str) -> re.Pattern[str]:
+    """A pattern of these pieces as moby's patternmatcher translates it."""
+    if pattern.startswith("**") and not pattern.startswith("**/") and not re.search(r"[*?\[]", pattern[2:]):
+        return re.compile(".*" + re.escape(pattern[2:]))
+    out = re.sub(r"\*\*/?\Z", "\0", pattern)
+    out = re.sub(r"\*\*/?", "\1", out)
+    out = out.replace("*", "[^/]*").replace("?", "[^/]").replace("[^b-a]", ".")
+    return re.compile(out.replace("\0", ".*").replace("\1", "(?:.*/)?"))
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=7).map("".join), st.text("ab/", max_size=8))
+def test_a_pattern_fits_what_it_would_by_trying_everything(pattern: str, path: str) -> None:
+    assert Pattern(pattern).matches(path) == (regex(pattern).fullmatch(path) is not None)
+
+
+@given(
+    st.lists(st.sampled_from(("a", "b", "/", "[^/]*", "[^/]", "(?:.*/)?", ".*"))), st.text("ab/", max_size=8)
+)
+def test_states_fit_what_a_regular_expression_does(tokens: list[str], path: str) -> None:
+    assert Automaton(tokens).matches(path) == (re.fullmatch("".join(tokens), path) is not None)
+
+
+@pytest.mark.parametrize("pattern", ["*a" * 30 + "b", "**/a/" * 20 + "b", "*[^x]" * 20 + "b", "**a" * 20])
+def test_many_wildcards_take_no_longer_than_one(pattern: str) -> None:
+    started = time.process_time()
+    for path in ("a" * 250, "a/" * 1000 + "a"):
+        assert not Pattern(pattern).matches(path) or pattern.startswith("**a")
+    assert time.process_time() - started < 5
+
+
+def test_a_pattern_of_any_length_is_refused() -> None:
+    with pytest.raises(DockerfileError, match="over"):
+        Pattern("a" * (PATTERN_LIMIT + 1)).matches("a")

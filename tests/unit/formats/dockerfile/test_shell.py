@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lading.formats.dockerfile.errors import DockerfileError
-from lading.formats.dockerfile.shell import Lexer
+from lading.formats.dockerfile.shell import DEPTH_LIMIT, EXPANSION_LIMIT, Lexer
 
 VARIABLES = {
     "v": "value",
@@ -161,3 +161,33 @@ def test_names_that_were_used_are_told() -> None:
 def test_whatever_is_written_is_expanded_or_refused(text: str) -> None:
     with suppress(DockerfileError):
         assert isinstance(Lexer().expand(text, {"a": "b"}).text, str)
+
+
+def test_variables_that_double_each_other_end_at_a_limit() -> None:
+    lexer, variables = Lexer(), {"v0": "x" * 10}
+    with pytest.raises(DockerfileError, match=f"over {EXPANSION_LIMIT} characters"):
+        for number in range(100):
+            variables[f"v{number + 1}"] = lexer.expand(f"$v{number}" * 10, variables).text
+    assert sum(map(len, variables.values())) < EXPANSION_LIMIT
+
+
+@pytest.mark.parametrize(
+    "text", ["${v//x/yyyyyyyyyy}", "${v#" + "?" * 1000 + "}", "${v//" + "?x" * 500 + "/}"]
+)
+def test_replacements_end_at_the_same_limit(text: str) -> None:
+    lexer, variables = Lexer(), {"v": "x" * 100_000}
+    with pytest.raises(DockerfileError, match=f"over {EXPANSION_LIMIT} characters"):
+        for _ in range(100):
+            lexer.expand(text, variables)
+
+
+def test_expressions_within_each_other_have_a_limit() -> None:
+    nested = "${a:-" * DEPTH_LIMIT + "x" + "}" * DEPTH_LIMIT
+    with pytest.raises(DockerfileError, match="nested deeper"):
+        Lexer().expand(nested, {})
+    assert Lexer().expand(nested[5:-1], {}).text == "x"
+
+
+def test_an_empty_match_after_another_is_none_as_in_go() -> None:
+    assert Lexer().expand("${v//*/x}", {"v": "abc"}).text == "x"
+    assert Lexer().expand("${v//z/-}", {"v": "azbz"}).text == "a-b-"

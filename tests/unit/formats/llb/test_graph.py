@@ -440,3 +440,13 @@ def test_an_operation_is_shown_as_buildkit_shows_it() -> None:
         "OSVersion": "1",
         "OSFeatures": ["f"],
     }
+
+
+def test_names_of_merges_do_not_grow_without_end() -> None:
+    tree = make.source(ops.SourceOp(identifier="docker-image://a"), make.Style())
+    for _ in range(60):
+        merged = make.merge([tree, make.difference(tree, tree, make.Style())], make.Style())
+        assert merged is not None
+        tree = merged
+    names = [vertex.name for vertex in graph.load(make.definition(tree)).vertices.values()]
+    assert max(map(len, names)) == graph.NAME_LIMIT

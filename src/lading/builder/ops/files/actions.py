@@ -274,6 +274,8 @@ def _make_directory(action: ops.MakeDirectory, root: int, root_of: RootOf) -> No
 
 def _make_symlink(action: ops.MakeSymlink, root: int, root_of: RootOf) -> None:
     owner = owners.resolve(action.owner, root_of)
+    if "\0" in action.target:
+        raise InvalidArgumentError(f"the link {action.path[:200]!r} leads to a name with a zero byte")
     with paths.parent_of(root, action.path) as (parent, name):
         os.symlink(action.target, name, dir_fd=parent)
         if owner is not None:

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Callable, Generator
 from typing import Final
 
+from lading.errors import InvalidArgumentError
 from lading.kit import linux
 
 INSIDE: Final = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS
@@ -19,7 +20,12 @@ Made = Callable[[int, str], None]
 
 
 def parts_of(path: str) -> list[str]:
-    """The parts of a path as if it stood below the root; ``..`` goes up no further."""
+    """The parts of a path as if it stood below the root; ``..`` goes up no further.
+
+    Raises `InvalidArgumentError` for one with a zero byte, which the kernel has no word for.
+    """
+    if "\0" in path:
+        raise InvalidArgumentError(f"the path {path[:200]!r} has a zero byte")
     parts: list[str] = []
     for part in path.split("/"):
         if part == "..":
