@@ -64,7 +64,7 @@ async def test_what_was_removed_is_forgotten_when_its_tree_is_out_of_the_way(roo
             raise LadingError(f"cannot remove {directory}")
 
         with monkeypatch.context() as patched:
-            patched.setattr(trees, "doom_directory", fail)
+            patched.setattr(trees._directories, "doom_named", fail)
             with pytest.raises(LadingError):
                 await trees.remove("two")
         assert [key for key, _ in await rows.removed()] == ["two"]
