@@ -47,6 +47,14 @@ def calibrate() -> float:
     return operations.timed(lambda: hashlib.sha256(data))
 
 
+def commit() -> str:
+    """What is measured; ``unknown`` where this is no working copy of git."""
+    try:
+        return engines.run("git", "-C", str(HERE), "rev-parse", "HEAD").strip()
+    except (RuntimeError, FileNotFoundError):
+        return "unknown"
+
+
 class Run:
     """One invocation: the engines, the registry and the samples."""
 
@@ -230,7 +238,7 @@ class Run:
             "kernel": platform.release(),
             "cores": os.cpu_count(),
             "arguments": sys.argv[1:],
-            "commit": engines.run("git", "-C", str(HERE), "rev-parse", "HEAD").strip(),
+            "commit": commit(),
             "load": os.getloadavg(),
             "calibration": self.calibration,
             "failures": operations.failures,
@@ -274,6 +282,9 @@ def main() -> int:
         help="where the images that are pulled are made, and kept for the next run",
     )
     options = parser.parse_args()
+    for name, known in (("phases", (*PHASES, "memory")), ("peers", PEERS), ("builds", builds.KINDS)):
+        if unknown := sorted({*(getattr(options, name) or "").split(",")} - {*known, ""}):
+            parser.error(f"--{name}: there is no {', '.join(unknown)}; choose from {', '.join(known)}")
     containers.own_mount_namespace()
     options.pairs = options.pairs or (1 if options.quick else 3)
     options.others = options.others or (1 if options.quick else 2)
