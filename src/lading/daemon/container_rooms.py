@@ -1,6 +1,6 @@
 """The place of containers in the daemon: their routes are there from the start, and what serves them comes when it is needed.
 
-Shims, networks, volumes and the containers themselves are a fourth of what a daemon would load. Where there are containers they
+Shims, networks, volumes and the containers themselves are a tenth of what a start would cost. Where there are containers they
 are opened before the daemon answers, because clients expect to find them as they were. Where there are none, they are opened
 for the first who asks, or a moment after the start.
 """

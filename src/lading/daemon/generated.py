@@ -31,7 +31,7 @@ _ENGINE: Final[Any] = importlib.import_module("_sre")
 """Runs them."""
 _SALT: Final = re.compile(r"(?<=return hash\(\(\n) +-?\d+(?=,\n)")
 """Attrs salts the hashes of its objects with that of a name, which is never the same; that of an earlier process does as well."""
-_MISSING: Final = 10
+_MISSING: Final = 30
 """What was kept is replaced if more than one in so many was missing. A few patterns, made of sets, are never the same."""
 
 

@@ -6,6 +6,7 @@ a blob is never left out because a snapshot with its contents exists already.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import anyio
 
@@ -15,7 +16,7 @@ from lading.core.progress import Phase, Progress
 from lading.core.remotes import Credentials, Document, Fetcher, Registries
 from lading.core.snapshots import SnapshotName
 from lading.errors import NotFoundError, ResourceExhaustedError
-from lading.kit.tasks import task_group
+from lading.kit.tasks import map_tasks, task_group
 from lading.oci import mediatypes, platform
 from lading.oci.descriptor import Descriptor, Platform
 from lading.oci.digest import Digest
@@ -273,19 +274,38 @@ class Puller:
         """Fetch the manifests that are wanted into ``run.nodes``; the one to unpack for this host."""
         target = document.descriptor
         parsed = parse(document.body, target)
-        await self._documents.keep(document, lease=run.lease, repository=run.reference)
+        keep = partial(self._documents.keep, document, lease=run.lease, repository=run.reference)
         if isinstance(parsed, Manifest):
+            await keep()
             node = self._add(run, target, parsed)
             return await self._choose_single(run, node, platforms)
-        offers = await self._offers(run, target, parsed)
-        for descriptor in select(offers, platforms, self._host):
-            if is_attestation(descriptor) and not self._packed:
-                continue
+        async with task_group() as group:
+            group.start_soon(
+                keep
+            )  # its manifests, each of which the lease holds, come while it is made durable
+            await self._fetch_manifests(run, target, parsed, platforms)
+        chosen = best(self._host, run.nodes)
+        return chosen if self._packed else chosen or run.nodes[0]
+
+    async def _fetch_manifests(
+        self, run: _Pull, target: Descriptor, index: Index, platforms: Platforms
+    ) -> None:
+        """Fetch what is wanted of an index, in its order into ``run.nodes``, some at a time."""
+        offers = await self._offers(run, target, index)
+        wanted = [
+            descriptor
+            for descriptor in select(offers, platforms, self._host)
+            if self._packed or not is_attestation(descriptor)
+        ]
+
+        async def fetch(descriptor: Descriptor) -> None:
             found = await self._fetch_document(run, descriptor)
             if isinstance(found, Manifest):
                 self._add(run, descriptor, found)
-        chosen = best(self._host, run.nodes)
-        return chosen if self._packed else chosen or run.nodes[0]
+
+        await map_tasks(fetch, wanted, limit=self._max_downloads)
+        order = {descriptor.digest: number for number, descriptor in enumerate(wanted)}
+        run.nodes.sort(key=lambda node: order[node.descriptor.digest])
 
     def _add(self, run: _Pull, descriptor: Descriptor, manifest: Manifest) -> ManifestNode:
         """A manifest to pull, if it is not too large to be one."""

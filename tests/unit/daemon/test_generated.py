@@ -147,13 +147,13 @@ def test_a_text_that_is_another_one_each_time_does_not_make_the_file_grow(
 
     def start(number: int) -> bytes:
         with generated.kept(path):
-            for each in [*range(20), 1000 + number]:
+            for each in [*range(40), 1000 + number]:
                 compile(f"x = {each}", "<made>", "exec")
         return path.read_bytes()
 
     first = start(0)
     assert start(1) == start(2) == first
-    assert len(compiled) == 21 + 1 + 1
+    assert len(compiled) == 41 + 1 + 1
     with generated.kept(path):
         for each in range(100, 110):
             compile(f"x = {each}", "<made>", "exec")

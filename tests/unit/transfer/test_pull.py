@@ -22,6 +22,8 @@ from lading.oci.digest import DiffID, Digest
 from lading.oci.document import encode
 from lading.oci.manifest import Index, Manifest
 from lading.testing import images as make
+from lading.testing.memory.remotes import _Fetcher
+from lading.transfer.documents import Documents
 
 pytestmark = pytest.mark.anyio
 
@@ -74,6 +76,38 @@ async def test_labels_keep_everything_as_containerd_does(world: World):
         **source,
     }
     assert labels[TOP.descriptor.digest] == {"containerd.io/uncompressed": TOP.diff_id, **source}
+
+
+async def test_manifests_are_asked_for_together_and_while_their_index_is_stored(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    images = [
+        make.image([BASE]),
+        make.image([BASE, TOP], platform=Platform(os="linux", architecture="arm64")),
+    ]
+    index = make.index(images)
+    make.publish(world.repository, index, "latest")
+    asked: set[Digest] = set()
+    answered: list[Digest] = []
+    keep, document = Documents.keep, _Fetcher.document
+
+    async def slow_keep(self, kept, **options):
+        if kept.descriptor.digest == index.descriptor.digest:
+            await until(lambda: len(asked) == 2)
+        await keep(self, kept, **options)
+
+    async def slow_document(self, descriptor):
+        asked.add(descriptor.digest)
+        await until(lambda: len(asked) == 2)
+        if descriptor.digest == images[0].descriptor.digest:
+            await until(lambda: images[1].descriptor.digest in answered)
+        answered.append(descriptor.digest)
+        return await document(self, descriptor)
+
+    monkeypatch.setattr(Documents, "keep", slow_keep)
+    monkeypatch.setattr(_Fetcher, "document", slow_document)
+    result = await world.service.pull(world.reference, platforms="all")
+    assert [each.digest for each in result.manifests] == [each.descriptor.digest for each in images]
 
 
 async def test_pulling_again_fetches_nothing_and_says_so(world: World):
