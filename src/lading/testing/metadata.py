@@ -328,9 +328,8 @@ class DatabaseSuite:
             await containers.update(record("a", id="id-b"))
         await containers.update(record("c", id="id-b", image="x"))
         assert [one.name for one in await containers.list()] == ["c", "a"]
-        await containers.create(
-            record("soon"), durable=False
-        )  # there at once; the flush is all that it does not wait for
+        # There at once: the flush is all that it does not wait for.
+        await containers.create(record("soon"), durable=False)
         assert (await containers.list())[-1] == await containers.get("id-soon") == record("soon")
         await containers.delete("id-b")
         for call in (

@@ -11,11 +11,13 @@ import pytest
 from support.containers import NoLeases, TreeImages, collect, service
 
 from lading.containers.attaching import AttachOptions, LogOptions
-from lading.containers.environment import Environment
+from lading.containers.environment import ContainerImage, Environment
 from lading.containers.journal import Chunk
 from lading.containers.lifecycle import CommandError
 from lading.containers.service import ContainerService
 from lading.containers.streams import BUFFER, Broadcast
+from lading.core.mounts import Mount
+from lading.core.snapshots import SnapshotKey
 from lading.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -25,6 +27,7 @@ from lading.errors import (
     UnsupportedError,
 )
 from lading.oci.config import Healthcheck, RunConfig
+from lading.oci.descriptor import Descriptor
 from lading.testing.memory.runtime import Machine, MemoryRuntime
 
 pytestmark = pytest.mark.anyio
@@ -83,6 +86,45 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
         for container in made.service.all():
             await made.service.remove(container.id, force=True)
         await made.close()
+
+
+async def test_a_start_unpacks_what_is_missing_and_reads_no_image_else(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    """Layers that an unclean boot took are made again; where all is there, the image is not even looked at."""
+    unpacked: list[str] = []
+    lost = False
+
+    async def unpack(manifest: Descriptor, **_: object) -> None:
+        unpacked.append(manifest.digest)
+
+    async def mounts(key: SnapshotKey) -> list[Mount]:
+        if lost and not unpacked:
+            raise NotFoundError(f"no snapshot of a layer, which {key} stands on")
+        return await kept(key)
+
+    id_ = await house.create("true")
+    kept = house.env.snapshotter.mounts
+    monkeypatch.setattr(house.images, "unpack", unpack)
+    monkeypatch.setattr(house.env.snapshotter, "mounts", mounts)
+    await house.service.start(id_)
+    assert await house.wait(id_) == 0
+    assert unpacked == []
+    lost = True
+    await house.service.start(id_)
+    assert await house.wait(id_) == 0
+    assert unpacked == [house.service.find(id_).document.manifest.digest]
+
+
+async def test_what_was_read_of_an_image_is_handed_on(house: House, monkeypatch: pytest.MonkeyPatch):
+    handed: list[object] = []
+
+    async def unpack(manifest: Descriptor, *, image: ContainerImage | None = None, **_: object) -> None:
+        handed.append(image and image.manifest == manifest)
+
+    monkeypatch.setattr(house.images, "unpack", unpack)
+    await house.create("true")
+    assert handed == [True]
 
 
 async def test_life_and_events(house: House):
