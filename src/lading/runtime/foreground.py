@@ -76,7 +76,7 @@ class RuncForeground(Foreground):
             command[0],
             command,
             # Nothing else of the daemon's environment is for containers' parents: no sockets, no proxies, no credentials.
-            {"PATH": os.environ.get("PATH", os.defpath)},
+            {"PATH": os.environ.get("PATH", os.defpath), "GOMAXPROCS": "1"},  # as shims have it: ADR 0153
             file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(streams)],
             setpgroup=0,
             setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
