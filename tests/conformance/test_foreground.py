@@ -156,3 +156,11 @@ def test_only_what_runc_is_told_by_its_commands_is_run_without_a_shim(
 
 def test_another_runtime_keeps_its_shim(tmp_path: Path) -> None:
     assert foreground(RuntimeConfig(runtime="io.containerd.kata.v2"), tmp_path, lambda: None) is None
+
+
+async def test_where_memory_is_short_it_goes_before_the_daemon(ground: Ground) -> None:
+    own = int(Path("/proc/self/oom_score_adj").read_text())
+    async with ground.started(ID, "cat", "/proc/self/oom_score_adj") as (running, fd):
+        said = await read(fd)
+        assert await running.wait() == 0
+    assert int(said) == min(own + 1, 1000)

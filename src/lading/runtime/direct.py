@@ -57,7 +57,7 @@ def serve(command: list[str], directory: Path, environment: Mapping[str, str], p
         except BaseException:
             path.unlink()
             raise
-    _be_killed_before_us(pid)
+    be_killed_before_us(pid)
     return pid
 
 
@@ -75,8 +75,12 @@ def _spawn(command: list[str], environment: Mapping[str, str], listener: int) ->
     )
 
 
-def _be_killed_before_us(pid: int) -> None:
-    """As the starter does it: where memory is short, a shim goes before the daemon."""
-    with contextlib.suppress(OSError):  # it has ended, which its socket tells
-        own = int(Path("/proc/self/oom_score_adj").read_text("ascii"))
-        Path(f"/proc/{pid}/oom_score_adj").write_text(str(min(own + 1, _WORST)), "ascii")
+def be_killed_before_us(pid: int) -> None:
+    """As the starter of a shim does it: where memory is short, what serves a container goes before the daemon."""
+    with contextlib.suppress(OSError):  # it has ended, which is told otherwise
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(score_before_us()), "ascii")
+
+
+def score_before_us() -> int:
+    """The ``oom_score_adj`` of what goes before the daemon. Raises `OSError`."""
+    return min(int(Path("/proc/self/oom_score_adj").read_text("ascii")) + 1, _WORST)

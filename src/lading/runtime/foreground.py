@@ -21,6 +21,7 @@ from lading.core.runtime import ContainerID, Foreground, Running
 from lading.kit import aio
 from lading.runtime.bundle import Bundle
 from lading.runtime.config import RuntimeConfig, field_name, is_runc
+from lading.runtime.direct import be_killed_before_us, score_before_us
 from lading.runtime.linux import children_of, processes_with
 from lading.runtime.shim import RuntimeRefusedError, check_identifier
 
@@ -66,7 +67,8 @@ class RuncForeground(Foreground):
     ) -> "RuncRunning":
         check_identifier(id)
         place = Path(directory)
-        (place / "config.json").write_text(json.dumps(spec), "utf-8")
+        process = {"oomScoreAdj": score_before_us(), **spec["process"]}
+        (place / "config.json").write_text(json.dumps({**spec, "process": process}), "utf-8")
         log = ["--log", str(place / "log.json"), "--log-format", "json"]
         command = [*self._program, *log, "run", *self._run_flags, "--bundle", directory, id]
         os.umask(_UMASK)
@@ -74,11 +76,12 @@ class RuncForeground(Foreground):
             command[0],
             command,
             # Nothing else of the daemon's environment is for containers' parents: no sockets, no proxies, no credentials.
-            {"PATH": os.environ.get("PATH", os.defpath)},
+            {"PATH": os.environ.get("PATH", os.defpath), "GOMAXPROCS": "1"},  # as shims have it: ADR 0153
             file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(streams)],
             setpgroup=0,
             setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
         )
+        be_killed_before_us(pid)
         return RuncRunning(self, id, place, pid)
 
     @override
