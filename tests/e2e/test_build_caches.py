@@ -60,6 +60,8 @@ def test_a_cache_goes_both_ways(
 ) -> None:
     if kind == "inline" and mode == "max":
         pytest.skip("an inline cache has what is in the image, whatever its mode")
+    if kind == "inline" and platforms and giver == OURS:
+        pytest.skip("BuildKit 0.25 finds one platform of an inline cache of two, also of its own")
     first, second = (builder.host, real) if giver == OURS else (real, builder.host)
     place, name = context.parent / "cache", f"{registry}/{uuid.uuid4()}"
     to, source, pushed = {

@@ -3,12 +3,15 @@
 import io
 import json
 import os
+import stat
 import subprocess
 import tarfile
+import threading
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from support import buildx
 from support.buildx import give_plugins
 from support.daemon import Daemon, running_daemon
 from support.images import BUSYBOX
@@ -107,3 +110,63 @@ def test_a_copy_onto_a_file_names_the_place_that_is_in_the_way(builder: Daemon) 
     done = build(builder, b"FROM scratch AS x\nCOPY <<a /\nA\na\nFROM x\nCOPY --from=x /a /a/c\n")
     assert done.returncode == 1
     assert "cannot copy /a to /a/c: not a directory" in done.stderr
+
+
+def test_odd_files_of_a_context_arrive_as_they_are(builder: Daemon, tmp_path: Path) -> None:
+    context = tmp_path / "context"
+    (context / "files").mkdir(parents=True)
+    names = ("a\nb", "x" * 255, " ", "-rf", "$HOME", "ünï", "a\\b", "*", "[a")
+    for name in names:
+        (context / "files" / name).write_text(name)
+    (context / "files" / "loop").symlink_to("loop")
+    (context / "files" / "out").symlink_to("/etc/passwd")
+    os.link(context / "files" / "-rf", context / "files" / "zhard")
+    os.mkfifo(context / "files" / "fifo")
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY files /\n")
+    out = tmp_path / "out.tar"
+    done = build_in(builder, context, "-o", f"type=tar,dest={out}")
+    assert done.returncode == 0, f"{done.stderr}\n{builder.tail()}"
+    with tarfile.open(out) as archive:
+        found = {member.name: member for member in archive}
+        assert {*names, "loop", "out", "zhard", "fifo"} <= set(found)
+        assert found["out"].linkname == "/etc/passwd"
+        assert found["fifo"].isfifo()
+
+
+def test_a_device_in_a_context_is_refused_by_name(builder: Daemon, tmp_path: Path) -> None:
+    os.mknod(tmp_path / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY null /\n")
+    done = build_in(builder, tmp_path)
+    assert done.returncode == 1
+    assert "'null' is a device" in done.stderr
+
+
+def test_files_that_change_while_they_are_sent_end_the_build_or_not_but_nothing_else(
+    builder: Daemon, tmp_path: Path
+) -> None:
+    for number in range(200):
+        (tmp_path / f"{number}").write_bytes(bytes(100_000))
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY . /\n")
+    stop = threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            for number in range(200):
+                path = tmp_path / f"{number}"
+                path.unlink(missing_ok=True) if number % 3 else path.write_bytes(os.urandom(number * 1000))
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        for _ in range(2):
+            done = build_in(builder, tmp_path)
+            assert "internal error" not in done.stderr
+    finally:
+        stop.set()
+        changing.join()
+    assert build_in(builder, tmp_path).returncode == 0
+
+
+def build_in(daemon: Daemon, context: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``docker build`` of a directory."""
+    return buildx.build(daemon, context, *arguments, check=False)

@@ -36,7 +36,7 @@ ENV A=b
 FROM tools AS build
 WORKDIR /w
 COPY src src
-RUN echo "the build has run" && busybox cat src/* /proc/sys/kernel/random/uuid > all
+RUN echo ha"s" run && busybox cat src/* /proc/sys/kernel/random/uuid > all
 RUN --mount=type=bind,source=src,target=/m --mount=type=cache,target=/c busybox cat /m/one >> all
 
 FROM scratch AS final

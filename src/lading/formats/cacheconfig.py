@@ -4,6 +4,7 @@
 each the topmost of the layers that hold it.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -25,10 +26,10 @@ NOTHING: Final = -1
 
 
 class Layer(msgspec.Struct, frozen=True):
-    """A blob, and the number of the layer below it."""
+    """A blob, and the number of the layer below it, which Go leaves out if it is 0."""
 
     blob: str
-    parent: int = NOTHING
+    parent: int = 0
 
 
 class Result(msgspec.Struct, frozen=True, rename={"created_at": "createdAt"}):
@@ -78,9 +79,32 @@ def parse(data: bytes) -> Config:
 
     Raises `InvalidArgumentError`, `ResourceExhaustedError`.
     """
+    return _checked(convert(_read(data), Config, what="cache config"))
+
+
+def encode_inline(config: Config) -> bytes:
+    """The records alone, as they stand in the config of an image whose layers are those of the cache."""
+    return msgspec.json.encode(config.records)
+
+
+def parse_inline(data: bytes, layers: Sequence[str]) -> Config:
+    """Read such records of an image with these layer blobs, bottom first. Raises as `parse`."""
+    records = convert(_read(data), tuple[Record, ...], what="cache config")
+    return _checked(Config(layers=stacked(layers), records=records))
+
+
+def stacked(blobs: Sequence[str]) -> tuple[Layer, ...]:
+    """Layers that stand on each other, bottom first."""
+    return tuple(Layer(blob=blob, parent=number - 1) for number, blob in enumerate(blobs))
+
+
+def _read(data: bytes) -> object:
     if len(data) > LIMIT:
         raise ResourceExhaustedError(f"the cache config is over {LIMIT} bytes")
-    config = convert(read(data, what="cache config", limit=LIMIT), Config, what="cache config")
+    return read(data, what="cache config", limit=LIMIT)
+
+
+def _checked(config: Config) -> Config:
     for number, layer in enumerate(config.layers):
         Digest(layer.blob)
         if not NOTHING <= layer.parent < len(config.layers) or layer.parent == number:

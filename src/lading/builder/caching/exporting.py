@@ -187,5 +187,4 @@ def inline(exported: Exported, layers: Sequence[str]) -> bytes | None:
     ]
     if not any(record.results for record in records):
         return None
-    shown = tuple(cacheconfig.Layer(blob=blob, parent=number - 1) for number, blob in enumerate(layers))
-    return cacheconfig.encode(Config(layers=shown, records=tuple(records)))
+    return cacheconfig.encode_inline(Config(layers=cacheconfig.stacked(layers), records=tuple(records)))

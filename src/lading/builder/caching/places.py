@@ -195,9 +195,10 @@ async def _inline(manifest: Manifest, fetcher: Fetcher) -> Found | None:
     if not held:
         return None
     try:
-        config = cacheconfig.parse(base64.b64decode(held, validate=True))
+        records = base64.b64decode(held, validate=True)
     except binascii.Error as exc:
         raise InvalidArgumentError("the cache in the image config is not base64") from exc
+    config = cacheconfig.parse_inline(records, [str(layer.digest) for layer in manifest.layers])
     diff_ids = parse_config(body, layers=len(manifest.layers)).rootfs.diff_ids
     blobs = {
         str(layer.digest): msgspec.structs.replace(

@@ -325,7 +325,7 @@ async def statement(attestation: Attestation, built: Built, names: Sequence[Refe
         "subject": [{"name": purl(name, built.platform), "digest": digest} for name in names],
         "predicate": predicate,
     }
-    return json.dumps(document, ensure_ascii=False, indent=2).encode()
+    return json.dumps(document, ensure_ascii=False, indent=2).encode(errors="replace")
 
 
 def purl(name: Reference, platform: Platform | None, digest: Digest | None = None) -> str:

@@ -4,7 +4,9 @@ import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, NoReturn, cast
+
+import msgspec
 
 from lading.builder.results import Layer
 from lading.errors import InvalidArgumentError
@@ -23,6 +25,23 @@ class Config:
 
     body: bytes
     platform: Platform
+
+
+class _Entry(msgspec.Struct):
+    """What is looked at in an entry of the history."""
+
+    created: str | None = None
+    empty_layer: bool | None = None
+
+
+class _Shape(msgspec.Struct):
+    """What is looked at in a config."""
+
+    os: str | None = None
+    architecture: str | None = None
+    created: str | None = None
+    config: dict[str, object] | None = None
+    history: list[_Entry] | None = None
 
 
 def make(
@@ -50,7 +69,9 @@ def make(
     document.pop(INLINE_CACHE, None)
     if inline_cache is not None:
         document[INLINE_CACHE] = base64.b64encode(inline_cache).decode()
-    body = json.dumps(document, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+    body = json.dumps(document, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode(
+        errors="replace"
+    )
     return Config(
         body=body,
         platform=Platform(
@@ -64,18 +85,26 @@ def make(
 
 def _parse(raw: bytes | None, platform: Platform) -> Document:
     try:
-        document: object = json.loads(raw) if raw else {}
+        document: object = json.loads(raw, parse_constant=_no_number) if raw else {}
     except (ValueError, RecursionError) as exc:
         raise InvalidArgumentError("the frontend's image config is not JSON") from exc
-    if not isinstance(document, dict):
-        raise InvalidArgumentError("the frontend's image config is no object")
+    try:
+        msgspec.convert(document, _Shape)
+    except msgspec.ValidationError as exc:
+        raise InvalidArgumentError(f"the frontend's image config is malformed: {exc}") from exc
     found = cast("Document", document)
     if not found.get("os"):
         found |= {"os": platform.os, "architecture": platform.architecture}
         if platform.variant:
             found["variant"] = platform.variant
+    if not found.get("architecture"):
+        found["architecture"] = platform.architecture
     found.setdefault("config", {})
     return found
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON's")
 
 
 def _history(history: list[Document], layers: Sequence[Layer]) -> list[Document]:

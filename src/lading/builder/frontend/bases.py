@@ -162,8 +162,6 @@ class Bases:
             if node.settled or node.onbuild_taken:
                 continue
             triggers = self._triggers(node)
-            if triggers is None:
-                continue
             node.onbuild_taken = True
             planned = [
                 plan.planned(parse_trigger(text, node.lines), self.lexer, onbuild=True) for text in triggers
@@ -174,12 +172,13 @@ class Bases:
             node.steps += len(planned)
         return found
 
-    def _triggers(self, node: StageNode) -> list[str] | None:
-        """``None`` as long as it is not known."""
+    def _triggers(self, node: StageNode) -> list[str]:
+        """What the base of a stage that was resolved leaves for it."""
         if node.base is not None:
             commands = [planned.command for planned in node.base.commands]
             return [one.expression for one in commands if isinstance(one, ins.Onbuild)]
-        return list(node.draft.on_build) if node.draft is not None else None
+        assert node.draft is not None, "what can be reached was resolved"
+        return list(node.draft.on_build)
 
 
 def _parsed(written: str) -> Reference:

@@ -69,8 +69,6 @@ def _refuse_devices(command: ins.Run) -> None:
 def _with_heredocs(command: ins.Run, mounts: _Mounts) -> tuple[tuple[str, ...], str]:
     """The command with its heredocs: a script to run, a text for the shell, or what the shell is to sort out."""
     args, files = command.command.args, command.command.files
-    if len(args) != 1 or not command.command.shell:
-        raise DockerfileError(f"parsing produced an invalid run command: {list(args)}")
     if parse_heredoc(args[0]) is None:
         return ("\n".join([args[0], *(f"{one.content}{one.name}" for one in files)]),), ""
     first = files[0]

@@ -1,11 +1,11 @@
 """``local://``: a directory of the client, synchronised into one of ours, which later builds of the same client start from."""
 
-import json
 import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
+import msgspec
 from typing_extensions import override
 
 from lading.builder.ops import contents
@@ -78,10 +78,9 @@ class LocalOperation(Operation[Tree]):
         if not text:
             return ()
         try:
-            found = json.loads(text)
-        except json.JSONDecodeError as exc:
-            raise InvalidArgumentError(f"{name} is no JSON list: {text[:80]!r}") from exc
-        return tuple(map(str, found or ()))
+            return tuple(msgspec.json.decode(text, type=list[str] | None) or ())
+        except (msgspec.DecodeError, RecursionError) as exc:
+            raise InvalidArgumentError(f"{name} is no JSON list of texts: {text[:80]!r}") from exc
 
     @override
     def close(self) -> None:

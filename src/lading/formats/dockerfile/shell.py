@@ -93,10 +93,12 @@ class _Words:
         if raw:
             self.open.append(text)
             return
-        for char in text:
-            if not char.isspace():
-                self.open.append(char)
-            elif self.open:
+        parts = text.split()
+        if self.open and text[:1].isspace():
+            self.close()
+        for number, part in enumerate(parts, 1):
+            self.open.append(part)
+            if number < len(parts) or text[-1].isspace():
                 self.close()
 
     def close(self) -> list[str]:

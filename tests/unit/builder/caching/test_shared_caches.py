@@ -244,7 +244,11 @@ def imported(config: cacheconfig.Config) -> ImportedCache:
 
 
 async def test_layers_that_stand_on_each_other_are_nobodys_result() -> None:
-    layers = (cacheconfig.Layer(BLOB, 1), cacheconfig.Layer(BLOB, 0), cacheconfig.Layer(BLOB))
+    layers = (
+        cacheconfig.Layer(BLOB, 1),
+        cacheconfig.Layer(BLOB, 0),
+        cacheconfig.Layer(BLOB, cacheconfig.NOTHING),
+    )
     for top, whole in ((0, False), (2, True)):
         record = cacheconfig.Record(digest=BLOB, results=(cacheconfig.Result(layer=top),))
         cache = imported(cacheconfig.Config(layers=layers, records=(record,)))
@@ -255,7 +259,7 @@ async def test_a_hostile_cache_costs_time_by_its_length_alone() -> None:
     """50,000 records of one name, whose results stand on 50,000 layers, the lowest of them unknown."""
     count = 50_000
     layers = [
-        cacheconfig.Layer("sha256:" + "2" * 64),
+        cacheconfig.Layer("sha256:" + "2" * 64, cacheconfig.NOTHING),
         *(cacheconfig.Layer(BLOB, one) for one in range(count)),
     ]
     records = [cacheconfig.Record(digest=BLOB, results=(cacheconfig.Result(layer=count),))] * count
@@ -268,7 +272,10 @@ async def test_a_hostile_cache_costs_time_by_its_length_alone() -> None:
 
 
 async def test_a_result_of_endless_layers_is_not_used() -> None:
-    layers = (cacheconfig.Layer(BLOB), *(cacheconfig.Layer(BLOB, one) for one in range(STACK_LIMIT)))
+    layers = (
+        cacheconfig.Layer(BLOB, cacheconfig.NOTHING),
+        *(cacheconfig.Layer(BLOB, one) for one in range(STACK_LIMIT)),
+    )
     record = cacheconfig.Record(digest=BLOB, results=(cacheconfig.Result(layer=STACK_LIMIT),))
     cache = imported(cacheconfig.Config(layers=layers, records=(record,)))
     assert (await cache.find(Digest(BLOB), [])).record == "0"
@@ -293,3 +300,21 @@ async def test_an_image_whose_config_is_none_has_no_cache(
         imports = [("registry", {"ref": f"{registry.host}/evil:latest"})]
         screen, _ = await build(house, two_stages(base), client, imports=imports)
         assert any("importing" in name and event.error for name, event in screen.vertices().items())
+
+
+def test_a_layer_whose_parent_is_not_told_stands_on_the_first_as_go_writes_it() -> None:
+    document = {"layers": [{"blob": BLOB, "parent": -1}, {"blob": BLOB}], "records": []}
+    assert cacheconfig.layers_below(cacheconfig.parse(json.dumps(document).encode()), 1) == [0, 1]
+
+
+def test_an_image_holds_the_records_alone_as_buildkit_writes_them() -> None:
+    record = {
+        "digest": BLOB,
+        "layers": [{"layer": 1, "createdAt": "2026-01-01T00:00:00Z"}],
+        "inputs": [[{"link": 0}]],
+    }
+    config = cacheconfig.parse_inline(json.dumps([{"digest": BLOB}, record]).encode(), [BLOB, BLOB])
+    assert cacheconfig.layers_below(config, 1) == [0, 1]
+    assert json.loads(cacheconfig.encode_inline(config))[1] == record
+    with pytest.raises(Exception, match="layer that does not exist"):
+        cacheconfig.parse_inline(json.dumps([record]).encode(), [BLOB])

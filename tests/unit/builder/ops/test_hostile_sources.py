@@ -317,3 +317,11 @@ async def test_merges_of_merges_end_somewhere(house: House) -> None:
 async def test_a_source_that_is_none(house: House, identifier: str) -> None:
     edge = make.source(ops.SourceOp(identifier=identifier), make.Style())
     assert "has" not in (await outcome(house, edge)).split(" ", 1)[0]
+
+
+@pytest.mark.parametrize("text", ["1", "{}", "[1]", '"a"', "[" * 100_000, "{"])
+async def test_patterns_that_are_no_list(house: House, text: str) -> None:
+    op = ops.SourceOp(
+        identifier="local://x", attrs={"local.excludepatterns": text, "local.session": "client"}
+    )
+    assert "no JSON list of texts" in await outcome(house, make.source(op, make.Style()))
