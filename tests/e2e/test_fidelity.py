@@ -110,14 +110,16 @@ def compare(ours: Tree, theirs: Tree, whose: str) -> list[str]:
 KINDS = ["", "gzip", "zstd", "gzip", ""]
 """How the layers are compressed."""
 PIECE = 4 << 20
-PAD = bytes(33 << 20)
-"""What makes a layer large enough to be decoded while it is read."""
+RECORD = 20 * 512
+PAD = bytes(3400 * RECORD - 3 * 512)
+"""What makes a layer large enough to be decoded while it is read; with its headers, whole records, as tar writes them."""
 
 
 def large(tar: bytes, number: int) -> bytes:
     """A layer with one file more, and large."""
     first = Tar()
     first.add(f"pad-{number}", PAD, time=str(TIME))
+    assert len(first.data) % RECORD == 0
     return bytes(first.data) + tar
 
 

@@ -210,7 +210,7 @@ class Campaign:
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
             for boot in ("first", "second"):
                 command = [sys.executable, power_cut_child.__file__, boot, *facts, *options]
-                subprocess.run(command, check=True, timeout=120, env=environment)
+                subprocess.run(command, check=True, timeout=300, env=environment)
         image.unlink()
         return read_log(log)
 
