@@ -19,8 +19,10 @@ class Samples:
         return statistics.median(values) if values else None
 
     def ratio(self, operation: str, ours: str, peer: str) -> float | None:
-        """The median of the ratios of ours to a peer's, run by run."""
+        """The median of the ratios of ours to a peer's, run by run; of the medians where one failed and nothing is a pair."""
         mine, theirs = (self.values.get(operation, {}).get(name, []) for name in (ours, peer))
+        if len(mine) != len(theirs):
+            mine, theirs = ([statistics.median(each)] if each else [] for each in (mine, theirs))
         ratios = [a / b for a, b in zip(mine, theirs, strict=False) if b]
         return statistics.median(ratios) if ratios else None
 

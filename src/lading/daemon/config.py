@@ -47,7 +47,7 @@ class LadingSettings:
     (erofs only). ``unpacked``: the compressed layer is only a cache, made again byte by byte when it is pushed or saved; one that
     cannot be made again stays."""
     layers_cache: int = 0
-    """Bytes that this cache may take beyond what is in use; what was unused for longest goes first."""
+    """Bytes that this cache may take; what is in use counts and stays, what was unused for longest goes first."""
     layers_refetch: bool = False
     """With ``unpacked``: it is enough that a registry has the compressed layer, from which it is fetched again. If the registry
     deletes it meanwhile, the image can still be run, and no longer be pushed or saved."""

@@ -200,7 +200,7 @@ class ErofsSnapshotter(OverlaySnapshotter):
         """As `DirectorySnapshotter`.
 
         ``idle_seconds`` is how long a layer stays mounted that no snapshot needs. With ``cache_bytes`` the contents of
-        layers whose blob is known are only a cache of this size, beyond what is in use. They are made again from what
+        layers whose blob is known are only a cache of this size; what is in use counts and stays. They are made again from what
         ``open_blob`` opens; those of ``large`` bytes or more by ``devices`` when they are read, if there are any.
         """
         super().__init__(
