@@ -148,6 +148,7 @@ class History(Recorder):
         kept: dict[Digest, bytes] = {}
         log = _gathered(kept, events.marshal(build.log.events), LOG_TYPE)
         failure = b"" if error is None else self._failure(error)
+        told = _gathered(kept, failure, FAILURE_TYPE) if failure else None
         platforms = self._platforms(build, response, kept) if error is None else {}
         await self._blobs.put_many(kept, lease=lease, durable=False)  # with the record
         vertices = _vertices(build.log.events)
@@ -157,7 +158,7 @@ class History(Recorder):
             options=public_options(build.options),
             completed=time.time_ns(),
             error=failure,
-            failure=_gathered(kept, failure, FAILURE_TYPE) if failure else None,
+            failure=told,
             log=log,
             platforms=platforms,
             response=dict(response),
