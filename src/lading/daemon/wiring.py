@@ -268,7 +268,8 @@ def make_router(
 
 async def needs_containers(config: Config, store: Store) -> bool:
     """Whether containers are opened before the daemon answers: there are some, or options to try with this machine."""
-    if config.userns_remap or config.storage_opts:
+    tried = (config.userns_remap, config.storage_opts, config.bip, config.default_address_pools)
+    if any(tried) or config.bridge not in ("", "none"):
         return True
     return bool(await store.database.containers(store.namespace).list())
 

@@ -142,6 +142,9 @@ async def test_what_stands_in_the_way_of_containers_is_told_to_whoever_opens_the
         (Config(), 1, True),
         (Config(userns_remap="default"), 0, True),
         (Config(storage_opts=("size=1g",)), 0, True),
+        (Config(bip="10.200.0.1/24"), 0, True),
+        (Config(bridge="br7"), 0, True),
+        (Config(bridge="none"), 0, False),
     ],
 )
 async def test_a_daemon_opens_them_before_it_answers_if_there_are_containers_or_options_to_check(
