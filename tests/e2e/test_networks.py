@@ -66,6 +66,13 @@ def look(engine: Engine, container: str, template: str) -> str:
     return engine.docker("inspect", "--format", template, container).strip()
 
 
+def test_a_step_of_a_build_is_in_the_default_network(engine: Engine, tmp_path: Path):
+    (tmp_path / "Dockerfile").write_text("FROM box\nRUN ip -4 addr show eth0 && ip route\n")
+    said = engine.docker("build", "--no-cache", str(tmp_path))
+    assert "default via" in said
+    assert " scope global eth0" in said
+
+
 @pytest.mark.proves("HostConfig.NetworkMode")
 def test_the_default_network_has_a_gateway(engine: Engine):
     said = engine.docker("run", "--rm", "box", "ip", "route")

@@ -41,7 +41,7 @@ from lading.core import content, images, leases
 from lading.core.buildcache import BuildCache
 from lading.core.leases import BUILDS, LeaseID
 from lading.core.remotes import Registries
-from lading.core.runtime import Foreground, Runtime
+from lading.core.runtime import Runtime
 from lading.core.session import Session
 from lading.errors import LadingError, NotFoundError
 from lading.formats.buildkit import sourcepolicy
@@ -49,7 +49,7 @@ from lading.formats.buildkit.sourcepolicy import Policy, Source
 from lading.formats.llb import graph, ops
 from lading.formats.llb.definition import Definition
 from lading.formats.llb.rewrite import with_sources
-from lading.kit import aio, linux
+from lading.kit import aio
 from lading.oci import platform as platforms
 from lading.oci.descriptor import Platform
 from lading.transfer.documents import Documents
@@ -117,7 +117,8 @@ class BuildSolver(Solver):
         self._processes = Processes(
             runtime=env.runtime,
             runtime_name=env.runtime_name,
-            foreground=_foreground(env),
+            # With a user namespace the root of processes could not pass our directories.
+            foreground=None if env.remapping else env.runtime.foreground(env.runtime_name),
             state=env.state / "processes",
             emulation=self.emulation,
             networking=env.networking,
@@ -378,17 +379,6 @@ class BuildJob(Job):
             open_container=partial(solver.open_container, job),
         )
         return BuildGateway(tools, options=options, inputs=inputs, policies=self._policies)
-
-
-def _foreground(env: Environment) -> Foreground | None:
-    """What runs processes without shims; nothing in user namespaces.
-
-    In one of its own the root of a process could not pass our directories. In the daemon's, runc 1.1 does not get its child's
-    process ID when it is started in a room.
-    """
-    if env.remapping is not None or linux.in_user_namespace():
-        return None
-    return env.runtime.foreground(env.runtime_name)
 
 
 def _used(

@@ -234,7 +234,7 @@ class Processes:
         log: Callable[[int, bytes], None],
         talk: Talk | None,
     ) -> int:
-        spec = {**prepared.document, "root": {**prepared.document["root"], "path": room.path}}
+        spec = _in_a_room(prepared.document, room.path)
         with _pipes(talk is not None) as pipes:
 
             def start() -> Running:
@@ -254,6 +254,22 @@ class Processes:
             if self.foreground is not None:
                 await self.foreground.end(name)
             await _remove(directory)
+
+
+def _in_a_room(document: Mapping[str, Any], root: str) -> dict[str, Any]:
+    """A spec for who sees a room's mounts: its root, and its network, which was mounted after the room was made.
+
+    The latter is reached through the root of this process, in whose mount namespace it is. proc_pid_root(5).
+    """
+    namespaces = [
+        {**each, "path": f"/proc/{os.getpid()}/root{each['path']}"} if "path" in each else each
+        for each in document["linux"]["namespaces"]
+    ]
+    return {
+        **document,
+        "root": {**document["root"], "path": root},
+        "linux": {**document["linux"], "namespaces": namespaces},
+    }
 
 
 async def end_task(task: Task, *, ended: bool = False) -> None:
