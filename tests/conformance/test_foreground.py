@@ -19,6 +19,7 @@ from lading.errors import FailedPreconditionError
 from lading.kit import aio
 from lading.runtime.config import RuntimeConfig
 from lading.runtime.foreground import foreground
+from lading.runtime.linux import become_subreaper
 from lading.runtime.probe import HYBRID_CONTROLLERS
 
 pytestmark = pytest.mark.anyio
@@ -51,6 +52,7 @@ def program(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def ground(tmp_path: Path, program: str) -> AsyncGenerator[Ground]:
+    become_subreaper()  # as the daemon does: orphans that nobody collects would stay
     ground = Ground(tmp_path, program)
     yield ground
     left = ground.leftovers()

@@ -88,7 +88,12 @@ class RuncForeground(Foreground):
     async def end(self, id: ContainerID) -> None:
         for pid in await aio.run(aio.DISK, processes_with, *self._program[1:], "run", id):
             with contextlib.suppress(ProcessLookupError):
-                await _end(pid, os.pidfd_open(pid))
+                fd = os.pidfd_open(pid)
+                try:
+                    await _end(pid, os.dup(fd))
+                    _collect(fd)
+                finally:
+                    os.close(fd)
         await self.delete(id)
 
     async def delete(self, id: ContainerID) -> None:
@@ -137,14 +142,17 @@ async def _end(pid: int, fd: int) -> bool:
     """Have runc end by killing what it runs, which it then deletes. False if it had to be killed. ``fd``, its pidfd, is closed.
 
     While it still prepares the container its child is the one that will become the first process, so that there is no moment
-    in which something can slip away.
+    in which something can slip away. A child that it did not wait for is then ours (`become_subreaper`), and is collected.
     """
+    children: dict[int, int] = {}
     try:
         with anyio.move_on_after(_PATIENCE):
             while True:
                 for child in await aio.run(aio.DISK, children_of, pid):
                     with contextlib.suppress(ProcessLookupError):
-                        os.kill(child, signal.SIGKILL)
+                        if child not in children:
+                            children[child] = os.pidfd_open(child)
+                        signal.pidfd_send_signal(children[child], signal.SIGKILL)
                 with anyio.move_on_after(_AGAIN):
                     await anyio.wait_readable(fd)
                     return True
@@ -154,3 +162,15 @@ async def _end(pid: int, fd: int) -> bool:
         return False
     finally:
         os.close(fd)
+        with anyio.CancelScope(shield=True), anyio.move_on_after(_PATIENCE):
+            for child in children.values():
+                await anyio.wait_readable(child)
+                _collect(child)
+        for child in children.values():
+            os.close(child)
+
+
+def _collect(fd: int) -> None:
+    """Have a process that has ended be no zombie of ours. It may be one of runc, or of PID 1."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOHANG)

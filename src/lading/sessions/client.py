@@ -213,11 +213,10 @@ async def _receive_tree(call: ClientCall, receiver: Receiver) -> None:
     asking, asked = anyio.create_memory_object_stream[list[bytes]](1_000_000)
 
     async def ask() -> None:
-        async with asked:
-            async for requests in asked:
-                await call.send_all(requests)
+        async for requests in asked:
+            await call.send_all(requests)
 
-    async with task_group() as tasks, asking:
+    async with asking, asked, task_group() as tasks:  # who is cut off before `ask` begins closes both, too
         tasks.start_soon(ask)
         said_goodbye = False
         while True:
@@ -253,7 +252,11 @@ async def _send_tree(call: ClientCall, sender: Sender) -> None:
                     elif packet.type == Packet.ERR:
                         raise GrpcError(Code.UNKNOWN, packet.data.decode("utf-8", "replace"))
 
-    async with task_group() as tasks:
+    async with (
+        wanting,
+        wanted,
+        task_group() as tasks,
+    ):  # who is cut off before `listen` begins closes both, too
         tasks.start_soon(listen)
         walk = sender.walk()
         while batch := await aio.run(aio.DISK, _some, walk):
