@@ -187,7 +187,7 @@ async def converse(
     A slow client holds back only its own exec. One that leaves is forgotten; what the exec writes then goes nowhere.
     """
     send, receive = anyio.create_memory_object_stream[Chunk](4)
-    async with anyio.create_task_group() as group, receive:
+    async with anyio.create_task_group() as group, send, receive:
         group.start_soon(streams.output, send)
         if peer is not None and exec_.request.attach_stdin:
             group.start_soon(_forward_input, exec_, task, streams, peer, detached)

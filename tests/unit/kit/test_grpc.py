@@ -279,12 +279,13 @@ async def test_a_peer_that_takes_no_answers_is_not_read_from(monkeypatch: pytest
     client.initiate_connection()
     pings = (b"\0\0\x08\x06\0\0\0\0\0" + bytes(8)) * 1000
     failed = partial(GrpcError, Code.INTERNAL)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(partial(serve, theirs, {}, failed=lambda error, _: failed(repr(error))))
-        with ours:
-            await ours.write(client.data_to_send())
-            with anyio.move_on_after(10) as scope:
-                for _ in range(1000):
-                    await ours.write(pings)
-            assert scope.cancelled_caught  # it reads no further until somebody takes what it says
-        tasks.cancel_scope.cancel()
+    with theirs:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(serve, theirs, {}, failed=lambda error, _: failed(repr(error))))
+            with ours:
+                await ours.write(client.data_to_send())
+                with anyio.move_on_after(10) as scope:
+                    for _ in range(1000):
+                        await ours.write(pings)
+                assert scope.cancelled_caught  # it reads no further until somebody takes what it says
+            tasks.cancel_scope.cancel()
