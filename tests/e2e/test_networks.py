@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Generator
 from contextlib import ExitStack
@@ -60,6 +61,23 @@ def fetch(daemon: NetnsDaemon, address: str, port: int) -> str:
             return b"".join(iter(lambda: client.recv(4096), b"")).decode()
 
     return daemon.machine.call(get)
+
+
+def fetch_soon(engine: Engine, daemon: NetnsDaemon, address: str, port: int) -> str:
+    """As `fetch`, with some seconds of patience; a refusal that lasts is told with what there is."""
+    until = time.monotonic() + 5
+    while True:
+        try:
+            return fetch(daemon, address, port)
+        except OSError as exc:
+            if time.monotonic() > until:
+                rules = daemon.machine.call(
+                    lambda: subprocess.run(
+                        ["nft", "list", "ruleset"], capture_output=True, text=True, check=False
+                    )
+                )
+                raise AssertionError((engine.docker("ps", "-a"), rules.stdout, daemon.tail())) from exc
+            time.sleep(0.1)
 
 
 def look(engine: Engine, container: str, template: str) -> str:
@@ -384,7 +402,7 @@ def test_a_killed_daemon_leaves_running_networks_and_nothing_else(engine: Engine
     os.kill(pid, signal.SIGKILL)
     daemon.start()
     engine.docker("wait", "short")
-    assert "hello from" in fetch(daemon, "127.0.0.1", 8080)
+    assert "hello from" in fetch_soon(engine, daemon, "127.0.0.1", 8080)
     assert "already allocated" in engine.run("run", "--rm", "-p", "127.0.0.1:8080:80", "box", "true").stderr
     said = engine.docker("run", "--rm", "--network", "net", "box", "wget", "-qO-", "http://web/")
     assert said.startswith("hello from")
