@@ -22,7 +22,7 @@ from lading.kit import aio
 from lading.runtime.bundle import Bundle
 from lading.runtime.config import RuntimeConfig, field_name, is_runc
 from lading.runtime.direct import be_killed_before_us, score_before_us
-from lading.runtime.linux import children_of, processes_with
+from lading.runtime.linux import children_named, children_of, processes_with
 from lading.runtime.shim import RuntimeRefusedError, check_identifier
 
 _UMASK: Final = 0o022
@@ -31,6 +31,8 @@ _KILLED: Final = 128
 _AGAIN: Final = 0.02
 _PATIENCE: Final = 5.0
 """Seconds that runc has to end after its container; a container of which nothing is left is deleted within some milliseconds."""
+_STAGES: Final = ("runc:[0:PARENT]", "runc:[1:CHILD]", "runc:[2:INIT]")
+"""What runc's children are called until they are the container's first process."""
 _FLAGS: Final = {"systemd_cgroup": "--systemd-cgroup"}
 _RUN_FLAGS: Final = {"no_pivot_root": "--no-pivot", "no_new_keyring": "--no-new-keyring"}
 
@@ -90,7 +92,7 @@ class RuncForeground(Foreground):
             with contextlib.suppress(ProcessLookupError):
                 fd = os.pidfd_open(pid)
                 try:
-                    await _end(pid, os.dup(fd))
+                    await _end(pid, fd)
                     _collect(fd)
                 finally:
                     os.close(fd)
@@ -126,7 +128,7 @@ class RuncRunning(Running):
         return status
 
     async def _kill(self) -> None:
-        if not await _end(self._pid, os.dup(self._fd)):
+        if not await _end(self._pid, self._fd):
             await self._owner.delete(self._id)
         self._collect()
 
@@ -139,7 +141,7 @@ class RuncRunning(Running):
 
 
 async def _end(pid: int, fd: int) -> bool:
-    """Have runc end by killing what it runs, which it then deletes. False if it had to be killed. ``fd``, its pidfd, is closed.
+    """Have runc end by killing what it runs, which it then deletes. False if it had to be killed. ``fd`` is its pidfd.
 
     While it still prepares the container its child is the one that will become the first process, so that there is no moment
     in which something can slip away. A child that it did not wait for is then ours (`become_subreaper`), and is collected.
@@ -161,8 +163,12 @@ async def _end(pid: int, fd: int) -> bool:
         await anyio.wait_readable(fd)
         return False
     finally:
-        os.close(fd)
         with anyio.CancelScope(shield=True), anyio.move_on_after(_PATIENCE):
+            for stage in _STAGES:  # one that came after the last look ends by itself, without runc
+                for child in await aio.run(aio.DISK, children_named, stage):
+                    with contextlib.suppress(ProcessLookupError):
+                        if child not in children:
+                            children[child] = os.pidfd_open(child)
             for child in children.values():
                 await anyio.wait_readable(child)
                 _collect(child)
