@@ -4,7 +4,7 @@ import re
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lading.formats.dockerfile.errors import DockerfileError
@@ -129,13 +129,13 @@ def regex(pattern: str) -> re.Pattern[str]:
     """A pattern of these pieces as moby's patternmatcher translates it."""
     if pattern.startswith("**") and not pattern.startswith("**/") and not re.search(r"[*?\[]", pattern[2:]):
         return re.compile(".*" + re.escape(pattern[2:]))
-    out = re.sub(r"\*\*/?\Z", "\0", pattern)
-    out = re.sub(r"\*\*/?", "\1", out)
+    out = re.sub(r"\*\*/?", lambda found: "\0" if found.end() == len(pattern) else "\1", pattern)
     out = out.replace("*", "[^/]*").replace("?", "[^/]").replace("[^b-a]", ".")
     return re.compile(out.replace("\0", ".*").replace("\1", "(?:.*/)?"))
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=7).map("".join), st.text("ab/", max_size=8))
+@example("***/", "")
 def test_a_pattern_fits_what_it_would_by_trying_everything(pattern: str, path: str) -> None:
     assert Pattern(pattern).matches(path) == (regex(pattern).fullmatch(path) is not None)
 
