@@ -3,6 +3,7 @@
 import base64
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -211,8 +212,11 @@ class History(Recorder):
 
     async def list(self, *, active: bool, ref: str = "") -> Sequence[HistoryEvent]:
         """What is known now, newest first: builds under way, and unless ``active`` those that are over."""
-        await self._settle()
-        found = [HistoryEvent(kind="started", record=each) for each in self._active.values()]
+        if not active:
+            await self._settle(ref)
+        over: AbstractSet[str] = self._unwritten if active else frozenset()
+        running = [each for each in self._active.values() if each.ref not in over]
+        found = [HistoryEvent(kind="started", record=each) for each in running]
         if not active:
             found += [HistoryEvent(kind="complete", record=each) for each in await self._store.list()]
         chosen = [each for each in found if not ref or each.record.ref == ref]

@@ -21,6 +21,8 @@ from lading.oci.digest import Digest
 _COLUMNS: Final = "digest, size, created, updated, labels"
 _SELECT: Final = f"SELECT {_COLUMNS} FROM blob WHERE namespace = ?"  # noqa: S608 -- constants
 _GET: Final = f"{_SELECT} AND digest = ?"
+_FEW: Final = 64
+"""Rows that are read at once, on the event loop's thread."""
 
 
 def _info(row: tuple[Any, ...]) -> Info:
@@ -52,7 +54,7 @@ class SqliteBlobs(metadata.Blobs):
 
     @override
     async def get(self, digest: Digest) -> Info:
-        return await self._session.read(lambda connection: self._get(connection, digest))
+        return await self._session.read(lambda connection: self._get(connection, digest), few=True)
 
     @override
     async def list(self) -> Sequence[Info]:
@@ -73,7 +75,7 @@ class SqliteBlobs(metadata.Blobs):
             )
             return {info.digest: info for info in map(_info, rows)}
 
-        return await self._session.read(job)
+        return await self._session.read(job, few=len(digests) <= _FEW)
 
     @override
     async def away(self) -> AbstractSet[Digest]:
@@ -106,7 +108,8 @@ class SqliteBlobs(metadata.Blobs):
                     "SELECT digest, size FROM blob WHERE namespace = ? AND digest IN (SELECT value FROM json_each(?))",
                     (self._namespace, wanted),
                 )
-            )
+            ),
+            few=len(digests) <= _FEW,
         )
 
     @override
@@ -226,7 +229,7 @@ class SqliteBlobs(metadata.Blobs):
 
     @override
     async def present(self, digest: Digest) -> int | None:
-        return await self._session.read(lambda connection: self._present(connection, digest))
+        return await self._session.read(lambda connection: self._present(connection, digest), few=True)
 
     @override
     async def elsewhere(self, digest: Digest) -> bool:
@@ -236,7 +239,7 @@ class SqliteBlobs(metadata.Blobs):
             ).fetchone()
             return row is not None
 
-        return await self._session.read(job)
+        return await self._session.read(job, few=True)
 
     @override
     async def open_ingest(self, row: IngestRow, *, lease: LeaseID | None = None) -> None:

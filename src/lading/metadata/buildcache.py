@@ -76,7 +76,7 @@ class SqliteBuildCache(buildcache.BuildCache):
 
     @override
     async def find(self, output: str, inputs: Sequence[Sequence[Step]]) -> tuple[frozenset[str], str | None]:
-        return await self._session.read(lambda connection: self._find(connection, output, inputs))
+        return await self._session.read(lambda connection: self._find(connection, output, inputs), few=True)
 
     def _find(
         self, connection: Connection, output: str, inputs: Sequence[Sequence[Step]]
@@ -171,7 +171,8 @@ class SqliteBuildCache(buildcache.BuildCache):
     @override
     async def get(self, id: str) -> BuildRecord:
         row = await self._session.read(
-            lambda connection: connection.execute(f"{_SELECT} AND id = ?", (self._namespace, id)).fetchone()
+            lambda connection: connection.execute(f"{_SELECT} AND id = ?", (self._namespace, id)).fetchone(),
+            few=True,
         )
         if row is None:
             raise NotFoundError(f"no build cache record {id}", subject=id)
@@ -246,7 +247,8 @@ class SqliteBuildCache(buildcache.BuildCache):
                 "SELECT descriptor, diff_id FROM build_layer "
                 "WHERE namespace = ? AND snapshotter = ? AND snapshot = ? AND form = ?",
                 (self._namespace, snapshotter, snapshot, form),
-            ).fetchone()
+            ).fetchone(),
+            few=True,
         )
         return LayerBlob(descriptor=load_descriptor(row[0]), diff_id=DiffID(row[1])) if row else None
 
@@ -266,7 +268,8 @@ class SqliteBuildCache(buildcache.BuildCache):
             lambda connection: connection.execute(
                 "SELECT digest FROM build_digest WHERE namespace = ? AND snapshotter = ? AND snapshot = ? AND part = ?",
                 (self._namespace, snapshotter, snapshot, part),
-            ).fetchone()
+            ).fetchone(),
+            few=True,
         )
         return Digest(row[0]) if row else None
 

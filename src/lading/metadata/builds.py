@@ -31,7 +31,7 @@ class SqliteBuilds(builds.Store):
 
     @override
     async def get(self, ref: str) -> BuildRecord:
-        return await self._session.read(lambda connection: self._get(connection, ref))
+        return await self._session.read(lambda connection: self._get(connection, ref), few=True)
 
     @override
     async def list(self) -> Sequence[BuildRecord]:

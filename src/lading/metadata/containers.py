@@ -67,7 +67,7 @@ class SqliteContainers(containers.Store):
 
     @override
     async def get(self, id: str) -> ContainerRecord:
-        return await self._session.read(lambda connection: self._get(connection, id))
+        return await self._session.read(lambda connection: self._get(connection, id), few=True)
 
     @override
     async def list(self) -> "list[ContainerRecord]":

@@ -103,9 +103,11 @@ class SqliteDatabase(metadata.Database):
             connection = connect(path)
             held = _Held(path, reserve)
             held.begin()
+            readers = Readers(path)
+            readers.warm()
             session = Session(
                 connection,
-                Readers(path),
+                readers,
                 name=str(path),
                 clock=clock,
                 make_room=held.release,
@@ -201,7 +203,7 @@ class SqliteDatabase(metadata.Database):
             row = connection.execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
             return None if row is None else row[0]
 
-        return await self._session.read(job)
+        return await self._session.read(job, few=True)
 
     @override
     async def set_setting(self, key: str, value: str) -> None:

@@ -105,7 +105,8 @@ class SqliteFacts(facts.Store):
             lambda connection: connection.execute(
                 "SELECT facts FROM target JOIN target_facts ON target = id WHERE namespace = ? AND digest = ? AND NOT stale",
                 (self._namespace, target),
-            ).fetchall()
+            ).fetchall(),
+            few=True,
         )
         return _decoder.decode(rows[0][0]) if rows else None
 
@@ -192,7 +193,8 @@ class SqliteFacts(facts.Store):
             lambda connection: [
                 ManifestSummary(digest, _listed.decode(listed), bool(available), content, unpacked)
                 for digest, listed, available, content, unpacked in connection.execute(*wanted)
-            ]
+            ],
+            few=target is not None,
         )
 
     @override
@@ -212,7 +214,7 @@ class SqliteFacts(facts.Store):
                 )
             return _inventory(rows)
 
-        return await self._session.read(job)
+        return await self._session.read(job, few=target is not None)
 
     @override
     async def total(self) -> int:

@@ -65,7 +65,7 @@ class SqliteImages(images.Store):
 
     @override
     async def get(self, name: str) -> Image:
-        return await self._session.read(lambda connection: self._get(connection, name))
+        return await self._session.read(lambda connection: self._get(connection, name), few=True)
 
     @override
     async def list(self) -> "list[Image]":

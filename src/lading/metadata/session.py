@@ -61,9 +61,9 @@ class Session:
         """The time, as a column value."""
         return to_microseconds(self._clock())
 
-    async def read(self, call: Call[T]) -> T:
+    async def read(self, call: Call[T], *, few: bool = False) -> T:
         """Run ``call`` on a consistent state; see `Readers.read`."""
-        return await self._readers.read(call)
+        return await self._readers.read(call, few=few)
 
     async def write(
         self, namespace: Namespace | None, call: Call[T], *, frees: bool = False, durable: bool = True

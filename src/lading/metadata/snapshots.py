@@ -105,7 +105,7 @@ class SqliteSnapshots(metadata.Snapshots):
 
     @override
     async def get(self, key: str) -> SnapshotRow:
-        return await self._session.read(lambda connection: self._get(connection, key))
+        return await self._session.read(lambda connection: self._get(connection, key), few=True)
 
     @override
     async def chain(self, key: str) -> Sequence[SnapshotRow]:
@@ -120,7 +120,7 @@ class SqliteSnapshots(metadata.Snapshots):
                 rows.append(_row(tuple(columns)))
             return rows
 
-        return await self._session.read(job)
+        return await self._session.read(job, few=True)
 
     @override
     async def list(self) -> Sequence[SnapshotRow]:

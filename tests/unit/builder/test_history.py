@@ -114,6 +114,23 @@ async def test_a_client_has_its_answer_before_the_record_is_written_and_nobody_c
     assert found == ["complete one"]
 
 
+async def test_who_asks_for_builds_under_way_does_not_wait_for_those_that_are_over(
+    history: History, slow: SlowStore
+) -> None:
+    async with history.writing():
+        for each in (
+            build(),
+            Build(wish=SolveWish(ref="two"), log=ProgressLog(), started=1, lease=LeaseID("m")),
+        ):
+            await history.began(each)
+        await history.ended(build(), {}, None)
+        with anyio.fail_after(5):
+            assert [each.record.ref for each in await history.list(active=True)] == ["two"]
+            assert await history.list(active=True, ref="buildx-test-history-api-feature") == []
+            assert [each.record.ref for each in await history.list(active=False, ref="two")] == ["two"]
+        slow.let.set()
+
+
 async def test_when_it_is_left_every_record_is_written(history: History, slow: SlowStore) -> None:
     one = build()
     async with history.writing():
