@@ -101,7 +101,7 @@ class BuildSolver(Solver):
         self.trees = trees
         self.records = Records(env.cache, trees)
         self.layers = Layers(trees, env.cache, env.content, env.leases, self.records)
-        self.mutables = Mutables(trees, env.cache)
+        self.mutables = Mutables(trees, env.cache, self.records.used)
         self.emulation = Emulation(host=self._host)
         self.images = ImageSources(
             store=env.content,

@@ -23,6 +23,10 @@ _COLUMNS: Final = (
 _SELECT: Final = f"SELECT {_COLUMNS} FROM build_record WHERE namespace = ?"  # noqa: S608 -- constants
 _INSERT: Final = f"INSERT INTO build_record (namespace, {_COLUMNS}) VALUES ({', '.join('?' * 14)})"  # noqa: S608
 _TARGETS: Final = "SELECT target FROM build_link WHERE namespace = ? AND source = ? AND output = ? AND input = ? AND selector = ?"
+_LINK: Final = f"{_TARGETS} AND target = ?"
+_PUT_LINK: Final = """
+INSERT INTO build_link (namespace, source, output, input, selector, target) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
+"""
 _NEWEST: Final = """
 SELECT created, record FROM build_key JOIN build_record ON build_record.namespace = build_key.namespace AND id = record
 WHERE build_key.namespace = ?1 AND key = ?2 ORDER BY created DESC LIMIT 1
@@ -124,7 +128,7 @@ class SqliteBuildCache(buildcache.BuildCache):
                 "INSERT INTO build_key (namespace, key, record) VALUES (?, ?, ?)",
                 [(self._namespace, key, record.id) for key in keys],
             )
-            self._link(connection, output, inputs, keys)
+            connection.executemany(_PUT_LINK, self._links(output, inputs, keys))
             self._hold(connection, record)
 
         await self._session.write(self._namespace, job, durable=False)
@@ -142,31 +146,27 @@ class SqliteBuildCache(buildcache.BuildCache):
         for resource in held:
             hold(self._session, connection, self._namespace, lease, resource)
 
-    def _link(
-        self,
-        connection: Connection,
-        output: str,
-        inputs: Sequence[Sequence[Step]],
-        keys: Sequence[str],
-    ) -> None:
-        connection.executemany(
-            "INSERT INTO build_link (namespace, source, output, input, selector, target) VALUES (?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT DO NOTHING",
-            [
-                (self._namespace, step.key, output, number, step.selector, key)
-                for number, steps in enumerate(inputs)
-                for step in steps
-                for key in keys
-            ],
-        )
+    def _links(
+        self, output: str, inputs: Sequence[Sequence[Step]], keys: Sequence[str]
+    ) -> Sequence[tuple[str | int, ...]]:
+        return [
+            (self._namespace, step.key, output, number, step.selector, key)
+            for number, steps in enumerate(inputs)
+            for step in steps
+            for key in keys
+        ]
 
     @override
     async def connect(self, output: str, inputs: Sequence[Sequence[Step]], keys: Sequence[str]) -> None:
-        await self._session.write(
-            self._namespace,
-            lambda connection: self._link(connection, output, inputs, keys),
-            durable=False,
+        links = self._links(output, inputs, keys)
+        # Most are there: that is how the keys were found.
+        known = await self._session.read(
+            lambda connection: all(connection.execute(_LINK, link).fetchone() for link in links), few=True
         )
+        if not known:
+            await self._session.write(
+                self._namespace, lambda connection: connection.executemany(_PUT_LINK, links), durable=False
+            )
 
     @override
     async def get(self, id: str) -> BuildRecord:

@@ -5,6 +5,7 @@ Each is an active snapshot and a record.
 
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -42,9 +43,10 @@ class Mutable:
 class Mutables:
     """All of them, by kind and name."""
 
-    def __init__(self, trees: Trees, cache: BuildCache) -> None:
+    def __init__(self, trees: Trees, cache: BuildCache, used: Callable[[str], None]) -> None:
         self._trees = trees
         self._cache = cache
+        self._used = used
         self._users: dict[str, int] = {}
         self._versions: dict[str, int] = {}
         self._known: dict[tuple[str, str], list[str]] | None = None
@@ -112,7 +114,7 @@ class Mutables:
                     records.remove(record)
             return None
         self._users[record] = self._users.get(record, 0) + 1
-        await self._cache.touch([record], now=time.time_ns())
+        self._used(record)
         return Mutable(record=record, key=key, mounts=tuple(mounts), fresh=False)
 
     async def _make(self, kind: str, name: str, description: str, seed: Tree) -> Mutable:

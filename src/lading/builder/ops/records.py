@@ -43,7 +43,7 @@ class Records(Recorder[Tree]):
                 await self._trees.snapshotter.stat(name)
         except NotFoundError:
             return None
-        self._used.add(record)
+        self.used(record)
         self._note(row)
         return Tree(
             layers=tuple(map(SnapshotName, row.layers)),
@@ -105,6 +105,10 @@ class Records(Recorder[Tree]):
             return None, 0
         vertex = record.extra.get(_VERTEX)
         return (Digest(vertex) if vertex else None), record.created_at
+
+    def used(self, record: str) -> None:
+        """A build uses a record; `flush` writes it down."""
+        self._used.add(record)
 
     async def flush(self) -> None:
         """Note which records were used since the last time."""
