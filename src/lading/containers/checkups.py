@@ -4,18 +4,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from lading.containers import health
+from lading.containers.background import Background
 from lading.containers.exec_service import ExecService
 from lading.containers.health import OUTPUT_LIMIT, Health, Monitor
-from lading.containers.lifecycle import Lifecycle
 from lading.containers.model import Container
+from lading.core.events import Bus
 
 
 class Checkups:
     """The monitors of all containers; the life cycle says when."""
 
-    def __init__(self, life: Lifecycle, execs: ExecService) -> None:
-        self._life = life
+    def __init__(self, execs: ExecService, bus: Bus, background: Background) -> None:
         self._execs = execs
+        self._bus = bus
+        self._background = background
         self._monitors: dict[str, Monitor] = {}
 
     def running(self, container: Container) -> None:
@@ -35,12 +37,10 @@ class Checkups:
             return await self._execs.collect(container, body, seconds=seconds, limit=OUTPUT_LIMIT)
 
         def changed(status: str) -> None:
-            self._life.env.bus.publish(
-                "container", f"health_status: {status}", container.id, container.attributes()
-            )
+            self._bus.publish("container", f"health_status: {status}", container.id, container.attributes())
 
         monitor = self._monitors[container.id] = Monitor(container.health, probe, changed)
-        self._life.spawn(monitor.run)
+        self._background.spawn(monitor.run)
 
     async def rest(self, container: Container) -> None:
         """It is about to be paused: no checks, and none that hangs in it."""

@@ -27,11 +27,12 @@ from lading.containers import (
     wasm,
 )
 from lading.containers.binds import Bind
+from lading.containers.directories import Directories
 from lading.containers.environment import ContainerImage, Environment
-from lading.containers.lifecycle import Lifecycle
 from lading.containers.model import Container, Document
+from lading.containers.networking import Networking
 from lading.containers.request import CreateRequest, LogConfig
-from lading.containers.volumeholding import Making
+from lading.containers.volumeholding import Making, VolumeHolding
 from lading.containers.volumemounts import VolumeMount
 from lading.core.containers import ContainerRecord
 from lading.core.mounts import Mount
@@ -56,13 +57,17 @@ class Creator:
     def __init__(
         self,
         environment: Environment,
-        life: Lifecycle,
+        directories: Directories,
+        networking: Networking,
+        holding: VolumeHolding,
         names: naming.Names,
         find: Callable[[str], Container],
         add: Callable[[Container], None],
     ) -> None:
         self._env = environment
-        self._life = life
+        self._directories = directories
+        self._networking = networking
+        self._holding = holding
         self._names = names
         self._find = find
         self._add = add
@@ -79,7 +84,7 @@ class Creator:
 
         """
         asked = request.parse(_with_defaults(body, self._env))
-        wishes = self._life.networking.wishes(asked.config, asked.host, asked.networking)
+        wishes = self._networking.wishes(asked.config, asked.host, asked.networking)
         runtime = asked.host.runtime
         if runtime not in self._env.runtimes and not runtime.startswith(("io.containerd.", "/")):
             raise InvalidArgumentError(f"unknown or invalid runtime name: {runtime}", subject=runtime)
@@ -106,7 +111,7 @@ class Creator:
             await self._dry_run(container)
             document.images = await imagemounts.hold(self._env, id_, container.images)
             try:
-                async with self._life.holding.making(volumes.asked) as making:
+                async with self._holding.making(volumes.asked) as making:
                     document.volumes = [*volumes.borrowed, *making.mounts]
                     await self._store(container, image, making)
                     self._add(container)
@@ -181,13 +186,15 @@ class Creator:
         volumes = container.document.volumes
         if not any(each.copy for each in volumes):
             return
-        scratch = self._life.directory(container) / "rootfs"
+        scratch = self._directories.durable(container) / "rootfs"
         await aio.run(aio.DISK, scratch.mkdir, mode=0o700, parents=True, exist_ok=True)
         try:
-            await self._life.holding.fill(volumes, mounts, scratch, self._env.remapping_of(container.host))
+            await self._holding.fill(volumes, mounts, scratch, self._env.remapping_of(container.host))
         except BaseException:
             with anyio.CancelScope(shield=True):
-                await aio.run(aio.DISK, shutil.rmtree, self._life.directory(container), ignore_errors=True)
+                await aio.run(
+                    aio.DISK, shutil.rmtree, self._directories.durable(container), ignore_errors=True
+                )
             raise
 
 

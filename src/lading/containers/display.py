@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lading.containers import links, listing, logdriver, netviews, views
+from lading.containers.directories import Directories
 from lading.containers.environment import Environment
-from lading.containers.lifecycle import Lifecycle
 from lading.containers.model import Container
+from lading.containers.networking import Networking
 from lading.errors import LadingError, NotFoundError
 
 
@@ -18,22 +19,24 @@ class Display:
     def __init__(
         self,
         environment: Environment,
-        life: Lifecycle,
+        directories: Directories,
+        networking: Networking,
         find: Callable[[str], Container],
         every: Callable[[], Sequence[Container]],
     ) -> None:
         self._env = environment
-        self._life = life
+        self._directories = directories
+        self._networking = networking
         self._find = find
         self._all = every
 
     async def inspect(self, container: Container, *, size: bool = False) -> dict[str, Any]:
         """The inspect document."""
-        networking = self._life.networking
+        networking = self._networking
         return views.inspect(
             container,
             log_path=self._log_path(container),
-            directory=str(self._life.directory(container)),
+            directory=str(self._directories.durable(container)),
             driver=container.record.snapshotter,
             trees=await self._env.trees(container.record.snapshot_key) if self._env.trees else {},
             cgroup_v2=self._env.cgroup_v2,
@@ -63,7 +66,7 @@ class Display:
         ancestors = await self._ancestors(filters.get("ancestor", ()))
 
         def passes(c: Container) -> bool:
-            places = self._life.networking.placed(c)
+            places = self._networking.placed(c)
             names = {word for p in places for word in (p.name, p.network.id if p.network else "")}
             return listing.matches(
                 c,
@@ -88,7 +91,7 @@ class Display:
     async def _row(
         self, container: Container, now: int, linked: Sequence[str], *, size: bool
     ) -> dict[str, Any]:
-        places = self._life.networking.placed(container)
+        places = self._networking.placed(container)
         return views.summary(
             container,
             now=now,
@@ -126,5 +129,5 @@ class Display:
         """As inspect shows it: only a json-file has one."""
         config = container.host.log_config
         driver = (config and config.type) or logdriver.DEFAULT
-        directory = self._life.directory(container)
+        directory = self._directories.durable(container)
         return str(logdriver.json_path(directory, container.id)) if driver == logdriver.DEFAULT else ""

@@ -12,9 +12,10 @@ from lading.core import containers, content, images, leases
 from lading.core.diff import Differ
 from lading.core.events import Bus
 from lading.core.leases import LeaseID
+from lading.core.mounts import Mount
 from lading.core.networks import Networks
 from lading.core.runtime import Runtime
-from lading.core.snapshots import SnapshotName, Snapshotter
+from lading.core.snapshots import SnapshotKey, SnapshotName, Snapshotter
 from lading.core.volumes import Volumes
 from lading.errors import InvalidArgumentError, NotFoundError
 from lading.oci import config as oci_config
@@ -258,3 +259,16 @@ class Environment:
     def remapping_of(self, host: HostConfig) -> Remapping | None:
         """The user namespace of one container, ``None`` for the machine's."""
         return None if host.userns_mode == OWN_USERNS else self.remapping
+
+    def owner_of(self, host: HostConfig) -> tuple[int, int]:
+        """User and group of the machine that are root in one container."""
+        remapping = self.remapping_of(host)
+        return remapping.root if remapping else (0, 0)
+
+    async def root_mounts(self, key: SnapshotKey, manifest: Descriptor) -> list[Mount]:
+        """The mounts of one container's root file system; layers lost to an unclean boot are unpacked again first."""
+        try:
+            return await self.snapshotter.mounts(key)
+        except NotFoundError:
+            await self.images.unpack(manifest)
+            return await self.snapshotter.mounts(key)

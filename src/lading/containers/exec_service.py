@@ -8,10 +8,13 @@ from typing import Any, Final
 import anyio
 
 from lading.containers import execs, signals
+from lading.containers.background import Background
+from lading.containers.directories import Directories
 from lading.containers.environment import Environment
 from lading.containers.execs import Exec, ExecRequest
-from lading.containers.lifecycle import Lifecycle, StartError
+from lading.containers.launching import Launcher
 from lading.containers.model import Container
+from lading.containers.startfailures import StartError
 from lading.containers.streams import Line, Peer, frames
 from lading.core.runtime import Task
 from lading.errors import ConflictError, LadingError, NotFoundError
@@ -25,9 +28,13 @@ _EXEC_FAILED: Final = "OCI runtime exec failed: "
 class ExecService:
     """Further processes in running containers. They are known until their container is removed."""
 
-    def __init__(self, environment: Environment, life: Lifecycle) -> None:
+    def __init__(
+        self, environment: Environment, directories: Directories, launcher: Launcher, background: Background
+    ) -> None:
         self._env = environment
-        self._life = life
+        self._directories = directories
+        self._launcher = launcher
+        self._background = background
         self._execs: dict[str, Exec] = {}
         self._containers: dict[str, Container] = {}
 
@@ -45,7 +52,7 @@ class ExecService:
             InvalidArgumentError: A field is wrong, or the container knows no such user.
 
         """
-        self._life.running_task(container).expect_exec()
+        container.running_task().expect_exec()
         if container.state.paused:
             raise ConflictError(f"container {container.id} is paused, unpause the container before exec")
         asked = ExecRequest.parse(body)
@@ -97,7 +104,7 @@ class ExecService:
                 if line is not None:
                     line.leave()
 
-        self._life.spawn(background)
+        self._background.spawn(background)
         try:
             await (line.left if line else done).wait()
         finally:
@@ -109,13 +116,13 @@ class ExecService:
     async def _run(
         self, container: Container, exec_: Exec, peer: Peer | None, *, up: anyio.Event | None = None
     ) -> None:
-        task = self._life.running_task(container)
-        base = self._life.processes.get(container.id)
+        task = container.running_task()
+        base = self._launcher.process_of(container)
         if base is None:
             raise ConflictError(f"container {container.id} was started in a way that allows no exec")
         try:
             process = await execs.plan(exec_.request, base, container.state.pid, container.document.user)
-            directory = self._life.state_directory(container)
+            directory = self._directories.of_run(container)
             async with execs.ExecStreams(directory, exec_, attached=peer is not None) as streams:
                 await self._begin(container, exec_, process, streams)
                 if up is not None:
@@ -173,7 +180,7 @@ class ExecService:
         finally:
             with anyio.CancelScope(shield=True), contextlib.suppress(LadingError):
                 if not exec_.ended.is_set() and exec_.up.is_set():
-                    task = self._life.running_task(container)
+                    task = container.running_task()
                     await task.kill(signals.parse("KILL"), exec_.id)
                     await task.wait(exec_.id)
                     await task.delete(exec_.id)
@@ -190,7 +197,7 @@ class ExecService:
         self, container: Container, exec_: Exec, process: Mapping[str, Any], streams: execs.ExecStreams
     ) -> None:
         async with container.starting.shared():
-            task = self._life.running_task(container)
+            task = container.running_task()
             if container.state.paused:
                 raise ConflictError(f"container {container.id} is paused, unpause the container before exec")
             await self._start_process(task, exec_, process, streams)
@@ -219,7 +226,7 @@ class ExecService:
         container = self._containers[exec_.id]
         with anyio.move_on_after(10):
             await exec_.up.wait()
-        await self._life.running_task(container).resize(width, height, exec_.id)
+        await container.running_task().resize(width, height, exec_.id)
 
 
 class _Gathered(Peer):

@@ -8,15 +8,17 @@ from typing import TypeVar
 
 from lading.containers import mountpoints, tree, tree_reader, users
 from lading.containers.binds import Bind
+from lading.containers.directories import Directories
 from lading.containers.environment import Environment
-from lading.containers.lifecycle import Lifecycle
 from lading.containers.model import Container
 from lading.containers.tree import Tree
 from lading.containers.tree_reader import PathStat
 from lading.containers.tree_writer import CopyOptions, TreeWriter
+from lading.containers.volumeholding import VolumeHolding
 from lading.containers.volumemounts import VolumeMount
 from lading.core.diff import Change
 from lading.core.runtime import Status
+from lading.core.snapshots import SnapshotKey
 from lading.errors import ConflictError, InvalidArgumentError, LadingError, PermissionDeniedError
 from lading.kit import aio
 from lading.transfer.archive_stream import inflated
@@ -38,9 +40,10 @@ class FileService:
     While files of a stopped container are copied it cannot start: its file system would be mounted twice.
     """
 
-    def __init__(self, environment: Environment, life: Lifecycle) -> None:
+    def __init__(self, environment: Environment, directories: Directories, holding: VolumeHolding) -> None:
         self._env = environment
-        self._life = life
+        self._directories = directories
+        self._holding = holding
 
     async def stat(self, container: Container, path: str) -> PathStat:
         """What is at a path. Raises `NotFoundError`."""
@@ -149,10 +152,11 @@ class FileService:
             if container.removed.is_set() or container.state.removing:
                 raise ConflictError(f"can't copy files of container {container.id}: it is being removed")
             if (opened := await self._running(container)) is None:
-                mounts = await self._life.mounts(container)
-                scratch = self._life.directory(container) / "rootfs"
+                key = SnapshotKey(container.record.snapshot_key)
+                mounts = await self._env.root_mounts(key, container.document.manifest)
+                scratch = self._directories.durable(container) / "rootfs"
                 await aio.run(aio.DISK, scratch.mkdir, mode=0o700, parents=True, exist_ok=True)
-                async with self._life.holding.visiting(container) as volumes:
+                async with self._holding.visiting(container) as volumes:
                     shown = [*container.binds, *volumes] if binds else ()
                     remapped = self._env.remapping_of(container.host)
                     opened = await aio.run(aio.DATA, tree.open_stopped, mounts, shown, scratch, remapped)

@@ -1,15 +1,19 @@
-"""``/etc/hosts``, ``/etc/hostname`` and ``/etc/resolv.conf`` of a container. Blocking."""
+"""``/etc/hosts``, ``/etc/hostname`` and ``/etc/resolv.conf`` of containers: written as their networks and links are."""
 
 import ipaddress
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from lading.containers.environment import Resolving
-from lading.containers.networking import Joint
+from lading.containers import links
+from lading.containers.directories import Directories
+from lading.containers.environment import Environment, Resolving
+from lading.containers.model import Container
+from lading.containers.networking import Joint, Networking
 from lading.containers.request import HostConfig
 from lading.errors import InvalidArgumentError
+from lading.kit import aio
 
 _LOCALHOST: Final = """127.0.0.1\tlocalhost
 ::1\tlocalhost ip6-localhost ip6-loopback
@@ -24,6 +28,54 @@ _PUBLIC: Final = ("8.8.8.8", "8.8.4.4")
 _HOST_GATEWAY: Final = "host-gateway"
 
 
+class HostFiles:
+    """These files of all containers. ``find`` gives the container of a name or ID, ``every`` all of them."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        directories: Directories,
+        networking: Networking,
+        find: Callable[[str], Container],
+        every: Callable[[], Sequence[Container]],
+    ) -> None:
+        self._env = environment
+        self._directories = directories
+        self._networking = networking
+        self._find = find
+        self._all = every
+
+    def reserve(self, container: Container, joint: Joint) -> dict[str, str]:
+        """Its own, or those that it shares; they need not be written yet. Path in the container to path on the host. Blocking."""
+        if joint.files_of is not None:
+            return paths(self._directories.durable(joint.files_of))
+        return reserve(self._directories.make(container), self._env.owner_of(container.host))
+
+    def write(self, container: Container, joint: Joint) -> None:
+        """Write them, as the network now is. Blocking."""
+        if joint.files_of is not None:
+            return
+        write(
+            self._directories.make(container),
+            container.host,
+            container.document.hostname,
+            container.config.domainname,
+            joint,
+            self._env.resolving,
+            self._env.owner_of(container.host),
+        )
+
+    async def refresh(self, container: Container) -> None:
+        """A running container sees in its files that its networks changed."""
+        await aio.run(aio.DISK, self.write, container, self._networking.joint(container))
+
+    async def refresh_linked(self, container: Container) -> None:
+        """Those that have a link to a container see that its address or name is another now."""
+        for each in self._all():
+            if each is not container and each.state.running and links.leads_to(each, container, self._find):
+                await self.refresh(each)
+
+
 def write(
     directory: Path,
     host: HostConfig,
@@ -33,7 +85,7 @@ def write(
     resolving: Resolving,
     owner: tuple[int, int] = (0, 0),
 ) -> dict[str, str]:
-    """Write the three files below ``directory``; path in the container to path on the host.
+    """Write the three files below ``directory``; path in the container to path on the host. Blocking.
 
     A file that is there keeps its inode, so that a running container sees the change.
     """
@@ -51,7 +103,7 @@ def write(
 
 
 def reserve(directory: Path, owner: tuple[int, int] = (0, 0)) -> dict[str, str]:
-    """Have the files, empty if they are not there, for mounts that are made before they are written; as `write`."""
+    """Have the files, empty if they are not there, for mounts that are made before they are written; as `write`. Blocking."""
     for name in _NAMES:
         (directory / name).touch(0o644)
         os.chown(directory / name, *owner)

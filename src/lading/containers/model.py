@@ -20,6 +20,7 @@ from lading.containers.streams import Broadcast
 from lading.containers.volumemounts import VolumeMount
 from lading.core.containers import ContainerRecord
 from lading.core.runtime import ContainerID, Task
+from lading.errors import ConflictError
 from lading.kit.tasks import SharedLock
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
@@ -130,6 +131,12 @@ class Container:
     def restart_policy(self) -> RestartPolicy:
         """What happens after its end."""
         return self.host.restart_policy or RestartPolicy()
+
+    def running_task(self) -> Task:
+        """Its task, if it runs. Raises `ConflictError`."""
+        if self.task is None or not self.state.running:
+            raise ConflictError(f"container {self.id} is not running", subject=self.id)
+        return self.task
 
     def log_subject(self) -> Subject:
         """What its log may tell of it."""

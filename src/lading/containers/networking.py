@@ -63,22 +63,22 @@ class Joint:
 
 
 class Networking:
-    """Networks of all containers. ``find`` gives the container of a name or ID."""
+    """Networks of all containers. ``find`` gives the container of a name or ID; ``spawn`` runs something in the background."""
 
     def __init__(
         self,
         networks: Networks,
         bus: Bus,
         find: Callable[[str], Container],
-        resolving: Resolving | None = None,
+        resolving: Resolving,
+        spawn: Callable[[Callable[[], Awaitable[object]]], None],
     ) -> None:
         self.networks = networks
-        self.resolving = resolving or Resolving()
+        self.resolving = resolving
         self._bus = bus
         self._find = find
         self._leaving: dict[str, anyio.Event] = {}
-        self.spawn: Callable[[Callable[[], Awaitable[object]]], None] | None = None
-        """Runs something in the background; without it nothing is."""
+        self._spawn = spawn
 
     def wishes(self, config: Config, host: HostConfig, asked: NetworkingConfig) -> dict[str, Wish]:
         """The networks that a new container is to be on.
@@ -235,10 +235,7 @@ class Networking:
                 del self._leaving[container.id]
                 done.set()
 
-        if self.spawn is None:
-            await close()
-        else:
-            self.spawn(close)
+        self._spawn(close)
 
     def is_leaving(self, container: str) -> bool:
         """Whether it ended, and its networks are about to forget it."""

@@ -3,15 +3,20 @@
 import contextlib
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import anyio
-import msgspec
 import structlog
 
-from lading.containers import execs, imagemounts, runs, signals
-from lading.containers.lifecycle import LOST_EXIT, PROCESS_FILE, Lifecycle
+from lading.containers import execs, imagemounts, restarts, signals
+from lading.containers.background import Background
+from lading.containers.directories import Directories
+from lading.containers.environment import Environment
+from lading.containers.launching import Launcher
+from lading.containers.lifecycle import LOST_EXIT, Lifecycle
 from lading.containers.model import Container, State
+from lading.containers.networking import Networking
+from lading.containers.volumeholding import VolumeHolding
 from lading.core.runtime import Exit, Status, Task
 from lading.errors import LadingError, NotFoundError
 from lading.kit import aio
@@ -23,8 +28,23 @@ _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("lading.contain
 class Restorer:
     """Takes up where an earlier daemon left off; afterwards `listen` goes on for as long as the daemon lives."""
 
-    def __init__(self, life: Lifecycle) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        directories: Directories,
+        launcher: Launcher,
+        life: Lifecycle,
+        networking: Networking,
+        holding: VolumeHolding,
+        background: Background,
+    ) -> None:
+        self._env = environment
+        self._directories = directories
+        self._launcher = launcher
         self._life = life
+        self._networking = networking
+        self._holding = holding
+        self._spawn = background.spawn
         self._exits: dict[str, Exit] = {}
         self._reported: dict[str, anyio.Event] = {}
 
@@ -33,26 +53,26 @@ class Restorer:
         if container.state.started_at or container.state.finished_at:
             return False
         try:
-            await self._life.env.snapshotter.stat(container.record.snapshot_key)
+            await self._env.snapshotter.stat(container.record.snapshot_key)
         except NotFoundError:
             _log.warning("unfinished_container_dropped", container=container.id)
-            await imagemounts.release(self._life.env, container.id, container.images)
-            await self._life.env.store.delete(container.id)
-            await self._life.holding.forget(container, own=True)
+            await imagemounts.release(self._env, container.id, container.images)
+            await self._env.store.delete(container.id)
+            await self._holding.forget(container, own=True)
             return True
         return False
 
     async def restore(self, containers: list[Container]) -> None:
         """Find the containers of earlier daemons: take up those that run, finish those that ended meanwhile."""
-        tasks = {task.id: task for task in await self._life.env.runtime.load()}
+        tasks = {task.id: task for task in await self._env.runtime.load()}
         living = [each for each in containers if each.id in tasks]
-        await self._life.networking.recover([each.id for each in living])
-        await self._life.holding.recover(living)
+        await self._networking.recover([each.id for each in living])
+        await self._holding.recover(living)
         async with anyio.create_task_group() as group:
             for container in containers:
                 group.start_soon(self._restore, container, tasks.pop(container.id, None))
         running = {container.id for container in containers if container.state.running}
-        await aio.run(aio.DISK, self._life.host_mounts.sweep, running)
+        await self._launcher.sweep(running)
         for stray, task in tasks.items():
             _log.warning("stray_task_ended", container=stray)
             await self._destroy(task)
@@ -69,26 +89,26 @@ class Restorer:
             if task is not None:
                 await self._destroy(task)
             state.running = False
-            self._life.spawn(self._life.remove_quietly, container)
+            self._spawn(self._life.remove_quietly, container)
             return
         if task is not None:
             found = await task.state()
             if found.status is Status.CREATED:  # the daemon died between create and start; nothing ran yet
                 await self._destroy(task)
-                await self._life.networking.leave(container)
-                await self._life.holding.leave(container)
+                await self._launcher.leave(container)
                 task = None
         if task is None and not state.running:
             if state.restarting:
-                self._life.spawn(self._life.restart_later, container)
+                self._spawn(self._life.restart_later, container)
             elif container.host.auto_remove and (state.started_at or state.finished_at):
-                self._life.spawn(self._life.remove_quietly, container)
-            elif self._starts_at_boot(container):
-                self._life.spawn(self._life.restart_later, container)
+                self._spawn(self._life.remove_quietly, container)
+            elif restarts.with_daemon(container):
+                self._spawn(self._life.restart_later, container)
             return
-        await self._resume_run(container)
+        if (run := await self._launcher.resume(container)) is not None:
+            self._spawn(run.pump)
         if task is None:
-            self._life.spawn(self._finish_lost, container)
+            self._spawn(self._finish_lost, container)
             return
         known = state.running and state.pid == task.pid
         if not state.running:
@@ -96,13 +116,13 @@ class Restorer:
         container.task = task
         container.state.pid = task.pid
         container.started.set()
-        for fd in await aio.run(aio.DISK, execs.drop_leftovers, self._life.state_directory(container)):
-            self._life.spawn(execs.discard, fd)
+        for fd in await aio.run(aio.DISK, execs.drop_leftovers, self._directories.of_run(container)):
+            self._spawn(execs.discard, fd)
         if not known:
-            await self._life.save(container)
+            await self._env.store.update(container.snapshot())
         if not state.paused:
             self._life.tell_running(container)
-        self._life.spawn(self._life.watch, container, task)
+        self._spawn(self._life.watch, container, task)
 
     async def _finish_lost(self, container: Container) -> None:
         """Its shim is gone. The runtime reports the exit if it can still find it out."""
@@ -115,7 +135,7 @@ class Restorer:
 
     async def listen(self, find: Callable[[str], Container | None]) -> None:
         """Follow the runtime's events: exits of tasks that nobody waits for, and the out-of-memory killer."""
-        async for event in self._life.env.runtime.events():
+        async for event in self._env.runtime.events():
             container = find(event.container)
             if container is None or event.exec_id:
                 continue
@@ -124,35 +144,7 @@ class Restorer:
                 self._reported.setdefault(event.container, anyio.Event()).set()
             elif event.topic == "/tasks/oom":
                 container.state.oom_killed = True
-                self._life.env.bus.publish("container", "oom", container.id, container.attributes())
-
-    def _starts_at_boot(self, container: Container) -> bool:
-        policy = container.restart_policy.name
-        return bool(container.state.started_at) and (
-            policy == "always" or (policy == "unless-stopped" and not container.document.manually_stopped)
-        )
-
-    async def _resume_run(self, container: Container) -> None:
-        log = self._life.log(container)
-        directory = self._life.state_directory(container)
-        try:
-            run = await aio.run(
-                aio.DISK,
-                runs.resume,
-                directory,
-                container.output,
-                stdin=container.config.open_stdin,
-                terminal=container.config.tty,
-                log=log,
-                sink=self._life.sink(container),
-            )
-        except OSError:
-            return  # after a reboot there is nothing to resume
-        self._life.runs[container.id] = run
-        with contextlib.suppress(OSError, msgspec.MsgspecError):
-            data = await aio.run(aio.DISK, (directory / PROCESS_FILE).read_bytes)
-            self._life.processes[container.id] = msgspec.json.decode(data, type=dict[str, Any])
-        self._life.spawn(run.pump)
+                self._env.bus.publish("container", "oom", container.id, container.attributes())
 
     async def _destroy(self, task: Task) -> None:
         with contextlib.suppress(LadingError):

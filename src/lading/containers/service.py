@@ -27,15 +27,19 @@ from lading.containers import (
     updating,
 )
 from lading.containers.attaching import Attachment, AttachOptions, LogOptions
+from lading.containers.background import Background
 from lading.containers.checkups import Checkups
 from lading.containers.committing import CommitRequest
 from lading.containers.creating import Created, Creator
+from lading.containers.directories import Directories
 from lading.containers.display import Display
 from lading.containers.environment import Environment
 from lading.containers.exec_service import ExecService
 from lading.containers.files import FileService
+from lading.containers.hostfiles import HostFiles
 from lading.containers.hostmounts import HostMounts
 from lading.containers.journal import Chunk
+from lading.containers.launching import Launcher
 from lading.containers.lifecycle import Lifecycle
 from lading.containers.model import Container
 from lading.containers.netservice import NetworkService
@@ -76,43 +80,61 @@ class ContainerService:
         self._containers: dict[str, Container] = {}
         self._names = naming.Names(self._is_named)
         self._pruning = anyio.Lock()
-        networking = Networking(environment.networks, environment.bus, self.find, environment.resolving)
-        holding = VolumeHolding(
-            environment.volumes, environment.bus, HostMounts(environment.state.with_name("mounts")), self.all
+        bus, find = environment.bus, self.find
+        background = Background(group)
+        self._directories = Directories(environment.root, environment.state)
+        self._networking = Networking(
+            environment.networks, bus, find, environment.resolving, background.spawn
         )
-        self._life = Lifecycle(environment, group, self._forget, self.find, networking, holding, self.all)
-        self.volumes = VolumeService(holding, environment.bus)
-        self.networks = NetworkService(networking, environment.bus, self.all, self._life.save_with_files)
-        self.execs = ExecService(environment, self._life)
-        self._life.observer = Checkups(self._life, self.execs)
-        self.files = FileService(environment, self._life)
-        self._creator = Creator(environment, self._life, self._names, self.find, self._add)
-        self._display = Display(environment, self._life, self.find, self.all)
+        host_mounts = HostMounts(environment.state.with_name("mounts"))
+        holding = VolumeHolding(environment.volumes, bus, host_mounts, self.all)
+        self._files = HostFiles(environment, self._directories, self._networking, find, self.all)
+        self._launcher = Launcher(
+            environment, self._directories, self._files, host_mounts, self._networking, holding, find
+        )
+        self._life = Lifecycle(
+            environment, self._directories, self._launcher, self._files, holding, background, self._forget
+        )
+        self.volumes = VolumeService(holding, bus)
+        self.networks = NetworkService(self._networking, bus, self.all, self._save_networks)
+        self.execs = ExecService(environment, self._directories, self._launcher, background)
+        self._life.observer = Checkups(self.execs, bus, background)
+        self.files = FileService(environment, self._directories, holding)
+        self._creator = Creator(
+            environment, self._directories, self._networking, holding, self._names, find, self._add
+        )
+        self._display = Display(environment, self._directories, self._networking, find, self.all)
+        self._restorer = Restorer(
+            environment, self._directories, self._launcher, self._life, self._networking, holding, background
+        )
 
     async def _open(self) -> None:
         for place in (self._env.root, self._env.state):
             await aio.run(aio.DISK, place.mkdir, parents=True, exist_ok=True, mode=0o710)
-        restorer = Restorer(self._life)
         for record in await self._env.store.list():
             container = model.load(record)
-            if not await restorer.is_unfinished(container):
+            if not await self._restorer.is_unfinished(container):
                 self._containers[container.id] = container
-        await aio.run(aio.DISK, self._life.sweep_directories, set(self._containers))
+        await aio.run(aio.DISK, self._directories.sweep, set(self._containers))
         await imagemounts.sweep(self._env, set(self._containers))
-        self._group.start_soon(restorer.listen, self._containers.get)
-        await restorer.restore(list(self._containers.values()))
+        self._group.start_soon(self._restorer.listen, self._containers.get)
+        await self._restorer.restore(list(self._containers.values()))
 
     async def warm(self) -> None:
         """Have ready what the first start needs. A hint; what fails here is said there."""
-        with contextlib.suppress(OSError):
-            await aio.run(aio.DISK, self._life.keeper.connect)
-        await self._env.runtime.warm(self._env.runtimes.get("", ""))
+        await self._launcher.warm()
 
     def _close(self) -> None:
-        self._life.let_go()
+        self._launcher.close()
 
     def _add(self, container: Container) -> None:
         self._containers[container.id] = container
+
+    async def _save_networks(self, container: Container) -> None:
+        """Store it after its networks changed; a running one sees the change in its files."""
+        if container.state.running:
+            await self._files.refresh(container)
+        await self._env.store.update(container.snapshot())
 
     def _forget(self, container: Container) -> None:
         self._containers.pop(container.id, None)
@@ -218,23 +240,23 @@ class ContainerService:
                 old = container.record
                 container.record = replace(old, name=chosen)
                 try:
-                    await self._life.save(container)
+                    await self._env.store.update(container.snapshot())
                 except BaseException:
                     container.record = old
                     raise
-        await self._life.networking.rename(container)
-        await self._life.refresh_links(container)
+        await self._networking.rename(container)
+        await self._files.refresh_linked(container)
         attributes = container.attributes(oldName=f"/{old.name}")
         self._env.bus.publish("container", "rename", container.id, attributes)
 
     async def update(self, name: str, body: Mapping[str, Any]) -> "list[str]":
         """Change limits or restart policy; warnings. Raises as `updating.update`."""
-        return await updating.update(self._env, self._life, self.find(name), body)
+        return await updating.update(self._env, self.find(name), body)
 
     async def resize(self, name: str, *, width: int, height: int) -> None:
         """Set the size of its terminal."""
         container = self.find(name)
-        await self._life.running_task(container).resize(width, height)
+        await container.running_task().resize(width, height)
         size = {"width": str(width), "height": str(height)}
         self._env.bus.publish("container", "resize", container.id, container.attributes(**size))
 
@@ -314,7 +336,7 @@ class ContainerService:
         return await top(pids, arguments)
 
     async def _pids(self, container: Container) -> frozenset[int]:
-        task = self._life.running_task(container)
+        task = container.running_task()
         if self._has_cgroups:
             return frozenset(await task.pids())
         return await aio.run(aio.DISK, members.of, container.mount_namespace)
@@ -328,7 +350,9 @@ class ContainerService:
     def logs(self, name: str, options: LogOptions) -> AsyncGenerator[Chunk]:
         """Messages of its log; raises as `attaching.read_log`."""
         container = self.find(name)
-        return attaching.read_log(container, options, self._life.log(container), lambda: self._run(container))
+        return attaching.read_log(
+            container, options, self._directories.log(container), lambda: self._run(container)
+        )
 
     def attach(self, container: Container, options: AttachOptions, *, multiplexed: bool = True) -> Attachment:
         """Begin to attach a client; what the container writes from now on waits for `serve_attachment`."""
@@ -343,10 +367,10 @@ class ContainerService:
 
     async def serve_attachment(self, container: Container, attachment: Attachment, peer: Peer) -> None:
         """Connect the client until either side ends."""
-        await attachment.serve(peer, self._life.log(container), lambda: self._run(container))
+        await attachment.serve(peer, self._directories.log(container), lambda: self._run(container))
 
     def _run(self, container: Container) -> Run | None:
-        return self._life.runs.get(container.id)
+        return self._launcher.run_of(container)
 
 
 @contextlib.asynccontextmanager

@@ -8,7 +8,6 @@ import msgspec
 
 from lading.containers import cgroupless, model, request, resources
 from lading.containers.environment import Environment
-from lading.containers.lifecycle import Lifecycle
 from lading.containers.model import Container
 from lading.containers.request import HostConfig
 from lading.errors import ConflictError, InvalidArgumentError, UnsupportedError
@@ -33,9 +32,7 @@ _ZERO_COUNTS: Final = frozenset({"PidsLimit"})
 _GONE: Final = ("KernelMemory", "KernelMemoryTCP")
 
 
-async def update(
-    environment: Environment, life: Lifecycle, container: Container, body: Mapping[str, Any]
-) -> list[str]:
+async def update(environment: Environment, container: Container, body: Mapping[str, Any]) -> list[str]:
     """Change what ``body``, in the form of ``HostConfig``, names; warnings.
 
     Raises:
@@ -59,7 +56,7 @@ async def update(
             await container.task.update(changed)
         with anyio.CancelScope(shield=True):
             container.document.host_config, container.host = raw, host
-            await life.save(container)
+            await environment.store.update(container.snapshot())
     environment.bus.publish("container", "update", container.id, container.attributes())
     return []
 

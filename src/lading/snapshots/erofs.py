@@ -38,7 +38,8 @@ from lading.core.metadata import SnapshotRow
 from lading.core.mounts import Mount
 from lading.core.snapshots import Capability, Kind, Labels, SnapshotKey, Usage
 from lading.errors import DataLossError, FailedPreconditionError, LadingError
-from lading.formats.erofs.writer import Device, ImageWriter, Node, renew
+from lading.formats.erofs.tree import Device, Node, renew
+from lading.formats.erofs.writer import ImageWriter
 from lading.formats.tar.entry import BLOCK
 from lading.kit import aio, linux
 from lading.kit.aio import DISK, run

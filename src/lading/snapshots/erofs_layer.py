@@ -23,7 +23,8 @@ from typing_extensions import Buffer
 from lading.core.snapshots import Usage
 from lading.errors import InvalidArgumentError
 from lading.formats import whiteouts
-from lading.formats.erofs.writer import NO_XATTRS, ImageWriter, Node
+from lading.formats.erofs.tree import NO_XATTRS, Node
+from lading.formats.erofs.writer import ImageWriter
 from lading.formats.tar.entry import BLOCK, Entry, EntryType, Limits, TarError, TarLimitError
 from lading.formats.tar.names import rooted
 from lading.formats.tar.parser import TarParser

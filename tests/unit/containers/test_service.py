@@ -13,8 +13,8 @@ from support.containers import NoLeases, TreeImages, collect, service
 from lading.containers.attaching import AttachOptions, LogOptions
 from lading.containers.environment import ContainerImage, Environment
 from lading.containers.journal import Chunk
-from lading.containers.lifecycle import CommandError
 from lading.containers.service import ContainerService
+from lading.containers.startfailures import CommandError
 from lading.containers.streams import BUFFER, Broadcast
 from lading.core.mounts import Mount
 from lading.core.snapshots import SnapshotKey

@@ -16,7 +16,8 @@ from typing_extensions import Buffer
 
 from lading.errors import DataLossError
 from lading.formats.erofs import layout
-from lading.formats.erofs.writer import Extent, checksum
+from lading.formats.erofs.superblock import checksum
+from lading.formats.erofs.tree import Extent
 
 _KNOWN_INCOMPAT: Final = layout.INCOMPAT_CHUNKED_FILE | layout.INCOMPAT_DEVICE_TABLE
 _NANO: Final = 10**9

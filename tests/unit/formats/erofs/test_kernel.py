@@ -12,7 +12,9 @@ from support.erofs import mounted, newer, newer_directory, tree
 
 from lading.formats.erofs import layout
 from lading.formats.erofs.reader import Image
-from lading.formats.erofs.writer import Device, Extent, ImageWriter, Node, checksum
+from lading.formats.erofs.superblock import checksum
+from lading.formats.erofs.tree import Device, Extent, Node
+from lading.formats.erofs.writer import ImageWriter
 from lading.formats.tar.parser import TarParser
 
 ACL = bytes.fromhex(

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from support.erofs import fsck
 
 from lading.formats.erofs.reader import ErofsImageError, Image
-from lading.formats.erofs.writer import Device, ErofsTreeError, Extent, ImageWriter, Node, renew
+from lading.formats.erofs.tree import Device, ErofsTreeError, Extent, Node, renew
+from lading.formats.erofs.writer import ImageWriter
 
 from .trees import BLOCKS, describe, read, trees
 

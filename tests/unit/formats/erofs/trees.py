@@ -5,7 +5,7 @@ import stat
 from hypothesis import strategies as st
 
 from lading.formats.erofs.reader import Image
-from lading.formats.erofs.writer import Extent, Node
+from lading.formats.erofs.tree import Extent, Node
 
 BLOCKS = 64
 
