@@ -47,7 +47,7 @@ from lading.classic.layout import Layout
 from lading.content.sweep import sweep
 from lading.core.facts import Kind
 from lading.core.progress import Progress
-from lading.daemon import image_store, stores, wiring
+from lading.daemon import image_store, registry_client, stores, wiring
 from lading.daemon.config import Config
 from lading.daemon.events import EventBus
 from lading.daemon.selection import StoreKind
@@ -96,7 +96,7 @@ class ImageMachine(RuleBasedStateMachine):
         for text, index in INDEXES.items():
             make.publish(self.registries.registry("registry.test").repository("app"), index, text)
         self.patches = [
-            mock.patch.object(image_store, "make_registries", return_value=self.registries),
+            mock.patch.object(registry_client, "make", return_value=self.registries),
             mock.patch.object(image_store.platforms, "host", return_value=make.AMD64),
             mock.patch.object(aio, "run", in_place),
             mock.patch.object(SqliteDatabase, "open", partial(SqliteDatabase.open, reserve=0)),

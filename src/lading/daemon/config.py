@@ -18,6 +18,7 @@ from lading.containers import logdriver, storage
 from lading.daemon import options, places
 from lading.daemon.options import Kind, Meaning, Option
 from lading.errors import FailedPreconditionError, InvalidArgumentError, UnsupportedError
+from lading.remotes import names as registry_names
 
 DEFAULT_CONFIG_FILE: Final = "/etc/lading/daemon.json"
 DEFAULT_HOST: Final = "unix:///run/lading/lading.sock"
@@ -484,9 +485,7 @@ def _check(config: Config) -> None:
     for label in config.labels:
         if "=" not in label:
             raise InvalidArgumentError(f"bad attribute format: {label}", hint="labels are key=value")
-    from lading.remotes import hosts as registry_hosts  # noqa: PLC0415 - help must not load the rooms
-
-    registry_hosts.check(config.registry_mirrors, config.insecure_registries)
+    registry_names.check(config.registry_mirrors, config.insecure_registries)
     if not config.hosts:
         raise InvalidArgumentError("no host to listen on")
     for host in config.hosts:

@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import structlog
-from typing_extensions import override
 
 from lading.content.local import LocalContentStore, utc_now
 from lading.core import content, facts, images, leases, metadata
 from lading.core.classic import ClassicStore
 from lading.core.events import Bus
 from lading.core.metadata import Namespace
-from lading.core.remotes import Credentials, Registries, Resolver
-from lading.daemon import host, stores
+from lading.daemon import stores
 from lading.daemon.config import Config, LadingSettings
 from lading.daemon.fsck import Checker
 from lading.daemon.maintenance import StoreMaintenance
+from lading.daemon.registries import ReloadableRegistries
 from lading.daemon.selection import SETTING, Selection, StoreKind, messages
 from lading.devices import local
 from lading.devices.local import LocalDevices
@@ -38,10 +37,6 @@ from lading.metadata.database import SqliteDatabase
 from lading.oci import platform as platforms
 from lading.oci.descriptor import Platform
 from lading.oci.digest import Digest
-from lading.remotes.config import Config as RemotesConfig
-from lading.remotes.config import Limits
-from lading.remotes.dial import Proxies
-from lading.remotes.registries import HttpRegistries
 from lading.snapshots import erofs, overlay
 from lading.snapshots.base import DirectorySnapshotter
 from lading.snapshots.erofs import ErofsSnapshotter
@@ -54,28 +49,6 @@ from lading.unpack.checking import LayerChecker
 _log: Final = structlog.get_logger(__name__)
 DATABASE: Final = "lading.db"
 _FACTS_HOST: Final = "facts-host"
-
-
-class ReloadableRegistries(Registries):
-    """The registry client of the present configuration. Work under way goes on with the one that it began with."""
-
-    def __init__(self, config: Config) -> None:
-        self._all = [make_registries(config)]
-
-    def reload(self, config: Config) -> None:
-        """Use a new configuration from now on."""
-        self._all.append(make_registries(config))
-
-    @override
-    def resolver(
-        self, credentials: Credentials | None = None, *, headers: Mapping[str, str] | None = None
-    ) -> Resolver:
-        return self._all[-1].resolver(credentials, headers=headers)
-
-    @override
-    async def close(self) -> None:
-        for each in self._all:
-            await each.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -342,23 +315,3 @@ async def _devices(root: Path) -> LocalDevices | None:
         _log.info("layers_are_decoded_whole", reason=problem)
         return None
     return LocalDevices(root)
-
-
-def make_registries(config: Config) -> Registries:
-    """The registry client, told what daemon.json says."""
-    proxies = {
-        "HTTP_PROXY": config.http_proxy,
-        "HTTPS_PROXY": config.https_proxy,
-        "NO_PROXY": config.no_proxy,
-    }
-    return HttpRegistries(
-        RemotesConfig(
-            proxies=Proxies.from_environment(proxies),
-            mirrors=config.registry_mirrors,
-            insecure=config.insecure_registries,
-            user_agent=f"lading/{host.version()}",
-            limits=Limits(
-                attempts=config.max_download_attempts, idle=float(config.lading.registry_idle_timeout)
-            ),
-        )
-    )

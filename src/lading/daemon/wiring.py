@@ -153,12 +153,17 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
         )
         for warning in await hidden_warnings(config, store):
             _log.warning("images_hidden", detail=warning)
+
+        async def warm() -> None:
+            await rooms.warm()
+            await store.registries.warm()
+
         engine = Engine(
             router=Router(),
             store=store,
             config=config,
             sources=sources,
-            warm=rooms.warm,
+            warm=warm,
             recover_builds=builds.recover,
             shut_down=rooms.shut_down,
             restart=anyio.Event(),

@@ -23,14 +23,15 @@ from lading.remotes.challenge import Challenge
 from lading.remotes.client import Client, Request, Url, parse_url
 from lading.remotes.config import Limits
 from lading.remotes.connection import Origin, Response
-from lading.remotes.dial import Trust, parse_address
+from lading.remotes.dial import Trust
 from lading.remotes.errors import (
     ProtocolError,
     RemoteUnauthenticatedError,
     TransportError,
     failure,
 )
-from lading.remotes.hosts import Host, is_loopback
+from lading.remotes.hosts import Host
+from lading.remotes.names import is_loopback, parse_address
 from lading.remotes.replies import read_reply
 
 CLIENT_ID: Final = "lading"

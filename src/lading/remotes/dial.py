@@ -21,6 +21,7 @@ from lading.remotes.errors import (
     ProtocolError,
     TransportError,
 )
+from lading.remotes.names import IPAddress, parse_address
 
 Address = tuple[int, tuple[str, int]]
 """Address family, and address with port."""
@@ -77,18 +78,6 @@ class Proxies:
         if host == "localhost" or (address is not None and address.is_loopback):
             return True
         return any(_exempts(entry, host, port, address) for entry in self.exempt)
-
-
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-def parse_address(host: str) -> IPAddress | None:
-    """The address that ``host`` spells, if it is one; an IPv4 address in IPv6 clothes is undressed."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return None
-    return (isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped) or address
 
 
 def _exempts(entry: str, host: str, port: int, address: IPAddress | None) -> bool:

@@ -11,13 +11,14 @@ from lading.remotes.config import Config
 from lading.remotes.dial import Resolve, Trust
 from lading.remotes.errors import TransportError
 from lading.remotes.hosts import DOCKER_HUB, Host
+from lading.remotes.names import is_insecure, split_host
 
 _log = structlog.get_logger()
 
 
 def candidates(namespace: str) -> tuple[str, ...]:
     """The directories' names for a registry, best first (containerd docs/hosts.md)."""
-    host, port = hosts.split_host(namespace)
+    host, port = split_host(namespace)
     names = [namespace]
     if port is not None:
         bare = f"[{host}]" if ":" in host else host
@@ -79,13 +80,13 @@ def certificates(directory: str) -> Trust:
 
 
 def _is_insecure(config: Config, namespace: str, resolve: Resolve) -> bool:
-    if hosts.is_insecure(namespace, config.insecure):
+    if is_insecure(namespace, config.insecure):
         return True
     if not any("/" in entry for entry in config.insecure) or namespace == DOCKER_HUB:
         return False
-    host, port = hosts.split_host(namespace)
+    host, port = split_host(namespace)
     try:
         addresses = [address[0] for _, address in resolve(host, port or 443)]
     except TransportError:
         return False
-    return hosts.is_insecure(namespace, config.insecure, addresses)
+    return is_insecure(namespace, config.insecure, addresses)

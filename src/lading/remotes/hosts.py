@@ -3,7 +3,6 @@
 Format: containerd docs/hosts.md; what the directories hold is read by `lading.remotes.hostfiles`.
 """
 
-import ipaddress
 import os.path
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -14,7 +13,8 @@ from urllib.parse import urlsplit
 
 from lading.errors import InvalidArgumentError
 from lading.remotes.connection import Origin
-from lading.remotes.dial import Trust, parse_address
+from lading.remotes.dial import Trust
+from lading.remotes.names import is_insecure, is_loopback, split_host, split_mirror
 
 DOCKER_HUB: Final = "docker.io"
 DOCKER_HUB_HOST: Final = "registry-1.docker.io"
@@ -80,61 +80,6 @@ class Host:
         return f"Host({self.schemes[0]}://{self.name}{self.path}, {self.capabilities})"
 
 
-def split_host(text: str) -> tuple[str, int | None]:
-    """Host (lower case, no brackets) and port of ``host[:port]``. Raises `InvalidArgumentError`."""
-    try:
-        parts = urlsplit("//" + text)
-        host, port = parts.hostname, parts.port
-    except ValueError as exc:
-        raise InvalidArgumentError(f"malformed host {text!r}") from exc
-    if not host or parts.path or parts.username is not None:
-        raise InvalidArgumentError(f"malformed host {text!r}")
-    return host, port
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host without port is this machine, by its spelling alone."""
-    address = parse_address(host)
-    return host == "localhost" or (address is not None and address.is_loopback)
-
-
-def is_insecure(name: str, insecure: Iterable[str], addresses: Iterable[str] = ()) -> bool:
-    """Whether ``host[:port]`` may be spoken to in clear and without verification (Docker's rule).
-
-    ``addresses`` are those that the host's name has, for the entries that are networks.
-    """
-    host, _ = split_host(name)
-    if is_loopback(host):
-        return True
-    parsed = [address for text in (host, *addresses) if (address := parse_address(text)) is not None]
-    for entry in insecure:
-        if entry.lower() in {name.lower(), host}:
-            return True
-        if "/" in entry:
-            network = _network(entry)
-            if any(address in network for address in parsed):
-                return True
-    return False
-
-
-def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    try:
-        return ipaddress.ip_network(entry, strict=False)
-    except ValueError as exc:
-        raise InvalidArgumentError(
-            f"insecure registry {entry!r} is neither a host nor a network",
-            hint="use host, host:port or 10.0.0.0/8",
-        ) from exc
-
-
-def check(mirrors: Iterable[str], insecure: Iterable[str]) -> None:
-    """Raise `InvalidArgumentError` for mirrors and insecure registries that could never be used."""
-    for entry in insecure:
-        if "/" in entry:
-            _network(entry)
-    mirror_hosts(mirrors, insecure)
-
-
 def default_host(namespace: str, *, insecure: bool, trust: Trust | None = None) -> Host:
     """The registry itself, when nothing is configured for it."""
     host, port = split_host(DOCKER_HUB_HOST if namespace == DOCKER_HUB else namespace)
@@ -154,16 +99,7 @@ def mirror_hosts(mirrors: Iterable[str], insecure: Iterable[str]) -> tuple[Host,
     """Docker's ``registry-mirrors``, which are for docker.io only. Raises `InvalidArgumentError`."""
     found: list[Host] = []
     for text in mirrors:
-        parts = urlsplit(text)
-        if (
-            parts.scheme not in {"http", "https"}
-            or not parts.netloc
-            or parts.query
-            or parts.username is not None
-        ):
-            raise InvalidArgumentError(
-                f"registry mirror {text!r} is not a URL of http or https", hint="use https://mirror.example"
-            )
+        parts = split_mirror(text)
         host, port = split_host(parts.netloc)
         found.append(
             Host(

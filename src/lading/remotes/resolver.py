@@ -29,8 +29,9 @@ from lading.remotes.connection import Response
 from lading.remotes.documents import ACCEPT, read_document
 from lading.remotes.errors import RemoteDataError, TransportError, failure
 from lading.remotes.fetcher import HttpFetcher
-from lading.remotes.hosts import DOCKER_HUB, Capability, Host, split_host
+from lading.remotes.hosts import DOCKER_HUB, Capability, Host
 from lading.remotes.keychain import HUB_KEY, bare_host
+from lading.remotes.names import split_host
 from lading.remotes.pusher import HttpPusher
 from lading.remotes.search import search
 from lading.remotes.session import Call, HostFailedError, Session, Shared

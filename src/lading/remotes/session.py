@@ -28,8 +28,9 @@ from lading.remotes.errors import (
     TransportError,
     failure,
 )
-from lading.remotes.hosts import DOCKER_HUB, DOCKER_HUB_HOST, Capability, Host, split_host
+from lading.remotes.hosts import DOCKER_HUB, DOCKER_HUB_HOST, Capability, Host
 from lading.remotes.keychain import Keychain
+from lading.remotes.names import split_host
 from lading.remotes.replies import read_reply
 
 T = TypeVar("T")

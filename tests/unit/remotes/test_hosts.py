@@ -8,7 +8,7 @@ from support.remotes import world
 
 from lading.errors import InvalidArgumentError
 from lading.oci import mediatypes, reference
-from lading.remotes import hostfiles, hosts
+from lading.remotes import hostfiles, hosts, names
 from lading.remotes.config import Config
 from lading.remotes.dial import Trust, resolve
 from lading.remotes.hosts import ALL, Capability, Host
@@ -200,13 +200,13 @@ def test_malformed_files(text: str) -> None:
     ],
 )
 def test_insecure_registries(name: str, insecure: bool) -> None:
-    assert hosts.is_insecure(name, ("reg.example:5000", "ALL.example", "10.0.0.0/8")) is insecure
+    assert names.is_insecure(name, ("reg.example:5000", "ALL.example", "10.0.0.0/8")) is insecure
 
 
 def test_an_insecure_network_counts_for_names() -> None:
-    assert hosts.is_insecure("reg.example", ("10.0.0.0/8",), ["10.0.0.1"])
+    assert names.is_insecure("reg.example", ("10.0.0.0/8",), ["10.0.0.1"])
     with pytest.raises(InvalidArgumentError):
-        hosts.is_insecure("reg.example", ("10.0.0.0/99",))
+        names.is_insecure("reg.example", ("10.0.0.0/99",))
 
 
 @pytest.mark.parametrize(
