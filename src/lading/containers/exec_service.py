@@ -18,10 +18,11 @@ from lading.containers.startfailures import StartError
 from lading.containers.streams import Line, Peer, frames
 from lading.core.runtime import Task
 from lading.errors import ConflictError, LadingError, NotFoundError
-from lading.kit import aio
 
 _REMEMBERED: Final = 128
 """Ended execs of a container that can still be inspected."""
+_AFTERWARDS: Final = 0.02
+"""Seconds in which an attached client asks how its exec ended; the time of nothing else depends on it."""
 _EXEC_FAILED: Final = "OCI runtime exec failed: "
 
 
@@ -121,9 +122,11 @@ class ExecService:
         if base is None:
             raise ConflictError(f"container {container.id} was started in a way that allows no exec")
         try:
-            process = await execs.plan(exec_.request, base, container.state.pid, container.document.user)
             directory = self._directories.of_run(container)
             async with execs.ExecStreams(directory, exec_, attached=peer is not None) as streams:
+                process = await execs.plan(
+                    exec_.request, base, container.state.pid, container.document.user, then=streams.open
+                )
                 await self._begin(container, exec_, process, streams)
                 if up is not None:
                     up.set()
@@ -133,10 +136,7 @@ class ExecService:
                     )
                     self._told_end(container, exec_)
                 finally:
-                    if isinstance(peer, Line):
-                        peer.leave()  # the client need not wait for what follows
-                    with anyio.CancelScope(shield=True), contextlib.suppress(LadingError):
-                        await task.delete(exec_.id)
+                    await self._clear(task, exec_, peer)
         except LadingError as exc:
             if not exec_.up.is_set():
                 exec_.exit_code = signals.start_exit_code(exc.message)
@@ -146,6 +146,14 @@ class ExecService:
         finally:
             exec_.running = False
             self._forget_oldest(container)
+
+    async def _clear(self, task: Task, exec_: Exec, peer: Peer | None) -> None:
+        """The shim may forget it, but the client is served first: it need not wait for that, and has a last question."""
+        with anyio.CancelScope(shield=True), contextlib.suppress(LadingError):
+            if isinstance(peer, Line):
+                peer.leave()
+                await anyio.sleep(_AFTERWARDS)
+            await task.delete(exec_.id)
 
     def _told_end(self, container: Container, exec_: Exec) -> None:
         attributes = container.attributes(execID=exec_.id, exitCode=str(exec_.exit_code or 0))
@@ -212,7 +220,8 @@ class ExecService:
         await task.exec(exec_.id, process, streams.stdio)
         try:
             exec_.pid = await task.start(exec_.id)
-            await aio.run(aio.DISK, execs.check_identity, exec_.pid, process["user"]["uid"])
+            # Without a thread: proc(5) is read from memory, and the client waits.
+            execs.check_identity(exec_.pid, process["user"]["uid"])
         except BaseException:
             with anyio.CancelScope(shield=True):
                 with contextlib.suppress(LadingError):

@@ -14,7 +14,7 @@ import msgspec
 from lading.containers import capabilities, spec, users
 from lading.containers.journal import Chunk
 from lading.containers.remapping import of_process
-from lading.containers.rootfs import Root, in_process
+from lading.containers.rootfs import in_process
 from lading.containers.runs import write_fifo
 from lading.containers.streams import DetachFilter, Peer, detach_keys, encode
 from lading.core.runtime import Stdio, Task
@@ -102,22 +102,37 @@ def process(
 
 async def user_of(request: ExecRequest, pid: int, default: str = "") -> users.User:
     """Who an exec runs as in the container whose first process is ``pid``. Raises as `users.resolve`."""
-
-    def look(root: Root) -> users.User:
-        return users.resolve(root, request.user or default)
-
-    return await aio.run(aio.DISK, in_process, pid, look)
+    return await aio.run(aio.DISK, _user_in, request, pid, default)
 
 
-async def plan(request: ExecRequest, base: Mapping[str, Any], pid: int, default_user: str) -> dict[str, Any]:
-    """The process of an exec in the container whose first process is ``pid``."""
-    user = await user_of(request, pid, default_user)
+def _user_in(request: ExecRequest, pid: int, default: str) -> users.User:
+    return in_process(pid, lambda root: users.resolve(root, request.user or default))
+
+
+async def plan(
+    request: ExecRequest,
+    base: Mapping[str, Any],
+    pid: int,
+    default_user: str,
+    then: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """The process of an exec in the container whose first process is ``pid``.
+
+    ``then`` may block, and is called on the thread that looks into the container: one hop between threads serves both.
+    """
+
+    def look() -> users.User:
+        found = _user_in(request, pid, default_user)
+        then()
+        return found
+
+    user = await aio.run(aio.DISK, look)
     held: list[str] = base["capabilities"]["bounding"]
     return process(request, base, user, list(capabilities.known()) if request.privileged else held)
 
 
 class ExecStreams:
-    """FIFOs of one exec, made before it and gone after it. An async context manager."""
+    """FIFOs of one exec, gone after it. An async context manager, in which `open` makes them."""
 
     def __init__(self, directory: Path, exec_: Exec, *, attached: bool) -> None:
         self._directory = directory
@@ -133,12 +148,13 @@ class ExecStreams:
         return Stdio(stdin=f.stdin, stdout=f.stdout, stderr=f.stderr, terminal=self._exec.request.tty)
 
     async def __aenter__(self) -> Self:
-        if self._attached or self._exec.request.tty:
-            await aio.run(aio.DISK, self._open)
         return self
 
-    def _open(self) -> None:
+    def open(self) -> None:
+        """Make what the exec needs, if it needs any. Blocking."""
         request = self._exec.request
+        if not (self._attached or request.tty):
+            return
         self._fifos = make_fifos(
             self._directory,
             f"exec-{self._exec.id}",

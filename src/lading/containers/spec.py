@@ -3,6 +3,7 @@
 `build` is a pure function of a `Plan`; what must be looked up in the root file system or on the host was looked up before.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,10 +123,11 @@ def process_env(env: Sequence[str], *, tty: bool, hostname: str, home: str) -> l
     return merged
 
 
-def masked_paths() -> list[str]:
-    """`MASKED_PATHS`, and the thermal counters of every processor that has them; blocking."""
+@functools.cache
+def masked_paths() -> tuple[str, ...]:
+    """`MASKED_PATHS`, and the thermal counters of every processor that has them; looked for once, as moby does. Blocking."""
     cpus = Path("/sys/devices/system/cpu")
-    return [*MASKED_PATHS, *sorted(str(path) for path in cpus.glob("cpu[0-9]*/thermal_throttle"))]
+    return (*MASKED_PATHS, *sorted(str(path) for path in cpus.glob("cpu[0-9]*/thermal_throttle")))
 
 
 def build(plan: Plan) -> dict[str, Any]:

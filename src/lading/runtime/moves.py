@@ -24,6 +24,11 @@ class HeadStart:
         self._looked = False
         self._going = False
 
+    @property
+    def going(self) -> bool:
+        """Whether one is under way, which serves whoever asks now."""
+        return self._going
+
     async def give(self) -> None:
         """Return when the next move does not wait. One that is under way serves all. Never raises."""
         if self._going:

@@ -118,6 +118,11 @@ class ShimRuntime(Runtime):
             self._stack = stack.pop_all()
         return self
 
+    def _hasten(self) -> None:
+        """Begin what a move between cgroups waits for, unless that has begun."""
+        if not self._moves.going:
+            self._spawn(self._moves.give)
+
     async def _look_ahead(self) -> None:
         """Learn how the configured shims are started, so that the first container does not find it out by a failure."""
         for config in self._runtimes.values():
@@ -129,7 +134,7 @@ class ShimRuntime(Runtime):
     @override
     def foreground(self, runtime: str) -> RuncForeground | None:
         config = self._runtimes.get(runtime, RuntimeConfig(runtime=runtime))
-        return foreground(config, self._foreground_root, lambda: self._spawn(self._moves.give))
+        return foreground(config, self._foreground_root, self._hasten)
 
     @override
     async def warm(self, runtime: str) -> None:
@@ -182,7 +187,7 @@ class ShimRuntime(Runtime):
         if id in self._tasks or id in self._creating:
             raise AlreadyExistsError(f"container {id} has a task", subject=id)
         self._creating.add(id)
-        self._spawn(self._moves.give)
+        self._hasten()
         try:
             binary = await aio.run(aio.DISK, find_shim, config.runtime, beside=self._beside)
             bundle = self._bundles.bundle(id)
@@ -364,7 +369,7 @@ class ShimRuntime(Runtime):
             pid,
             watch=self._reaper.watch,
             dispose=self._dispose,
-            hasten=lambda: self._spawn(self._moves.give),
+            hasten=self._hasten,
         )
         self._tasks[task.id] = task
         self._reaper.watch(pid)

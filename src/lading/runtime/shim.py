@@ -4,6 +4,7 @@ A shim may die while its container runs. Its runtime then cleans up (see service
 from then on the task is a *grave*, whose first process is stopped, until somebody deletes it.
 """
 
+import asyncio
 import contextlib
 import re
 import time
@@ -149,6 +150,8 @@ class ShimTask(Task):
         """The task was deleted."""
         self._grave = anyio.Event()
         self._exec_pids: set[int] = set()
+        self._ends: dict[str, asyncio.Task[Exit]] = {}
+        """Of started further processes: their ends, which were asked for before they were started, until someone waits."""
         self._pid = pid
         self._watch = watch
         self._dispose = dispose
@@ -190,9 +193,14 @@ class ShimTask(Task):
 
     @override
     async def start(self, exec_id: str = "") -> int:
+        if exec_id:
+            self._ask_end(exec_id)
         try:
             response = await self._call("Start", self._process(exec_id), task_pb2.PidResponse)
-        except LadingError as exc:
+        except BaseException as exc:
+            self._forget_end(exec_id)
+            if not isinstance(exc, LadingError):
+                raise
             refused = self.refusal(exc, "start")
             if not exec_id:
                 with anyio.CancelScope(shield=True):
@@ -228,8 +236,9 @@ class ShimTask(Task):
             if self.exit is None:
                 raise DisconnectedError("this daemon has let go of its shims", subject=self.id)
             return self.exit
+        asked = self._ends.pop(exec_id, None)
         try:
-            return await self.wait_rpc(exec_id)
+            return await (asked or self.wait_rpc(exec_id))
         except DisconnectedError:
             # An exec dies with its container, and the container with its shim.
             await self._wait_grave()
@@ -238,6 +247,17 @@ class ShimTask(Task):
     async def wait_rpc(self, exec_id: str = "") -> Exit:
         """Ask the shim itself, for as long as it takes."""
         return exit_of(await self._call("Wait", self._process(exec_id), task_pb2.WaitResponse, None))
+
+    def _ask_end(self, exec_id: str) -> None:
+        """Ask for the end of a process that is about to be started, so that the shim tells it without being asked again."""
+        asked = asyncio.get_running_loop().create_task(self.wait_rpc(exec_id))
+        asked.add_done_callback(_note_error)
+        self._ends[exec_id] = asked
+
+    def _forget_end(self, exec_id: str) -> None:
+        asked = self._ends.pop(exec_id, None)
+        if asked is not None:
+            asked.cancel()
 
     @override
     async def kill(self, signal: int, exec_id: str = "", *, all: bool = False) -> None:
@@ -300,6 +320,7 @@ class ShimTask(Task):
     @override
     async def delete(self, exec_id: str = "") -> Exit:
         if exec_id:
+            self._forget_end(exec_id)
             response = await self._refusable("Delete", self._process(exec_id), task_pb2.DeleteResponse)
             self._exec_pids.discard(response.pid)
             return exit_of(response)
@@ -406,6 +427,12 @@ class ShimTask(Task):
     def _missing(self, exec_id: str = "") -> NotFoundError:
         what = f"process {exec_id} of container {self.id}" if exec_id else f"the task of container {self.id}"
         return NotFoundError(f"{what} does not exist", subject=self.id)
+
+
+def _note_error(asked: "asyncio.Task[Exit]") -> None:
+    """Whoever waits is told of the error; if nobody does, nobody needs it."""
+    if not asked.cancelled():
+        asked.exception()
 
 
 def _killed() -> Exit:

@@ -227,6 +227,26 @@ class RuntimeSuite:
         assert (await task.wait("more")).status == 128 + SIGKILL
         assert (await task.state()).status is Status.RUNNING
 
+    async def test_an_exec_has_any_number_of_waiters_and_one_may_give_up(
+        self, world: World, runtime: Runtime
+    ) -> None:
+        task = await self.run(world, runtime, *FOREVER)
+        await self.exec(world, task, *FOREVER)
+        with anyio.move_on_after(0.1) as scope:
+            await task.wait("more")
+        assert scope.cancelled_caught
+        ends: list[int] = []
+
+        async def wait() -> None:
+            ends.append((await task.wait("more")).status)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            group.start_soon(wait)
+            await anyio.sleep(0.1)
+            await task.kill(SIGKILL, "more")
+        assert [*ends, (await task.wait("more")).status] == [128 + SIGKILL] * 3
+
     async def test_exec_ids_are_single_and_known(self, world: World, runtime: Runtime) -> None:
         task = await self.run(world, runtime, *FOREVER)
         await self.exec(world, task, *FOREVER)
