@@ -94,6 +94,7 @@ class StoredImages(ImageSource):
         commit: "Commit",
     ) -> None:
         self._content = store
+        self._offered = _Offered(store)
         self._find = find
         self._unpack = unpack
         self._commit = commit
@@ -104,7 +105,7 @@ class StoredImages(ImageSource):
         if mediatypes.is_config(target.media_type):
             return await self._classic(name, target, platform)
         wanted = platform or platforms.host()
-        offers = [offer async for offer in self._manifests(target)]
+        offers = await self._offered.of(target)
         found = platforms.best(
             wanted, offers, key=lambda offer: offer.config.platform, strict=platform is not None
         )
@@ -149,32 +150,69 @@ class StoredImages(ImageSource):
         """See `ImageSource.commit`."""
         return await self._commit(base, changes, options, reference=reference, parent=parent)
 
-    async def _manifests(self, target: Descriptor, depth: int = 0) -> "AsyncIterator[ContainerImage]":
-        """Image manifests below a target that are stored together with their config."""
-        try:
-            body = await self._content.read(target.digest, limit=MANIFEST_LIMIT)
-        except NotFoundError:
+
+_INDEX_DEPTH: Final = 8
+_REMEMBERED: Final = 32
+"""Images whose manifests and configs are remembered, the last used."""
+
+
+class _Offered:
+    """The image manifests that are stored below targets. What the last ones were read from is remembered.
+
+    A digest says what a blob holds, so that all there is to ask again is which of the blobs are there.
+    """
+
+    def __init__(self, store: content.Store) -> None:
+        self._content = store
+        self._known: dict[tuple[Digest, str], tuple[dict[Digest, bool], list[ContainerImage]]] = {}
+
+    async def of(self, target: Descriptor) -> list[ContainerImage]:
+        """Those below ``target`` that are stored together with their config. Raises what reading and parsing raise."""
+        key = (target.digest, target.media_type)
+        known = self._known.get(key)
+        if known is None or not await self._is_as(known[0]):
+            seen: dict[Digest, bool] = {}
+            known = seen, [offer async for offer in self._manifests(target, seen)]
+        self._known.pop(key, None)
+        self._known[key] = known
+        if len(self._known) > _REMEMBERED:
+            del self._known[next(iter(self._known))]
+        return [replace(offer, target=target) for offer in known[1]]
+
+    async def _is_as(self, seen: "dict[Digest, bool]") -> bool:
+        here = await self._content.sizes(seen)
+        return all((digest in here) is there for digest, there in seen.items())
+
+    async def _manifests(
+        self, target: Descriptor, seen: "dict[Digest, bool]", depth: int = 0
+    ) -> "AsyncIterator[ContainerImage]":
+        """Image manifests below a target that are stored together with their config; ``seen``: what was read, or not there."""
+        body = await self._read(target.digest, MANIFEST_LIMIT, seen)
+        if body is None:
             return
         document = oci_manifest.parse(body, target.media_type, what=f"manifest {target.digest}")
         if isinstance(document, Index):
             for entry in document.manifests if depth < _INDEX_DEPTH else ():
                 if not oci_manifest.is_attestation(entry):
-                    async for found in self._manifests(entry, depth + 1):
+                    async for found in self._manifests(entry, seen, depth + 1):
                         yield replace(found, target=target)
-        elif document.is_image and (config := await self._config(document)):
+        elif document.is_image and (config := await self._config(document, seen)):
             yield ContainerImage(target=target, manifest=target, config=config, document=document)
         elif not document.is_image and depth == 0:
             raise InvalidArgumentError(f"{target.digest} is no image, but {document.config.media_type}")
 
-    async def _config(self, document: Manifest) -> ImageConfig | None:
+    async def _config(self, document: Manifest, seen: "dict[Digest, bool]") -> ImageConfig | None:
+        body = await self._read(document.config.digest, CONFIG_LIMIT, seen)
+        return None if body is None else oci_config.parse(body, layers=len(document.layers))
+
+    async def _read(self, digest: Digest, limit: int, seen: "dict[Digest, bool]") -> bytes | None:
         try:
-            body = await self._content.read(document.config.digest, limit=CONFIG_LIMIT)
+            body = await self._content.read(digest, limit=limit)
         except NotFoundError:
+            seen[digest] = False
             return None
-        return oci_config.parse(body, layers=len(document.layers))
-
-
-_INDEX_DEPTH: Final = 8
+        seen[digest] = True
+        return body
 
 
 class Unpack(Protocol):

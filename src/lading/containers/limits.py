@@ -15,6 +15,8 @@ _RANGE: Final = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 def check_sets(cpus: str, nodes: str) -> None:
     """Judge lists of CPUs and memory nodes. Raises `InvalidArgumentError` if this machine has not all of them."""
     for what, asked, kind in (("CPUs", cpus, "cpu"), ("memory nodes", nodes, "node")):
+        if not asked:
+            continue
         try:
             online = (_DEVICES / kind / "online").read_text("ascii").strip()
         except FileNotFoundError:  # a kernel without NUMA

@@ -22,7 +22,6 @@ from lading.containers.remapping import Remapping
 from lading.containers.service import ContainerService
 from lading.containers.service import open_service as open_containers
 from lading.containers.spec import CGROUP_PARENT
-from lading.core import images
 from lading.core.addresses import DEFAULT_POOLS
 from lading.core.metadata import Namespace
 from lading.core.networks import Networks
@@ -114,9 +113,6 @@ async def open_container_service(
     available = host.runtimes(config)
     default = host.default_runtime(config)
 
-    async def find(name: str) -> images.Image:
-        return (await store.images.find(name)).image
-
     volumes = await stack.enter_async_context(
         open_volumes(
             store.database.volumes(Namespace(config.containerd_namespace)),
@@ -129,7 +125,7 @@ async def open_container_service(
         store=store.database.containers(store.namespace),
         images=StoredImages(
             store.content,
-            find=find,
+            find=store.images.find_one,
             unpack=store.transfer.ensure_unpacked,
             commit=store.exchange.commit,
         ),

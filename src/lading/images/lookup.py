@@ -80,6 +80,17 @@ async def find(store: images.Store, text: str) -> Found:
     raise NoSuchImageError(text)
 
 
+async def tagged(store: images.Store, text: str) -> images.Image | None:
+    """The record of a name, in one look; ``None`` if ``text`` may be an ID, has a digest, or names nothing: `find` says what."""
+    if _PREFIX.fullmatch(text):
+        return None
+    try:
+        named = reference.parse(text)
+        return await store.get(str(named.with_default_tag())) if named.digest is None else None
+    except (InvalidArgumentError, NotFoundError):
+        return None
+
+
 async def _by_name(store: images.Store, text: str) -> Found | None:
     if _ID.fullmatch(text):
         return None

@@ -116,6 +116,10 @@ class ImageService:
         """The records that a name or ID means; raises as `lading.images.lookup.find`."""
         return await lookup.find(self._records, name)
 
+    async def find_one(self, name: str) -> images.Image:
+        """The record that was meant, or any of an ID's; raises as `find`."""
+        return await lookup.tagged(self._records, name) or (await self.find(name)).image
+
     async def total(self) -> int:
         """Bytes that all images take together: every blob and every snapshot of theirs once."""
         return await self._fact_rows.total()

@@ -38,9 +38,13 @@ def mount_options() -> tuple[str, ...]:
     options = ["userxattr"] if linux.in_user_namespace() else []
     for name in ("index", "redirect_dir", "metacopy"):
         try:
-            default = (_PARAMETERS / name).read_text().strip()
+            fd = os.open(f"{_PARAMETERS}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             continue
+        try:
+            default = os.read(fd, 16).decode("ascii", "replace").strip()
+        finally:
+            os.close(fd)
         if name == "index" or default not in ("N", "off"):
             options.append(f"{name}=off")
     return tuple(options)

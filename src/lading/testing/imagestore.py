@@ -100,9 +100,12 @@ class ImageStoreSuite:
             f"registry.test/app@{made.descriptor.digest}",
         ):
             assert (await store.images.find(name)).image.target.digest == digest
+            assert (await store.images.find_one(name)).target.digest == digest
         assert (await store.snapshotter.stat(made.chain[-1])).kind is snapshots.Kind.COMMITTED
         with pytest.raises(NoSuchImageError):
             await store.images.find("registry.test/app:other")
+        with pytest.raises(NoSuchImageError):
+            await store.images.find_one("registry.test/app:other")
 
     async def test_pulling_again_brings_nothing(self, store: ImageStore) -> None:
         await store.pull(image())

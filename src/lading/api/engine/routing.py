@@ -7,6 +7,7 @@ greedy one, whatever the order in which they were added.
 
 import base64
 import binascii
+import contextlib
 import json
 import re
 import urllib.parse
@@ -279,7 +280,7 @@ class Request:
         """
         while True:
             try:
-                with anyio.fail_after(idle):
+                with anyio.fail_after(idle) if idle is not None else contextlib.nullcontext():
                     chunk = await self.raw.content.readany()
             except TimeoutError as exc:
                 raise InvalidArgumentError(
