@@ -4,6 +4,8 @@ Source: Linux ``include/uapi/linux/posix_acl_xattr.h`` and ``fs/posix_acl.c``. A
 when it is set and fits it to the mode afterwards; one that we write ourselves has to be given the result.
 """
 
+import errno
+import os
 from struct import Struct
 from typing import Final
 
@@ -81,3 +83,13 @@ def default(value: bytes) -> bytes | None:
     return _VERSION + b"".join(
         [_ENTRY.pack(tag, rights, who if tag in _NAMED else _NO_ID) for tag, rights, who in entries]
     )
+
+
+def strip(target: int | str) -> None:
+    """Take off the ACLs that a file or directory was given when it was made. Blocking."""
+    for name in (DEFAULT, ACCESS):
+        try:
+            os.removexattr(target, name)
+        except OSError as exc:
+            if exc.errno not in (errno.ENODATA, errno.ENOTSUP):
+                raise

@@ -4,9 +4,7 @@
 layer; the last component is made with ``O_EXCL`` or its like and never followed; owner, mode, times and attributes go
 through descriptors or calls that do not follow. The tree that is being made is reachable for nobody else (0700).
 
-**Directories** stay private (0700, ours) while they are filled: what a set-group-ID bit or a default ACL would hand down is
-not handed down, and their times are not touched again. `_Directory` keeps what is due to the directory; it is paid when the
-directory leaves a small cache. Memory is bounded by that cache, however many entries there are.
+**Directories** that are being filled are those of `lading.snapshots.open_directories`.
 
 **Below.** A layer is unpacked without looking at those below it, so layers can be unpacked at once. Whiteouts become 0:0
 character devices and ``overlay.opaque`` attributes, which concern the layers below only, wherever in the archive they
@@ -19,7 +17,6 @@ Rows T1 to T26 are those of docs/reference/hostile-input.md.
 import errno
 import os
 import stat
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -40,21 +37,13 @@ from lading.formats.tar.entry import (
 )
 from lading.formats.tar.names import rooted
 from lading.formats.tar.parser import TarParser
-from lading.kit import linux
-from lading.snapshots import owners, trees
+from lading.snapshots import acl, open_directories, owners, trees
 from lading.snapshots.faults import translate
+from lading.snapshots.open_directories import OpenDirectories, OpenDirectory, Tally
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_IN_ROOT: Final = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS
-_OPEN_DIRECTORIES: Final = 64
-_LINKS_MAX: Final = 40
-"""Symbolic links in one path, as path_resolution(7) bounds them."""
-_MARKS_MAX: Final = 250_000
-"""Implied directories, and shadowed whiteouts, that one layer may have: they are kept in memory until the end."""
 _TIME_MAX: Final = 2**63 - 1
-_DEFAULT_ACL: Final = "system.posix_acl_default"
-_ACLS: Final = (_DEFAULT_ACL, "system.posix_acl_access")
 _UNSETTABLE: Final = {errno.ENOTSUP, errno.EPERM}
 _MINIMUM_BUDGET: Final = 1 << 30
 _INFLATION: Final = 200
@@ -91,22 +80,6 @@ class Extracted:
         return () if self.opaque_root else self.implied
 
 
-class _Directory:
-    """A directory that is open, and what it gets when it is closed."""
-
-    __slots__ = ("acl", "blocks", "fd", "gid", "ino", "mode", "mtime", "names")
-
-    def __init__(self, fd: int, ino: int, gid: int, blocks: int) -> None:
-        self.fd = fd
-        self.ino = ino
-        self.gid = gid
-        self.blocks = blocks
-        self.mode: int | None = None
-        self.mtime: int | None = None
-        self.acl = False
-        self.names: list[str] = []
-
-
 def budget(compressed_size: int, quota: int) -> int:
     """Bytes that a layer may inflate to (T15); ``compressed_size`` is 0 if unknown."""
     return min(quota, max(_MINIMUM_BUDGET, _INFLATION * compressed_size)) if compressed_size else quota
@@ -137,26 +110,18 @@ class Extractor:
         self._parser = TarParser(limits=limits)
         self._budget = budget
         self._lowest = lowest
-        self._opaque_xattr = f"{overlay_xattrs}opaque"
-        self._owner = (os.geteuid(), os.getegid())
+        self._tally = Tally()
+        self._directories = OpenDirectories(
+            root, self._tally, lowest=lowest, opaque_xattr=f"{overlay_xattrs}opaque"
+        )
+        self._owner = self._directories.owner
         self._stream_left = self._logical_left = budget
-        self._blocks = 0
-        self._inodes = 1
-        self._whiteouts = 0
-        self._dropped = 0
-        self._opaque_root = False
-        self._implied: dict[int, str] = {}
         self._hidden: dict[int, set[str]] = {}
-        self._hidden_left = _MARKS_MAX
-        self._open: OrderedDict[int, _Directory] = OrderedDict()
-        self._by_path: dict[str, _Directory] = {}
+        self._hidden_left = open_directories.MARKS_MAX
         self._file = -1
         self._entry: Entry | None = None
-        self._directory: _Directory | None = None
-        fd = os.open(root, _DIRECTORY | os.O_NOFOLLOW)
-        status = os.fstat(fd)
-        self._root = _Directory(fd, status.st_ino, status.st_gid, 0)
-        self._makers: dict[EntryType, Callable[[_Directory, str, str, Entry], None]] = {
+        self._directory: OpenDirectory | None = None
+        self._makers: dict[EntryType, Callable[[OpenDirectory, str, str, Entry], None]] = {
             EntryType.FILE: self._make_file,
             EntryType.DIRECTORY: self._make_directory,
             EntryType.SYMLINK: self._make_symlink,
@@ -191,17 +156,15 @@ class Extractor:
         """The stream is over; all that is due is paid. Raises as `write`."""
         self._parser.finish()
         try:
-            self._settle()
-            os.fchmod(self._root.fd, 0o755)  # T13
-            self._blocks += os.fstat(self._root.fd).st_blocks
+            self._directories.finish()
         except OSError as exc:
             raise self._fault(exc) from exc
         return Extracted(
-            usage=Usage(size=self._blocks * 512, inodes=self._inodes),
-            implied=tuple(sorted(self._implied.values())),
-            opaque_root=self._opaque_root,
-            whiteouts=self._whiteouts,
-            dropped=self._dropped,
+            usage=Usage(size=self._tally.blocks * 512, inodes=self._tally.inodes),
+            implied=tuple(sorted(self._directories.implied.values())),
+            opaque_root=self._directories.opaque_root,
+            whiteouts=self._tally.whiteouts,
+            dropped=self._tally.dropped,
         )
 
     def close(self) -> None:
@@ -209,13 +172,7 @@ class Extractor:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-        for directory in self._open.values():
-            os.close(directory.fd)
-        self._open.clear()
-        self._by_path.clear()
-        if self._root.fd >= 0:
-            os.close(self._root.fd)
-            self._root.fd = -1
+        self._directories.close()
 
     def _bomb(self) -> LadingError:
         return LayerBombError(
@@ -241,12 +198,12 @@ class Extractor:
             self._take_mark(mark)
             return
         parent, _, base = path.rpartition("/")
-        directory = self._by_path.get(parent) if parent else self._root
+        directory = self._directories.by_path.get(parent) if parent else self._directories.root
         if directory is None:
-            directory = self._parent(parent)
+            directory = self._directories.find(parent)
         self._makers[entry.type](directory, parent, base, entry)
 
-    def _make_file(self, directory: _Directory, parent: str, base: str, entry: Entry) -> None:
+    def _make_file(self, directory: OpenDirectory, parent: str, base: str, entry: Entry) -> None:
         try:
             fd = os.open(base, _CREATE, 0o600, dir_fd=directory.fd)
         except FileExistsError:
@@ -254,7 +211,7 @@ class Extractor:
             fd = os.open(base, _CREATE, 0o600, dir_fd=directory.fd)
         self._file = fd
         self._directory = directory
-        self._inodes += 1
+        self._tally.inodes += 1
         if entry.sparse is not None:
             self._logical_left -= entry.real_size
             if self._logical_left < 0:
@@ -286,7 +243,7 @@ class Extractor:
         assert directory is not None
         # The order matters: chown(2) and write(2) clear set-ID bits and capabilities.
         if directory.acl:
-            self._strip_acl(fd)
+            acl.strip(fd)
         if (entry.uid, entry.gid) != self._owner or directory.gid != self._owner[1]:
             os.fchown(fd, entry.uid, entry.gid)
         if entry.xattrs:
@@ -296,16 +253,16 @@ class Extractor:
         time = entry.mtime if 0 <= entry.mtime <= _TIME_MAX else 0
         os.utime(fd, ns=(time, time))
         if entry.size:
-            self._blocks += os.fstat(fd).st_blocks
+            self._tally.blocks += os.fstat(fd).st_blocks
         self._file = -1
         os.close(fd)
 
-    def _make_directory(self, directory: _Directory, parent: str, base: str, entry: Entry) -> None:
+    def _make_directory(self, directory: OpenDirectory, parent: str, base: str, entry: Entry) -> None:
         opaque = False
         fresh = True
         try:
             os.mkdir(base, 0o700, dir_fd=directory.fd)
-            self._inodes += 1
+            self._tally.inodes += 1
         except FileExistsError:
             status = os.stat(base, dir_fd=directory.fd, follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode):
@@ -314,44 +271,46 @@ class Extractor:
                 directory = self._replace(parent, base)
                 opaque = base in self._hidden.get(directory.ino, ())
                 os.mkdir(base, 0o700, dir_fd=directory.fd)
-                self._inodes += 1
-        made = self._enter(os.open(base, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory.fd), fresh=fresh)
-        self._name(made, trees.join(parent, base))
-        self._implied.pop(made.ino, None)
+                self._tally.inodes += 1
+        made = self._directories.enter(
+            os.open(base, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory.fd), fresh=fresh
+        )
+        self._directories.name(made, trees.join(parent, base))
+        self._directories.implied.pop(made.ino, None)
         if opaque:
-            self._set_opaque(made)
+            self._directories.set_opaque(made)
         if directory.acl:
-            self._strip_acl(made.fd)
+            acl.strip(made.fd)
         if (entry.uid, entry.gid) != self._owner or self._owner[1] != made.gid or made.mode is not None:
             os.fchown(made.fd, entry.uid, entry.gid)
             made.gid = entry.gid
         if entry.xattrs:
             self._set_xattrs(made.fd, entry)
-            made.acl = made.acl or _DEFAULT_ACL in entry.xattrs
+            made.acl = made.acl or acl.DEFAULT in entry.xattrs
         made.mode = entry.mode
         made.mtime = entry.mtime if 0 <= entry.mtime <= _TIME_MAX else 0
 
-    def _make_symlink(self, directory: _Directory, parent: str, base: str, entry: Entry) -> None:
+    def _make_symlink(self, directory: OpenDirectory, parent: str, base: str, entry: Entry) -> None:
         try:
             os.symlink(entry.linkname, base, dir_fd=directory.fd)
         except FileExistsError:
             directory = self._replace(parent, base)
             os.symlink(entry.linkname, base, dir_fd=directory.fd)
-        self._inodes += 1
+        self._tally.inodes += 1
         if len(entry.linkname) > 59:  # shorter ones live in the inode on every file system that we know
-            self._blocks += os.stat(base, dir_fd=directory.fd, follow_symlinks=False).st_blocks
+            self._tally.blocks += os.stat(base, dir_fd=directory.fd, follow_symlinks=False).st_blocks
         if entry.xattrs or (entry.uid, entry.gid) != self._owner or directory.gid != self._owner[1]:
             self._describe(directory, base, entry, link=True)
         else:
             time = entry.mtime if 0 <= entry.mtime <= _TIME_MAX else 0
             os.utime(base, ns=(time, time), dir_fd=directory.fd, follow_symlinks=False)
 
-    def _make_hardlink(self, directory: _Directory, parent: str, base: str, entry: Entry) -> None:
+    def _make_hardlink(self, directory: OpenDirectory, parent: str, base: str, entry: Entry) -> None:
         above, _, name = rooted(entry.linkname).rpartition("/")
         # In this order: the parent may evict many from the cache, the target's directory at most one, and not the parent.
-        directory = self._parent(parent) if parent else self._root
+        directory = self._directories.find(parent)
         try:
-            source = self._parent(above, make=False) if above else self._root
+            source = self._directories.find(above, make=False)
             status = os.stat(name, dir_fd=source.fd, follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError) as exc:
             raise TarError(
@@ -366,7 +325,7 @@ class Extractor:
             if present.st_ino == status.st_ino:
                 return
             directory = self._replace(parent, base)
-            source = self._parent(above, make=False) if above else self._root
+            source = self._directories.find(above, make=False)
             os.link(name, base, src_dir_fd=source.fd, dst_dir_fd=directory.fd, follow_symlinks=False)
         link = stat.S_ISLNK(status.st_mode)
         mode = entry.mode if link else stat.S_IMODE(status.st_mode)
@@ -375,7 +334,7 @@ class Extractor:
             owned = found[1:3] == (entry.uid, entry.gid)
             self._describe(directory, base, entry, link=link, owned=owned)
 
-    def _make_special(self, directory: _Directory, parent: str, base: str, entry: Entry) -> None:
+    def _make_special(self, directory: OpenDirectory, parent: str, base: str, entry: Entry) -> None:
         device = os.makedev(entry.devmajor, entry.devminor)
         if entry.type is EntryType.CHAR and not device:
             self._hide(directory, base)  # T8
@@ -387,13 +346,13 @@ class Extractor:
             directory = self._replace(parent, base)
             os.mknod(base, mode, device, dir_fd=directory.fd)
         except PermissionError:
-            self._dropped += 1  # T7: an unprivileged store has no devices
+            self._tally.dropped += 1  # T7: an unprivileged store has no devices
             return
-        self._inodes += 1
+        self._tally.inodes += 1
         self._describe(directory, base, entry, link=False)
 
     def _describe(
-        self, directory: _Directory, base: str, entry: Entry, *, link: bool, owned: bool = False
+        self, directory: OpenDirectory, base: str, entry: Entry, *, link: bool, owned: bool = False
     ) -> None:
         """Owner, attributes, mode and times of something that has no descriptor of its own.
 
@@ -413,7 +372,7 @@ class Extractor:
             try:
                 pinned = f"/proc/self/fd/{pin}"
                 if directory.acl:
-                    self._strip_acl(pinned)
+                    acl.strip(pinned)
                 self._set_xattrs(pinned, entry)
                 os.chmod(pinned, entry.mode)
             finally:
@@ -426,7 +385,7 @@ class Extractor:
     def _set_xattrs(self, target: int | str, entry: Entry, *, follow: bool = True) -> None:
         for name, value in entry.xattrs.items():
             if name.startswith(trees.OVERLAY_XATTRS) or name == "security.selinux":
-                self._dropped += 1  # T8, T21
+                self._tally.dropped += 1  # T8, T21
                 continue
             try:
                 if isinstance(target, int):
@@ -436,16 +395,7 @@ class Extractor:
             except OSError as exc:
                 if exc.errno not in _UNSETTABLE:
                     raise
-                self._dropped += 1
-
-    @staticmethod
-    def _strip_acl(target: int | str) -> None:
-        for name in _ACLS:
-            try:
-                os.removexattr(target, name)
-            except OSError as exc:
-                if exc.errno not in (errno.ENODATA, errno.ENOTSUP):
-                    raise
+                self._tally.dropped += 1
 
     # Whiteouts.
 
@@ -453,12 +403,12 @@ class Extractor:
         if mark.kind is whiteouts.Kind.RESERVED:
             return
         if mark.kind is whiteouts.Kind.OPAQUE:
-            self._set_opaque(self._parent(mark.path) if mark.path else self._root)
+            self._directories.set_opaque(self._directories.find(mark.path))
             return
         parent, _, base = mark.path.rpartition("/")
-        self._hide(self._parent(parent) if parent else self._root, base)
+        self._hide(self._directories.find(parent), base)
 
-    def _hide(self, directory: _Directory, base: str) -> None:
+    def _hide(self, directory: OpenDirectory, base: str) -> None:
         """Hide what the layers below have under a name; what this layer has there stays (T10)."""
         if self._lowest:
             return
@@ -467,101 +417,27 @@ class Extractor:
         except FileExistsError:
             status = os.stat(base, dir_fd=directory.fd, follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode):
-                made = self._enter(os.open(base, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory.fd))
-                self._set_opaque(made)
-                self._implied.pop(made.ino, None)  # what it would take after is gone
+                made = self._directories.enter(os.open(base, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory.fd))
+                self._directories.set_opaque(made)
+                self._directories.implied.pop(made.ino, None)  # what it would take after is gone
             elif not trees.is_whiteout(status):
                 self._remember_hidden(directory, base)
             return
-        self._inodes += 1
-        self._whiteouts += 1
+        self._tally.inodes += 1
+        self._tally.whiteouts += 1
 
-    def _remember_hidden(self, directory: _Directory, base: str) -> None:
+    def _remember_hidden(self, directory: OpenDirectory, base: str) -> None:
         """A file stands where a whiteout belongs. It hides as much, until a directory takes its place."""
         self._hidden.setdefault(directory.ino, set()).add(base)
         self._hidden_left -= 1
         if self._hidden_left < 0:
-            raise TarLimitError(f"the layer replaces more than {_MARKS_MAX} files that it also deletes")
+            raise TarLimitError(
+                f"the layer replaces more than {open_directories.MARKS_MAX} files that it also deletes"
+            )
 
-    def _set_opaque(self, directory: _Directory) -> None:
-        if self._lowest:
-            return
-        if directory is self._root:  # by a link, perhaps
-            self._opaque_root = True
-            return
-        os.setxattr(directory.fd, self._opaque_xattr, b"y")
-        self._whiteouts += 1
-
-    # Directories.
-
-    def _parent(self, path: str, *, make: bool = True) -> _Directory:
-        """The directory at a path of the archive, links resolved in the root, made if it is only implied."""
-        found = self._by_path.get(path)
-        if found is not None:
-            self._open.move_to_end(found.ino)
-            return found
-        try:
-            fd = linux.openat2(self._root.fd, path, _DIRECTORY, _IN_ROOT)
-        except (FileNotFoundError, NotADirectoryError):
-            if not make:
-                raise
-            return self._imply(path)
-        found = self._enter(fd)
-        self._name(found, path)
-        return found
-
-    def _name(self, directory: _Directory, path: str) -> None:
-        if directory is not self._root:
-            if len(directory.names) >= 16:  # many links to one directory
-                for name in directory.names:
-                    self._by_path.pop(name, None)
-                directory.names.clear()
-            directory.names.append(path)
-            self._by_path[path] = directory
-
-    def _enter(self, fd: int, *, fresh: bool = False) -> _Directory:
-        """Take a directory into the cache, which then owns ``fd``. ``fresh``: it was made just now."""
-        status = os.fstat(fd)
-        ino = status.st_ino
-        if ino == self._root.ino:
-            os.close(fd)
-            return self._root
-        found = self._open.get(ino)
-        if found is not None:
-            os.close(fd)
-            self._open.move_to_end(ino)
-            return found
-        directory = _Directory(fd, ino, status.st_gid, 0 if fresh else status.st_blocks)
-        self._open[ino] = directory
-        if not fresh:
-            # It was closed before and is filled further: as private as it was, and the same afterwards.
-            directory.mode, directory.mtime = stat.S_IMODE(status.st_mode), status.st_mtime_ns
-            directory.acl = _DEFAULT_ACL in os.listxattr(fd)
-            os.fchmod(fd, 0o700)
-        if len(self._open) > _OPEN_DIRECTORIES:
-            _, oldest = self._open.popitem(last=False)
-            self._leave(oldest)
-        return directory
-
-    def _leave(self, directory: _Directory) -> None:
-        for name in directory.names:
-            self._by_path.pop(name, None)
-        try:
-            os.fchmod(directory.fd, 0o755 if directory.mode is None else directory.mode)
-            if directory.mtime is not None:
-                os.utime(directory.fd, ns=(directory.mtime, directory.mtime))
-            self._blocks += os.fstat(directory.fd).st_blocks - directory.blocks
-        finally:
-            os.close(directory.fd)
-
-    def _settle(self) -> None:
-        while self._open:
-            _, directory = self._open.popitem()
-            self._leave(directory)
-
-    def _replace(self, parent: str, base: str) -> _Directory:
+    def _replace(self, parent: str, base: str) -> OpenDirectory:
         """Make room for an entry that replaces an earlier one (T12); the parent, which may have been reopened."""
-        directory = self._parent(parent) if parent else self._root
+        directory = self._directories.find(parent)
         status = os.stat(base, dir_fd=directory.fd, follow_symlinks=False)
         hidden = trees.is_whiteout(status)
         if stat.S_ISDIR(status.st_mode):
@@ -569,83 +445,20 @@ class Extractor:
                 hidden = trees.is_opaque(fd)
         if stat.S_ISDIR(status.st_mode) or stat.S_ISLNK(status.st_mode):
             # Paths that went through it lead elsewhere from now on.
-            self._settle()
-            directory = self._parent(parent) if parent else self._root
+            self._directories.settle()
+            directory = self._directories.find(parent)
         if stat.S_ISDIR(status.st_mode):
             trees.remove(directory.fd, base, self._forget)
         else:
             self._forget(status)
             os.unlink(base, dir_fd=directory.fd)
         if hidden:
-            self._whiteouts -= 1
+            self._tally.whiteouts -= 1
             self._remember_hidden(directory, base)
         return directory
 
     def _forget(self, status: os.stat_result) -> None:
         if stat.S_ISDIR(status.st_mode):
-            self._implied.pop(status.st_ino, None)
+            self._directories.implied.pop(status.st_ino, None)
             self._hidden.pop(status.st_ino, None)
-        elif status.st_nlink > 1:
-            return
-        self._inodes -= 1
-        self._blocks -= status.st_blocks
-
-    def _imply(self, path: str) -> _Directory:
-        """Make the missing directories of a path. Links on the way may point to what does not exist yet."""
-        pending = path.split("/")[::-1]
-        done: list[str] = []
-        links = 0
-        while pending:
-            part = pending.pop()
-            if part in ("", "."):
-                continue
-            if part == "..":
-                del done[-1:]
-                continue
-            directory = self._parent("/".join(done)) if done else self._root
-            try:
-                status = os.stat(part, dir_fd=directory.fd, follow_symlinks=False)
-            except FileNotFoundError:
-                self._imply_one(directory, "/".join([*done, part]), part, opaque=False)
-                done.append(part)
-                continue
-            if stat.S_ISDIR(status.st_mode):
-                done.append(part)
-            elif stat.S_ISLNK(status.st_mode):
-                links += 1
-                if links > _LINKS_MAX:
-                    raise TarError(f"too many symbolic links on the way to {path!r}")
-                target = os.readlink(part, dir_fd=directory.fd)
-                if target.startswith("/"):
-                    done.clear()
-                pending += target.split("/")[::-1]
-            elif trees.is_whiteout(status):
-                self._forget(status)
-                os.unlink(part, dir_fd=directory.fd)
-                self._whiteouts -= 1
-                self._imply_one(directory, "/".join([*done, part]), part, opaque=True)
-                done.append(part)
-            else:
-                raise TarError(f"{path!r} lies below a file of the same layer")
-        found = self._parent("/".join(done)) if done else self._root
-        self._name(found, path)
-        return found
-
-    def _imply_one(self, directory: _Directory, path: str, base: str, *, opaque: bool) -> None:
-        os.mkdir(base, 0o700, dir_fd=directory.fd)
-        self._inodes += 1
-        made = self._enter(os.open(base, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory.fd), fresh=True)
-        self._name(made, path)
-        if directory.acl:
-            self._strip_acl(made.fd)
-        if directory.gid != self._owner[1]:
-            os.fchown(made.fd, *self._owner)
-            made.gid = self._owner[1]
-        if opaque:
-            self._set_opaque(made)
-            return
-        self._implied[made.ino] = path
-        if len(self._implied) > _MARKS_MAX:
-            raise TarLimitError(
-                f"the layer implies more than {_MARKS_MAX} directories without describing them"
-            )
+        self._tally.remove(status)

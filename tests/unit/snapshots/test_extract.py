@@ -15,7 +15,7 @@ from support.filesystems import open_descriptors, tmpfs
 from lading.errors import InvalidArgumentError, LadingError, ResourceExhaustedError
 from lading.formats.tar.entry import DEFAULT_LIMITS, Entry, EntryType
 from lading.kit import linux
-from lading.snapshots import extract, trees
+from lading.snapshots import extract, open_directories, trees
 from lading.snapshots.extract import Extractor, LayerBombError
 from lading.testing.layers import TIME, device, directory, file, hardlink, opaque, symlink, tar, whiteout
 
@@ -529,7 +529,7 @@ def test_many_directories_need_few_descriptors_and_little_memory(sandbox):  # T2
 
 
 def test_marks_are_bounded(sandbox, monkeypatch):  # T24
-    monkeypatch.setattr(extract, "_MARKS_MAX", 10)
+    monkeypatch.setattr(open_directories, "MARKS_MAX", 10)
     unpack(sandbox, *[file(f"a{n}/x") for n in range(10)])
     with pytest.raises(ResourceExhaustedError):
         unpack(sandbox, *[file(f"b{n}/x") for n in range(11)])
