@@ -155,7 +155,7 @@ class BuildSolver(Solver):
         self._house = Housekeeping(
             cache=env.cache,
             snapshotter=env.snapshotter,
-            in_use=lambda: self._scheduler.in_use() | self.mutables.in_use(),
+            in_use=lambda: self._scheduler.in_use() | self.mutables.in_use() | self.records.noted,
             disk=env.disk,
             collect=env.collect,
         )

@@ -154,6 +154,8 @@ class StoredImages(ImageSource):
 _INDEX_DEPTH: Final = 8
 _REMEMBERED: Final = 32
 """Images whose manifests and configs are remembered, the last used."""
+_REMEMBERED_BYTES: Final = 1 << 20
+"""Most bytes of these documents of one image."""
 
 
 class _Offered:
@@ -164,29 +166,37 @@ class _Offered:
 
     def __init__(self, store: content.Store) -> None:
         self._content = store
-        self._known: dict[tuple[Digest, str], tuple[dict[Digest, bool], list[ContainerImage]]] = {}
+        self._known: dict[tuple[Digest, str], tuple[dict[Digest, int | None], list[ContainerImage]]] = {}
 
     async def of(self, target: Descriptor) -> list[ContainerImage]:
         """Those below ``target`` that are stored together with their config. Raises what reading and parsing raise."""
         key = (target.digest, target.media_type)
         known = self._known.get(key)
         if known is None or not await self._is_as(known[0]):
-            seen: dict[Digest, bool] = {}
+            seen: dict[Digest, int | None] = {}
             known = seen, [offer async for offer in self._manifests(target, seen)]
         self._known.pop(key, None)
-        self._known[key] = known
+        if sum(size or 0 for size in known[0].values()) <= _REMEMBERED_BYTES:
+            self._known[key] = known
         if len(self._known) > _REMEMBERED:
             del self._known[next(iter(self._known))]
-        return [replace(offer, target=target) for offer in known[1]]
+        return [
+            replace(
+                offer,
+                target=target,
+                manifest=target if offer.manifest.digest == target.digest else offer.manifest,
+            )
+            for offer in known[1]
+        ]
 
-    async def _is_as(self, seen: "dict[Digest, bool]") -> bool:
+    async def _is_as(self, seen: "dict[Digest, int | None]") -> bool:
         here = await self._content.sizes(seen)
-        return all((digest in here) is there for digest, there in seen.items())
+        return all(here.get(digest) == size for digest, size in seen.items())
 
     async def _manifests(
-        self, target: Descriptor, seen: "dict[Digest, bool]", depth: int = 0
+        self, target: Descriptor, seen: "dict[Digest, int | None]", depth: int = 0
     ) -> "AsyncIterator[ContainerImage]":
-        """Image manifests below a target that are stored together with their config; ``seen``: what was read, or not there."""
+        """Image manifests below a target that are stored with their config. ``seen``: sizes of what was read, else ``None``."""
         body = await self._read(target.digest, MANIFEST_LIMIT, seen)
         if body is None:
             return
@@ -201,17 +211,17 @@ class _Offered:
         elif not document.is_image and depth == 0:
             raise InvalidArgumentError(f"{target.digest} is no image, but {document.config.media_type}")
 
-    async def _config(self, document: Manifest, seen: "dict[Digest, bool]") -> ImageConfig | None:
+    async def _config(self, document: Manifest, seen: "dict[Digest, int | None]") -> ImageConfig | None:
         body = await self._read(document.config.digest, CONFIG_LIMIT, seen)
         return None if body is None else oci_config.parse(body, layers=len(document.layers))
 
-    async def _read(self, digest: Digest, limit: int, seen: "dict[Digest, bool]") -> bytes | None:
+    async def _read(self, digest: Digest, limit: int, seen: "dict[Digest, int | None]") -> bytes | None:
         try:
             body = await self._content.read(digest, limit=limit)
         except NotFoundError:
-            seen[digest] = False
+            seen[digest] = None
             return None
-        seen[digest] = True
+        seen[digest] = len(body)
         return body
 
 

@@ -18,7 +18,6 @@ from lading.containers import logdriver, storage
 from lading.daemon import options, places
 from lading.daemon.options import Kind, Meaning, Option
 from lading.errors import FailedPreconditionError, InvalidArgumentError, UnsupportedError
-from lading.remotes import names as registry_names
 
 DEFAULT_CONFIG_FILE: Final = "/etc/lading/daemon.json"
 DEFAULT_HOST: Final = "unix:///run/lading/lading.sock"
@@ -485,6 +484,8 @@ def _check(config: Config) -> None:
     for label in config.labels:
         if "=" not in label:
             raise InvalidArgumentError(f"bad attribute format: {label}", hint="labels are key=value")
+    from lading.remotes import names as registry_names  # noqa: PLC0415 - help must not load the rooms
+
     registry_names.check(config.registry_mirrors, config.insecure_registries)
     if not config.hosts:
         raise InvalidArgumentError("no host to listen on")

@@ -17,6 +17,7 @@ import marshal
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
 from types import SimpleNamespace
@@ -131,9 +132,13 @@ def _matching(known: _Kept) -> Generator[None]:
 def _program(compile_: Callable[..., Any], pattern: str | bytes, flags: int) -> tuple[Any, ...]:
     """What the compiler of patterns gives to its engine; nothing if it makes them in another way."""
     given: list[Any] = []
+    ours = threading.get_ident()
 
-    def take(*arguments: Any) -> None:
+    def take(*arguments: Any) -> Any:
+        if threading.get_ident() != ours:  # a pattern of another thread, which wants one
+            return _ENGINE.compile(*arguments)
         given.extend(arguments)
+        return None
 
     _COMPILER._sre = SimpleNamespace(**vars(_ENGINE) | {"compile": take})  # noqa: SLF001
     try:

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import os
 import sys
+import threading
 from collections.abc import Generator
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
@@ -15,7 +16,8 @@ from lading.daemon import generated
 _TRUST: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _CONSOLES: Final = ("rich", "better_exceptions", "colorama")
 _SERVER: Final = "aiohttp"
-_THRESHOLDS: Final = (5_000, 5, 100)
+_late: Final = threading.Lock()
+_THRESHOLDS: Final = (5_000, 5, 4_000)
 """Some 2 ms for a collection of the youngest, 10 of what outlived one. Ten times as many objects held everybody up for 40 ms."""
 
 
@@ -53,13 +55,14 @@ def light_imports(part: str) -> Generator[None]:
 @contextlib.contextmanager
 def late_imports(part: str) -> Generator[None]:
     """Import a part of the daemon within, on a thread of one that may be serving; what it brings stays, as by `settle`."""
-    gc.disable()
-    try:
-        with generated.kept(generated.place(part)):
-            yield
-    finally:
-        gc.enable()
-    settle()
+    with _late:
+        gc.disable()
+        try:
+            with generated.kept(generated.place(part)):
+                yield
+        finally:
+            gc.enable()
+        settle()
 
 
 class _Deferred(ModuleType):

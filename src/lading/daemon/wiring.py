@@ -155,8 +155,8 @@ async def open_engine(config: Config) -> AsyncGenerator[Engine]:
             _log.warning("images_hidden", detail=warning)
 
         async def warm() -> None:
-            await rooms.warm()
             await store.registries.warm()
+            await rooms.warm()
 
         engine = Engine(
             router=Router(),

@@ -9,7 +9,6 @@ what is kept.
 """
 
 import asyncio
-import os
 import queue
 import threading
 from collections import deque
@@ -342,11 +341,6 @@ class Readers:
             return await aio.run(_LANE, lambda: self._read(call))
         await anyio.lowlevel.checkpoint()
         return self._read(call)
-
-    def warm(self) -> None:
-        """Have the kernel read the database into its page cache, meanwhile."""
-        with self._path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
     def _read(self, call: Call[T]) -> T:
         if self._closed:

@@ -56,8 +56,9 @@ class SqliteDatabase(metadata.Database):
     a reserve file is given up for them.
     """
 
-    def __init__(self, session: Session, lock: fs.FileLock) -> None:
+    def __init__(self, session: Session, held: "_Held", lock: fs.FileLock) -> None:
         self._session = session
+        self._held = held
         self._lock = lock
 
     @classmethod
@@ -100,23 +101,26 @@ class SqliteDatabase(metadata.Database):
             ) from exc
         try:
             migrate(path, schema)
-            connection = connect(path)
             held = _Held(path, reserve)
+        except BaseException:
+            lock.close()
+            raise
+        try:
+            connection = connect(path)
             held.begin()
-            readers = Readers(path)
-            readers.warm()
             session = Session(
                 connection,
-                readers,
+                Readers(path),
                 name=str(path),
                 clock=clock,
                 make_room=held.release,
                 committed=held.restore,
             )
         except BaseException:
+            held.close()
             lock.close()
             raise
-        return cls(session, lock)
+        return cls(session, held, lock)
 
     @override
     def blobs(self, namespace: Namespace) -> SqliteBlobs:
@@ -224,14 +228,24 @@ class SqliteDatabase(metadata.Database):
     @override
     async def close(self) -> None:
         await aio.run(aio.DISK, self._session.close)
+        self._held.close()
         self._lock.close()
 
 
 class _Held:
-    """The disk space that deletions need. A disk that is full already is no reason not to start."""
+    """The disk space that deletions need. A disk that is full already is no reason not to start.
+
+    The database file is opened here before SQLite opens it, and closed after it: closing any descriptor of a file ends all locks
+    that the process has on it (fcntl(2)), and another program that finds SQLite's locks gone removes the log, with what is in it.
+    """
 
     def __init__(self, path: Path, most: int) -> None:
-        self._path = path
+        self._file = -1
+        with suppress(OSError):  # who opens it next says what is wrong
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            os.posix_fadvise(
+                self._file, 0, 0, os.POSIX_FADV_WILLNEED
+            )  # small reads do not wait for the disk (ADR 0034)
         self._log = f"{path}-wal"
         self._most = most
         self._reserve = fs.Reserve(path.with_name(f"{path.name}.reserve"), min(_RESERVE_LEAST, most))
@@ -239,19 +253,23 @@ class _Held:
     def begin(self) -> None:
         """Hold it from now on."""
         with suppress(OSError):
-            _allocate(self._log, _LOG_SPACE, offset=0, create=True)
+            fd = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fs.allocate(fd, _LOG_SPACE, offset=0, keep_size=True)
+            finally:
+                os.close(fd)
         self.restore()
 
     def restore(self) -> None:
         """After a commit: hold what the database's size asks for now, and what was given up or cut off."""
         with suppress(OSError):
-            status = os.stat(self._path)
+            status = os.fstat(self._file)
             needed = max(status.st_size, os.stat(self._log).st_size)
             while self._reserve.size < min(needed, self._most):
                 self._reserve.size = min(2 * self._reserve.size, self._most)
             # A checkpoint cuts off what lies beyond the end, and so ends the reservation there.
             if status.st_blocks * 512 < status.st_size + _FILE_SPACE // 2:
-                _allocate(self._path, _FILE_SPACE, offset=status.st_size)
+                fs.allocate(self._file, _FILE_SPACE, offset=status.st_size, keep_size=True)
         with suppress(OSError):
             self._reserve.ensure()
 
@@ -259,10 +277,8 @@ class _Held:
         """Give the reserve file up; whether there was one."""
         return self._reserve.release()
 
-
-def _allocate(path: str | Path, space: int, *, offset: int, create: bool = False) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o600)
-    try:
-        fs.allocate(fd, space, offset=offset, keep_size=True)
-    finally:
-        os.close(fd)
+    def close(self) -> None:
+        """Close the database file, after SQLite has. Idempotent."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1

@@ -193,8 +193,7 @@ class SqliteFacts(facts.Store):
             lambda connection: [
                 ManifestSummary(digest, _listed.decode(listed), bool(available), content, unpacked)
                 for digest, listed, available, content, unpacked in connection.execute(*wanted)
-            ],
-            few=target is not None,
+            ]
         )
 
     @override
@@ -214,7 +213,7 @@ class SqliteFacts(facts.Store):
                 )
             return _inventory(rows)
 
-        return await self._session.read(job, few=target is not None)
+        return await self._session.read(job)
 
     @override
     async def total(self) -> int:

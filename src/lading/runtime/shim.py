@@ -151,7 +151,7 @@ class ShimTask(Task):
         self._grave = anyio.Event()
         self._exec_pids: set[int] = set()
         self._ends: dict[str, asyncio.Task[Exit]] = {}
-        """Of started further processes: their ends, which were asked for before they were started, until someone waits."""
+        """Of started further processes: their ends, which were asked for with their start, until someone waits."""
         self._pid = pid
         self._watch = watch
         self._dispose = dispose
@@ -249,7 +249,7 @@ class ShimTask(Task):
         return exit_of(await self._call("Wait", self._process(exec_id), task_pb2.WaitResponse, None))
 
     def _ask_end(self, exec_id: str) -> None:
-        """Ask for the end of a process that is about to be started, so that the shim tells it without being asked again."""
+        """Ask for the end of a process right behind its start, so that the shim tells it without being asked again."""
         asked = asyncio.get_running_loop().create_task(self.wait_rpc(exec_id))
         asked.add_done_callback(_note_error)
         self._ends[exec_id] = asked

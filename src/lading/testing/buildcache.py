@@ -63,8 +63,14 @@ class BuildCacheSuite:
         assert await cache.find(COPY, [[Step(CONTENT)], [Step(BASE)]]) == (set(), None)
         assert await cache.find("elsewhere", inputs) == (set(), None)
         assert await cache.find(BASE, []) == ({BASE}, None)
-        await cache.connect(COPY, [[Step(BASE)], [Step("later")]], ["key"])
-        assert await cache.find(COPY, [[Step(BASE)], [Step("later")]]) == ({"key"}, "one")
+        for known in (0, 1, 2):  # no link, some, all of them
+            later = [[Step(BASE)], [Step(f"later{number}") for number in range(max(1, known))]]
+            await cache.connect(COPY, later, ["key"])
+            for step in later[1]:
+                assert await cache.find(COPY, [[Step(BASE)], [step]]) == ({"key"}, "one")
+        many = [[Step(BASE)], [Step(f"one of {number}") for number in range(100)]]
+        await cache.connect(COPY, many, ["key"])
+        assert await cache.find(COPY, [[Step(BASE)], many[1][-1:]]) == ({"key"}, "one")
 
     async def test_the_newest_record_of_the_keys_is_the_one(self, cache: BuildCache) -> None:
         await cache.add(record("old", 1), keys=["a"], output=COPY, inputs=[[Step(BASE)]])

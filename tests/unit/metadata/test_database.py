@@ -241,3 +241,47 @@ def test_versions_of_the_schema_are_numbered_without_a_gap():
         if file.name.endswith(".sql")
     )
     assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))
+
+
+@pytest.mark.parametrize(
+    "statement", ["SELECT count(*) FROM setting", "INSERT INTO setting VALUES ('theirs', 'x')"]
+)
+async def test_another_program_that_opens_the_file_does_not_end_the_log(path, statement):
+    """It would if our locks were gone: SQLite's last user of a database writes the log back and removes it."""
+    async with opened(path) as database:
+        await database.set_setting("mine", "1")
+        for number in range(200):  # through several looks at the space that is held
+            await database.images(MOBY).put(f"image{number}", target(f"{number}"))
+        script = "import sqlite3, sys\nwith sqlite3.connect(sys.argv[1]) as c: c.execute(sys.argv[2]).fetchall()\nc.close()"
+        subprocess.run([sys.executable, "-c", script, path, statement], check=True)
+        assert path.with_name("lading.db-wal").exists()
+        await database.set_setting("mine", "2")
+        script = "import sqlite3, sys\nprint(sqlite3.connect(sys.argv[1]).execute(\"SELECT value FROM setting WHERE key = 'mine'\").fetchone()[0])"
+        seen = subprocess.run(
+            [sys.executable, "-c", script, path], check=True, capture_output=True, text=True
+        )
+        assert seen.stdout == "2\n"
+        if statement.startswith("INSERT"):
+            assert await database.setting("theirs") == "x"
+    async with opened(path) as database:
+        assert await database.setting("mine") == "2"
+
+
+async def test_who_asks_for_a_few_rows_lets_others_run_and_can_be_cancelled(path):
+    async with opened(path) as database:
+        await database.set_setting("mine", "1")
+        turns = []
+
+        async def others() -> None:
+            turns.append("others")
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(others)
+            assert await database.setting("mine") == "1"
+            assert turns == ["others"]
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await database.setting("mine")
+        assert scope.cancelled_caught
+    with pytest.raises(UnavailableError):
+        await database.setting("mine")

@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from typing_extensions import override
@@ -107,8 +108,13 @@ class Records(Recorder[Tree]):
         return (Digest(vertex) if vertex else None), record.created_at
 
     def used(self, record: str) -> None:
-        """A build uses a record; `flush` writes it down."""
+        """A build uses a record; `flush` writes it down, and until then it is `noted`."""
         self._used.add(record)
+
+    @property
+    def noted(self) -> AbstractSet[str]:
+        """What was used and is not written down yet."""
+        return self._used
 
     async def flush(self) -> None:
         """Note which records were used since the last time."""
