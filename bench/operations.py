@@ -27,6 +27,8 @@ READS = {
 SETTLED = 15
 """Seconds after which an engine has given back what it cached only while something read."""
 FLEET = tuple(f"fleet-{number}" for number in range(8))
+STARTED = 3
+"""Seconds that each daemon has after its start, so that what it does by itself then is part of no pull."""
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -47,6 +49,7 @@ def pull(engine: engines.Engine, image: str, note: Note) -> None:
         note(f"rmi {image}", timed(lambda: engine.remove(image)))
         return
     note(f"daemon start {image}", engine.started)
+    time.sleep(STARTED)
     note(f"memory idle MB {image}", engine.idle_memory() / 1e6)
     cpu = engine.cpu_seconds()
     note(f"pull {image}", timed(lambda: engine.pull(image)))
