@@ -43,6 +43,17 @@ class TestLocalVolumes(VolumesSuite):
         for point in world.mounted():
             subprocess.run(["umount", "-l", point], check=False)
 
+    async def test_filling_with_nothing_changes_no_mode(self, world: LocalWorld) -> None:
+        """The daemon's umask shows its files to nobody; a volume at a path that the image has not stays open to all."""
+        async with world.open() as volumes:
+            await volumes.create("data")
+            umask = os.umask(0o077)
+            try:
+                assert await volumes.fill("data", lambda _: None)
+            finally:
+                os.umask(umask)
+            assert os.stat(volumes.path("data")).st_mode & 0o7777 == 0o755
+
     async def test_what_a_kill_left_is_cleaned_up(self, world: LocalWorld) -> None:
         async with world.open() as volumes:
             await volumes.create("data")

@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import subprocess
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
@@ -267,9 +268,12 @@ def _fill_plain(directory: Path, copy: Callable[[str], None]) -> bool:
     if os.listdir(data):
         return False
     shutil.rmtree(filling, ignore_errors=True)
-    filling.mkdir(mode=0o755)
+    filling.mkdir()
     found = data.stat()
     os.chown(filling, found.st_uid, found.st_gid)
+    filling.chmod(
+        stat.S_IMODE(found.st_mode)
+    )  # whatever the umask: an image without this directory changes nothing
     try:
         copy(str(filling))
         fd = os.open(filling, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
