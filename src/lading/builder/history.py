@@ -3,7 +3,6 @@
 import base64
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -214,8 +213,7 @@ class History(Recorder):
         """What is known now, newest first: builds under way, and unless ``active`` those that are over."""
         if not active:
             await self._settle(ref)
-        over: AbstractSet[str] = self._unwritten if active else frozenset()
-        running = [each for each in self._active.values() if each.ref not in over]
+        running = [each for each in self._active.values() if not (active and each.ref in self._unwritten)]
         found = [HistoryEvent(kind="started", record=each) for each in running]
         if not active:
             found += [HistoryEvent(kind="complete", record=each) for each in await self._store.list()]

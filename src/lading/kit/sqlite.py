@@ -88,6 +88,8 @@ FLOOR: Final = (3, 51, 3)
 _BATCH: Final = 128
 _READERS: Final = 4
 _LANE: Final = aio.Lane("sqlite", _READERS)
+FEW: Final = 64
+"""Most rows that are a few; see `Readers.read`."""
 
 
 def connect(path: Path, *, read_only: bool = False) -> Connection:

@@ -12,7 +12,7 @@ from lading.core.content import NO_LABELS_OF_MANY, Info, IngestRef, Labels
 from lading.core.leases import LeaseID, Resource
 from lading.core.metadata import IngestRow, Namespace, Node
 from lading.errors import NotFoundError
-from lading.kit.sqlite import Connection
+from lading.kit.sqlite import FEW, Connection
 from lading.metadata.codec import dump, encode_list, load_text_map, to_microseconds, to_time
 from lading.metadata.holding import hold
 from lading.metadata.session import Session
@@ -21,8 +21,6 @@ from lading.oci.digest import Digest
 _COLUMNS: Final = "digest, size, created, updated, labels"
 _SELECT: Final = f"SELECT {_COLUMNS} FROM blob WHERE namespace = ?"  # noqa: S608 -- constants
 _GET: Final = f"{_SELECT} AND digest = ?"
-_FEW: Final = 64
-"""Rows that are read at once, on the event loop's thread."""
 
 
 def _info(row: tuple[Any, ...]) -> Info:
@@ -75,7 +73,7 @@ class SqliteBlobs(metadata.Blobs):
             )
             return {info.digest: info for info in map(_info, rows)}
 
-        return await self._session.read(job, few=len(digests) <= _FEW)
+        return await self._session.read(job, few=len(digests) <= FEW)
 
     @override
     async def away(self) -> AbstractSet[Digest]:
@@ -109,7 +107,7 @@ class SqliteBlobs(metadata.Blobs):
                     (self._namespace, wanted),
                 )
             ),
-            few=len(digests) <= _FEW,
+            few=len(digests) <= FEW,
         )
 
     @override

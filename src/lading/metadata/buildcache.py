@@ -11,7 +11,7 @@ from lading.core.buildcache import BuildRecord, LayerBlob, LinkRow, Step
 from lading.core.leases import LeaseID, Resource
 from lading.core.metadata import Namespace, Node
 from lading.errors import NotFoundError
-from lading.kit.sqlite import Connection
+from lading.kit.sqlite import FEW, Connection
 from lading.metadata.codec import dump, load_descriptor, load_text_map
 from lading.metadata.holding import hold
 from lading.metadata.session import Session
@@ -23,8 +23,6 @@ _COLUMNS: Final = (
 _SELECT: Final = f"SELECT {_COLUMNS} FROM build_record WHERE namespace = ?"  # noqa: S608 -- constants
 _INSERT: Final = f"INSERT INTO build_record (namespace, {_COLUMNS}) VALUES ({', '.join('?' * 14)})"  # noqa: S608
 _TARGETS: Final = "SELECT target FROM build_link WHERE namespace = ? AND source = ? AND output = ? AND input = ? AND selector = ?"
-_FEW: Final = 64
-"""Links that are looked for at once, on the event loop's thread."""
 _LINK: Final = f"{_TARGETS} AND target = ?"
 _PUT_LINK: Final = """
 INSERT INTO build_link (namespace, source, output, input, selector, target) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
@@ -162,7 +160,7 @@ class SqliteBuildCache(buildcache.BuildCache):
     async def connect(self, output: str, inputs: Sequence[Sequence[Step]], keys: Sequence[str]) -> None:
         links = self._links(output, inputs, keys)
         # Most are there: that is how the keys were found.
-        known = len(links) <= _FEW and await self._session.read(
+        known = len(links) <= FEW and await self._session.read(
             lambda connection: all(connection.execute(_LINK, link).fetchone() for link in links), few=True
         )
         if not known:

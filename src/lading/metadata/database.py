@@ -243,9 +243,8 @@ class _Held:
         self._file = -1
         with suppress(OSError):  # who opens it next says what is wrong
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            os.posix_fadvise(
-                self._file, 0, 0, os.POSIX_FADV_WILLNEED
-            )  # small reads do not wait for the disk (ADR 0034)
+            # So that reads of a few rows do not wait for the disk (ADR 0034).
+            os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_WILLNEED)
         self._log = f"{path}-wal"
         self._most = most
         self._reserve = fs.Reserve(path.with_name(f"{path.name}.reserve"), min(_RESERVE_LEAST, most))

@@ -271,9 +271,8 @@ def _fill_plain(directory: Path, copy: Callable[[str], None]) -> bool:
     filling.mkdir()
     found = data.stat()
     os.chown(filling, found.st_uid, found.st_gid)
-    filling.chmod(
-        stat.S_IMODE(found.st_mode)
-    )  # whatever the umask: an image without this directory changes nothing
+    # Whatever the umask: an image without this directory changes nothing.
+    filling.chmod(stat.S_IMODE(found.st_mode))
     try:
         copy(str(filling))
         fd = os.open(filling, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
