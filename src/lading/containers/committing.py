@@ -83,7 +83,7 @@ async def _still(life: Lifecycle, container: Container) -> AsyncGenerator[None]:
     if not container.state.running or container.state.paused:
         yield
         return
-    await life.pause(container)
+    await life.pause(container, held=True)
     try:
         yield
     finally:

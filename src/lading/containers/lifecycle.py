@@ -309,8 +309,8 @@ class Lifecycle:
                 await stopped.wait()
         self._env.bus.publish("container", "stop", container.id, container.attributes())
 
-    async def pause(self, container: Container) -> None:
-        """Freeze it. Raises `ConflictError` unless it runs."""
+    async def pause(self, container: Container, *, held: bool = False) -> None:
+        """Freeze it, as ``held`` for no longer than this daemon lives. Raises `ConflictError` unless it runs."""
         async with container.lock:
             task = container.running_task()
             if container.state.paused:
@@ -325,7 +325,7 @@ class Lifecycle:
             try:
                 async with container.starting.alone():
                     await task.pause()
-                    container.state.paused = True
+                    container.state.paused, container.state.held = True, held
             except BaseException:
                 self.tell_running(container)
                 raise
@@ -339,7 +339,7 @@ class Lifecycle:
             if not container.state.paused:
                 raise ConflictError(f"container {container.id} is not paused")
             await task.resume()
-            container.state.paused = False
+            container.state.paused = container.state.held = False
             await self._save(container)
             self.tell_running(container)
         self._env.bus.publish("container", "unpause", container.id, container.attributes())

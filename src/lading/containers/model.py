@@ -33,6 +33,8 @@ class State(msgspec.Struct, kw_only=True, rename="pascal", omit_defaults=True):
 
     running: bool = False
     paused: bool = False
+    held: bool = False
+    """Paused, but by a commit that goes on: whoever takes the container up after it thaws it."""
     removing: bool = False
     restarting: bool = False
     oom_killed: bool = False

@@ -340,6 +340,13 @@ def _check_limits(host: HostConfig) -> None:
     memory, swap = host.memory or 0, host.memory_swap or 0
     if memory and memory < _MEMORY_MINIMUM:
         raise InvalidArgumentError("Minimum memory limit allowed is 6MB")
+    reservation = host.memory_reservation or 0
+    if reservation and reservation < _MEMORY_MINIMUM:
+        raise InvalidArgumentError("Minimum memory reservation allowed is 6MB")
+    if 0 < memory < reservation:
+        raise InvalidArgumentError(
+            "Minimum memory limit can not be less than memory reservation limit, see usage"
+        )
     if swap > 0 and not memory:
         raise InvalidArgumentError("You should always set the Memory limit when using Memoryswap limit")
     if swap > 0 and swap < memory:

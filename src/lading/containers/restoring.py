@@ -100,7 +100,7 @@ class Restorer:
         if task is None and not state.running:
             if state.restarting:
                 self._spawn(self._life.restart_later, container)
-            elif container.host.auto_remove and (state.started_at or state.finished_at):
+            elif container.host.auto_remove:  # whether it ever ran or not: whoever would have started it is gone
                 self._spawn(self._life.remove_quietly, container)
             elif restarts.with_daemon(container):
                 self._spawn(self._life.restart_later, container)
@@ -112,7 +112,8 @@ class Restorer:
             return
         known = state.running and state.pid == task.pid
         if not state.running:
-            container.document.state = State(running=True, started_at=time.time_ns())
+            state = container.document.state = State(running=True, started_at=time.time_ns())
+        known = await self._thaw(task, state) and known
         container.task = task
         container.state.pid = task.pid
         container.started.set()
@@ -123,6 +124,16 @@ class Restorer:
         if not state.paused:
             self._life.tell_running(container)
         self._spawn(self._life.watch, container, task)
+
+    async def _thaw(self, task: Task, state: State) -> bool:
+        """Let it be frozen only if that was acknowledged to a user; whether ``state`` was true already."""
+        frozen = (await task.state()).status is Status.PAUSED
+        if frozen and (state.held or not state.paused):
+            await task.resume()
+            frozen = False
+        known = state.paused is frozen
+        state.paused, state.held = frozen, False
+        return known
 
     async def _finish_lost(self, container: Container) -> None:
         """Its shim is gone. The runtime reports the exit if it can still find it out."""

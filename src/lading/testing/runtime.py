@@ -247,6 +247,21 @@ class RuntimeSuite:
             await task.kill(SIGKILL, "more")
         assert [*ends, (await task.wait("more")).status] == [128 + SIGKILL] * 3
 
+    async def test_fifty_execs_start_at_once(self, world: World, runtime: Runtime) -> None:
+        """The bound is none of speed: a shim that waits for what it holds back itself takes a second for each end."""
+        task = await self.run(world, runtime, *FOREVER)
+
+        async def run(exec_id: str) -> None:
+            await self.exec(world, task, "sh", "-c", "exit 7", exec_id=exec_id)
+            assert (await task.wait(exec_id)).status == 7
+            assert (await task.delete(exec_id)).status == 7
+
+        with anyio.fail_after(25):
+            async with anyio.create_task_group() as group:
+                for number in range(50):
+                    group.start_soon(run, f"more-{number}")
+        assert (await task.state()).status is Status.RUNNING
+
     async def test_exec_ids_are_single_and_known(self, world: World, runtime: Runtime) -> None:
         task = await self.run(world, runtime, *FOREVER)
         await self.exec(world, task, *FOREVER)

@@ -136,7 +136,7 @@ class Loader:
         Raises:
             ArchiveError: It is no image archive, or is malformed.
             NotFoundError: An image is not complete for a platform that was named.
-            DataLossError: A blob is not what its name says, or the archive ends early.
+            DataLossError: A blob that the store did not have is not what its name says, or the archive ends early.
 
         """
         intake = await self._take_in(source, lease, progress or Progress())
