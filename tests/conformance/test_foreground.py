@@ -136,8 +136,8 @@ async def test_the_next_daemon_ends_what_a_killed_one_has_left(
         daemon.kill()
         daemon.wait()
     with anyio.fail_after(10):
-        await ground.foreground.end(id)
-        await ground.foreground.end(id)
+        await ground.foreground.end(id, str(ground.directory / id))
+        await ground.foreground.end(id, str(ground.directory / id))
         assert ground.leftovers() == []
 
 

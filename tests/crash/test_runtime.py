@@ -28,9 +28,9 @@ from lading.core.runtime import ContainerID, Stdio
 
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
-async def main(directory, parent):
+async def main(directory, parent, binary="runc"):
     world = ShimWorld.__new__(ShimWorld)
-    world.attach(Path(directory), parent)
+    world.attach(Path(directory), parent, options={"BinaryName": binary})
     async with world.open_shims() as runtime:
         for name, args in (("runs", ("sleep", "1000")), ("ends", ("sh", "-c", "read line < /tmp/go; exit 42")), ("waits", ("true",))):
             id = ContainerID(name)
@@ -94,6 +94,45 @@ async def test_a_daemon_killed_while_it_starts_a_shim_leaves_none(world: ShimWor
     )
     assert daemon.returncode == -signal.SIGKILL
     assert any("containerd-shim" in line for line in world.leftovers())
+    async with world.open_shims() as runtime:
+        with anyio.fail_after(10):
+            assert await runtime.load() == []
+        assert world.leftovers() == []
+
+
+SLOW = """#!/bin/sh
+# runc, which takes its time for a container of which it has made only the cgroup
+set -e
+for word; do
+    test "$word" = create || continue
+    for hierarchy in /sys/fs/cgroup /sys/fs/cgroup/*/; do
+        if test -e "$hierarchy/cgroup.procs"; then mkdir -p "$hierarchy{parent}/runs"; fi
+    done
+    touch {marker}
+    exec sleep 1000
+done
+exec runc "$@"
+"""
+
+
+async def test_a_daemon_killed_while_runc_makes_a_container_leaves_no_cgroups(
+    world: ShimWorld, tmp_path: Path
+) -> None:
+    """The shim ends its runc with the connection, and that has no record of the container yet."""
+    binary, marker = tmp_path / "slow-runc", tmp_path / "made"
+    binary.write_text(SLOW.format(parent=world.parent, marker=marker), "utf-8")
+    binary.chmod(0o700)
+    command = [sys.executable, "-c", DAEMON, str(tmp_path), world.parent, str(binary)]
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, env={**os.environ, **paths}) as daemon:
+        try:
+            with anyio.fail_after(20):
+                while not marker.exists():
+                    await anyio.sleep(0.01)
+        finally:
+            daemon.kill()
+            daemon.wait()
+    assert any("/sys/fs/cgroup" in line for line in world.leftovers())
     async with world.open_shims() as runtime:
         with anyio.fail_after(10):
             assert await runtime.load() == []

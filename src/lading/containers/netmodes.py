@@ -102,7 +102,7 @@ def read_wish(raw: Mapping[str, Any] | None, network: str) -> Wish:
     for option in wish.driver_opts or {}:
         if option != _INTERFACE:
             raise UnsupportedError(f"EndpointsConfig.DriverOpts {option[:80]!r} is not supported")
-    if network == networks.BRIDGE:
+    if network in (networks.BRIDGE, networks.HOST, networks.NONE):
         if wish.aliases:
             raise InvalidArgumentError(
                 "invalid endpoint settings:\nnetwork-scoped aliases are only supported for user-defined networks"
@@ -136,6 +136,8 @@ def wishes(config: Config, host: HostConfig, asked: NetworkingConfig) -> dict[st
     }
     _check_conflicts(config, host, mode, given)
     if mode.kind is not Kind.NETWORK or config.network_disabled:
+        for name, raw in given.items():  # what cannot be met is refused, though nothing is joined
+            read_wish(raw, name)
         return {}
     made = {mode.name: read_wish(given.pop(mode.name, None), mode.name)}
     made |= {name: read_wish(raw, name) for name, raw in given.items()}

@@ -238,6 +238,12 @@ class NetworkingConfig(msgspec.Struct, rename="pascal"):
     endpoints_config: dict[str, dict[str, Any] | None] | None = None
 
 
+_UNBOUNDED: Final = (
+    "OOM killer is disabled for the container, but no memory limit is set, "
+    "this can result in the system running out of resources."
+)
+
+
 class CreateRequest(msgspec.Struct, frozen=True):
     """A create body, read and found good. ``raw_config`` and ``raw_host`` are what inspect shows."""
 
@@ -294,7 +300,8 @@ def parse(body: Mapping[str, Any]) -> CreateRequest:
     logdriver.check(log.type, log.config or {})
     check_host(host)
     _check_names(host)
-    return CreateRequest(config, host, network, raw_config, raw_host, [])
+    warnings = [_UNBOUNDED] if host.oom_kill_disable and not host.memory else []
+    return CreateRequest(config, host, network, raw_config, raw_host, warnings)
 
 
 def _check_config(config: Config) -> None:
@@ -420,3 +427,7 @@ def _check_names(host: HostConfig) -> None:
             ipaddress.ip_address(address)
         except ValueError as exc:
             raise InvalidArgumentError(f"bad nameserver address {address}: it is no IP address") from exc
+    if "" in (host.annotations or {}):
+        raise InvalidArgumentError(
+            "invalid Annotations: the empty string is not permitted as an annotation key"
+        )

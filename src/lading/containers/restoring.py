@@ -100,7 +100,9 @@ class Restorer:
         if task is None and not state.running:
             if state.restarting:
                 self._spawn(self._life.restart_later, container)
-            elif container.host.auto_remove:  # whether it ever ran or not: whoever would have started it is gone
+            elif (
+                container.host.auto_remove
+            ):  # whether it ever ran or not: whoever would have started it is gone
                 self._spawn(self._life.remove_quietly, container)
             elif restarts.with_daemon(container):
                 self._spawn(self._life.restart_later, container)

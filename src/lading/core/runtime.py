@@ -182,8 +182,8 @@ class Foreground(Protocol):
         """
         ...
 
-    async def end(self, id: ContainerID) -> None:
-        """End what an earlier daemon, which was killed, has left running under this ID. Nothing is fine."""
+    async def end(self, id: ContainerID, directory: str) -> None:
+        """End what an earlier daemon, which was killed, has left of a container that it started so. Nothing is fine."""
         ...
 
 

@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from lading.core.runtime import ContainerID, Foreground, Running
 from lading.kit import aio
+from lading.runtime import cgroups
 from lading.runtime.bundle import Bundle
 from lading.runtime.config import RuntimeConfig, field_name, is_runc
 from lading.runtime.direct import be_killed_before_us, score_before_us
@@ -87,7 +88,7 @@ class RuncForeground(Foreground):
         return RuncRunning(self, id, place, pid)
 
     @override
-    async def end(self, id: ContainerID) -> None:
+    async def end(self, id: ContainerID, directory: str) -> None:
         for pid in await aio.run(aio.DISK, processes_with, *self._program[1:], "run", id):
             with contextlib.suppress(ProcessLookupError):
                 fd = os.pidfd_open(pid)
@@ -96,11 +97,12 @@ class RuncForeground(Foreground):
                     _collect(fd)
                 finally:
                     os.close(fd)
-        await self.delete(id)
+        await self.delete(id, Path(directory))
 
-    async def delete(self, id: ContainerID) -> None:
+    async def delete(self, id: ContainerID, bundle: Path) -> None:
         """Delete what an execution of the program that was killed left of a container. None is fine."""
         await anyio.run_process([*self._program, "delete", "--force", id], check=False)
+        await aio.run(aio.DISK, cgroups.remove_left, bundle)
 
 
 class RuncRunning(Running):
@@ -129,7 +131,7 @@ class RuncRunning(Running):
 
     async def _kill(self) -> None:
         if not await _end(self._pid, self._fd):
-            await self._owner.delete(self._id)
+            await self._owner.delete(self._id, self._directory)
         self._collect()
 
     def _collect(self) -> int:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from lading.kit import aio
+from lading.runtime.cgroups import MEMBERS, hierarchies
 
 _LANE: Final = aio.Lane("moves", 1)
-_MEMBERS: Final = "cgroup.procs"
 
 
 class HeadStart:
@@ -56,28 +56,13 @@ def own_members(process: Path) -> Path | None:
 
     ``process`` is a directory of proc(5). Blocking.
     """
-    mounts = _hierarchies((process / "mountinfo").read_text("utf-8", "surrogateescape"))
+    mounts = hierarchies((process / "mountinfo").read_text("utf-8", "surrogateescape"))
     for line in (process / "cgroup").read_text("utf-8", "surrogateescape").splitlines():
         _, controllers, path = line.split(":", 2)
         root, point = mounts.get(controllers, ("", ""))
         outside = "/../" in f"{path}/{root}/"  # of this cgroup namespace
         if point and not outside and (path == root or path.startswith(root.rstrip("/") + "/")):
-            found = Path(point, os.path.relpath(path, root), _MEMBERS)
+            found = Path(point, os.path.relpath(path, root), MEMBERS)
             if os.access(found, os.W_OK):
                 return found
     return None
-
-
-def _hierarchies(mountinfo: str) -> dict[str, tuple[str, str]]:
-    """Controllers as proc(5) has them in ``cgroup`` (nothing for version 2), to what is mounted of their hierarchy and where."""
-    found: dict[str, tuple[str, str]] = {}
-    for line in mountinfo.splitlines():
-        mounted, _, system = line.partition(" - ")
-        kind, _, options = system.split(" ", 2)
-        root, point = mounted.split(" ")[3:5]
-        if kind == "cgroup2":
-            found.setdefault("", (root, point))
-        elif kind == "cgroup":
-            for option in options.split(","):
-                found.setdefault(option, (root, point))
-    return found

@@ -13,7 +13,7 @@ from lading.core.runtime import Exit
 from lading.errors import DataLossError, LadingError
 from lading.kit import aio
 from lading.kit.failpoints import failpoint
-from lading.runtime import ttrpc
+from lading.runtime import cgroups, ttrpc
 from lading.runtime._pb import task_pb2
 from lading.runtime.bundle import Bootstrap, Bundle, Bundles
 from lading.runtime.config import find_shim
@@ -200,6 +200,7 @@ class ShimPool:
                 end = await self._launcher.delete(binary, bundle)
             except LadingError as exc:
                 _log.warning("shim_cleanup_failed", container=bundle.id, reason=str(exc))
+            await aio.run(aio.DISK, cgroups.remove_left, bundle.path)
         try:
             await aio.run(aio.DISK, bundle.remove)
             if home.path != bundle.path:

@@ -59,6 +59,8 @@ def test_a_container_s_mac_address_is_its_first_endpoint_s():
         ({"a": None}, {"NetworkMode": "host"}, {}, "cannot attach host to network a"),
         ({"bridge": {"Aliases": ["x"]}}, {}, {}, "user-defined networks"),
         ({"bridge": {"IPAMConfig": {"IPv4Address": "172.17.0.9"}}}, {}, {}, "user defined networks only"),
+        ({"none": {"IPAMConfig": {"IPv4Address": "1.2.3.4"}}}, {"NetworkMode": "none"}, {}, "networks only"),
+        ({"host": {"Aliases": ["x"]}}, {"NetworkMode": "host"}, {}, "user-defined networks"),
         ({"a": {"IPAMConfig": {"IPv4Address": "nope"}}}, {"NetworkMode": "a"}, {}, "invalid IPv4 address"),
         ({"a": {"IPAMConfig": {"LinkLocalIPs": ["169.254.1.1"]}}}, {"NetworkMode": "a"}, {}, "LinkLocalIPs"),
         ({"a": {"DriverOpts": {"x": "y"}}}, {"NetworkMode": "a"}, {}, "DriverOpts"),

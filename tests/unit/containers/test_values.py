@@ -73,6 +73,9 @@ def test_each_unsupported_field_is_refused_by_name_and_zero_is_fine(field: str):
         ({"CpuRealtimeRuntime": 2, "CpuRealtimePeriod": 1}, "real-time"),
         ({"UsernsMode": "keep"}, "UsernsMode"),
         ({"Memory": 1000}, "6MB"),
+        ({"MemoryReservation": 1000}, "reservation allowed is 6MB"),
+        ({"Memory": 7 << 20, "MemoryReservation": 8 << 20}, "less than memory reservation"),
+        ({"Annotations": {"": "x"}}, "Annotations"),
         ({"MemorySwap": 10}, "Memory"),
         ({"NanoCpus": 1, "CpuQuota": 1}, "Nano CPUs"),
         ({"OomScoreAdj": 1001}, "oom score"),
@@ -140,6 +143,9 @@ def test_good_values_beside_the_refused_ones():
         Dns=["9.9.9.9", "::1"],
     )
     parse(NanoCpus=10**7)
+    parse(Memory=8 << 20, MemoryReservation=8 << 20, Annotations={"x": ""})
+    assert parse(OomKillDisable=True, Memory=8 << 20).warnings == []
+    assert "OOM killer" in parse(OomKillDisable=True).warnings[0]
     parse(CpuPeriod=1_000_000, CpuQuota=-1, CpuShares=2)
 
 

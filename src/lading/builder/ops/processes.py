@@ -252,7 +252,7 @@ class Processes:
             with suppress(NotFoundError):
                 await end_task(await self.runtime.get(name))
             if self.foreground is not None:
-                await self.foreground.end(name)
+                await self.foreground.end(name, str(directory))
             await _remove(directory)
 
 
