@@ -13,6 +13,7 @@ while an operation runs.
 build: one that ignores the cache, or reads from "the" client, is the build's own, and so is everything above it.
 """
 
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -34,8 +35,10 @@ from lading.oci.digest import Digest
 
 R = TypeVar("R")
 T = TypeVar("T")
-MAX_PARALLELISM: Final = 8
-"""Operations that run at a time."""
+MAX_PARALLELISM: Final = max(16, 4 * (os.cpu_count() or 1))
+"""Operations that run at a time. BuildKit has no bound by itself: most steps wait for a network or a disk, not for a processor.
+What a build's own programs need beside each other is what bounds it.
+"""
 
 
 class Scheduler(Stages[R], Generic[R]):
