@@ -59,7 +59,7 @@ class Housekeeping:
         return fs.available(self._disk) if self._disk is not None else 2**63
 
     def builds_ended(self) -> None:
-        """No build is under way any more."""
+        """No build is under way any more. What only they held is collected after a rest, not beside the next one."""
         self._ended.set()
 
     async def keep(self, disk: Path) -> None:

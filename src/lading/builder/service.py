@@ -238,7 +238,6 @@ class BuildSolver(Solver):
             if not self._jobs:
                 with suppress(NotFoundError):
                     await self._env.leases.delete(self._lease)
-                self._env.collect()
                 self._house.builds_ended()
 
     async def load(self, job: live.Job[Tree], definition: Definition) -> SolvedRef:
