@@ -68,7 +68,7 @@ class Client:
     def offers(self, method: str) -> bool:
         return True
 
-    async def sync(self, wish: SyncWish, into: str, *, told: Any = None) -> Synced:
+    async def sync(self, wish: SyncWish, into: str, *, told: Any = None, memory: Any = None) -> Synced:
         if self.gone:
             raise UnavailableError("the client left")
         if wish.name not in self.directories:

@@ -43,6 +43,18 @@ class Synced:
     """Whether anything but times may be different from what was there before."""
 
 
+@dataclass(slots=True)
+class SyncMemory:
+    """What a directory was made equal to, kept by its owner for the next sync into it, as long as nothing else changes it.
+
+    Entries are as the client sent them, in order; there are none after a sync that was cut short, or of a very large tree.
+    """
+
+    entries: Sequence[bytes] = ()
+    files: int = 0
+    bytes: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreePart:
     """A part of a tree that is given to a client: what lies below the directory ``root``, and some files by name.
@@ -102,11 +114,19 @@ class Session(Protocol):
         """Whether the client serves ``/package.Service/Method``; compared without regard to case."""
         ...
 
-    async def sync(self, wish: SyncWish, into: str, *, told: Callable[[int], None] | None = None) -> Synced:
+    async def sync(
+        self,
+        wish: SyncWish,
+        into: str,
+        *,
+        told: Callable[[int], None] | None = None,
+        memory: SyncMemory | None = None,
+    ) -> Synced:
         """Make the directory ``into`` equal to the client's files (fsutil, ``FileSync/DiffCopy``).
 
         What is there already with the same mode, owner, size, time and link is not fetched again; what the client does not have
-        is removed. Owners are 0:0. ``told`` hears, from any thread, how many bytes have come. Raises `InvalidArgumentError` for
+        is removed. Owners are 0:0. ``told`` hears, from any thread, how many bytes have come. What is sent as ``memory`` has it
+        is not looked at. Raises `InvalidArgumentError` for
         a path that leads out or an entry of a bad type; `NotFoundError` if the client has no such directory.
         """
         ...

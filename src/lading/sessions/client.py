@@ -12,7 +12,7 @@ import anyio
 from typing_extensions import Buffer, override
 
 from lading.core.remotes import Credentials
-from lading.core.session import ClientContent, Session, Stream, Synced, SyncWish, TreePart
+from lading.core.session import ClientContent, Session, Stream, Synced, SyncMemory, SyncWish, TreePart
 from lading.errors import UnsupportedError
 from lading.formats.buildkit._pb.common_pb2 import BytesMessage
 from lading.formats.buildkit._pb.fsutil_pb2 import Packet
@@ -80,7 +80,14 @@ class ClientSession(Session):
     # Files of the client.
 
     @override
-    async def sync(self, wish: SyncWish, into: str, *, told: Callable[[int], None] | None = None) -> Synced:
+    async def sync(
+        self,
+        wish: SyncWish,
+        into: str,
+        *,
+        told: Callable[[int], None] | None = None,
+        memory: SyncMemory | None = None,
+    ) -> Synced:
         self._require(_SYNC, "files")
         metadata = [
             ("dir-name", wish.name),
@@ -88,7 +95,7 @@ class ClientSession(Session):
             *_patterns("exclude-patterns", wish.exclude),
             *_patterns("followpaths", wish.follow),
         ]
-        receiver = await aio.run(aio.DISK, partial(Receiver, into, told=told))
+        receiver = await aio.run(aio.DISK, partial(Receiver, into, told=told, memory=memory))
         try:
             with fs.explained("cannot write the client's files"):
                 async with translated(), self._channel.open(_SYNC, metadata) as call:
@@ -223,6 +230,8 @@ async def _receive_tree(call: ClientCall, receiver: Receiver) -> None:
             packets = await call.receive_some()
             if not packets:
                 break
+            if not (packets := receiver.unknown(packets)):
+                continue
             done = await aio.run(aio.DISK, receiver.take, packets)
             if done.requests:
                 requests = [Packet(type=Packet.REQ, id=each).SerializeToString() for each in done.requests]

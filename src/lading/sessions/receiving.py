@@ -3,6 +3,9 @@
 The client walks its tree in path order, parents first, so the directories on the way to the present entry are kept open, and
 each entry is made by name in its parent's descriptor: no path of the client is ever resolved. What is there and looks the same is
 kept; what the walk has passed over is removed when its directory is left.
+
+Most syncs change little: an entry that is sent as it was the last time is the file that is there, and as long as all are, in the
+same order, nothing is even parsed.
 """
 
 import contextlib
@@ -11,9 +14,10 @@ import shutil
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Final
 
-from lading.core.session import Synced
+from lading.core.session import Synced, SyncMemory
 from lading.errors import InvalidArgumentError, LadingError, NotFoundError, UnavailableError
 from lading.formats.buildkit import filemode
 from lading.formats.buildkit._pb.fsutil_pb2 import Packet, Stat
@@ -25,6 +29,8 @@ _ENTRIES: Final = 5_000_000
 _DEPTH: Final = 1024
 _ATTRIBUTES: Final = ("user.", "security.capability")
 _NAME: Final = 255
+_REMEMBERED: Final = 100_000
+"""Entries of a tree that are remembered for the next sync: some 150 bytes each."""
 
 
 @dataclass(slots=True)
@@ -64,7 +70,9 @@ class Progressed:
 class Receiver:
     """Makes one directory equal to what a client sends."""
 
-    def __init__(self, root: str, *, told: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, root: str, *, told: Callable[[int], None] | None = None, memory: SyncMemory | None = None
+    ) -> None:
         fd = os.open(root, _DIRECTORY)
         self._root = fd
         self._levels = [_Level("", os.dup(fd), set(os.listdir(fd)))]
@@ -77,6 +85,12 @@ class Receiver:
         self._walked = False
         self._changed = False
         self._told = told
+        self._memory = memory or SyncMemory()
+        self._known, self._memory.entries = self._memory.entries, ()
+        self._passed: int | None = 0 if self._known else None
+        """How many of the known entries came again, one after the other; nothing once another came."""
+        self._seen: frozenset[bytes] = frozenset()
+        self._sent: list[bytes] = []
 
     def close(self) -> None:
         """Let go of every descriptor."""
@@ -102,13 +116,16 @@ class Receiver:
     def take(self, packets: Sequence[bytes]) -> Progressed:
         """Act on packets. Raises `InvalidArgumentError` for what no honest client sends."""
         done = Progressed()
+        packets = self.unknown(packets)
+        if packets and self._passed is not None:
+            self._go_on(packets[0], self._passed, done)
         for raw in packets:
             packet = Packet.FromString(raw)
             if packet.type == Packet.DATA:
                 self._data(packet)
             elif packet.type == Packet.STAT:
                 if packet.HasField("stat"):
-                    self._entry(packet.stat, done)
+                    self._entry(packet.stat, raw, done)
                 else:
                     self._end_of_walk()
                     done.walked = True
@@ -121,14 +138,47 @@ class Receiver:
         done.complete = self._walked and not self._wanted
         if done.complete:
             self._set_directory_times()
-        if self._told is not None:
+            self._remember()
+        self._hear(packets)
+        return done
+
+    def unknown(self, packets: Sequence[bytes]) -> Sequence[bytes]:
+        """Pass over what comes as it did the last time; what is left for `take`. The one method that does not block."""
+        if self._passed is None:
+            return packets
+        expected = self._known[self._passed : self._passed + len(packets)]
+        same = len(packets)
+        if packets != expected:
+            same = sum(1 for _ in takewhile(_alike, zip(packets, expected, strict=False)))
+        self._passed += same
+        self._hear(packets[:same])
+        return packets[same:]
+
+    def _go_on(self, first: bytes, passed: int, done: Progressed) -> None:
+        """Something came that did not come the last time: the end, if all was passed over, or a change."""
+        self._passed = None
+        if passed == len(self._known) and _ends_walk(first):
+            self._files, self._bytes = self._memory.files, self._memory.bytes
+            self._levels[0].left.clear()
+            self._sent = list(self._known)
+            return
+        self._seen = frozenset(self._known)
+        for raw in self._known[:passed]:
+            self._entry(Packet.FromString(raw).stat, raw, done)
+
+    def _hear(self, packets: Sequence[bytes]) -> None:
+        if self._told is not None and packets:
             self._received += sum(map(len, packets))
             self._told(self._received)
-        return done
+
+    def _remember(self) -> None:
+        if len(self._sent) < _REMEMBERED:
+            self._memory.entries = self._sent
+            self._memory.files, self._memory.bytes = self._files, self._bytes
 
     # The walk.
 
-    def _entry(self, entry: Stat, done: Progressed) -> None:
+    def _entry(self, entry: Stat, raw: bytes, done: Progressed) -> None:
         number, self._next = self._next, self._next + 1
         if self._walked or number >= _ENTRIES:
             raise InvalidArgumentError(f"the client sends more than {_ENTRIES} files")
@@ -148,6 +198,12 @@ class Receiver:
             raise InvalidArgumentError(f"{entry.path!r} is of an unknown type", subject=entry.path)
         self._files += not stat.S_ISDIR(mode)
         self._bytes += entry.size if stat.S_ISREG(mode) else 0
+        if len(self._sent) < _REMEMBERED:
+            self._sent.append(raw)
+        if there and raw in self._seen and not (entry.linkname and stat.S_ISREG(mode)):
+            if stat.S_ISDIR(mode):
+                self._enter(level, name, entry)
+            return
         old = os.stat(name, dir_fd=level.fd, follow_symlinks=False) if there else None
         if stat.S_ISDIR(mode):
             self._directory(level, name, entry, mode, old)
@@ -165,13 +221,10 @@ class Receiver:
     def _directory(
         self, level: _Level, name: str, entry: Stat, mode: int, old: os.stat_result | None
     ) -> None:
-        if len(self._levels) > _DEPTH:
-            raise InvalidArgumentError(f"the tree is deeper than {_DEPTH} directories", subject=entry.path)
         if old is None or not stat.S_ISDIR(old.st_mode):
             self._clear(level, name, old)
             os.mkdir(name, 0o700, dir_fd=level.fd)
-        fd = os.open(name, _DIRECTORY, dir_fd=level.fd)
-        self._levels.append(_Level(entry.path, fd, set(os.listdir(fd)), stat=entry))
+        fd = self._enter(level, name, entry)
         if (
             old is None
             or (old.st_mode, old.st_uid, old.st_gid) != (mode, entry.uid, entry.gid)
@@ -181,7 +234,14 @@ class Receiver:
             os.fchown(fd, entry.uid, entry.gid)
             os.fchmod(fd, stat.S_IMODE(mode))
             _set_attributes(fd, entry.xattrs)
+
+    def _enter(self, level: _Level, name: str, entry: Stat) -> int:
+        if len(self._levels) > _DEPTH:
+            raise InvalidArgumentError(f"the tree is deeper than {_DEPTH} directories", subject=entry.path)
+        fd = os.open(name, _DIRECTORY, dir_fd=level.fd)
+        self._levels.append(_Level(entry.path, fd, set(os.listdir(fd)), stat=entry))
         self._directories.append((entry.path, entry))
+        return fd
 
     def _clear(self, level: _Level, name: str, old: os.stat_result | None) -> None:
         """Make room for what is new, or for nothing."""
@@ -300,6 +360,15 @@ class Receiver:
                 os.link(from_name, to_name, src_dir_fd=source, dst_dir_fd=to, follow_symlinks=False)
             except OSError as exc:
                 raise InvalidArgumentError(f"{path!r} links to {target!r}: {exc.strerror}") from exc
+
+
+def _alike(pair: tuple[bytes, bytes]) -> bool:
+    return pair[0] == pair[1]
+
+
+def _ends_walk(raw: bytes) -> bool:
+    packet = Packet.FromString(raw)
+    return packet.type == Packet.STAT and not packet.HasField("stat")
 
 
 def _split(path: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing_extensions import override
 
 from lading.core.remotes import Credentials
-from lading.core.session import ClientContent, Session, Stream, Synced, SyncWish, TreePart
+from lading.core.session import ClientContent, Session, Stream, Synced, SyncMemory, SyncWish, TreePart
 from lading.errors import NotFoundError, UnsupportedError
 from lading.formats.dockerfile.patterns import Matcher
 from lading.kit import aio
@@ -39,7 +39,14 @@ class UploadSession(Session):
         return False
 
     @override
-    async def sync(self, wish: SyncWish, into: str, *, told: Callable[[int], None] | None = None) -> Synced:
+    async def sync(
+        self,
+        wish: SyncWish,
+        into: str,
+        *,
+        told: Callable[[int], None] | None = None,
+        memory: SyncMemory | None = None,
+    ) -> Synced:
         return await aio.run(aio.DISK, Mirror(self._root, Path(into), wish).run)
 
     @override

@@ -64,9 +64,10 @@ class LocalOperation(Operation[Tree]):
             )
         held = self._held
         path = held.mounts[0].source
+        memory = self._mutables.memory(held)
         changed = True
         try:
-            changed = (await session.sync(wish, path, told=transfer.told)).changed
+            changed = (await session.sync(wish, path, told=transfer.told, memory=memory)).changed
             transfer.end()
         finally:
             if changed:

@@ -8,14 +8,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 import anyio
 
 from lading.builder.ops.trees import NOTHING, Tree, Trees
 from lading.core.buildcache import BuildCache, BuildRecord
 from lading.core.mounts import Mount
+from lading.core.session import SyncMemory
 from lading.core.snapshots import SnapshotKey
 from lading.errors import NotFoundError
+
+_REMEMBERED: Final = 100_000
+"""Entries of clients' trees that are remembered beside those of the sync at hand: some 150 bytes each."""
 
 
 class Sharing(Enum):
@@ -49,6 +54,7 @@ class Mutables:
         self._used = used
         self._users: dict[str, int] = {}
         self._versions: dict[str, int] = {}
+        self._memories: dict[str, SyncMemory] = {}
         self._known: dict[tuple[str, str], list[str]] | None = None
         self._lock = anyio.Lock()
         self._freed = anyio.Event()
@@ -84,6 +90,14 @@ class Mutables:
     def version(self, mutable: Mutable) -> int:
         """A number that is another after each change."""
         return self._versions.get(mutable.key, 0)
+
+    def memory(self, mutable: Mutable) -> SyncMemory:
+        """What the last sync into it saw; what was not synced for long is forgotten first, when all are too large."""
+        found = self._memories.pop(mutable.key, None) or SyncMemory()
+        while sum(len(one.entries) for one in self._memories.values()) > _REMEMBERED:
+            del self._memories[next(iter(self._memories))]
+        self._memories[mutable.key] = found
+        return found
 
     def release(self, mutable: Mutable) -> None:
         """Give it back."""
