@@ -202,6 +202,19 @@ def until_ended(client: docker.DockerClient, id_: str, code: int) -> None:
     assert client.api.exec_inspect(id_)["ExitCode"] == code
 
 
+def test_input_of_an_exec_is_never_lost(engine: Engine):
+    """The shim opens its end in the background: one of six came before that, was dropped, and the process waited for ever."""
+    engine.background("takes", "sleep 1000")
+    for script, given, expected in (
+        ("cat", "hello", "hello"),
+        ("wc -c", "x" * 300_000, "300000\n"),
+        ("wc -c", "", "0\n"),
+    ):
+        for _ in range(12):
+            words = ("exec", "-i", "takes", "busybox", *script.split())
+            assert engine.docker(*words, input=given) == expected
+
+
 def test_an_exec_outlives_a_client_that_is_killed(engine: Engine, client: docker.DockerClient):
     engine.background("cc", "sleep 1000")
     words = [

@@ -15,12 +15,11 @@ from lading.containers import capabilities, spec, users
 from lading.containers.journal import Chunk
 from lading.containers.remapping import of_process
 from lading.containers.rootfs import in_process
-from lading.containers.runs import write_fifo
 from lading.containers.streams import DetachFilter, Peer, detach_keys, encode
 from lading.core.runtime import Stdio, Task
 from lading.errors import CancelledError, InternalError, InvalidArgumentError, LadingError
 from lading.kit import aio
-from lading.kit.fifo import Fifos, make_fifos
+from lading.kit.fifo import FifoInput, Fifos, make_fifos
 
 _READ: Final = 64 * 1024
 _DRAIN_SECONDS: Final = 2.0
@@ -178,9 +177,9 @@ class ExecStreams:
             for name, fd in self._outputs.items():
                 group.start_soon(_read, name, fd, send)
 
-    async def write(self, data: bytes) -> None:
-        """Hand over input. Raises `UnavailableError` if the process takes none."""
-        await write_fifo(self._fifos.stdin, data)
+    def input(self) -> FifoInput:
+        """Where its input is handed over."""
+        return FifoInput(self._fifos.stdin)
 
 
 async def _read(name: str, fd: int, send: anyio.abc.ObjectSendStream[Chunk]) -> None:
@@ -244,13 +243,14 @@ async def _forward_input(
 ) -> None:
     keys = DetachFilter(detach_keys(exec_.request.detach_keys) if exec_.request.tty else b"")
     with contextlib.suppress(LadingError):
-        while data := await peer.read():
-            data, detached = keys.feed(data)
-            if data:
-                await streams.write(data)
-            if detached:
-                told()
-                return
+        with streams.input() as stdin:
+            while data := await peer.read():
+                data, detached = keys.feed(data)
+                if data:
+                    await stdin.write(data)
+                if detached:
+                    told()
+                    return
         await task.close_stdin(exec_.id)
 
 

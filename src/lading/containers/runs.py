@@ -15,9 +15,8 @@ from lading.containers.keeper import Keeper
 from lading.containers.logfile import LogFiles
 from lading.containers.streams import Broadcast
 from lading.core.runtime import Stdio
-from lading.errors import UnavailableError
 from lading.kit import aio
-from lading.kit.fifo import Fifos, make_fifos
+from lading.kit.fifo import FifoInput, Fifos, make_fifos
 
 _RETRY_SECONDS: Final = 1.0
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("lading.containers")
@@ -92,7 +91,8 @@ class Run:
 
     async def write_stdin(self, data: bytes) -> None:
         """Hand input to the process; waits while it does not read. Raises `UnavailableError` if nobody can."""
-        await write_fifo(self._fifos.stdin, data)
+        with FifoInput(self._fifos.stdin) as stdin:  # the shim has its own, which ends when it is told
+            await stdin.write(data)
 
     async def end(self, keeper: Keeper) -> None:
         """Stop the pump and delete FIFOs and spool: nothing will be read any more."""
@@ -109,30 +109,6 @@ class Run:
     def close(self) -> None:
         """Let go when the daemon leaves: FIFOs, spool and what they hold stay for the next one. Blocking."""
         self._journal.close()
-
-
-async def write_fifo(path: str, data: bytes) -> None:
-    """Write all of ``data``; waits while nobody reads. Raises `UnavailableError` if the reader is gone."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as exc:
-        raise UnavailableError("the process takes no input") from exc
-    try:
-        await _write_all(fd, data)
-    finally:
-        os.close(fd)
-
-
-async def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        await anyio.wait_writable(fd)
-        try:
-            view = view[os.write(fd, view) :]
-        except BlockingIOError:
-            continue
-        except BrokenPipeError as exc:
-            raise UnavailableError("the process takes no input any more") from exc
 
 
 def begin(

@@ -24,7 +24,7 @@ from lading.runtime.bundle import Bundle
 from lading.runtime.config import RuntimeConfig, field_name, is_runc
 from lading.runtime.direct import be_killed_before_us, score_before_us
 from lading.runtime.linux import children_named, children_of, processes_with
-from lading.runtime.shim import RuntimeRefusedError, check_identifier
+from lading.runtime.shim import RuntimeRefusedError, check_identifier, check_process
 
 _UMASK: Final = 0o022
 """containerd's. The runtime makes missing mount points with it, in the container's own tree: others must be able to pass."""
@@ -69,6 +69,7 @@ class RuncForeground(Foreground):
         self, id: ContainerID, directory: str, spec: Mapping[str, Any], streams: tuple[int, int, int]
     ) -> "RuncRunning":
         check_identifier(id)
+        check_process(spec["process"], id)
         place = Path(directory)
         process = {"oomScoreAdj": score_before_us(), **spec["process"]}
         (place / "config.json").write_text(json.dumps({**spec, "process": process}), "utf-8")

@@ -27,7 +27,14 @@ from lading.runtime.moves import HeadStart
 from lading.runtime.pool import CONNECT_TIMEOUT, ShimPool
 from lading.runtime.reaper import Reaper
 from lading.runtime.reports import Reports
-from lading.runtime.shim import RuntimeRefusedError, Shim, ShimTask, check_identifier, runtime_words
+from lading.runtime.shim import (
+    RuntimeRefusedError,
+    Shim,
+    ShimTask,
+    check_identifier,
+    check_process,
+    runtime_words,
+)
 from lading.runtime.ttrpc import DisconnectedError
 
 _EVENT_GRACE: Final = 2
@@ -170,6 +177,7 @@ class ShimRuntime(Runtime):
         options: Mapping[str, Any] | None = None,
     ) -> Task:
         check_identifier(id)
+        check_process(spec["process"], id)
         config = self._runtimes.get(runtime, RuntimeConfig(runtime=runtime))
         any_options = encode_options(
             config.runtime, {**config.options, **(options or {})}, runc_root=self._runc_root

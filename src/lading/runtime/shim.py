@@ -6,6 +6,7 @@ from then on the task is a *grave*, whose first process is stopped, until somebo
 
 import asyncio
 import contextlib
+import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -53,6 +54,7 @@ Up to containerd 1.6 a shim holds back all ends while it starts something, and t
 them. Once 32 processes have ended unheard, each further end waits for a second, so that fifty starts at once took half
 a minute. It starts one at a time, whatever it is asked for: nothing is lost by not asking.
 """
+_PATH_MAX: Final = 4096
 _OVERLAP: Final = 12
 """Characters at the end of one message and the start of another that are no accident."""
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
@@ -74,6 +76,24 @@ def check_identifier(id: str) -> None:
     """
     if len(id) > 76 or not _IDENTIFIER.fullmatch(id):
         raise InvalidArgumentError(f"{id!r} is not an identifier of at most 76 characters", subject=id)
+
+
+def check_process(process: Mapping[str, Any], subject: str) -> None:
+    """A program and a working directory are paths, and those have less than PATH_MAX bytes (limits.h).
+
+    runc repeats what it could not run in a message that it writes into a pipe which nobody empties yet: a name longer than the
+    pipe holds it up for ever, and with it everything else that its shim is asked for.
+
+    Raises:
+        RuntimeRefusedError: One is longer.
+
+    """
+    for words, path in (
+        ("exec", next(iter(process.get("args") or ()), "")),
+        ("chdir", process.get("cwd") or ""),
+    ):
+        if len(os.fsencode(path)) >= _PATH_MAX:
+            raise RuntimeRefusedError(f'{words}: "{path[:64]}…": file name too long', subject=subject)
 
 
 class Shim:
@@ -284,6 +304,7 @@ class ShimTask(Task):
     @override
     async def exec(self, exec_id: str, process: Mapping[str, Any], stdio: Stdio) -> None:
         check_identifier(exec_id)
+        check_process(process, self.id)
         request = task_pb2.ExecRequest(
             id=self.id,
             exec_id=exec_id,

@@ -247,6 +247,21 @@ class RuntimeSuite:
             await task.kill(SIGKILL, "more")
         assert [*ends, (await task.wait("more")).status] == [128 + SIGKILL] * 3
 
+    @pytest.mark.parametrize("length", [4095, 4096, 200_000])
+    async def test_no_program_name_is_too_long_to_be_refused(
+        self, world: World, runtime: Runtime, length: int
+    ) -> None:
+        """A shim that is held up by it would take nothing else, not even the end of the container."""
+        task = await self.run(world, runtime, *FOREVER)
+        with anyio.fail_after(10):
+            with pytest.raises(FailedPreconditionError):
+                await self.exec(world, task, "x" * length)
+            with pytest.raises(FailedPreconditionError):
+                await self.run(world, runtime, "x" * length, id=ContainerID("other"))
+        assert (await task.state()).status is Status.RUNNING
+        await self.exec(world, task, "true", exec_id="next")
+        assert (await task.wait("next")).status == 0
+
     async def test_fifty_execs_start_at_once(self, world: World, runtime: Runtime) -> None:
         """The bound is none of speed: a shim that waits for what it holds back itself takes a second for each end."""
         task = await self.run(world, runtime, *FOREVER)

@@ -22,13 +22,12 @@ from lading.builder.ops.exec import check_granted
 from lading.builder.ops.mounting import Clients, ExecTools, Made, secret_environment, visited
 from lading.builder.ops.processes import Process, end_task, opened_to_read, pieces
 from lading.containers import execs
-from lading.containers.runs import write_fifo
 from lading.containers.spec import DEFAULT_PATH
 from lading.core.runtime import Stdio, Task
 from lading.errors import LadingError, NotFoundError, UnavailableError
 from lading.formats.llb import ops
 from lading.kit import aio
-from lading.kit.fifo import Fifos, make_fifos
+from lading.kit.fifo import FifoInput, Fifos, make_fifos
 from lading.kit.tasks import task_group
 from lading.oci.descriptor import Platform
 
@@ -189,8 +188,9 @@ class _Streams:
 
     async def _feed(self, task: Task, id: str, client: ProcessClient) -> None:
         try:
-            while data := await client.read():
-                await write_fifo(self._fifos.stdin, data)
+            with FifoInput(self._fifos.stdin) as stdin:
+                while data := await client.read():
+                    await stdin.write(data)
         except UnavailableError:
             return  # it reads no more
         try:
