@@ -68,6 +68,7 @@ class _Wish:
     checksum: str
     filename: str
     mode: int
+    """0 if none is asked for."""
     uid: int
     gid: int
     headers: Mapping[str, str]
@@ -116,13 +117,21 @@ class WebOperation(Operation[Tree]):
         wish = self._wish
         if wish.checksum:
             name = wish.filename or _name_in(wish.url)
-            return CacheMap(digests=(self._key(wish.checksum, name, ""),))
+            return self._known_by(wish.checksum, name, "")
         known = await self._fetch(context)
-        return CacheMap(digests=(self._key(known.digest, known.name, known.modified),))
+        return self._known_by(known.digest, known.name, known.modified)
 
-    def _key(self, digest: str, name: str, modified: str) -> Digest:
+    def _known_by(self, digest: str, name: str, modified: str) -> CacheMap[Tree]:
         wish = self._wish
-        return contents.of_words("http", digest, name, modified, wish.mode, wish.uid, wish.gid)
+        return contents.of_download(
+            name,
+            digest,
+            mode=wish.mode,
+            uid=wish.uid,
+            gid=wish.gid,
+            modified=modified,
+            headers=wish.headers,
+        )
 
     @override
     async def run(self, inputs: Sequence[Tree], context: Context) -> list[Tree]:
@@ -154,7 +163,7 @@ class WebOperation(Operation[Tree]):
                 if reply.status == 304 and memory is not None:
                     return memory
                 _check(reply.status, wish.url)
-                known = await self._receive(_answer(reply), context)
+                known = await self._receive(_answer(reply, wish.url), context)
         except (aiohttp.ClientError, TimeoutError) as exc:
             raise UnavailableError(f"cannot fetch {_shown(wish.url)}: {exc or type(exc).__name__}") from exc
         self._memory[self._memory_key()] = known
@@ -209,7 +218,8 @@ class WebOperation(Operation[Tree]):
         try:
             digest = await self._pump(answer, writer, context)
             time_ns = _time(answer.modified)
-            await aio.run(aio.DISK, writer.finish, mode=wish.mode, uid=wish.uid, gid=wish.gid, time=time_ns)
+            mode = wish.mode or 0o600
+            await aio.run(aio.DISK, writer.finish, mode=mode, uid=wish.uid, gid=wish.gid, time=time_ns)
         finally:
             await aio.run(aio.DISK, writer.close)
         return digest
@@ -239,7 +249,7 @@ def _wish(op: ops.SourceOp) -> _Wish:
         urllib.parse.urlsplit(op.identifier)
     except ValueError as exc:
         raise InvalidArgumentError(f"malformed address {op.identifier[:200]!r}: {exc}") from exc
-    mode = attrs.get("http.perm", "") or "0600"
+    mode = attrs.get("http.perm", "") or "0"
     checksum = attrs.get("http.checksum", "")
     if checksum:
         Digest(checksum)
@@ -295,20 +305,21 @@ def _shown(url: str) -> str:
     return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
-def _answer(reply: aiohttp.ClientResponse) -> _Answer:
+def _answer(reply: aiohttp.ClientResponse, url: str) -> _Answer:
     return _Answer(
         chunks=aiter(reply.content.iter_chunked(_CHUNK)),
-        name=_name(reply),
+        name=_name(reply, url),
         total=reply.content_length or 0,
         etag=reply.headers.get("ETag", ""),
         modified=reply.headers.get("Last-Modified", ""),
     )
 
 
-def _name(reply: aiohttp.ClientResponse) -> str:
+def _name(reply: aiohttp.ClientResponse, url: str) -> str:
+    """What the file is called; not after where a redirection leads (BuildKit, source/http)."""
     match = _NAME.search(reply.headers.get("Content-Disposition", ""))
     name = posixpath.basename(match[1]) if match else ""
-    return name if name not in ("", ".", "..") else _name_in(str(reply.url))
+    return name if name not in ("", ".", "..") else _name_in(url)
 
 
 def _name_in(url: str) -> str:
