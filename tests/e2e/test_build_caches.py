@@ -1,6 +1,9 @@
 """Build caches that this daemon and the real BuildKit give each other, by every way there is: nothing is run a second time."""
 
+import functools
+import http.server
 import subprocess
+import threading
 import uuid
 from collections.abc import Generator
 from pathlib import Path
@@ -9,6 +12,8 @@ import pytest
 from support import caches, dockerd
 from support.buildx import docker, give_plugins
 from support.daemon import Daemon, running_daemon
+from support.images import busybox_image
+from support.repositories import commit, git_daemon
 
 pytestmark = pytest.mark.e2e
 BOTH = "linux/amd64,linux/arm64"
@@ -35,6 +40,38 @@ def real() -> Generator[str]:
 @pytest.fixture
 def context(tmp_path: Path) -> Path:
     return caches.context(tmp_path / "context", salt=str(uuid.uuid4()))
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Generator[str]:
+    """The URL of a file."""
+    place = tmp_path / "web"
+    place.mkdir()
+    (place / "file").write_text("from the web\n")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(place))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/file"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def sources(registry: str, web: str, tmp_path: Path) -> Generator[tuple[Path, tuple[str, str]]]:
+    """A context that takes from a registry, a web server, a repository and an OCI layout; the argument that gives it the latter."""
+    name = f"{registry}/{uuid.uuid4()}"
+    index = busybox_image(tmp_path / "layout", name, layers=2)
+    commit(tmp_path / "served" / "repository", {"dir/file": "of a commit\n"})
+    with git_daemon(tmp_path / "served") as url:
+        context = caches.context_with_sources(
+            tmp_path / "context",
+            image=name,
+            file=web,
+            repository=f"{url}/repository",
+            salt=str(uuid.uuid4()),
+        )
+        yield context, ("--build-context", f"layout=oci-layout://{tmp_path}/layout@{index}")
 
 
 def build(builder: Daemon, host: str, context: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -78,6 +115,51 @@ def test_a_cache_goes_both_ways(
     assert "has run" not in done.stderr, done.stderr
     assert caches.said(again) == caches.said(made)
     assert len(caches.said(made)) == (2 if platforms else 1)
+
+
+def test_sources_are_known_by_buildkits_keys(
+    builder: Daemon, real: str, sources: tuple[Path, tuple[str, str]]
+) -> None:
+    """Only what lies in the client's directory is known by a name that no other build has."""
+    context, layout = sources
+    roots: list[frozenset[str]] = []
+    for host in (builder.host, real):
+        place = context.parent / f"cache-{len(roots)}"
+        build(builder, host, context, *layout, "--cache-to", f"type=local,mode=max,dest={place}")
+        roots.append(caches.read(place).roots)
+    ours, theirs = roots
+    assert len(ours) == len(theirs)
+    assert len(ours - theirs) == len(theirs - ours) == 1
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", ["registry", "local", "inline"])
+@pytest.mark.parametrize("giver", [OURS, THEIRS])
+def test_a_cache_of_what_comes_from_elsewhere_goes_both_ways(
+    builder: Daemon,
+    real: str,
+    registry: str,
+    sources: tuple[Path, tuple[str, str]],
+    giver: str,
+    kind: str,
+) -> None:
+    context, layout = sources
+    first, second = (builder.host, real) if giver == OURS else (real, builder.host)
+    place, name = context.parent / "cache", f"{registry}/{uuid.uuid4()}"
+    to, source, pushed = {
+        "registry": (f"type=registry,mode=max,ref={name}", f"type=registry,ref={name}", ()),
+        "local": (f"type=local,mode=max,dest={place}", f"type=local,src={place}", ()),
+        "inline": ("type=inline", f"type=registry,ref={name}", ("--push", "-t", name)),
+    }[kind]
+    build(builder, first, context, *layout, *pushed, "--cache-to", to)
+    forget(builder, second)
+    again = context.parent / "again"
+    done = build(builder, second, context, *layout, "--cache-from", source, "-o", str(again))
+    # An inline one has what is in the image: the last stage. The last step may tell how its layers come instead.
+    steps = 2 if kind == "inline" else caches.SOURCES_STEPS
+    assert done.stderr.count(" CACHED\n") >= steps - 1, done.stderr
+    assert kind == "inline" or "has run" not in done.stderr, done.stderr
 
 
 def test_a_cache_that_buildkit_made_is_used(builder: Daemon, tmp_path: Path) -> None:

@@ -1,12 +1,10 @@
 """Contexts and ``ADD`` from git repositories by the unmodified client: submodules, subdirectories, commits, tokens, an ssh agent."""
 
 import base64
-import contextlib
 import functools
 import http.server
 import os
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -17,6 +15,8 @@ import pytest
 from support.buildx import build, docker, give_plugins
 from support.daemon import Daemon, running_daemon
 from support.images import BUSYBOX
+from support.registry import free_port
+from support.repositories import commit, git, git_daemon, serving
 
 pytestmark = pytest.mark.e2e
 TOKEN = "a-token-that-nobody-guesses"
@@ -30,69 +30,13 @@ def builder() -> Generator[Daemon]:
         yield daemon
 
 
-def git(directory: Path, *arguments: str) -> str:
-    directory.mkdir(parents=True, exist_ok=True)
-    settings = ("-c", "protocol.file.allow=always", "-c", "user.name=a", "-c", "user.email=a@localhost")
-    return subprocess.run(
-        ["git", *settings, *arguments],
-        cwd=directory,
-        check=True,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_TERMINAL_PROMPT": "0"},
-    ).stdout.strip()
-
-
-def commit(directory: Path, files: dict[str, str]) -> str:
-    """A commit with these files, on the branch main; its name."""
-    if not (directory / ".git").exists():
-        git(directory, "init", "-q", "-b", "main")
-    for name, text in files.items():
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        (directory / name).write_text(text)
-    git(directory, "add", "-A")
-    git(directory, "commit", "-qm", "a commit")
-    return git(directory, "rev-parse", "HEAD")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
-
-
-def wait_for(port: int) -> None:
-    """Wait until something listens there."""
-    deadline = time.monotonic() + 30
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        assert time.monotonic() < deadline, "the server does not listen"
-        time.sleep(0.02)
-
-
-@contextlib.contextmanager
-def serving(command: list[str], port: int) -> Generator[None]:
-    """A server on a port, with all that it starts."""
-    server = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        wait_for(port)
-        yield
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait()
-
-
 @pytest.fixture
 def served(tmp_path: Path) -> Generator[tuple[Path, str]]:
     """A directory of repositories, and the URL at which git's own server shows it."""
     root = tmp_path / "served"
     root.mkdir()
-    port = free_port()
-    command = ["git", "daemon", "--export-all", "--reuseaddr", "--listen=127.0.0.1", f"--port={port}"]
-    with serving([*command, f"--base-path={root}", str(root)], port):
-        yield root, f"git://127.0.0.1:{port}"
+    with git_daemon(root) as url:
+        yield root, url
 
 
 def files_of(out: Path) -> dict[str, str]:
@@ -112,9 +56,18 @@ def test_a_repository_with_a_submodule(builder: Daemon, served: tuple[Path, str]
     first = commit(whole, {})
     commit(whole, {"dir/file.txt": "two\n"})
     git(whole, "tag", "v2")
+    git(whole, "branch", "same", first)
+    git(whole, "tag", "-a", "-m", "of the same name", "same")
 
-    for reference, text in (("#v2", "two\n"), (f"#{first}", "one\n"), ("", "two\n")):
-        out = tmp_path / f"out{reference[1:3]}"
+    references = {
+        "#v2": "two\n",
+        "#same": "one\n",
+        "#refs/tags/same": "two\n",
+        f"#{first}": "one\n",
+        "": "two\n",
+    }
+    for reference, text in references.items():
+        out = tmp_path / f"out{reference.replace('/', '-')}"
         done = docker(builder, "build", "-o", str(out), f"{url}/whole{reference}")
         assert done.returncode == 0, done.stderr
         found = files_of(out)

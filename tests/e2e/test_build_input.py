@@ -133,12 +133,31 @@ def test_odd_files_of_a_context_arrive_as_they_are(builder: Daemon, tmp_path: Pa
         assert found["fifo"].isfifo()
 
 
-def test_a_device_in_a_context_is_refused_by_name(builder: Daemon, tmp_path: Path) -> None:
-    os.mknod(tmp_path / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
-    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY null /\n")
-    done = build_in(builder, tmp_path)
+def test_a_device_in_a_context_arrives_and_cannot_be_opened(builder: Daemon, tmp_path: Path) -> None:
+    context = tmp_path / "context"
+    context.mkdir()
+    os.mknod(context / "memory", 0o666 | stat.S_IFCHR, os.makedev(1, 1))
+    (context / "busybox").write_bytes(Path(BUSYBOX).read_bytes())
+    (context / "busybox").chmod(0o755)
+    (context / "Dockerfile").write_text(
+        "FROM scratch\nCOPY busybox memory /\n"
+        'RUN --mount=type=bind,target=/m ["/busybox", "sh", "-c", "/busybox head -c1 /memory || /busybox head -c1 /m/memory || '
+        "echo clo''sed\"]\n"
+    )
+    out = tmp_path / "out.tar"
+    done = build_in(builder, context, "--network=none", "-o", f"type=tar,dest={out}")
+    assert done.returncode == 0, f"{done.stderr}\n{builder.tail()}"
+    assert "closed" in done.stderr
+    assert done.stderr.count("Operation not permitted") == 2
+    with tarfile.open(out) as archive:
+        found = archive.getmember("memory")
+        assert (found.ischr(), found.devmajor, found.devminor) == (True, 1, 1)
+    # A Dockerfile that is one is not read.
+    (context / "Dockerfile").unlink()
+    os.mknod(context / "Dockerfile", 0o666 | stat.S_IFCHR, os.makedev(1, 5))
+    done = build_in(builder, context)
     assert done.returncode == 1
-    assert "'null' is a device" in done.stderr
+    assert "Dockerfile is no regular file" in done.stderr
 
 
 def test_files_that_change_while_they_are_sent_end_the_build_or_not_but_nothing_else(

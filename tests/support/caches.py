@@ -61,6 +61,31 @@ def said(place: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in place.rglob("said-*")}
 
 
+def context_with_sources(place: Path, *, image: str, file: str, repository: str, salt: str) -> Path:
+    """A context that was never built before, of all that comes from elsewhere; ``layout`` is one more, to be given its name."""
+    place.mkdir(parents=True)
+    (place / "one").write_text(salt)
+    (place / "Dockerfile").write_text(f"""\
+FROM {image} AS remote
+RUN echo ha"s" run; echo {salt} > /all
+WORKDIR /w
+COPY one /one
+COPY --link one /two
+ADD {file} /file
+ADD {repository}#main:dir /dir/
+ADD --keep-git-dir {repository} /git/
+
+FROM layout
+COPY --from=remote /all /all
+RUN echo ha"s" run
+""")
+    return place
+
+
+SOURCES_STEPS = 9
+"""Steps of that context."""
+
+
 def recorded_context(place: Path) -> Path:
     """What is recorded."""
     (place / "b").mkdir(parents=True)
@@ -95,6 +120,8 @@ class Cache:
     annotations: list[list[str]]
     results: Mapping[str, int]
     """The keys that have results, each by all that leads to it but names of sessions, and how many layers the result has."""
+    roots: frozenset[str]
+    """The keys of what is made from nothing: sources."""
 
 
 def read(place: Path) -> Cache:
@@ -137,4 +164,5 @@ def read(place: Path) -> Cache:
             for number, record in enumerate(records)
             if record.get("layers")
         },
+        roots=frozenset(record["digest"] for record in records if not record.get("inputs")),
     )

@@ -12,6 +12,7 @@ from lading.oci import reference
 from lading.oci.reference import Reference
 from lading.remotes.config import Config, Limits
 from lading.remotes.dial import Address, resolve
+from lading.remotes.errors import UnknownHostError
 from lading.remotes.registries import HttpRegistries
 from lading.testing.registry import FakeRegistry
 
@@ -26,6 +27,7 @@ class World:
     ) -> None:
         self.waits: list[float] = []
         self.names: dict[str, str] = {}
+        """Addresses of names; empty for one that nobody knows."""
         config.setdefault("host_directories", ())
         self.registries = HttpRegistries(
             Config(limits=Limits(**{**FAST, **(limits or {})}), **config),
@@ -39,6 +41,8 @@ class World:
         return self.registries.resolver(credentials, **kwargs)
 
     def _resolve(self, host: str, port: int) -> list[Address]:
+        if self.names.get(host) == "":
+            raise UnknownHostError(f"cannot find the address of {host}")
         if host in self.names:
             return [(socket.AF_INET, (self.names[host], port))]
         return resolve(host, port)

@@ -20,6 +20,7 @@ from lading.remotes.errors import (
     NotTLSError,
     ProtocolError,
     TransportError,
+    UnknownHostError,
 )
 from lading.remotes.names import IPAddress, parse_address
 
@@ -113,7 +114,7 @@ def resolve(host: str, port: int) -> list[Address]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:
-        raise TransportError(f"cannot find the address of {host}: {_why(exc)}") from exc
+        raise UnknownHostError(f"cannot find the address of {host}: {_why(exc)}") from exc
     return [(family, (str(address[0]), port)) for family, _, _, _, address in found]
 
 
@@ -171,7 +172,7 @@ class Dialer:
 
     def _direct(self, host: str, port: int, deadline: float, allowed: frozenset[str] | None) -> socket.socket:
         failure: OSError | None = None
-        for family, address in self._resolve(host, port):
+        for family, address in self._addresses(host, port):
             kind = classify(address[0])
             if allowed is not None and kind not in allowed:
                 raise ForbiddenAddressError(
@@ -193,6 +194,14 @@ class Dialer:
         timed_out = isinstance(failure, TimeoutError)
         why = "timed out" if timed_out else _why(failure) if failure else "it has no address"
         raise TransportError(f"cannot connect to {host}:{port}: {why}", timed_out=timed_out) from failure
+
+    def _addresses(self, host: str, port: int) -> list[Address]:
+        try:
+            return self._resolve(host, port)
+        except UnknownHostError as exc:
+            if (host, port) not in self._peers:
+                raise
+            raise TransportError(exc.message) from exc  # it had one a while ago, and may have again
 
     def _through_proxy(
         self, proxy: str, origin: Origin, deadline: float, allowed: frozenset[str] | None

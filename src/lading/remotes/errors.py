@@ -89,6 +89,12 @@ class TransportError(UnavailableError):
         self.timed_out = timed_out
 
 
+class UnknownHostError(TransportError):
+    """A name that has no address, of a host that was never reached: the system's resolver has its own patience."""
+
+    code = "unknown-host"
+
+
 class CertificateError(TransportError):
     """The peer's certificate is not trusted, or the handshake failed for another reason. Never retried in clear."""
 

@@ -18,7 +18,13 @@ from itertools import takewhile
 from typing import Final
 
 from lading.core.session import Synced, SyncMemory
-from lading.errors import InvalidArgumentError, LadingError, NotFoundError, UnavailableError
+from lading.errors import (
+    InvalidArgumentError,
+    LadingError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnavailableError,
+)
 from lading.formats.buildkit import filemode
 from lading.formats.buildkit._pb.fsutil_pb2 import Packet, Stat
 from lading.kit import linux
@@ -29,6 +35,9 @@ _ENTRIES: Final = 5_000_000
 _DEPTH: Final = 1024
 _ATTRIBUTES: Final = ("user.", "security.capability")
 _NAME: Final = 255
+_MAJORS: Final = 1 << 12
+_MINORS: Final = 1 << 20
+"""Numbers of devices that Linux has."""
 _REMEMBERED: Final = 100_000
 """Entries of a tree that are remembered for the next sync: some 150 bytes each."""
 
@@ -259,7 +268,12 @@ class Receiver:
             return False
         if stat.S_ISLNK(mode):
             return os.readlink(name, dir_fd=level.fd) == entry.linkname
-        return stat.S_ISFIFO(mode) and old.st_mode == mode
+        if old.st_mode != mode:
+            return False
+        return stat.S_ISFIFO(mode) or (os.major(old.st_rdev), os.minor(old.st_rdev)) == (
+            entry.devmajor,
+            entry.devminor,
+        )
 
     def _special(self, level: _Level, name: str, entry: Stat, mode: int) -> None:
         if stat.S_ISLNK(mode):
@@ -269,14 +283,35 @@ class Receiver:
         elif stat.S_ISFIFO(mode):
             os.mkfifo(name, 0o600, dir_fd=level.fd)
         else:
-            # A device of the client's machine would be a device of ours.
-            raise InvalidArgumentError(
-                f"{entry.path!r} is a device", hint="list it in .dockerignore", subject=entry.path
-            )
+            self._device(level, name, entry, mode)
         os.chown(name, entry.uid, entry.gid, dir_fd=level.fd, follow_symlinks=False)
         if not stat.S_ISLNK(mode):
             os.chmod(name, stat.S_IMODE(mode), dir_fd=level.fd)
         os.utime(name, ns=(entry.mod_time, entry.mod_time), dir_fd=level.fd, follow_symlinks=False)
+
+    def _device(self, level: _Level, name: str, entry: Stat, mode: int) -> None:
+        """A node, as BuildKit makes it: it gives nobody more than there was.
+
+        Only root reaches this directory, nothing here opens what is no regular file, and a container, whose processes can make
+        nodes too, may open those alone that its cgroup allows.
+        """
+        major, minor = entry.devmajor, entry.devminor
+        if not (0 <= major < _MAJORS and 0 <= minor < _MINORS):
+            raise InvalidArgumentError(f"{entry.path!r} is a device that there cannot be", subject=entry.path)
+        if stat.S_ISCHR(mode) and not major and not minor:
+            raise InvalidArgumentError(
+                f"{entry.path!r} is a device that overlayfs reads as a deletion",
+                hint="list it in .dockerignore",
+                subject=entry.path,
+            )
+        try:
+            os.mknod(name, stat.S_IFMT(mode) | 0o600, os.makedev(major, minor), dir_fd=level.fd)
+        except PermissionError as exc:
+            raise PermissionDeniedError(
+                f"{entry.path!r} is a device, which this daemon may not make",
+                hint="list it in .dockerignore, or build as root",
+                subject=entry.path,
+            ) from exc
 
     def _leave_to(self, parent: str) -> None:
         while len(self._levels) > 1:

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import socket
 import threading
 import time
 from collections.abc import Generator
@@ -20,10 +21,13 @@ from lading.errors import (
     UnavailableError,
 )
 from lading.kit import aio
+from lading.oci import reference
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 from lading.remotes.config import Config
-from lading.remotes.dial import Address, resolve
+from lading.remotes.connection import Origin
+from lading.remotes.dial import Address, Dialer, Proxies, Trust, resolve
+from lading.remotes.errors import TransportError, UnknownHostError
 from lading.remotes.registries import HttpRegistries
 from lading.testing.registry import FakeRegistry, Fault
 
@@ -74,6 +78,32 @@ async def test_cuts_without_progress_end_the_fetch(registry: FakeRegistry) -> No
         await fetch(registry, Fault(path=BLOB, cut_at=1, times=-1))
     assert len(registry.seen("GET", BLOB)) == 5
     assert registry.host in str(caught.value)
+
+
+async def test_a_name_that_nobody_knows_is_asked_for_once() -> None:
+    async with world() as client:
+        client.names["nowhere.example"] = ""
+        with pytest.raises(UnavailableError, match=r"cannot find the address of nowhere\.example"):
+            await client.resolver().resolve(reference.parse("nowhere.example/app:v1"))
+        assert client.waits == []
+
+
+def test_a_name_that_was_known_may_be_again() -> None:
+    known = True
+
+    def answer(host: str, port: int) -> list[Address]:
+        if not known:
+            raise UnknownHostError(f"cannot find the address of {host}")
+        return [(socket.AF_INET, ("127.0.0.1", port))]
+
+    dialer = Dialer(Proxies(), idle=1, resolver=answer)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        origin = Origin("http", "registry.example", listener.getsockname()[1])
+        dialer.connect(origin, Trust(), timeout=1, guard=None).close()
+        known = False
+        with pytest.raises(TransportError, match="cannot find") as caught:
+            dialer.connect(origin, Trust(), timeout=1, guard=None)
+        assert type(caught.value) is TransportError, "which is repeated"
 
 
 async def test_a_stall_is_resumed(registry: FakeRegistry) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lading.core.session import Synced, SyncMemory
+from lading.errors import InvalidArgumentError
 from lading.formats.buildkit import filemode
 from lading.formats.buildkit._pb.fsutil_pb2 import Packet, Stat
 from lading.sessions.receiving import Receiver
@@ -87,6 +88,34 @@ def test_the_time_of_a_directory_is_no_change_and_is_kept(tmp_path: Path) -> Non
 def test_everything_else_is_a_change(tmp_path: Path, other: list[Stat]) -> None:
     sync(tmp_path, TREE)
     assert sync(tmp_path, other).synced.changed
+
+
+def test_devices_are_made_and_not_opened(tmp_path: Path) -> None:
+    null = entry("null", stat.S_IFCHR | 0o666, 0, devmajor=1, devminor=3)
+    disk = entry("disk", stat.S_IFBLK | 0o640, 0, devmajor=7, devminor=300)
+    sync(tmp_path, [disk, null])
+    found = {path.name: path.stat() for path in tmp_path.iterdir()}
+    assert (found["null"].st_mode, found["null"].st_rdev) == (stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    assert (found["disk"].st_mode, found["disk"].st_rdev) == (stat.S_IFBLK | 0o640, os.makedev(7, 300))
+    assert not sync(tmp_path, [disk, null]).synced.changed
+    assert sync(
+        tmp_path, [disk, entry("null", stat.S_IFCHR | 0o666, 0, devmajor=1, devminor=5)]
+    ).synced.changed
+    assert (tmp_path / "null").stat().st_rdev == os.makedev(1, 5)
+
+
+@pytest.mark.parametrize(
+    ("major", "minor", "message"),
+    [
+        (0, 0, "is a device that overlayfs reads as a deletion"),
+        (-1, 3, "is a device that there cannot be"),
+        (1, 1 << 20, "is a device that there cannot be"),
+        (1 << 40, 3, "is a device that there cannot be"),
+    ],
+)
+def test_devices_that_are_refused(tmp_path: Path, major: int, minor: int, message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        sync(tmp_path, [entry("x", stat.S_IFCHR | 0o666, 0, devmajor=major, devminor=minor)])
 
 
 # With a memory of the sync before.

@@ -115,10 +115,14 @@ class Assembler:
         self._pending = Pending()
 
     async def assemble(self, result: Result) -> Assembled:
-        """Run. Raises what solving the refs raises; `InvalidArgumentError` for a config that is none."""
+        """Run.
+
+        Raises what solving the refs raises; `InvalidArgumentError` for a config that is none and annotations that go nowhere.
+        """
         wanted = {key: self._attestations(result, key) for key in result.refs}
         several = set(result.refs) != {""}
         attested = any(wanted.values())
+        self._check_annotations(result, indexed=several or attested)
         self._oci = self._wants_oci(attested=attested)
         made = dict[str, Built]()
         with self._step.part("exporting layers"):
@@ -132,6 +136,17 @@ class Assembler:
             assembled = Assembled(target=self._index(built), platforms=built)
         await self._documents.put_all(self._pending, lease=self._lease)
         return assembled
+
+    def _check_annotations(self, result: Result, *, indexed: bool) -> None:
+        """That none is lost."""
+        annotations = self._options.annotations
+        if not indexed and any(annotations.of_index(place) for place in ("index", "index-descriptor")):
+            raise InvalidArgumentError(
+                "index annotations not supported for single platform export",
+                hint="build for several platforms or with attestations, or annotate the manifest",
+            )
+        if len(result.refs) > 1 and (missing := annotations.platforms - result.refs.keys()):
+            raise InvalidArgumentError(f"invalid annotation: no platform {min(missing)} found in source")
 
     def _wants_oci(self, *, attested: bool) -> bool:
         options = self._options
@@ -271,13 +286,13 @@ class Assembler:
             schema_version=2,
             media_type=mediatypes.OCI_INDEX if self._oci else mediatypes.DOCKER_INDEX,
             manifests=(*(each.manifest for each in made), *attestations),
-            annotations=self._options.annotations.of("index"),
+            annotations=self._options.annotations.of_index("index"),
         )
         body = encode(index)
         target = descriptor_of(body, index.media_type)
         with self._step.part(f"exporting manifest list {target.digest}"):
             self._pending.add(target, body)
-        extra = self._options.annotations.of("index-descriptor")
+        extra = self._options.annotations.of_index("index-descriptor")
         return msgspec.structs.replace(target, annotations=extra) if extra else target
 
 

@@ -74,9 +74,21 @@ class Annotations:
     )
 
     def of(self, place: str, platform: str = "") -> dict[str, str]:
-        """Those of a place: ``index``, ``index-descriptor``, ``manifest`` or ``manifest-descriptor``."""
+        """Those of a place: ``manifest`` or ``manifest-descriptor``."""
         found = dict(self.places.get((place, ""), {}))
         return found | dict(self.places.get((place, platform), {})) if platform else found
+
+    def of_index(self, place: str) -> dict[str, str]:
+        """Those of ``index`` or ``index-descriptor``: there is one, whatever platform somebody wrote."""
+        found: dict[str, str] = {}
+        for (where, _), annotations in self.places.items():
+            found |= annotations if where == place else {}
+        return found
+
+    @property
+    def platforms(self) -> frozenset[str]:
+        """The platforms that some are for."""
+        return frozenset(platform for _, platform in self.places if platform)
 
     @property
     def needs_oci(self) -> bool:

@@ -51,6 +51,7 @@ class ExporterFactory:
 
     def _make(self, kind: str, attributes: Attributes) -> Exporter:
         if kind in ("local", "tar"):
+            attributes.annotations()  # Clients send them to every exporter; files have none.
             options = FilesOptions(
                 split=attributes.flag("platform-split"),
                 attestation_prefix=attributes.text("attestation-prefix"),

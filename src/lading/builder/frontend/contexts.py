@@ -32,6 +32,7 @@ IGNORE_FILE: Final = ".dockerignore"
 _DOCKERFILE: Final = "Dockerfile"
 _DOCKERFILE_LIMIT: Final = 16 << 20
 """Bytes of a Dockerfile."""
+_TAG: Final = re.compile(r":[^:/]*$")
 _WEB: Final = re.compile(r"https?://")
 _MAGIC: Final = (b"BZh", b"\x1f\x8b\x08", b"\xfd7zXZ\x00")
 """How compressed archives begin: bzip2, gzip, xz."""
@@ -303,6 +304,7 @@ class Contexts:
         store, at, digest = name.partition("@")
         if not at:
             raise InvalidArgumentError(f'oci-layout reference "{name}" has no digest')
+        store = _TAG.sub("", store)  # buildx appends one, also to a digest
         dummy = pinned(reference.parse(key.partition("::")[0]), Digest(digest))
         found = await self.gateway.resolve_image(
             str(dummy), platform=platform, log_name=f"[context {key}] load metadata for {dummy}", store=store

@@ -21,7 +21,7 @@ from lading.formats.llb import make, ops
 from lading.formats.llb.make import Edge, Style
 from lading.oci.digest import Digest
 
-_SYMBOLIC = re.compile(r"[ugoa]*(?:[-+=](?:[rwxXst]*|[ugo]))+(?:,[ugoa]*(?:[-+=](?:[rwxXst]*|[ugo]))+)*")
+_SYMBOLIC = re.compile(r"[ugoa]*(?:[-+=][rwxXstugo]*)+(?:,[ugoa]*(?:[-+=][rwxXstugo]*)+)*")
 Step = tuple[ops.Action, Edge | None]
 
 

@@ -299,15 +299,51 @@ def of_diff(raw: bytes, inputs: int) -> CacheMap[Tree]:
     return CacheMap(digests=(Digest.of(golang.dump(document)),), dependencies=_nothing(inputs))
 
 
+# Sources: each kind has a name of its own for what it brings, of which a digest is made (``solver/llbsolver/ops/source.go``).
+
+
 def of_image(digest: Digest, platform: Platform, limit: int | None, chain: Digest | None) -> CacheMap[Tree]:
-    """The cache map of an image: its manifest on a platform, or the layers that it has."""
+    """The cache map of an image: its manifest on a platform, or the layers that it has (``source/containerimage``)."""
     document: dict[str, object] = {"Digest": digest, **_platform(platform)}
     if limit is not None:
         document["Limit"] = limit
-    keys = [Digest.of(golang.dump(document))]
-    if chain is not None:
-        keys.append(Digest(chain))
-    return CacheMap(digests=tuple(keys))
+    names = [Digest.of(golang.dump(document)), *([chain] if chain is not None else [])]
+    return CacheMap(digests=tuple(_of_source(name) for name in names))
+
+
+def of_commit(commit: str, ref: str, *, keep: bool, subdir: str, submodules: bool) -> CacheMap[Tree]:
+    """The cache map of a checkout (``source/git``). ``ref`` counts only if ``.git`` is kept; ``subdir`` is as it was written."""
+    name = commit
+    if keep:
+        name += ".git" + (f"#{ref}" if ref else "")
+    if subdir:
+        name += f":{subdir}"
+    if not submodules:
+        name += "(skip-submodules)"
+    return CacheMap(digests=(_of_source(name),))
+
+
+def of_download(
+    name: str,
+    digest: str,
+    *,
+    mode: int,
+    uid: int,
+    gid: int,
+    modified: str,
+    headers: Mapping[str, str],
+) -> CacheMap[Tree]:
+    """The cache map of a file from a web server (``source/http``). ``mode`` is 0 if none was asked for."""
+    document: dict[str, object] = {"Filename": name, "Perm": mode, "UID": uid, "GID": gid, "Checksum": digest}
+    if modified:
+        document["LastModTime"] = modified
+    if headers:
+        document["Header"] = [{"Name": key.title(), "Value": headers[key]} for key in sorted(headers)]
+    return CacheMap(digests=(_of_source(Digest.of(golang.dump(document))),))
+
+
+def _of_source(name: str) -> Digest:
+    return Digest.of(f"buildkit.source.v0:{name}".encode())
 
 
 def _platform(platform: Platform) -> dict[str, object]:

@@ -50,6 +50,7 @@ class _Wish:
     url: str
     ref: str = ""
     subdir: str = ""
+    """As it was written."""
     keep: bool = False
     """Whether ``.git`` stays."""
     submodules: bool = True
@@ -90,33 +91,37 @@ class GitOperation(Operation[Tree]):
     @override
     async def cache_map(self, context: Context) -> CacheMap[Tree]:
         async with self._call(context) as call:
-            self._commit = await self._resolve(call)
+            self._commit, ref = await self._resolve(call)
         wish = self._wish
         if wish.checksum and not self._commit.startswith(wish.checksum):
             raise FailedPreconditionError(
                 f"expected checksum to match {wish.checksum}, got {self._commit}", subject=wish.url
             )
-        key = contents.of_words("git", self._commit, wish.keep, wish.subdir, wish.submodules)
-        return CacheMap(digests=(key,))
+        return contents.of_commit(
+            self._commit, ref, keep=wish.keep, subdir=wish.subdir, submodules=wish.submodules
+        )
 
-    async def _resolve(self, call: _Call) -> str:
-        """The commit that the reference means now."""
+    async def _resolve(self, call: _Call) -> tuple[str, str]:
+        """The commit that the reference means now, and the reference's full name; none for a commit."""
         wish = self._wish
         if _COMMIT.fullmatch(wish.ref):
-            return wish.ref
+            return wish.ref, ""
         reference = wish.ref or "HEAD"
         patterns = [reference, f"{reference}^{{}}"]
-        lines = (await self._git(call, None, "ls-remote", "--", wish.url, *patterns)).splitlines()
-        found = {name: commit for commit, _, name in (line.partition("\t") for line in lines)}
+        output = await self._git(call, None, "ls-remote", "--symref", "--", wish.url, *patterns)
+        told = [line.partition("\t") for line in output.splitlines()]
+        commits = {name: value for value, _, name in told if _COMMIT.fullmatch(value)}
+        branches = {name: value[5:] for value, _, name in told if value.startswith("ref: ")}
+        # As BuildKit and "git checkout" choose: a branch before a tag of the same name.
         for name in (
-            f"refs/tags/{reference}^{{}}",
-            f"refs/tags/{reference}",
-            f"refs/heads/{reference}",
-            f"{reference}^{{}}",
+            f"refs/{reference.removeprefix('refs/')}",
+            f"refs/heads/{reference.removeprefix('refs/heads/')}",
+            f"refs/tags/{reference.removeprefix('refs/tags/')}",
             reference,
         ):
-            if name in found and _COMMIT.fullmatch(found[name]):
-                return found[name]
+            commit = commits.get(f"{name}^{{}}") or commits.get(name)
+            if commit is not None:
+                return commit, branches.get(name, name)
         raise NotFoundError(f"repository {_shown(wish.url)} has no ref {reference}", subject=reference)
 
     @override
@@ -323,7 +328,7 @@ def _wish(op: ops.SourceOp) -> _Wish:
     wish = _Wish(
         url=url,
         ref=ref,
-        subdir=posixpath.normpath(f"/{subdir}").strip("/"),
+        subdir="" if posixpath.normpath(subdir).strip("/") in ("", ".") else subdir,
         keep=attrs.get("git.keepgitdir", "") == "true",
         submodules=attrs.get("git.skipsubmodules", "") != "true",
         checksum=attrs.get("git.checksum", ""),
@@ -352,6 +357,7 @@ def _checked(url: str) -> str:
 def _take(subdir: str, keep: bool, target: int, sources: Sequence[int]) -> None:
     """Copy what is wanted of a checkout."""
     whole = not subdir
+    subdir = posixpath.normpath(f"/{subdir}").strip("/")
     try:
         source = paths.open_directory(sources[0], subdir)
     except OSError as exc:

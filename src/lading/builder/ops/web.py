@@ -9,7 +9,8 @@ import posixpath
 import re
 import time
 import urllib.parse
-from collections.abc import AsyncIterator, Mapping, Sequence
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,6 +44,10 @@ _SHOW_SECONDS: Final = 0.2
 _CONNECT_SECONDS: Final = 30
 _IDLE_SECONDS: Final = 120
 _REDIRECTS: Final = 10
+_FIELD_BYTES: Final = 1 << 20
+"""Most bytes of one field of a reply's head."""
+_GZIP: Final = 31
+"""zlib's word for it."""
 _NAME: Final = re.compile(r'filename="?([^";]+)"?')
 _CLIENT: Final = "buildkit-session"
 """The host that is no host, but the client (BuildKit, session/upload)."""
@@ -68,6 +73,7 @@ class _Wish:
     checksum: str
     filename: str
     mode: int
+    """0 if none is asked for."""
     uid: int
     gid: int
     headers: Mapping[str, str]
@@ -116,13 +122,21 @@ class WebOperation(Operation[Tree]):
         wish = self._wish
         if wish.checksum:
             name = wish.filename or _name_in(wish.url)
-            return CacheMap(digests=(self._key(wish.checksum, name, ""),))
+            return self._known_by(wish.checksum, name, "")
         known = await self._fetch(context)
-        return CacheMap(digests=(self._key(known.digest, known.name, known.modified),))
+        return self._known_by(known.digest, known.name, known.modified)
 
-    def _key(self, digest: str, name: str, modified: str) -> Digest:
+    def _known_by(self, digest: str, name: str, modified: str) -> CacheMap[Tree]:
         wish = self._wish
-        return contents.of_words("http", digest, name, modified, wish.mode, wish.uid, wish.gid)
+        return contents.of_download(
+            name,
+            digest,
+            mode=wish.mode,
+            uid=wish.uid,
+            gid=wish.gid,
+            modified=modified,
+            headers=wish.headers,
+        )
 
     @override
     async def run(self, inputs: Sequence[Tree], context: Context) -> list[Tree]:
@@ -138,7 +152,7 @@ class WebOperation(Operation[Tree]):
             return await context.with_session(lambda session: self._uploaded(session, context))
         memory = await self._remembered()
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_IDLE_SECONDS)
-        headers = {"Accept-Encoding": "identity", **wish.headers}
+        headers = {"Accept-Encoding": "gzip", **wish.headers}
         if memory is not None:
             if memory.etag:
                 headers["If-None-Match"] = memory.etag
@@ -146,7 +160,9 @@ class WebOperation(Operation[Tree]):
                 headers["If-Modified-Since"] = memory.modified
         try:
             async with (
-                aiohttp.ClientSession(timeout=timeout, auto_decompress=False, trust_env=True) as client,
+                aiohttp.ClientSession(
+                    timeout=timeout, auto_decompress=False, trust_env=True, max_field_size=_FIELD_BYTES
+                ) as client,
                 client.get(
                     wish.url, headers=headers, max_redirects=_REDIRECTS, allow_redirects=True
                 ) as reply,
@@ -154,7 +170,13 @@ class WebOperation(Operation[Tree]):
                 if reply.status == 304 and memory is not None:
                     return memory
                 _check(reply.status, wish.url)
-                known = await self._receive(_answer(reply), context)
+                known = await self._receive(_answer(reply, wish.url), context)
+        except aiohttp.TooManyRedirects as exc:
+            raise UnavailableError(
+                f"cannot fetch {_shown(wish.url)}: stopped after {_REDIRECTS} redirects"
+            ) from exc
+        except zlib.error as exc:
+            raise DataLossError(f"cannot fetch {_shown(wish.url)}: what comes is no gzip: {exc}") from exc
         except (aiohttp.ClientError, TimeoutError) as exc:
             raise UnavailableError(f"cannot fetch {_shown(wish.url)}: {exc or type(exc).__name__}") from exc
         self._memory[self._memory_key()] = known
@@ -209,7 +231,8 @@ class WebOperation(Operation[Tree]):
         try:
             digest = await self._pump(answer, writer, context)
             time_ns = _time(answer.modified)
-            await aio.run(aio.DISK, writer.finish, mode=wish.mode, uid=wish.uid, gid=wish.gid, time=time_ns)
+            mode = wish.mode or 0o600
+            await aio.run(aio.DISK, writer.finish, mode=mode, uid=wish.uid, gid=wish.gid, time=time_ns)
         finally:
             await aio.run(aio.DISK, writer.close)
         return digest
@@ -239,7 +262,7 @@ def _wish(op: ops.SourceOp) -> _Wish:
         urllib.parse.urlsplit(op.identifier)
     except ValueError as exc:
         raise InvalidArgumentError(f"malformed address {op.identifier[:200]!r}: {exc}") from exc
-    mode = attrs.get("http.perm", "") or "0600"
+    mode = attrs.get("http.perm", "") or "0"
     checksum = attrs.get("http.checksum", "")
     if checksum:
         Digest(checksum)
@@ -295,20 +318,38 @@ def _shown(url: str) -> str:
     return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
-def _answer(reply: aiohttp.ClientResponse) -> _Answer:
+def _answer(reply: aiohttp.ClientResponse, url: str) -> _Answer:
+    chunks = aiter(reply.content.iter_chunked(_CHUNK))
+    packed = reply.headers.get("Content-Encoding", "").lower() == "gzip"
     return _Answer(
-        chunks=aiter(reply.content.iter_chunked(_CHUNK)),
-        name=_name(reply),
-        total=reply.content_length or 0,
+        chunks=_unpacked(chunks) if packed else chunks,
+        name=_name(reply, url),
+        total=0 if packed else reply.content_length or 0,
         etag=reply.headers.get("ETag", ""),
         modified=reply.headers.get("Last-Modified", ""),
     )
 
 
-def _name(reply: aiohttp.ClientResponse) -> str:
+async def _unpacked(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+    """The file out of the gzip in which a server packs it for the way, as Go's client has it. Raises `zlib.error`."""
+    engine, begun = zlib.decompressobj(_GZIP), False
+    async for chunk in chunks:
+        while chunk:
+            if engine.eof:
+                engine = zlib.decompressobj(_GZIP)
+            begun = True
+            if data := await aio.run(aio.DATA, engine.decompress, chunk, _CHUNK):
+                yield data
+            chunk = engine.unused_data if engine.eof else engine.unconsumed_tail  # noqa: PLW2901 -- its rest
+    if begun and not engine.eof:
+        raise zlib.error("it breaks off")
+
+
+def _name(reply: aiohttp.ClientResponse, url: str) -> str:
+    """What the file is called; not after where a redirection leads (BuildKit, source/http)."""
     match = _NAME.search(reply.headers.get("Content-Disposition", ""))
     name = posixpath.basename(match[1]) if match else ""
-    return name if name not in ("", ".", "..") else _name_in(str(reply.url))
+    return name if name not in ("", ".", "..") else _name_in(url)
 
 
 def _name_in(url: str) -> str:

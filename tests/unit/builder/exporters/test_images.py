@@ -115,7 +115,7 @@ def test_annotations_by_place_and_platform() -> None:
     ).annotations()
     assert found.of("manifest", "linux/arm64") == {"a.b": "1"}
     assert found.of("manifest", "linux/amd64") == {"a.b": "3"}
-    assert found.of("index") == {"a": "2"}
+    assert found.of_index("index") == {"a": "2"}
     assert found.of("manifest-descriptor", "linux/amd64") == {"x": "4"}
 
 
@@ -314,6 +314,31 @@ async def test_annotations_reach_their_documents() -> None:
     assert index.annotations == {"b": "2"}
     assert index.manifests[0].annotations == {"c": "3"}
     assert (await world.manifest(index.manifests[0])).annotations == {"a": "1"}
+
+
+@pytest.mark.parametrize(
+    ("key", "refs", "message"),
+    [
+        ("annotation-index.a", [""], "index annotations not supported for single platform export"),
+        ("annotation-index-descriptor.a", [""], "index annotations not supported for single platform export"),
+        (
+            "annotation-manifest[linux/s390x].a",
+            ["linux/amd64", "linux/arm64"],
+            "invalid annotation: no platform linux/s390x found in source",
+        ),
+    ],
+)
+async def test_annotations_that_go_nowhere_are_refused(key: str, refs: list[str], message: str) -> None:
+    wanted = parse_image(Attributes("image", {key: "1"}), moby=False)
+    with pytest.raises(InvalidArgumentError, match=message):
+        await World().assemble(Result(refs={each: ref() for each in refs}), wanted)
+
+
+@pytest.mark.parametrize("kind", ["local", "tar"])
+def test_files_have_no_annotations(kind: str) -> None:
+    """Clients send them to every exporter."""
+    factory = ExporterFactory(None, None, host=AMD64, exported=lambda *_: None)  # type: ignore[arg-type]
+    factory(ExportWish(type=kind, attributes={"annotation.a": "b"}), SolveWish(ref="x"))
 
 
 async def test_the_same_result_gives_the_same_digest() -> None:

@@ -200,7 +200,7 @@ async def test_named_contexts_of_every_kind() -> None:
         },
         {**CONFIGS, **config},
         {
-            "context:lay::linux/amd64": f"oci-layout://store@{digest}",
+            "context:lay::linux/amd64": f"oci-layout://store:latest@{digest}",
             "context:web": "https://host/file",
             "context:repo": "https://host/x.git",
             "context:none": "docker-image://scratch",

@@ -1,5 +1,6 @@
 """Servers, archives and graphs of a stranger: each is used or refused with a reason, and the solver goes on."""
 
+import gzip
 import http.server
 import io
 import os
@@ -19,6 +20,15 @@ from lading.oci.digest import Digest
 
 pytestmark = pytest.mark.anyio
 BODY = b"body\n"
+PACKED = {
+    "whole": gzip.compress(BODY),
+    "twice": gzip.compress(BODY[:2]) + gzip.compress(BODY[2:]),
+    "bomb": gzip.compress(bytes(9 << 20)),
+    "nothing": b"",
+    "cut": gzip.compress(BODY)[:-3],
+    "none": BODY,
+    "more": gzip.compress(BODY) + b"more",
+}
 
 
 class _Hostile(http.server.BaseHTTPRequestHandler):
@@ -53,6 +63,8 @@ class _Hostile(http.server.BaseHTTPRequestHandler):
                     "none": "x" * 2000,
                 }
                 self._send(200, BODY, **{"Last-Modified": time[rest]})
+            case "packed":
+                self._send(200, PACKED[rest], **{"Content-Encoding": "GZip"})
             case "endless":
                 self._endless()
             case "unchanged":
@@ -164,7 +176,7 @@ def web(url: str, **attrs: str) -> make.Edge:
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("loop", "cannot fetch"),
+        ("loop", "stopped after 10 redirects"),
         ("longer/x", "cannot fetch"),
         ("file", "cannot fetch"),
         ("nowhere", "status 302"),
@@ -178,7 +190,11 @@ def web(url: str, **attrs: str) -> make.Edge:
         ("time/none", "has ["),
         ("unchanged", "status 304"),
         ("short", "cannot fetch"),
-        ("header", "cannot fetch"),
+        ("header", "has ['header']"),
+        ("packed/nothing", "has ['nothing']"),
+        ("packed/cut", "no gzip: it breaks off"),
+        ("packed/none", "no gzip: "),
+        ("packed/more", "no gzip: "),
         ("headers", ""),
         ("status/404", "status 404"),
         ("status/503", "status 503"),
@@ -197,6 +213,22 @@ async def test_a_body_without_end_has_one(house: House, server: str, monkeypatch
     usual = WebOperation.__init__
     monkeypatch.setattr(WebOperation, "__init__", lambda self, *args: usual(self, *args, max_bytes=8 << 20))
     assert "more than 8388608 bytes" in await outcome(house, web(f"{server}/endless"))
+
+
+@pytest.mark.parametrize("path", ["packed/whole", "packed/twice"])
+async def test_what_a_server_packs_for_the_way_is_unpacked(house: House, server: str, path: str) -> None:
+    edge = web(f"{server}/{path}", checksum=Digest.of(BODY), filename="file")
+    async with house.solver.open_job("b", session=Client(), progress=Screen()) as job:
+        ref = await job.load(definition(edge))
+        assert await ref.read_file("/file") == BODY
+
+
+async def test_what_a_server_packs_is_limited_as_it_is_unpacked(
+    house: House, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = WebOperation.__init__
+    monkeypatch.setattr(WebOperation, "__init__", lambda self, *args: usual(self, *args, max_bytes=8 << 20))
+    assert "more than 8388608 bytes" in await outcome(house, web(f"{server}/packed/bomb"))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from typing import Final
 
 from lading.builder.ops.files import owners, paths, unpacking
@@ -142,6 +142,15 @@ def _unpack(action: ops.Copy, source: int, path: str, root: int, rules: Rules) -
         os.close(fd)
 
 
+def _way(root: int, path: str, rules: Rules) -> int:
+    """The directory at a path; what is made of it has the mode of the copy if that is a number.
+
+    Without what dockerd's umask takes: Docker's builder makes these directories, but not the copies, under it.
+    """
+    mode = rules.mode & 0o755 if isinstance(rules.mode, int) else 0o755
+    return paths.make_directories(root, path, mode=mode, made=_maker(rules))
+
+
 def _maker(rules: Rules) -> paths.Made:
     """Gives directories that are made on the way their owner and time."""
 
@@ -186,34 +195,38 @@ def _copy_one(action: ops.Copy, source: int, path: str, root: int, copier: Copie
         is_directory = stat.S_ISDIR(status.st_mode)
         parts = paths.parts_of(action.dest)
         if into_directory:
-            os.close(paths.make_directories(root, action.dest, made=_maker(copier.rules)))
+            os.close(_way(root, action.dest, copier.rules))
         there = paths.find(root, action.dest)
         inside = there is not None and stat.S_ISDIR(there.st_mode)
         if (is_directory and not action.dir_copy_contents) or (not is_directory and inside):
             parts.append(os.path.basename(path.rstrip("/")) or name)
         if is_directory:
-            _copy_directory(parent, name, root, parts, copier, existed=there is not None)
+            _copy_directory(parent, name, root, "/".join(parts), copier, whole=not action.dir_copy_contents)
         else:
             if there is not None and not inside and not action.always_replace:
                 parts = _true_parts(root, action.dest)
-            target = paths.make_directories(root, "/".join(parts[:-1]), made=_maker(copier.rules))
+            target = _way(root, "/".join(parts[:-1]), copier.rules)
             try:
                 copier.file(parent, name, status, target, parts[-1])
             finally:
                 os.close(target)
 
 
-def _copy_directory(
-    parent: int, name: str, root: int, parts: Sequence[str], copier: Copier, *, existed: bool
-) -> None:
+def _copy_directory(parent: int, name: str, root: int, dest: str, copier: Copier, *, whole: bool) -> None:
+    """Copy what is in a directory; and the directory itself if it is copied as a whole to where none is.
+
+    Otherwise the one at the target is a directory on the way like any other, but for its time (fsutil's ``copy``).
+    """
     fd = os.open(name, _DIRECTORY, dir_fd=parent)
     try:
-        existed = paths.find(root, "/".join(parts)) is not None
-        target = paths.make_directories(root, "/".join(parts), made=_maker(copier.rules))
+        new = whole and paths.find(root, dest) is None
+        target = _way(root, dest, copier.rules)
         try:
             copier.directory(fd, target)
-            if not existed:
+            if new:
                 copier.attributes(fd, os.fstat(fd), target)
+            else:
+                copier.times(os.fstat(fd), target)
         finally:
             os.close(target)
     finally:

@@ -258,6 +258,10 @@ class Copier:
         _copy_xattrs(source, target)
         self._set_times(target, status)
 
+    def times(self, status: os.stat_result, target: int) -> None:
+        """Give a directory the time that the copied one has, or the rules say, and nothing else of it."""
+        self._set_times(target, status)
+
     def _mode(self, mode: int) -> int:
         wanted = self.rules.mode
         if wanted is None:
@@ -300,47 +304,75 @@ def _copy_xattrs(source: int | str, target: int | str, *, follow: bool = True) -
                 os.setxattr(target, name, value, follow_symlinks=follow)
 
 
-_CLAUSE: Final = re.compile(r"([ugoa]*)((?:[-+=](?:[ugo]|[rwxXst]*))+)")
-_STEP: Final = re.compile(r"([-+=])([ugo]|[rwxXst]*)")
-_WHO: Final = {"u": 0o4700, "g": 0o2070, "o": 0o1007, "a": 0o7777}
+_CLAUSE: Final = re.compile(r"([ugoa]*)((?:[-+=][rwxXstugo]*)+)")
+_STEP: Final = re.compile(r"([-+=])([rwxXstugo]*)")
+_WHO: Final = {"u": 0o4700, "g": 0o2070, "o": 0o0007, "a": 0o6777}
 _BITS: Final = {"r": 0o444, "w": 0o222, "x": 0o111}
+_SHIFTS: Final = {"u": 6, "g": 3, "o": 0}
+_STICKY: Final = 0o1000
 
 
 def symbolic(text: str, mode: int) -> int:
-    """Permission bits after a symbolic change such as ``u=rwX,go-w``; chmod(1). Raises `InvalidArgumentError`."""
+    """Permission bits after a symbolic change such as ``u=rwX,go-w``. Raises `InvalidArgumentError`.
+
+    As BuildKit reads it, which is setmode(3) of the BSDs: ``X`` looks at what was executable before, ``=`` leaves a sticky bit.
+    """
     bits = stat.S_IMODE(mode)
     if re.fullmatch("[0-7]{1,5}", text):
         return int(text, 8)
+    executable = bool(stat.S_ISDIR(mode) or bits & 0o111)
     for clause in text.split(","):
         match = _CLAUSE.fullmatch(clause)
         if match is None:
             raise InvalidArgumentError(f"invalid mode {text!r}", hint="give octal digits, or as for chmod(1)")
         who = 0
-        for letter in match[1] or "a":
+        for letter in match[1]:
             who |= _WHO[letter]
         for step in _STEP.finditer(match[2]):
-            bits = _apply(step[1], step[2], who, bits, directory=stat.S_ISDIR(mode))
+            bits = _apply(step[1], step[2], who, bits, executable=executable)
     return bits
 
 
-def _apply(sign: str, what: str, who: int, bits: int, *, directory: bool) -> int:
-    wanted = 0
-    if what in ("u", "g", "o"):
-        shift = {"u": 6, "g": 3, "o": 0}[what]
-        triple = bits >> shift & 7
-        wanted = triple * 0o111
-    for letter in what if what not in ("u", "g", "o") else "":
+def _apply(sign: str, what: str, who: int, bits: int, *, executable: bool) -> int:
+    """One step; without ``who`` it is about everybody."""
+    wanted = conditional = 0
+    copied = False
+    for letter in what:
         if letter in _BITS:
             wanted |= _BITS[letter]
-        elif letter == "X" and (directory or bits & 0o111):
-            wanted |= 0o111
+        elif letter == "X":
+            wanted |= 0o111 if sign == "-" else 0
+            conditional |= 0o111 if sign != "-" and executable else 0
         elif letter == "s":
-            wanted |= 0o6000
+            wanted |= 0o6000 if who != _WHO["o"] else 0
         elif letter == "t":
-            wanted |= 0o1000
-    wanted &= who
-    if sign == "+":
-        return bits | wanted
-    if sign == "-":
-        return bits & ~wanted
-    return bits & ~(who & 0o7777 if not directory else who & 0o1777) | wanted
+            sticky = _STICKY if who != _WHO["o"] else 0
+            who |= sticky
+            wanted |= sticky
+        else:
+            bits = _set(sign, wanted, who, bits) if wanted else bits
+            bits |= conditional & (who or ~0)
+            bits = _copied(sign, letter, who, bits)
+            wanted, conditional, copied = 0, 0, True
+    if wanted or (sign == "=" and not copied):
+        bits = _set(sign, wanted, who, bits)
+    return bits | conditional & (who or ~0)
+
+
+def _set(sign: str, wanted: int, who: int, bits: int) -> int:
+    if sign == "=":
+        bits &= ~(who or _WHO["a"])
+    wanted &= who or ~0
+    return bits & ~wanted if sign == "-" else bits | wanted
+
+
+def _copied(sign: str, letter: str, who: int, bits: int) -> int:
+    """Give some what others have."""
+    value = bits >> _SHIFTS[letter] & 7
+    for shift in _SHIFTS.values():
+        if who and not who & 4 << shift:
+            continue
+        if sign == "=":
+            bits &= ~(7 << shift)
+        bits = bits & ~(value << shift) if sign == "-" else bits | value << shift
+    return bits
