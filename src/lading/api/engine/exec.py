@@ -27,15 +27,21 @@ class ExecRoutes:
         return json_response({"Id": id_}, 201)
 
     async def start(self, request: Request) -> web.StreamResponse:
-        """``POST /exec/{id}/start``: in the background, or with the connection hijacked."""
+        """``POST /exec/{id}/start``: in the background, or with the connection hijacked.
+
+        With a hijacked connection only a container that runs no exec has a status of its own. Whatever else goes wrong is said
+        within the stream, as Docker says it: compose attaches to an exec, starts it once more, and must not fail by that.
+        """
         body = await request.json()
         exec_ = self._execs.find(request.param("id"))
+        container = self._service.find(exec_.container)
+        container.running_task()
+        if container.state.paused:
+            raise ConflictError(f"container {container.id} is paused, unpause the container before exec")
         size = _console_size(body)
         if body.get("Detach"):
             await self._execs.start(exec_, peer=None, console_size=size)
             return empty(200)
-        if exec_.started:
-            raise ConflictError(f"Error: Exec command {exec_.id} has already run")
         tty = exec_.request.tty
         async with hijack(
             request, multiplexed=not tty and request.at_least(1, 42), deadline=STALL_SECONDS
