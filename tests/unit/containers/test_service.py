@@ -15,7 +15,7 @@ from lading.containers.environment import ContainerImage, Environment
 from lading.containers.journal import Chunk
 from lading.containers.service import ContainerService
 from lading.containers.startfailures import CommandError
-from lading.containers.streams import BUFFER, Broadcast
+from lading.containers.streams import BUFFER, Broadcast, frames
 from lading.core.mounts import Mount
 from lading.core.snapshots import SnapshotKey
 from lading.errors import (
@@ -378,6 +378,24 @@ async def test_a_client_that_does_not_read_is_dropped(house: House):
     assert not good.dropped
     broadcast.end()
     assert await good.receive() is None
+
+
+async def test_the_end_of_a_container_waits_for_no_client(house: House):
+    """Of what was written nothing is lost on the way: the log has it, and so has who reads late."""
+    line = "x" * 3999
+    lines = BUFFER // 4000 + 10
+    script = "; ".join([*[f"echo {line}"] * lines, "exit 5"])
+    container = house.service.find(await house.create("sh", "-c", script))
+    attachment = house.service.attach(container, AttachOptions(stdout=True, stream=True))
+    await house.service.start(container.id)
+    with anyio.fail_after(5):
+        assert await house.wait(container.id) == 5
+    client = Client()
+    with anyio.fail_after(5):
+        await house.service.serve_attachment(container, attachment, client)
+    logged = await collect(house.service.logs(container.id, LogOptions()))
+    received = b"".join(payload for _, payload in frames(client.received))
+    assert received == logged == f"{line}\n".encode() * lines
 
 
 async def test_inspect_shows_every_key_that_docker_sends(tmp_path: Path) -> None:
