@@ -272,6 +272,37 @@ def test_a_second_start_of_an_exec_is_refused_within_the_stream(engine: Engine, 
             assert raw.recv(4096).startswith(b"HTTP/1.1 409")
 
 
+def test_an_exec_with_a_terminal_goes_on_when_its_input_ends(engine: Engine, client: docker.DockerClient):
+    engine.background("cc", "sleep 1000")
+    command = ["sh", "-c", "until test -e /tmp/go; do sleep 0.05; done; echo done; exit 3"]
+    made = client.api.exec_create("cc", command, stdin=True, tty=True)
+    with starting(engine, made["Id"], tty=True) as raw:
+        raw.shutdown(socket.SHUT_WR)
+        engine.docker("exec", "cc", "touch", "/tmp/go")
+        assert rest(raw)[1] == b"done\r\n"
+    until_ended(client, made["Id"], 3)
+
+
+@pytest.mark.parametrize(("terminal", "text"), [(True, b"a\r\n"), (False, b"a\n")])
+def test_who_starts_an_exec_says_whether_its_stream_has_frames(
+    engine: Engine, client: docker.DockerClient, terminal: bool, text: bytes
+):
+    """Whether the process has a terminal was said when it was made."""
+    engine.background("cc", "sleep 1000")
+    for raw in (True, False):
+        made = client.api.exec_create("cc", ["echo", "a"], tty=terminal)
+        head = b"" if raw else b"\1\0\0\0\0\0\0" + bytes([len(text)])
+        assert started(engine, made["Id"], tty=raw)[1] == head + text
+
+
+def test_detach_keys_of_an_exec_are_checked_when_it_is_made(engine: Engine):
+    engine.background("cc", "sleep 1000")
+    refused = engine.run("exec", "--detach-keys", "ctrl-nope", "cc", "true")
+    assert "ctrl-nope" in refused.stderr
+    assert refused.returncode
+    engine.docker("exec", "--detach-keys", "ctrl-a,b", "cc", "true")
+
+
 @pytest.mark.proves("GET /containers/{name}/attach/ws")
 def test_attach_over_websocket(engine: Engine):
     engine.docker("create", "-i", "--network", "none", "--name", "cc", "box", "cat")

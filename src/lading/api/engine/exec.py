@@ -38,26 +38,28 @@ class ExecRoutes:
         container.running_task()
         if container.state.paused:
             raise ConflictError(f"container {container.id} is paused, unpause the container before exec")
-        size = _console_size(body)
+        raw = bool(body.get("Tty"))
+        size = _console_size(body) if raw else None
         if body.get("Detach"):
             await self._execs.start(exec_, peer=None, console_size=size)
             return empty(200)
-        tty = exec_.request.tty
         async with hijack(
-            request, multiplexed=not tty and request.at_least(1, 42), deadline=STALL_SECONDS
+            request, multiplexed=not raw and request.at_least(1, 42), deadline=STALL_SECONDS
         ) as stream:
-            await until_left(stream, lambda: self._serve(exec_, stream, size))
+            await until_left(stream, lambda: self._serve(exec_, stream, size, multiplexed=not raw))
         return stream.response
 
-    async def _serve(self, exec_: Exec, stream: Peer, size: "list[int] | None") -> None:
+    async def _serve(self, exec_: Exec, stream: Peer, size: "list[int] | None", *, multiplexed: bool) -> None:
         """Run it; a failed start can only be told within the stream."""
+        if not exec_.started:
+            exec_.multiplexed = multiplexed
         try:
             await self._execs.start(exec_, peer=stream, console_size=size)
         except CancelledError:
             raise
         except LadingError as exc:
             text = f"{exc}\r\n".encode()
-            await stream.write(text if exec_.request.tty else frame("stdout", text))
+            await stream.write(frame("stdout", text) if multiplexed else text)
 
     async def inspect(self, request: Request) -> web.StreamResponse:
         """``GET /exec/{id}/json``."""
