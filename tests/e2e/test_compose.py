@@ -300,10 +300,14 @@ def test_watch_brings_changes_into_a_container(daemon: NetnsDaemon, tmp_path: Pa
             (tmp_path / "www/page").write_text("one\n")
             script = "while ! cat /tmp/www/page 2>/dev/null; do sleep 0.1; done"
             assert compose("exec", "-T", "app", "sh", "-c", script) == "one\n"
+            (tmp_path / "www/page").unlink()
+            compose("exec", "-T", "app", "sh", "-c", "while test -e /tmp/www/page; do sleep 0.1; done")
+            # What comes after the deletion shows that it was told without an error.
+            (tmp_path / "www/next").write_text("two\n")
+            compose("exec", "-T", "app", "sh", "-c", "until test -e /tmp/www/next; do sleep 0.1; done")
         finally:
             watcher.terminate()
-            watcher.wait(20)
-            assert watcher.stdout is not None
-            watcher.stdout.close()
+            said, _ = watcher.communicate(timeout=20)
+        assert "rror" not in said
     finally:
         compose("down", "-t", "1")

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -259,6 +260,13 @@ def test_capabilities_and_privileged(engine: Engine):
 
 
 # Mounts.
+
+
+def test_a_source_that_is_made_for_a_bind_is_open_to_every_user(engine: Engine, tmp_path: Path):
+    found = once(engine, "ls -a /b", "-u", "alice", "-v", f"{tmp_path}/new/source:/b")
+    assert found.split() == [".", ".."]
+    modes = [stat.S_IMODE((tmp_path / each).stat().st_mode) for each in ("new", "new/source")]
+    assert modes == [0o755, 0o755]
 
 
 @pytest.mark.proves("HostConfig.Mounts", "HostConfig.ShmSize")

@@ -1,8 +1,10 @@
 """docker cp, diff, export and commit on running and stopped containers; links, swaps and mounts do not lead them astray."""
 
+import base64
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -210,6 +212,28 @@ def test_kinds_are_not_exchanged_unless_asked(engine: Engine):
     answer = engine.daemon.raw(head.encode() + body)
     assert b" 400 " in answer.split(b"\r\n")[0]  # a file cannot have a file below it
     assert engine.docker("exec", "cc", "cat", "/tmp/d") == "x"
+
+
+@pytest.mark.parametrize("name", [".", "./", "", "/", "a/.."])
+def test_a_file_that_has_the_name_of_the_directory_itself(engine: Engine, name: str):
+    """As with Docker it is passed over, and the rest is not."""
+    engine.background("cc", "sleep 1000")
+    body = tar_of({name: "x" * 5000, "f": "found"})
+    done = engine.daemon.run("cp", "-", "cc:/tmp", input=body)
+    assert done.returncode == 0, done.stderr
+    assert engine.docker("exec", "cc", "cat", "/tmp/f") == "found"
+
+
+def test_a_file_may_be_of_any_time(engine: Engine):
+    """Also of the epoch itself, which is a time, and of years that the format of the header does not have."""
+    engine.background("cc", "sleep 1000", "--tmpfs", "/t")
+    for mtime, shown in ((0, "1970-01-01T00:00:00Z"), (10**12, "9999-12-31T23:59:59Z")):
+        engine.docker("exec", "cc", "touch", "-d", f"@{mtime}", "/t/f")
+        answer = engine.daemon.raw(b"HEAD /containers/cc/archive?path=/t/f HTTP/1.0\r\n\r\n")
+        stat = re.search(rb"Path-Stat: (\S+)", answer)
+        assert stat is not None
+        assert json.loads(base64.b64decode(stat[1]))["mtime"] == shown
+        assert members(engine, "cc:/t/f")["f"].mtime == mtime
 
 
 @pytest.mark.proves("GET /containers/{name}/changes")

@@ -234,6 +234,88 @@ def test_an_exec_outlives_a_client_that_is_killed(engine: Engine, client: docker
     until_ended(client, id_, 7)
 
 
+def starting(engine: Engine, exec_id: str, *, tty: bool = False) -> socket.socket:
+    """Start an exec as clients do that hijack; the connection."""
+    body = json.dumps({"Tty": tty}).encode()
+    head = (
+        f"POST /exec/{exec_id}/start HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+    )
+    raw = socket.socket(socket.AF_UNIX)
+    raw.settimeout(20)
+    raw.connect(str(engine.daemon.socket))
+    raw.sendall(head.encode() + body)
+    return raw
+
+
+def rest(raw: socket.socket) -> tuple[str, bytes]:
+    """The status line, and the stream to its end."""
+    said = bytearray()
+    while part := raw.recv(4096):
+        said += part
+    head, _, stream = bytes(said).partition(b"\r\n\r\n")
+    return head.partition(b"\r\n")[0].decode(), stream
+
+
+def started(engine: Engine, exec_id: str, *, tty: bool = False) -> tuple[str, bytes]:
+    with starting(engine, exec_id, tty=tty) as raw:
+        return rest(raw)
+
+
+def test_a_second_start_of_an_exec_is_refused_within_the_stream(engine: Engine, client: docker.DockerClient):
+    """Compose starts what it has attached to once more. Without a stream there is a status for it."""
+    engine.background("cc", "sleep 1000")
+    made = client.api.exec_create("cc", ["sh", "-c", "until test -e /tmp/go; do sleep 0.05; done; echo gone"])
+    with starting(engine, made["Id"]) as first:
+        assert first.recv(4096).startswith(b"HTTP/1.1 101")
+        status, stream = started(engine, made["Id"])
+        assert status == "HTTP/1.1 101 UPGRADED"
+        assert stream[:4] == b"\1\0\0\0"
+        assert stream.endswith(b"is already running\r\n")
+        engine.docker("exec", "cc", "touch", "/tmp/go")
+        assert first.recv(4096) == b"\1\0\0\0\0\0\0\5gone\n"
+    until_ended(client, made["Id"], 0)
+    assert started(engine, made["Id"])[1].endswith(b"has already run\r\n")
+    with pytest.raises(docker.errors.APIError, match="has already run") as refused:
+        client.api.exec_start(made["Id"], detach=True)
+    assert refused.value.status_code == 409
+    for end in ("pause", "kill"):
+        engine.docker(end, "cc")
+        with starting(engine, made["Id"]) as raw:
+            assert raw.recv(4096).startswith(b"HTTP/1.1 409")
+
+
+def test_an_exec_with_a_terminal_goes_on_when_its_input_ends(engine: Engine, client: docker.DockerClient):
+    engine.background("cc", "sleep 1000")
+    command = ["sh", "-c", "until test -e /tmp/go; do sleep 0.05; done; echo done; exit 3"]
+    made = client.api.exec_create("cc", command, stdin=True, tty=True)
+    with starting(engine, made["Id"], tty=True) as raw:
+        raw.shutdown(socket.SHUT_WR)
+        engine.docker("exec", "cc", "touch", "/tmp/go")
+        assert rest(raw)[1] == b"done\r\n"
+    until_ended(client, made["Id"], 3)
+
+
+@pytest.mark.parametrize(("terminal", "text"), [(True, b"a\r\n"), (False, b"a\n")])
+def test_who_starts_an_exec_says_whether_its_stream_has_frames(
+    engine: Engine, client: docker.DockerClient, terminal: bool, text: bytes
+):
+    """Whether the process has a terminal was said when it was made."""
+    engine.background("cc", "sleep 1000")
+    for raw in (True, False):
+        made = client.api.exec_create("cc", ["echo", "a"], tty=terminal)
+        head = b"" if raw else b"\1\0\0\0\0\0\0" + bytes([len(text)])
+        assert started(engine, made["Id"], tty=raw)[1] == head + text
+
+
+def test_detach_keys_of_an_exec_are_checked_when_it_is_made(engine: Engine):
+    engine.background("cc", "sleep 1000")
+    refused = engine.run("exec", "--detach-keys", "ctrl-nope", "cc", "true")
+    assert "ctrl-nope" in refused.stderr
+    assert refused.returncode
+    engine.docker("exec", "--detach-keys", "ctrl-a,b", "cc", "true")
+
+
 @pytest.mark.proves("GET /containers/{name}/attach/ws")
 def test_attach_over_websocket(engine: Engine):
     engine.docker("create", "-i", "--network", "none", "--name", "cc", "box", "cat")

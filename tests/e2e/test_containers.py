@@ -252,6 +252,40 @@ def test_terminal_resize_and_detach(engine: Engine):
         assert in_terminal(engine, words, (21, 43)).strip() == b"21 43"
 
 
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [("", 400), ("h=5", 400), ("w=5", 400), ("h=5&w=-1", 400), ("h=5&w=x", 400), ("h=65536&w=5", 200)],
+)
+def test_a_resize_names_both_extents(engine: Engine, query: str, status: int):
+    engine.docker("run", "-dt", "--network", "none", "--name", "term", "box", "sleep", "1000")
+    assert engine.daemon.api("POST", f"/containers/term/resize?{query}")[0] == status
+
+
+def test_names_in_filters_are_expressions(engine: Engine):
+    engine.docker("volume", "create", "kept")
+    engine.docker("volume", "create", "kept-too")
+    engine.docker("create", "--network", "none", "--name", "kept", "box")
+    names = {
+        "volume": lambda value: engine.docker("volume", "ls", "-q", "--filter", f"name={value}"),
+        "network": lambda value: engine.docker(
+            "network", "ls", "--format", "{{.Name}}", "--filter", f"name={value}"
+        ),
+        "ps": lambda value: engine.docker("ps", "-a", "--format", "{{.Names}}", "--filter", f"name={value}"),
+    }
+    assert names["volume"]("^kept$") == "kept\n"
+    assert names["network"]("^no") == "none\n"
+    assert names["ps"]("^/kept$") == "kept\n"
+    assert [found("[") for found in names.values()] == ["", "", ""]
+    for words in (
+        ("network", "ls", "--filter", "dangling=maybe"),
+        ("volume", "ls", "--filter", "dangling=maybe"),
+        ("network", "ls", "--filter", "type=x"),
+        ("ps", "--filter", "is-task=x"),
+    ):
+        assert "invalid filter" in engine.run(*words).stderr
+    engine.docker("volume", "rm", "kept", "kept-too")
+
+
 def in_terminal(engine: Engine, words: tuple[str, ...], size: tuple[int, int]) -> bytes:
     """What the client writes to a terminal of this size, which its process has from the beginning."""
     master, slave = pty.openpty()

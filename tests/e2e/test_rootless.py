@@ -282,6 +282,6 @@ def test_a_kill_ends_all_and_the_next_daemon_goes_on(daemon: RootlessDaemon, eng
     gone(daemon)
     assert left_mounts(daemon.directory) == []
     daemon.start()
+    assert engine.docker("inspect", "--format", "{{.State.Status}} {{.State.Pid}}", "once") == "exited 0\n"
     until(lambda: get(daemon, "127.0.0.1:8090") == "run\nrun\n")
-    assert engine.docker("inspect", "--format", "{{.State.Status}}", "once") == "exited\n"
     engine.docker("rm", "-f", "always", "once")

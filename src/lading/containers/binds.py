@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from lading.containers.request import HostConfig, MountRequest
 from lading.errors import InvalidArgumentError, UnsupportedError
+from lading.kit import fs
 
 _PROPAGATION: Final = frozenset({"private", "rprivate", "shared", "rshared", "slave", "rslave"})
 _IGNORED: Final = frozenset({"z", "Z", "nocopy", "consistent", "cached", "delegated"})
@@ -202,7 +203,7 @@ def prepare(bind: Bind, owner: tuple[int, int] = (0, 0)) -> None:
                 subject=bind.source,
             ) from None
         try:
-            _make_owned(bind.source, owner)
+            fs.make_open_directories(bind.source, mode=0o755, owner=owner)
         except OSError as exc:
             raise InvalidArgumentError(
                 f"error while creating mount source path '{bind.source}': {exc.strerror}", subject=bind.source
@@ -211,16 +212,6 @@ def prepare(bind: Bind, owner: tuple[int, int] = (0, 0)) -> None:
         raise InvalidArgumentError(
             f"bind source path {bind.source}: {exc.strerror}", subject=bind.source
         ) from exc
-
-
-def _make_owned(path: str, owner: tuple[int, int]) -> None:
-    missing: list[str] = []
-    while not os.path.lexists(path):
-        missing.append(path)
-        path = os.path.dirname(path)
-    for each in reversed(missing):
-        os.makedirs(each, mode=0o755, exist_ok=True)
-        os.chown(each, *owner)
 
 
 def device(path: str, *, shown: str = "") -> dict[str, Any]:

@@ -86,7 +86,8 @@ class ExecService:
         if container.task is not None:
             container.task.expect_exec()
         if exec_.started:
-            raise ConflictError(f"Error: Exec command {exec_.id} has already run")
+            how = "is already running" if exec_.exit_code is None else "has already run"
+            raise ConflictError(f"exec command {exec_.id} {how}")
         exec_.started = True
         if console_size:
             exec_.request.console_size = console_size

@@ -54,6 +54,7 @@ class ExecRequest(msgspec.Struct, rename="pascal"):
             raise InvalidArgumentError("No exec command specified")
         if made.working_dir and not made.working_dir.startswith("/"):
             raise InvalidArgumentError(f"the working directory '{made.working_dir}' is not absolute")
+        detach_keys(made.detach_keys)
         return made
 
 
@@ -70,6 +71,8 @@ class Exec:
     request: ExecRequest
     running: bool = False
     started: bool = False
+    multiplexed: bool = True
+    """Whether who is attached is sent frames; the client says so, whatever terminal the process has."""
     exit_code: int | None = None
     pid: int = 0
     up: anyio.Event = field(default_factory=anyio.Event)
@@ -233,7 +236,7 @@ async def _deliver(exec_: Exec, receive: AsyncIterator[Chunk], peer: Peer | None
         if present and peer is not None and (chunk.stream in wanted or request.tty):
             try:
                 with anyio.CancelScope(shield=True):
-                    await peer.write(encode(chunk, multiplexed=not request.tty))
+                    await peer.write(encode(chunk, multiplexed=exec_.multiplexed))
             except CancelledError:
                 present = False
 
@@ -251,7 +254,8 @@ async def _forward_input(
                 if detached:
                     told()
                     return
-        await task.close_stdin(exec_.id)
+        if not exec_.request.tty:  # a terminal goes on without input
+            await task.close_stdin(exec_.id)
 
 
 def check_identity(pid: int, uid: int) -> None:

@@ -11,7 +11,7 @@ from lading.containers.directories import Directories
 from lading.containers.environment import Environment, Resolving
 from lading.containers.model import Container
 from lading.containers.networking import Joint, Networking
-from lading.containers.request import HostConfig
+from lading.containers.request import HOST_GATEWAY, HostConfig
 from lading.errors import InvalidArgumentError
 from lading.kit import aio
 
@@ -25,7 +25,6 @@ ff02::2\tip6-allrouters
 _NAMES: Final = ("hosts", "hostname", "resolv.conf")
 _PUBLIC: Final = ("8.8.8.8", "8.8.4.4")
 """As Docker: for a container that cannot reach the machine's own resolver, and whose machine knows no other."""
-_HOST_GATEWAY: Final = "host-gateway"
 
 
 class HostFiles:
@@ -121,10 +120,10 @@ def hosts(host: HostConfig, hostname: str, domainname: str, joint: Joint) -> str
     text = (_host_file("/etc/hosts") if on_host_network else "") or _LOCALHOST
     for entry in host.extra_hosts or ():
         name, address = split_extra_host(entry)
-        if address == _HOST_GATEWAY:
+        if address == HOST_GATEWAY:
             if not joint.gateway:
                 raise InvalidArgumentError(
-                    f"unable to derive the IP value for {_HOST_GATEWAY}: the container has no network with a gateway"
+                    f"unable to derive the IP value for {HOST_GATEWAY}: the container has no network with a gateway"
                 )
             address = joint.gateway
         text += f"{address}\t{name}\n"

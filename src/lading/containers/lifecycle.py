@@ -173,6 +173,7 @@ class Lifecycle:
         run = self._launcher.run_of(container)
         if not self._env.cgroup_parent:  # the runtime finds no others than the first
             await aio.run(aio.DISK, members.kill, container.mount_namespace)
+        container.output.hurry()
         if run is not None:
             with anyio.move_on_after(_DRAIN_SECONDS):
                 await run.drained.wait()

@@ -27,6 +27,7 @@ LIST_FILTERS: Final = frozenset(
 PRUNE_FILTERS: Final = frozenset({"label", "label!", "until"})
 _STATUSES: Final = frozenset({"created", "restarting", "running", "removing", "paused", "exited", "dead"})
 _HEALTH: Final = frozenset({"starting", "healthy", "unhealthy", "none"})
+_TRUTHS: Final = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -50,11 +51,31 @@ def check(filters: Mapping[str, Sequence[str]]) -> None:
     for health in filters.get("health", ()):
         if health not in _HEALTH:
             raise InvalidArgumentError(f"invalid filter 'health={health[:80]}'")
-    for name in filters.get("name", ()):
-        patterns.compiled(name, "invalid filter 'name'")
+    check_names(filters)
+    flag(filters, "is-task")
     for code in filters.get("exited", ()):
         if not code.lstrip("-").isdigit():
             raise InvalidArgumentError(f"invalid filter 'exited={code[:80]}'")
+
+
+def check_names(filters: Mapping[str, Sequence[str]]) -> None:
+    """Raise `InvalidArgumentError` for names and IDs that `patterns.finds` should not look for."""
+    for key in ("id", "name"):
+        for value in filters.get(key, ()):
+            patterns.check(value, f"invalid filter '{key}'")
+
+
+def flag(filters: Mapping[str, Sequence[str]], key: str) -> bool | None:
+    """A filter that is true or false; ``None`` if it is not given. Raises `InvalidArgumentError`."""
+    values = filters.get(key, ())
+    if not values:
+        return None
+    found = {_TRUTHS.get(value.lower()) for value in values}
+    if len(found) > 1 or None in found:
+        raise InvalidArgumentError(
+            f"invalid filter '{key}={', '.join(values)[:80]}'", hint="use true or false", subject=key
+        )
+    return found.pop()
 
 
 def matches(
@@ -74,9 +95,9 @@ def matches(
     def passes(key: str, values: Sequence[str]) -> bool:
         match key:
             case "id":
-                return any(container.id.startswith(value) for value in values)
+                return patterns.finds(values, container.id)
             case "name":
-                return _name_matches(container, values)
+                return patterns.finds(values, container.name, f"/{container.name}")
             case "label":
                 return matches_labels(container.labels, values)
             case "status":
@@ -96,7 +117,7 @@ def matches(
                 status = container.health.status if container.health and state.running else "none"
                 return status in values
             case "is-task":
-                return any(value.lower() in ("false", "0") for value in values)
+                return not flag(filters, key)
             case "before" | "since":
                 return True  # resolved by the caller, which knows the other containers
             case "publish":
@@ -115,13 +136,6 @@ def port_range(text: str) -> list[tuple[int, str]]:
     low, kind = netmodes.split_port(f"{first}/{protocol or 'tcp'}")
     high = netmodes.split_port(f"{last}/{kind}")[0] if dash else low
     return [(number, kind) for number in range(low, high + 1)]
-
-
-def _name_matches(container: Container, values: Sequence[str]) -> bool:
-    """Docker's rule: a regular expression that fits a part of the name, with or without the slash before it."""
-    found = [patterns.compiled(value, "invalid filter 'name'") for value in values]
-    names = (container.name, f"/{container.name}")
-    return any(pattern.search(name) for pattern in found for name in names)
 
 
 def prune_before(filters: Mapping[str, Sequence[str]], now: int) -> int | None:

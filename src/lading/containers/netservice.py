@@ -7,7 +7,7 @@ from typing import Any, Final
 import anyio
 import msgspec
 
-from lading.containers import listing
+from lading.containers import listing, patterns
 from lading.containers.model import Container
 from lading.containers.networking import Networking
 from lading.core.events import Bus
@@ -22,6 +22,7 @@ from lading.errors import (
 )
 from lading.kit import times
 
+_KINDS: Final = ("builtin", "custom")
 LIST_FILTERS: Final = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type"})
 PRUNE_FILTERS: Final = frozenset({"label", "label!", "until"})
 
@@ -138,8 +139,15 @@ class NetworkService:
         return _view(network) | {"Containers": self._members(network)}
 
     def list(self, filters: Mapping[str, Sequence[str]]) -> "list[dict[str, Any]]":
-        """Docker's list; the containers are only told by `inspect`."""
-        return [_view(each) for each in self._networks.list() if self._matches(each, filters)]
+        """Docker's list; the containers are only told by `inspect`. Raises `InvalidArgumentError`."""
+        listing.check_names(filters)
+        for kind in filters.get("type", ()):
+            if kind not in _KINDS:
+                raise InvalidArgumentError(
+                    f"invalid filter: 'type'='{kind[:80]}'", hint="use builtin or custom"
+                )
+        dangling = listing.flag(filters, "dangling")
+        return [_view(each) for each in self._networks.list() if self._matches(each, filters, dangling)]
 
     def _members(self, network: Network) -> dict[str, Any]:
         names = {each.id: each.name for each in self._containers()}
@@ -155,13 +163,13 @@ class NetworkService:
             if not self._networking.is_leaving(sandbox)
         }
 
-    def _matches(self, network: Network, filters: Mapping[str, Sequence[str]]) -> bool:
+    def _matches(self, network: Network, filters: Mapping[str, Sequence[str]], dangling: bool | None) -> bool:
         def passes(key: str, values: Sequence[str]) -> bool:
             match key:
                 case "name":
-                    return any(value in network.name for value in values)
+                    return patterns.finds(values, network.name)
                 case "id":
-                    return any(value in network.id for value in values)
+                    return patterns.finds(values, network.id)
                 case "driver":
                     return network.driver in values
                 case "label":
@@ -171,8 +179,7 @@ class NetworkService:
                 case "type":
                     return ("builtin" if network.predefined else "custom") in values
                 case _:  # dangling
-                    unused = not network.predefined and not self._networks.endpoints(network.id)
-                    return any((value.lower() in ("true", "1")) == unused for value in values)
+                    return dangling == (not network.predefined and not self._networks.endpoints(network.id))
 
         return all(passes(key, values) for key, values in filters.items() if values)
 

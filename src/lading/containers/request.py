@@ -19,6 +19,8 @@ from lading.errors import InvalidArgumentError, UnsupportedError
 T = TypeVar("T", bound=msgspec.Struct)
 
 Strings = list[str] | None
+HOST_GATEWAY: Final = "host-gateway"
+"""In ``ExtraHosts``: the machine, as a container reaches it."""
 
 
 class Config(msgspec.Struct, rename="pascal"):
@@ -422,12 +424,21 @@ def _check_names(host: HostConfig) -> None:
         name, _, address = entry.partition(":")
         if not name or not address or any(char.isspace() for char in entry):
             raise InvalidArgumentError(f'bad format for add-host: "{entry}"')
+        if address != HOST_GATEWAY and not _is_address(address.strip("[]")):
+            raise InvalidArgumentError(f'invalid IP address in add-host: "{address}"')
     for address in host.dns or ():
-        try:
-            ipaddress.ip_address(address)
-        except ValueError as exc:
-            raise InvalidArgumentError(f"bad nameserver address {address}: it is no IP address") from exc
+        if not _is_address(address):
+            raise InvalidArgumentError(f"bad nameserver address {address}: it is no IP address")
     if "" in (host.annotations or {}):
         raise InvalidArgumentError(
             "invalid Annotations: the empty string is not permitted as an annotation key"
         )
+
+
+def _is_address(text: str) -> bool:
+    """Whether it is an IP address, without a zone."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return "%" not in text

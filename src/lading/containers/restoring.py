@@ -17,11 +17,16 @@ from lading.containers.lifecycle import LOST_EXIT, Lifecycle
 from lading.containers.model import Container, State
 from lading.containers.networking import Networking
 from lading.containers.volumeholding import VolumeHolding
-from lading.core.runtime import Exit, Status, Task
+from lading.core.runtime import ContainerID, Exit, Status, Task
 from lading.errors import LadingError, NotFoundError
 from lading.kit import aio
 
 _EVENT_SECONDS: Final = 1.0
+"""How long the end of a shim that dies just now is awaited."""
+_KNOWN_SECONDS: Final = 0.1
+"""How long it takes at most to hear of an end that was reported already."""
+_READY_SECONDS: Final = 1.0
+"""How long a daemon puts its being ready off until all that ended meanwhile is shown so."""
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("lading.containers")
 
 
@@ -47,6 +52,7 @@ class Restorer:
         self._spawn = background.spawn
         self._exits: dict[str, Exit] = {}
         self._reported: dict[str, anyio.Event] = {}
+        self._ending: list[anyio.Event] = []
 
     async def is_unfinished(self, container: Container) -> bool:
         """Whether an earlier daemon was killed while it made this container; it is then dropped, for nobody knows of it."""
@@ -63,7 +69,10 @@ class Restorer:
         return False
 
     async def restore(self, containers: list[Container]) -> None:
-        """Find the containers of earlier daemons: take up those that run, finish those that ended meanwhile."""
+        """Find the containers of earlier daemons: take up those that run, finish those that ended meanwhile.
+
+        What takes too long of the latter goes on in the background.
+        """
         tasks = {task.id: task for task in await self._env.runtime.load()}
         living = [each for each in containers if each.id in tasks]
         await self._networking.recover([each.id for each in living])
@@ -76,6 +85,9 @@ class Restorer:
         for stray, task in tasks.items():
             _log.warning("stray_task_ended", container=stray)
             await self._destroy(task)
+        with anyio.move_on_after(_READY_SECONDS):
+            for ended in self._ending:
+                await ended.wait()
 
     async def _restore(self, container: Container, task: Task | None) -> None:
         try:
@@ -91,12 +103,11 @@ class Restorer:
             state.running = False
             self._spawn(self._life.remove_quietly, container)
             return
-        if task is not None:
-            found = await task.state()
-            if found.status is Status.CREATED:  # the daemon died between create and start; nothing ran yet
-                await self._destroy(task)
-                await self._launcher.leave(container)
-                task = None
+        status = (await task.state()).status if task is not None else Status.STOPPED
+        if task is not None and status is Status.CREATED:
+            await self._destroy(task)  # the daemon died between create and start; nothing ran yet
+            await self._launcher.leave(container)
+            task = None
         if task is None and not state.running:
             if state.restarting:
                 self._spawn(self._life.restart_later, container)
@@ -110,12 +121,15 @@ class Restorer:
         if (run := await self._launcher.resume(container)) is not None:
             self._spawn(run.pump)
         if task is None:
+            self._ending.append(container.stopped)
             self._spawn(self._finish_lost, container)
             return
         known = state.running and state.pid == task.pid
         if not state.running:
             state = container.document.state = State(running=True, started_at=time.time_ns())
-        known = await self._thaw(task, state) and known
+        if status is Status.STOPPED:
+            self._ending.append(container.stopped)
+        known = await self._thaw(task, state, frozen=status is Status.PAUSED) and known
         container.task = task
         container.state.pid = task.pid
         container.started.set()
@@ -127,9 +141,8 @@ class Restorer:
             self._life.tell_running(container)
         self._spawn(self._life.watch, container, task)
 
-    async def _thaw(self, task: Task, state: State) -> bool:
+    async def _thaw(self, task: Task, state: State, *, frozen: bool) -> bool:
         """Let it be frozen only if that was acknowledged to a user; whether ``state`` was true already."""
-        frozen = (await task.state()).status is Status.PAUSED
         if frozen and (state.held or not state.paused):
             await task.resume()
             frozen = False
@@ -138,9 +151,14 @@ class Restorer:
         return known
 
     async def _finish_lost(self, container: Container) -> None:
-        """Its shim is gone. The runtime reports the exit if it can still find it out."""
+        """Its shim is gone. The runtime has reported the exit if it could find it out, or will if it still has the task."""
         reported = self._reported.setdefault(container.id, anyio.Event())
-        with anyio.move_on_after(_EVENT_SECONDS):
+        patience = _EVENT_SECONDS
+        try:
+            await self._env.runtime.get(ContainerID(container.id))
+        except NotFoundError:
+            patience = _KNOWN_SECONDS
+        with anyio.move_on_after(patience):
             await reported.wait()
         end = self._exits.get(container.id, Exit(status=LOST_EXIT, exited_at_nano=time.time_ns()))
         with anyio.CancelScope(shield=True):

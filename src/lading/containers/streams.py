@@ -1,7 +1,7 @@
 """Live streams between containers and clients: broadcast, multiplexing, detach keys.
 
 A client that stops reading harms nobody: what it has not taken waits in a bounded buffer; when that is full the container waits
-for a while, and then the client is dropped (hostile-input.md A4).
+for a while, and then the client is dropped (hostile-input.md A4). The end of a container waits for no client.
 """
 
 import re
@@ -92,6 +92,7 @@ class Subscription:
         self._chunks: deque[Chunk] = deque()
         self._waiting = 0
         self._ended = False
+        self._room_for = BUFFER
         self._changed = anyio.Event()
         self._room = anyio.Event()
         self.dropped = False
@@ -115,11 +116,16 @@ class Subscription:
         self._changed.set()
         self._room.set()
 
+    def hurry(self) -> None:
+        """The process has ended: what pipes still hold of its output gets room of its own, and nobody waits for more."""
+        self._room_for = 2 * BUFFER
+        self._room.set()
+
     async def put(self, chunk: Chunk, patience: float) -> bool:
         """Hand over a chunk, waiting for room at most ``patience`` seconds without progress; whether the client is kept."""
-        while self._waiting >= BUFFER and not self._ended:
+        while self._waiting >= self._room_for and not self._ended:
             self._room = anyio.Event()
-            with anyio.move_on_after(patience) as scope:
+            with anyio.move_on_after(0 if self._room_for > BUFFER else patience) as scope:
                 await self._room.wait()
             if scope.cancelled_caught:
                 self.dropped = True
@@ -160,6 +166,11 @@ class Broadcast:
                 if chunk.stream in subscription.streams and not await subscription.put(chunk, self._patience):
                     self.unsubscribe(subscription)
                     break
+
+    def hurry(self) -> None:
+        """The process has ended: what is left of its output is published without waiting for those who do not read."""
+        for subscription in self._subscriptions:
+            subscription.hurry()
 
     def end(self) -> None:
         """The process has ended and all of its output was published."""

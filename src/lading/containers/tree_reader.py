@@ -64,7 +64,7 @@ class PathStat:
             "name": printable(self.name),
             "size": self.status.st_size,
             "mode": go_mode(self.status.st_mode),
-            "mtime": times.format_nano(self.status.st_mtime_ns),
+            "mtime": times.format_moment(self.status.st_mtime_ns),
             "linkTarget": printable(self.link_target),
         }
         return base64.b64encode(msgspec.json.encode(shown)).decode("ascii")

@@ -168,7 +168,9 @@ class TreeWriter:
     def _take_entry(self, entry: Entry) -> None:
         self._entry = entry
         path = rooted(entry.name)
-        if not path:
+        if (
+            not path
+        ):  # the directory itself, which is there; as with Docker what else has its name is passed over
             return
         above, _, name = path.rpartition("/")
         parent = self._directory(above)
@@ -230,6 +232,8 @@ class TreeWriter:
 
     def _take_data(self, data: Data) -> None:
         assert self._entry is not None
+        if self._file < 0:
+            return  # of an entry that was passed over
         if self._entry.sparse is None:
             fs.write_all(self._file, data.view)
         else:

@@ -7,7 +7,7 @@ from typing import Any, Final
 import anyio
 import msgspec
 
-from lading.containers import listing
+from lading.containers import listing, patterns
 from lading.containers.volumeholding import VolumeHolding
 from lading.containers.volumemounts import ANONYMOUS
 from lading.core.events import Bus
@@ -17,8 +17,6 @@ from lading.kit import times
 
 LIST_FILTERS: Final = frozenset({"dangling", "driver", "label", "name"})
 PRUNE_FILTERS: Final = frozenset({"all", "label", "label!"})
-_TRUE: Final = frozenset({"1", "t", "true"})
-_FALSE: Final = frozenset({"0", "f", "false"})
 
 
 class _Create(msgspec.Struct, rename="pascal"):
@@ -86,14 +84,15 @@ class VolumeService:
 
     def list(self, filters: Mapping[str, Sequence[str]]) -> "list[dict[str, Any]]":
         """Docker's objects of those that pass the filters."""
-        dangling = _flag(filters, "dangling")
+        listing.check_names(filters)
+        dangling = listing.flag(filters, "dangling")
         return [self._view(each) for each in self._volumes.list() if self._matches(each, filters, dangling)]
 
     def _matches(self, volume: Volume, filters: Mapping[str, Sequence[str]], dangling: bool | None) -> bool:
         names, drivers = filters.get("name", ()), filters.get("driver", ())
         return (
             (dangling is None or dangling == (not self._holding.users(volume.name)))
-            and (not names or any(name in volume.name for name in names))
+            and (not names or patterns.finds(names, volume.name))
             and (not drivers or volume.driver in drivers)
             and listing.matches_labels(volume.labels, filters.get("label", ()))
         )
@@ -117,7 +116,7 @@ class VolumeService:
             raise ConflictError("a prune operation is already running")
         removed: list[str] = []
         reclaimed = 0
-        everything = all or bool(_flag(filters, "all"))
+        everything = all or bool(listing.flag(filters, "all"))
         async with self._pruning:
             for volume in self._volumes.list():
                 if self._holding.users(volume.name) or not (everything or volume.anonymous):
@@ -147,15 +146,6 @@ class VolumeService:
             "Options": dict(volume.options) or None,
             "Scope": "local",
         }
-
-
-def _flag(filters: Mapping[str, Sequence[str]], key: str) -> bool | None:
-    values = filters.get(key, ())
-    if not values:
-        return None
-    if len(values) > 1 or values[0].lower() not in _TRUE | _FALSE:
-        raise InvalidArgumentError(f"invalid filter '{key}={', '.join(values)[:80]}'")
-    return values[0].lower() in _TRUE
 
 
 def _prunable(volume: Volume, filters: Mapping[str, Sequence[str]]) -> bool:

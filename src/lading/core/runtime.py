@@ -221,7 +221,8 @@ class Runtime(Protocol):
     async def load(self) -> list[Task]:
         """Tasks whose shims are alive, from earlier daemons too.
 
-        Dead shims are cleaned up, and their exits reported as events.
+        Dead shims are cleaned up, and their exits reported as events before this returns; of one that dies meanwhile there is
+        still a task to `get`, and its exit is reported soon.
         """
         ...
 

@@ -92,7 +92,7 @@ def pidfile(path: Path, pid: int = 0) -> Generator[None]:
     if not pid:
         check_pidfile(path)
     try:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        fs.make_open_directories(path.parent, mode=0o755)
         path.write_text(f"{pid or os.getpid()}\n", encoding="ascii")
         path.chmod(0o644)
     except OSError as exc:
@@ -141,7 +141,7 @@ def listening(config: Config) -> Generator[list[Listener]]:
 def _unix(path: str, group: str, *, rootless: bool) -> socket.socket:
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        Path(path).parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+        fs.make_open_directories(Path(path).parent, mode=0o711)
         _remove_stale(path)
         made.bind(path)
         if not rootless:

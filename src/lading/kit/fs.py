@@ -65,6 +65,23 @@ def make_directories(path: str | Path, *, mode: int = 0o777) -> None:
         fsync_directory(directory.parent)
 
 
+def make_open_directories(path: str | Path, *, mode: int, owner: tuple[int, int] | None = None) -> None:
+    """Make a directory that others go through, and those above it as need be: new ones of this mode, whatever the umask."""
+    place = Path(path)
+    missing: list[Path] = []
+    while not os.path.lexists(place):
+        missing.append(place)
+        place = place.parent
+    for directory in reversed(missing):
+        try:
+            directory.mkdir()
+        except FileExistsError:
+            continue  # somebody else's, who made it meanwhile
+        directory.chmod(mode)
+        if owner is not None:
+            os.chown(directory, *owner)
+
+
 def write_atomic(path: str | Path, data: Buffer, *, mode: int = 0o600) -> None:
     """Replace a small file so that a crash leaves the old or the new content, whole and durable."""
     path = Path(path)

@@ -13,6 +13,8 @@ ZERO: Final = "0001-01-01T00:00:00Z"
 SECOND: Final = 10**9
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_EARLIEST: Final = -62_135_596_800
+_LATEST: Final = 253_402_300_799
 _STAMP: Final = re.compile(r"(-?[0-9]{1,12})(?:\.([0-9]{1,9}))?")
 _RFC3339: Final = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[Tt]([0-9]{2}(?::[0-9]{2}(?::[0-9]{2})?)?)(?:\.([0-9]{1,9})[0-9]*)?)?([Zz]|[+-][0-9]{2}:?[0-9]{2})?"
@@ -31,14 +33,20 @@ _DURATION_PART: Final = re.compile(r"([0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18
 
 @functools.lru_cache(maxsize=8)
 def _second(seconds: int) -> str:
-    return (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat()[:19]
 
 
 def format_nano(nano: int) -> str:
-    """RFC 3339 in UTC with up to nine decimals, trailing zeros dropped, as Go's RFC3339Nano; 0 is `ZERO`."""
-    if not nano:
-        return ZERO
-    seconds, rest = divmod(nano, SECOND)
+    """As `format_moment`, but 0 is no time: `ZERO`."""
+    return format_moment(nano) if nano else ZERO
+
+
+def format_moment(nano: int) -> str:
+    """RFC 3339 in UTC with up to nine decimals, trailing zeros dropped, as Go's RFC3339Nano.
+
+    The format has the years 1 to 9999; what is outside of them is shown as the nearest second in them.
+    """
+    seconds, rest = divmod(min(max(nano, _EARLIEST * SECOND), _LATEST * SECOND), SECOND)
     decimals = f".{rest:09}".rstrip("0") if rest else ""
     return f"{_second(seconds)}{decimals}Z"
 

@@ -242,6 +242,22 @@ async def test_events_stream_history_then_news_until_the_end() -> None:
         assert bad.status == 400
 
 
+@pytest.mark.parametrize("query", ["until={}", "since=0&until={}", "since=&until={}"])
+async def test_events_until_a_time_are_all_that_are_known_from_before(query: str) -> None:
+    bus = EventBus()
+    router = Router()
+    events.add_routes(router, bus)
+    bus.publish("image", "pull", "a")
+    last = bus.publish("image", "tag", "b").time_nano
+    bus.publish("image", "untag", "c")
+    async with serving(router) as path:
+        told = await get(path, "/events?" + query.format(f"{last // 10**9}.{last % 10**9:09}"))
+        everything = await get(path, "/events?until=0")
+    assert told.status == 200
+    assert [word in told.body for word in (b'"pull"', b'"tag"', b'"untag"')] == [True, True, False]
+    assert everything.body.count(b'"Action"') == 3
+
+
 class Care:
     async def status(self) -> dict[str, Any]:
         return {"Images": 1}

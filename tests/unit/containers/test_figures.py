@@ -111,6 +111,14 @@ def test_expressions_that_could_take_for_ever(text: str):
         patterns.compiled(text, "what")
 
 
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [("web-1", True), ("eb", True), ("^web", True), ("^eb", False), ("[", False), ("a[", True), ("W", False)],
+)
+def test_a_filter_s_value_is_a_name_or_an_expression(value: str, found: bool):
+    assert patterns.finds(["nothing", value], "web-1", "a[") is found
+
+
 @pytest.mark.parametrize("text", ["web", "^/?web-[0-9]+$", "a.*b", "(x|y)", r"a\\*b\\*c\\*d"])
 def test_honest_expressions(text: str):
     patterns.compiled(text, "what")

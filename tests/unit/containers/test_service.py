@@ -13,9 +13,10 @@ from support.containers import NoLeases, TreeImages, collect, service
 from lading.containers.attaching import AttachOptions, LogOptions
 from lading.containers.environment import ContainerImage, Environment
 from lading.containers.journal import Chunk
+from lading.containers.lifecycle import LOST_EXIT
 from lading.containers.service import ContainerService
 from lading.containers.startfailures import CommandError
-from lading.containers.streams import BUFFER, Broadcast
+from lading.containers.streams import BUFFER, Broadcast, frames
 from lading.core.mounts import Mount
 from lading.core.snapshots import SnapshotKey
 from lading.errors import (
@@ -316,6 +317,7 @@ async def test_container_that_ended_meanwhile(house: House):
         ):
             await anyio.sleep(0.01)
     await house.open()
+    assert not house.service.find(id_).state.running  # from the beginning
     assert await house.wait(id_) == 5
     assert await collect(house.service.logs(id_, LogOptions())) == b"last\n"
     with anyio.fail_after(10):
@@ -328,7 +330,22 @@ async def test_killed_shim_is_seen(house: House):
     await house.close()
     house.machine.kill_shim(house.service.find(id_).id)
     await house.open()
+    assert not house.service.find(id_).state.running
     assert await house.wait(id_) == 137
+
+
+async def test_a_container_of_which_nothing_is_left_has_ended_from_the_beginning(house: House):
+    """As after a reboot, or with the machine that a daemon of a user was: nobody will report an end."""
+    id_ = await house.run("sleep", "100")
+    await house.close()
+    house.machine.kill_shim(house.service.find(id_).id)
+    with anyio.fail_after(5):
+        while not house.machine.unseen:
+            await anyio.sleep(0.01)
+    house.machine.unseen.clear()
+    await house.open()
+    state = (await house.service.inspect(id_))["State"]
+    assert (state["Status"], state["ExitCode"], state["Pid"]) == ("exited", LOST_EXIT, 0)
 
 
 async def test_log_follow_tail_and_times(house: House):
@@ -378,6 +395,24 @@ async def test_a_client_that_does_not_read_is_dropped(house: House):
     assert not good.dropped
     broadcast.end()
     assert await good.receive() is None
+
+
+async def test_the_end_of_a_container_waits_for_no_client(house: House):
+    """Of what was written nothing is lost on the way: the log has it, and so has who reads late."""
+    line = "x" * 3999
+    lines = BUFFER // 4000 + 10
+    script = "; ".join([*[f"echo {line}"] * lines, "exit 5"])
+    container = house.service.find(await house.create("sh", "-c", script))
+    attachment = house.service.attach(container, AttachOptions(stdout=True, stream=True))
+    await house.service.start(container.id)
+    with anyio.fail_after(5):
+        assert await house.wait(container.id) == 5
+    client = Client()
+    with anyio.fail_after(5):
+        await house.service.serve_attachment(container, attachment, client)
+    logged = await collect(house.service.logs(container.id, LogOptions()))
+    received = b"".join(payload for _, payload in frames(client.received))
+    assert received == logged == f"{line}\n".encode() * lines
 
 
 async def test_inspect_shows_every_key_that_docker_sends(tmp_path: Path) -> None:

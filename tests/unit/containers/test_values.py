@@ -89,6 +89,7 @@ def test_each_unsupported_field_is_refused_by_name_and_zero_is_fine(field: str):
         ({"CpuQuota": 1}, "cfs quota"),
         ({"ShmSize": -1}, "SHM size"),
         ({"ExtraHosts": ["nameonly"]}, "add-host"),
+        ({"ExtraHosts": ["x:y"]}, 'invalid IP address in add-host: "y"'),
         ({"Dns": ["not an address"]}, "bad nameserver address"),
         ({"LogConfig": {"Type": "journald"}}, "LogConfig"),
         ({"LogConfig": {"Type": "json-file", "Config": {"tags": "x"}}}, "tags"),
@@ -375,8 +376,15 @@ def test_splitter_cuts_lines_and_long_lines():
 def test_filters_match_labels_and_reject_nonsense():
     assert listing.matches_labels({"a": "1"}, ["a"])
     assert not listing.matches_labels({"a": "1"}, ["a=2"])
-    with pytest.raises(InvalidArgumentError):
-        listing.check({"status": ["asleep"]})
+    for nonsense in (
+        {"status": ["asleep"]},
+        {"is-task": ["x"]},
+        {"is-task": ["true", "false"]},
+        {"id": ["(a+)+"]},
+    ):
+        with pytest.raises(InvalidArgumentError):
+            listing.check(nonsense)
+    listing.check({"name": ["["], "is-task": ["0"]})
     assert listing.prune_before({"until": ["1h30m"]}, 10**13) == 10**13 - 5400 * 10**9
     with pytest.raises(InvalidArgumentError):
         listing.prune_before({"until": ["5x"]}, 0)

@@ -62,6 +62,20 @@ def test_a_unix_socket_is_for_root_and_its_group(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_what_is_made_for_a_socket_and_a_pidfile_lets_others_pass_whatever_the_umask(tmp_path: Path) -> None:
+    """Who is of the socket's group comes to it through directories that were made for it."""
+    umask = os.umask(0o077)
+    try:
+        with (
+            lifecycle.listening(Config(hosts=(f"unix://{tmp_path}/a/b/s",), group="0")),
+            lifecycle.pidfile(tmp_path / "c/pid"),
+        ):
+            modes = [mode(tmp_path / each) for each in ("a", "a/b", "c")]
+    finally:
+        os.umask(umask)
+    assert modes == [0o711, 0o711, 0o755]
+
+
 def test_an_unknown_group_is_said_and_nothing_is_left_open(tmp_path: Path) -> None:
     config = Config(hosts=(f"unix://{tmp_path}/s",), group="no-such-group")
     with (

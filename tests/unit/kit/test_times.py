@@ -22,6 +22,19 @@ def test_zero_is_gos_zero() -> None:
 
 
 @pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "1970-01-01T00:00:00Z"),
+        (-62_135_596_799, "0001-01-01T00:00:01Z"),
+        (-(10**12), "0001-01-01T00:00:00Z"),
+        (10**12, "9999-12-31T23:59:59Z"),
+    ],
+)
+def test_a_moment_is_any_that_a_file_can_have(seconds: int, text: str) -> None:
+    assert times.format_moment(seconds * times.SECOND) == text
+
+
+@pytest.mark.parametrize(
     ("text", "seconds"),
     [
         ("1970-01-02", 86_400),

@@ -1,6 +1,7 @@
 """Routes of containers: requests in, `ContainerService` calls, Docker's documents out."""
 
 import contextlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -22,6 +23,7 @@ from lading.oci import mediatypes
 from lading.oci import platform as platforms
 
 _MULTIPLEXED_SINCE: Final = (1, 42)
+_EXTENT_MAX: Final = 2**32 - 1
 
 
 class ContainerRoutes:
@@ -258,11 +260,17 @@ async def until_left(stream: HijackedStream, serve: Callable[[], Awaitable[None]
 
 
 def size_of(request: Request) -> tuple[int, int]:
-    """``h`` and ``w`` of a resize. Raises `InvalidArgumentError`."""
-    height, width = request.integer("h", minimum=0), request.integer("w", minimum=0)
-    if max(height, width) > 0xFFFF:
-        raise InvalidArgumentError(f"invalid terminal size {width}x{height}")
-    return height, width
+    """``h`` and ``w`` of a resize, 32 bits each. Raises `InvalidArgumentError`."""
+    return _extent(request, "height"), _extent(request, "width")
+
+
+def _extent(request: Request, which: str) -> int:
+    text = request.text(which[0])
+    if not re.fullmatch(r"\d{1,10}", text, re.ASCII) or int(text) > _EXTENT_MAX:
+        raise InvalidArgumentError(
+            f"invalid resize {which} {text[:64]!r}", hint=f"give ?{which[0]}= with a number of characters"
+        )
+    return int(text)
 
 
 def _timeout(request: Request) -> int | None:

@@ -37,20 +37,23 @@ _STREAMS: Final = {
     JSON: (1, 40),
 }
 _NANO: Final = 1_000_000_000
+_FOREVER: Final = 2**63 - 1
 
 
 def add_routes(router: Router, bus: Bus) -> None:
     """Serve ``/events``."""
 
     async def events(request: Request) -> web.StreamResponse:
-        now = time.time_ns()
-        since = times.parse_query(request.text("since"), now)
-        until = times.parse_query(request.text("until"))
-        if until and since > until:
+        since = times.parse_query(request.text("since"))
+        end = times.parse_query(request.text("until"))
+        if request.text("until") and since > end:
             raise InvalidArgumentError("`since` time cannot be after `until` time")
         filters = request.filters(FILTERS)
+        until = end or _FOREVER
         async with bus.subscribe() as coming:
-            past = bus.history(since, until or now) if request.text("since") else []
+            # As Docker: who names either end of the time asks for what happened too, from the earliest that is known.
+            asked = request.text("since") or request.text("until")
+            past = bus.history(since, until) if asked else []
             media_type = stream_type(request.raw.headers.get("Accept", ""), request.version)
             before = b"\x1e" if media_type == JSON_SEQUENCE else b""
             response = await open_stream(request, media_type)
@@ -62,9 +65,9 @@ def add_routes(router: Router, bus: Bus) -> None:
             for event in past:
                 await tell(event)
             latest = past[-1].time_nano if past else 0
-            with anyio.move_on_after((until - time.time_ns()) / _NANO if until else None):
+            with anyio.move_on_after((end - time.time_ns()) / _NANO if request.text("until") else None):
                 async for event in coming:
-                    if event.time_nano > latest:
+                    if latest < event.time_nano <= until:
                         await tell(event)
         return response
 

@@ -27,31 +27,39 @@ class ExecRoutes:
         return json_response({"Id": id_}, 201)
 
     async def start(self, request: Request) -> web.StreamResponse:
-        """``POST /exec/{id}/start``: in the background, or with the connection hijacked."""
+        """``POST /exec/{id}/start``: in the background, or with the connection hijacked.
+
+        With a hijacked connection only a container that runs no exec has a status of its own. Whatever else goes wrong is said
+        within the stream, as Docker says it: compose attaches to an exec, starts it once more, and must not fail by that.
+        """
         body = await request.json()
         exec_ = self._execs.find(request.param("id"))
-        size = _console_size(body)
+        container = self._service.find(exec_.container)
+        container.running_task()
+        if container.state.paused:
+            raise ConflictError(f"container {container.id} is paused, unpause the container before exec")
+        raw = bool(body.get("Tty"))
+        size = _console_size(body) if raw else None
         if body.get("Detach"):
             await self._execs.start(exec_, peer=None, console_size=size)
             return empty(200)
-        if exec_.started:
-            raise ConflictError(f"Error: Exec command {exec_.id} has already run")
-        tty = exec_.request.tty
         async with hijack(
-            request, multiplexed=not tty and request.at_least(1, 42), deadline=STALL_SECONDS
+            request, multiplexed=not raw and request.at_least(1, 42), deadline=STALL_SECONDS
         ) as stream:
-            await until_left(stream, lambda: self._serve(exec_, stream, size))
+            await until_left(stream, lambda: self._serve(exec_, stream, size, multiplexed=not raw))
         return stream.response
 
-    async def _serve(self, exec_: Exec, stream: Peer, size: "list[int] | None") -> None:
+    async def _serve(self, exec_: Exec, stream: Peer, size: "list[int] | None", *, multiplexed: bool) -> None:
         """Run it; a failed start can only be told within the stream."""
+        if not exec_.started:
+            exec_.multiplexed = multiplexed
         try:
             await self._execs.start(exec_, peer=stream, console_size=size)
         except CancelledError:
             raise
         except LadingError as exc:
             text = f"{exc}\r\n".encode()
-            await stream.write(text if exec_.request.tty else frame("stdout", text))
+            await stream.write(frame("stdout", text) if multiplexed else text)
 
     async def inspect(self, request: Request) -> web.StreamResponse:
         """``GET /exec/{id}/json``."""

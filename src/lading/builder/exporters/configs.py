@@ -62,7 +62,7 @@ def make(
     document["rootfs"] = {"type": "layers", "diff_ids": [str(layer.diff_id) for layer in layers]}
     document["history"] = history
     if epoch is not None:
-        document["created"] = times.format_nano(epoch * _SECOND)
+        document["created"] = times.format_moment(epoch * _SECOND)
     elif not document.get("created"):
         made = next((entry["created"] for entry in reversed(history) if entry.get("created")), None)
         document["created"] = made or times.format_nano(times.now_nano())
@@ -137,4 +137,4 @@ def _date(history: list[Document], layers: Sequence[Layer], epoch: int | None) -
     if epoch is not None:
         for entry in history:
             if times.parse_nano(str(entry["created"])) > epoch * _SECOND:
-                entry["created"] = times.format_nano(epoch * _SECOND)
+                entry["created"] = times.format_moment(epoch * _SECOND)

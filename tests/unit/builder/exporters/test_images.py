@@ -179,6 +179,12 @@ def test_an_epoch_bounds_every_time() -> None:
     assert made["created"] == "1970-01-02T00:00:00Z"
 
 
+def test_an_epoch_of_zero_is_a_time_too() -> None:
+    late = {"created": "2020-01-01T00:00:00Z", "created_by": "a"}
+    made = config({"os": "linux", "architecture": "amd64", "history": [late]}, [layer("a")], epoch=0)
+    assert {made["created"], made["history"][0]["created"]} == {"1970-01-01T00:00:00Z"}
+
+
 def test_the_same_input_gives_the_same_bytes() -> None:
     raw = b'{"os":"linux","architecture":"amd64","history":[{"created_by":"a"}]}'
     first, second = (configs.make(raw, [layer("a")], AMD64, epoch=1).body for _ in range(2))
