@@ -80,6 +80,13 @@ def fetch_soon(engine: Engine, daemon: NetnsDaemon, address: str, port: int) -> 
             time.sleep(0.1)
 
 
+def post(daemon: NetnsDaemon, target: str, body: object) -> bytes:
+    """Post a body; the whole answer."""
+    text = json.dumps(body)
+    head = f"POST {target} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {len(text)}"
+    return daemon.raw(f"{head}\r\n\r\n{text}".encode())
+
+
 def look(engine: Engine, container: str, template: str) -> str:
     return engine.docker("inspect", "--format", template, container).strip()
 
@@ -265,6 +272,26 @@ def test_ports_on_addresses_of_the_other_version_are_refused_by_name(engine: Eng
         engine.docker("rm", "-f", "one")
 
 
+def test_a_container_that_is_made_anew_is_found_at_once(engine: Engine, daemon: NetnsDaemon):
+    """Others remember the MAC address that its addresses had before."""
+    # The IPv6 subnet first: netavark pairs addresses with subnets by their order.
+    body = {
+        "Name": "both",
+        "EnableIPv6": True,
+        "IPAM": {"Config": [{"Subnet": "fd00:85::/64"}, {"Subnet": "10.85.0.0/24"}]},
+    }
+    assert b" 201 " in post(daemon, "/networks/create", body)
+    engine.docker("run", "-d", "--name", "other", "--network", "both", "box", "sleep", "1000")
+    addresses = ("--ip", "10.85.0.9", "--ip6", "fd00:85::9")
+    for _ in range(3):
+        serve(engine, "web", "--network", "both", *addresses, "-p", "8080:80")
+        assert "hello from" in fetch(daemon, "127.0.0.1", 8080)
+        assert "hello from" in fetch(daemon, "fd00:85::9", 80)
+        for address in ("10.85.0.9", "fd00:85::9"):
+            assert engine.docker("exec", "other", "ping", "-c1", "-W2", address)
+        engine.docker("rm", "-f", "web")
+
+
 @pytest.mark.proves("POST /networks/create")
 def test_options_of_a_network(engine: Engine):
     options = ["--opt", "com.docker.network.driver.mtu=1400", "--opt", "com.docker.network.bridge.name=mine0"]
@@ -427,9 +454,8 @@ def test_every_exposed_port_and_a_resolver_of_its_own(engine: Engine, daemon: Ne
     [line] = engine.docker("port", "web").splitlines()
     assert "hello from" in fetch(daemon, "127.0.0.1", int(line.rpartition(":")[2]))
     assert "nameserver 192.0.2.53" in engine.docker("exec", "web", "cat", "/etc/resolv.conf")
-    body = json.dumps({"Image": "box", "Cmd": ["ip", "-o", "link"], "NetworkDisabled": True})
-    head = f"POST /containers/create?name=alone HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    assert b" 201 " in daemon.raw(f"{head}\r\n\r\n{body}".encode())
+    body = {"Image": "box", "Cmd": ["ip", "-o", "link"], "NetworkDisabled": True}
+    assert b" 201 " in post(daemon, "/containers/create?name=alone", body)
     assert len(engine.docker("start", "-a", "alone").splitlines()) == 1
 
 

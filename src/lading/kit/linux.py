@@ -14,6 +14,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
@@ -48,8 +49,10 @@ _X32_GETPID: Final = 0x40000000 | 39
 _CLONE_FS: Final = 0x200
 _CLONE_NEWNS: Final = 0x20000
 _CLONE_NEWNET: Final = 0x40000000
+_SIOCGIFFLAGS: Final = 0x8913
 _SIOCSIFFLAGS: Final = 0x8914
 _IFF_UP: Final = 1
+_IFF_RUNNING: Final = 0x40
 _NSFS_MAGIC: Final = 0x6E736673
 _OPTIONS_MAX: Final = 4096 - 512
 """mount(2) takes one page of options; some room is left for what others may add."""
@@ -289,18 +292,39 @@ def is_namespace(path: str) -> bool:
     return ctypes.c_long.from_buffer(buffer).value == _NSFS_MAGIC
 
 
-def bring_up_loopback(path: str) -> None:
-    """Bring the loopback of the network namespace at ``path`` up. Man page: setns, section 2."""
+def in_network_namespace(path: str, function: Callable[[], T]) -> T:
+    """Call a function on a thread in the network namespace at ``path``. Man page: setns, section 2."""
 
-    def enter() -> None:
+    def enter() -> T:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             enter_network_namespace(fd)
         finally:
             os.close(fd)
-        _bring_up("lo")
+        return function()
 
-    _on_thread(enter)
+    return _on_thread(enter)
+
+
+def bring_up_loopback(path: str) -> None:
+    """Bring the loopback of the network namespace at ``path`` up."""
+    in_network_namespace(path, functools.partial(_bring_up, "lo"))
+
+
+def wait_until_running(interface: str, seconds: float) -> None:
+    """Wait until an interface of this network namespace has carrier, and the other end of its pair knows. netdevice(7).
+
+    Both are told under one lock of the kernel; a call that takes it returns after them.
+    """
+    until = time.monotonic() + seconds
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        name = interface.encode()
+        while time.monotonic() < until:
+            answer = fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("16s24x", name))
+            if struct.unpack_from("H", answer, 16)[0] & _IFF_RUNNING:
+                break
+            time.sleep(0.001)
+    _bring_up(interface)
 
 
 def _bring_up(interface: str) -> None:

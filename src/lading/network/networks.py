@@ -40,7 +40,7 @@ from lading.errors import (
     PermissionDeniedError,
 )
 from lading.kit import aio
-from lading.network import definitions, places
+from lading.network import announcing, definitions, places
 from lading.network.guard import Guard
 from lading.network.netavark import Netavark
 from lading.network.ports import Ports, Reservations
@@ -286,11 +286,22 @@ class NetavarkNetworks(networks.Networks):
                 )
             place.settled = True
             await aio.run(aio.DISK, self._state.save, record)
+            await self._announce(record, place)
         except (LadingError, OSError) as exc:
             await self._take_away(record, place)
             if isinstance(exc, OSError):
                 raise places.refused("write down an endpoint", exc) from exc
             raise
+
+    async def _announce(self, record: Record, place: Place) -> None:
+        if place.network.driver == "ipvlan":  # its MAC address is the parent's, which stays
+            return
+        try:
+            await aio.run(aio.DISK, announcing.announce, self._state.path(record.id), place.endpoint)
+        except OSError as exc:
+            _log.warning(
+                "addresses_not_announced", sandbox=record.id, network=place.network.name, reason=str(exc)
+            )
 
     @override
     async def rename(self, id: SandboxID, network: NetworkID, names: Sequence[str]) -> None:
