@@ -223,13 +223,16 @@ def document(sandbox: SandboxID, network: Network, endpoint: Endpoint) -> dict[s
 
 
 def _network(network: Network, endpoint: Endpoint) -> dict[str, Any]:
+    # Of each version the subnet in which the endpoint has its address, in the order of `static_ips`: the program pairs them by
+    # their place.
+    places = [subnet for version in (4, 6) if (subnet := addresses.of_version(network.subnets, version))]
     return {
         "name": network.name,
         "id": network.id,
         "driver": network.driver,
         "network_interface": network.interface,
         "created": "1970-01-01T00:00:00Z",  # must be there, and means nothing
-        "subnets": [{"subnet": each.subnet, "gateway": each.gateway} for each in network.subnets],
+        "subnets": [{"subnet": each.subnet, "gateway": each.gateway} for each in places],
         "ipv6_enabled": addresses.of_version(network.subnets, 6) is not None,
         "internal": network.internal,
         "dns_enabled": network.resolves_names,
