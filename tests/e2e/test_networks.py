@@ -459,6 +459,61 @@ def test_every_exposed_port_and_a_resolver_of_its_own(engine: Engine, daemon: Ne
     assert len(engine.docker("start", "-a", "alone").splitlines()) == 1
 
 
+def test_a_bridge_of_the_administrator_stays_as_it_was(engine: Engine, daemon: NetnsDaemon):
+    machine = daemon.machine
+    option = "com.docker.network.bridge.name"
+    for name in ("lo", "port0"):
+        machine.run("ip", "link", "add", "port0", "type", "veth", "peer", "name", "port1", check=False)
+        refused = engine.run("network", "create", "-o", f"{option}={name}", "net").stderr
+        assert f"existing interface {name} is not a bridge" in refused
+    machine.run("ip", "link", "add", "mine1", "type", "bridge")
+    try:
+        refused = engine.run("network", "create", "-o", f"{option}=mine1", "--subnet", "10.86.0.0/24", "net")
+        assert "existing bridge mine1 has no address 10.86.0.1/24: ip addr add" in refused.stderr
+        machine.run("ip", "addr", "add", "10.86.0.1/24", "dev", "mine1")
+        for port in ("no port", "a port"):  # of the administrator's on it
+            engine.docker("network", "create", "-o", f"{option}=mine1", "net")
+            serve(engine, "web", "--network", "net", "-p", "8080:80")
+            serve(engine, "two", "--network", "net", "-p", "8081:80")
+            assert look(engine, "web", "{{.NetworkSettings.Networks.net.IPAddress}}") == "10.86.0.2"
+            assert "hello from" in fetch(daemon, "127.0.0.1", 8080)
+            assert engine.docker("exec", "two", "wget", "-qO-", "http://web/")
+            engine.restart()
+            engine.docker("rm", "-f", "two")
+            assert "hello from" in fetch(daemon, "127.0.0.1", 8080)
+            engine.docker("rm", "-f", "web")
+            engine.docker("network", "rm", "net")
+            [bridge] = [each for each in machine.links() if each["ifname"] == "mine1"]
+            assert [each["local"] for each in bridge["addr_info"] if each["scope"] == "global"] == [
+                "10.86.0.1"
+            ]
+            rules = machine.rules()
+            assert not [word for word in ("10.86.0.", "mine1", "lading-", "nv_", "sw-") if word in rules], (
+                port
+            )
+            machine.run("ip", "link", "set", "port0", "master", "mine1")
+    finally:
+        machine.run("ip", "link", "del", "port0")
+        machine.run("ip", "link", "del", "mine1")
+
+
+def test_the_default_network_on_a_bridge_of_the_administrator():
+    with daemon_in_netns() as daemon:
+        daemon.stop()
+        machine = daemon.machine
+        machine.run("ip", "link", "add", "mine2", "type", "bridge")
+        machine.run("ip", "addr", "add", "10.87.0.5/24", "dev", "mine2")
+        index = machine.links()[0]["ifindex"]
+        daemon.arguments.append("--bridge=mine2")
+        daemon.start()
+        said = boxed(daemon).docker("run", "--rm", "box", "ip", "route")
+        assert "default via 10.87.0.5 dev eth0" in said
+        daemon.stop()
+        [bridge] = machine.links()
+        assert (bridge["ifindex"], bridge["addr_info"][0]["local"]) == (index, "10.87.0.5")
+        machine.run("ip", "link", "del", "mine2")
+
+
 def outside(daemon: NetnsDaemon, stack: ExitStack) -> Netns:
     """Another machine, 192.0.2.9, which sends packets for containers to this one, 192.0.2.1."""
     other = stack.enter_context(new_netns())

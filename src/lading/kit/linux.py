@@ -258,7 +258,7 @@ def make_network_namespace(path: str) -> None:
 
     def enter() -> None:
         _check(_libc.unshare(_CLONE_NEWNET))
-        _bring_up("lo")
+        bring_up("lo")
         mount(f"/proc/self/task/{threading.get_native_id()}/ns/net", path, "", MS_BIND)
 
     try:
@@ -308,7 +308,7 @@ def in_network_namespace(path: str, function: Callable[[], T]) -> T:
 
 def bring_up_loopback(path: str) -> None:
     """Bring the loopback of the network namespace at ``path`` up."""
-    in_network_namespace(path, functools.partial(_bring_up, "lo"))
+    in_network_namespace(path, functools.partial(bring_up, "lo"))
 
 
 def wait_until_running(interface: str, seconds: float) -> None:
@@ -324,11 +324,11 @@ def wait_until_running(interface: str, seconds: float) -> None:
             if struct.unpack_from("H", answer, 16)[0] & _IFF_RUNNING:
                 break
             time.sleep(0.001)
-    _bring_up(interface)
+    bring_up(interface)
 
 
-def _bring_up(interface: str) -> None:
-    """netdevice(7)."""
+def bring_up(interface: str) -> None:
+    """Bring an interface of this network namespace up. netdevice(7)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh22x", interface.encode(), _IFF_UP))
 

@@ -7,7 +7,7 @@ Order makes it safe against ``kill -9``: an endpoint is written down before the 
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,8 +40,9 @@ from lading.errors import (
     PermissionDeniedError,
 )
 from lading.kit import aio
-from lading.network import announcing, definitions, places
+from lading.network import announcing, definitions, lent, links, places
 from lading.network.guard import Guard
+from lading.network.links import Link
 from lading.network.netavark import Netavark
 from lading.network.ports import Ports, Reservations
 from lading.network.rootlesskit import RootlessPorts
@@ -109,13 +110,16 @@ class NetavarkNetworks(networks.Networks):
             (each for each in self._networks.values() if each.predefined and each.name == BRIDGE), None
         )
         settings = self._settings
-        if old is not None and definitions.is_bridge_of(old, settings.bridge, settings.bip, settings.mtu):
+        link = await _link(settings.bridge)
+        request = definitions.bridge_request(settings.bridge, settings.bip, settings.mtu)
+        if link is not None and not settings.bip:  # the bridge itself says
+            request = lent.completed(request, link)
+        if old is not None and definitions.is_same(old, request):
             return
         if old is not None:
             await self._store.delete(old.id)
             del self._networks[old.id]
         if settings.bridge:
-            request = definitions.bridge_request(settings.bridge, settings.bip, settings.mtu)
             await self._define(request, predefined=True)
 
     def _close(self) -> None:
@@ -134,6 +138,11 @@ class NetavarkNetworks(networks.Networks):
             return await self._define(request)
 
     async def _define(self, request: NetworkRequest, *, predefined: bool = False) -> Network:
+        id_ = NetworkID(secrets.token_hex(32))
+        interface = definitions.interface_of(request, id_)
+        link = await _link(interface) if request.driver == BRIDGE else None
+        if link is not None:
+            request = lent.completed(request, link)
         busy = await aio.run(aio.DISK, definitions.machine_subnets)
         others = [subnet for each in self._networks.values() for subnet in each.subnets]
         subnets = addresses.subnets_for(
@@ -142,8 +151,8 @@ class NetavarkNetworks(networks.Networks):
             busy=busy,
             pools=self._settings.pools,
         )
-        id_ = NetworkID(secrets.token_hex(32))
-        interface = definitions.interface_of(request, id_)
+        if link is not None and not (predefined and self._settings.bip):
+            lent.check(link, subnets)
         if interface and any(each.interface == interface for each in self._networks.values()):
             raise PermissionDeniedError(
                 f"the interface {interface} belongs to another network", subject=interface
@@ -212,6 +221,9 @@ class NetavarkNetworks(networks.Networks):
             if place.network.id == id
         ]
 
+    def _places(self, id: NetworkID) -> Iterator[Place]:
+        return (p for live in self._live.values() for p in live.record.places if p.network.id == id)
+
     def _known(self, id: NetworkID) -> Network:
         try:
             return self._networks[id]
@@ -259,9 +271,28 @@ class NetavarkNetworks(networks.Networks):
             places.check_joinable(known, record)
             endpoint = places.choose(known, record, request, self.endpoints(network))
             with anyio.CancelScope(shield=True):
+                is_lent = await self._is_lent(known)
                 endpoint = await self._publish(known, id, endpoint, request)
-                await self._make(record, Place(endpoint=endpoint, network=known))
+                await self._make(record, Place(endpoint=endpoint, network=known, lent=is_lent))
             return endpoint
+
+    async def _is_lent(self, network: Network) -> bool:
+        """Whether the bridge is the administrator's: it was there before the network's first endpoint."""
+        if network.driver != BRIDGE:
+            return False
+        here = next((place for place in self._places(network.id)), None)
+        if here is not None:
+            return here.lent
+        link = await _link(network.interface)
+        if link is None:
+            return False
+        lent.check(link, network.subnets)
+        self._guard.check()
+        try:
+            await aio.run(aio.DISK, lent.prepare, network)
+        except OSError as exc:
+            raise places.refused(f"use the bridge {network.interface}", exc) from exc
+        return True
 
     async def _publish(
         self, network: Network, id: SandboxID, endpoint: Endpoint, request: EndpointRequest
@@ -353,43 +384,61 @@ class NetavarkNetworks(networks.Networks):
             place.settled = False
             with contextlib.suppress(OSError):  # a full disk: it is taken away all the same
                 await aio.run(aio.DISK, self._state.save, record)
-        path = self._state.path(record.id)
-        try:
-            async with self._runs:
-                await self._program.teardown(
-                    path, record.id, network, place.endpoint, rules=self._needs_rules(place)
-                )
-        except LadingError as exc:
-            _log.info("endpoint_was_incomplete", sandbox=record.id, network=network.name, reason=exc.message)
-            await self._sweep(record, place)
+        await self._tear_down(record, place)
         record.places.remove(place)
         if not self.endpoints(network.id):
             try:
                 await self._guard.open(network)
+                if place.lent:
+                    await self._guard.forget(network.interface)
             except LadingError as exc:
                 _log.warning("rules_not_removed", network=network.name, reason=exc.message)
         await self._ports.release(_holder(record.id, network.id))
         with contextlib.suppress(OSError):
             await aio.run(aio.DISK, self._state.save, record)
 
+    async def _tear_down(self, record: Record, place: Place) -> None:
+        # The program takes a network's rules away together with its bridge. A lent one stays: the rules go with a stand-in.
+        stays = place.lent and self._is_alone(place)
+        try:
+            async with self._runs:
+                await self._program.teardown(
+                    self._state.path(record.id),
+                    record.id,
+                    place.network,
+                    place.endpoint,
+                    rules=self._needs_rules(place),
+                    keep=stays,
+                )
+        except LadingError as exc:
+            _log.info(
+                "endpoint_was_incomplete", sandbox=record.id, network=place.network.name, reason=exc.message
+            )
+        else:
+            if not stays:
+                return
+        await self._sweep(record, place, f"sw-{place.network.id[:12]}" if stays else place.network.interface)
+
     def _needs_rules(self, place: Place) -> bool:
         """Whether the firewall changes with an endpoint: it publishes ports, or is the only one that is wholly there."""
-        return bool(place.endpoint.ports) or not any(
-            other.settled
-            for live in self._live.values()
-            for other in live.record.places
-            if other is not place and other.network.id == place.network.id
-        )
+        return bool(place.endpoint.ports) or self._is_alone(place)
 
-    async def _sweep(self, record: Record, place: Place) -> None:
-        """Something was missing, so the program stopped half-way: make the endpoint whole elsewhere, and take it away there."""
+    def _is_alone(self, place: Place) -> bool:
+        """Whether no other endpoint of its network is wholly there."""
+        return not any(other.settled for other in self._places(place.network.id) if other is not place)
+
+    async def _sweep(self, record: Record, place: Place, interface: str) -> None:
+        """Make an endpoint whole elsewhere, on the bridge ``interface``, and take it away there. For what the program did not
+        take away, because it stopped half-way where something was missing, or because the bridge stays.
+        """
+        network = replace(place.network, interface=interface)
         id_ = SandboxID(f"sweep-{secrets.token_hex(8)}")
         path = self._state.path(id_)
         await aio.run(aio.DISK, self._state.make, Record(id=id_))
         try:
             for run in (self._program.setup, self._program.teardown):
                 async with self._runs:
-                    await run(path, record.id, place.network, place.endpoint)
+                    await run(path, record.id, network, place.endpoint)
         except LadingError as exc:
             _log.warning(
                 "endpoint_not_swept", sandbox=record.id, network=place.network.name, reason=exc.message
@@ -424,6 +473,16 @@ class NetavarkNetworks(networks.Networks):
             await self._ports.reserve(_holder(id, place.network.id), endpoint.ports, endpoint)
         except LadingError as exc:
             _log.warning("port_not_reserved_again", sandbox=id, reason=exc.message)
+
+
+async def _link(interface: str) -> Link | None:
+    """What the machine has under that name."""
+    if not interface:
+        return None
+    try:
+        return await aio.run(aio.DISK, links.find, interface)
+    except OSError as exc:
+        raise places.refused(f"look for the interface {interface}", exc) from exc
 
 
 def _holder(id: SandboxID, network: NetworkID) -> str:

@@ -28,6 +28,8 @@ class Place(msgspec.Struct, kw_only=True):
     endpoint: Endpoint
     network: Network
     settled: bool = False
+    lent: bool = False
+    """Whether the network's bridge is the administrator's, and is to stay."""
 
 
 class Record(msgspec.Struct, kw_only=True):
