@@ -341,6 +341,30 @@ def test_a_running_container_is_connected_and_disconnected(engine: Engine):
     assert "hello" in engine.docker("exec", "other", "wget", "-qO-", "http://web/")
 
 
+def test_ports_move_when_their_network_is_left(engine: Engine, daemon: NetnsDaemon):
+    for name in ("one", "two", "three"):
+        engine.docker("network", "create", name)
+    serve(engine, "web", "--network", "one", "-p", "8080:80", "--network-alias", "www")
+    for name in ("two", "three"):
+        engine.docker("network", "connect", "--alias", "www", name, "web")
+    places = "{{json .NetworkSettings.Networks}}"
+    before = json.loads(look(engine, "web", places))
+    engine.docker("network", "disconnect", "one", "web")
+    after = json.loads(look(engine, "web", places))
+    assert sorted(after) == ["three", "two"]
+    for key in ("IPAddress", "MacAddress", "DNSNames"):
+        assert after["two"][key] == before["two"][key]
+    assert engine.docker("port", "web").splitlines()[0] == "80/tcp -> 0.0.0.0:8080"
+    assert "hello from" in fetch(daemon, "127.0.0.1", 8080)
+    assert engine.docker("run", "--rm", "--network", "two", "box", "wget", "-qO-", "http://www/")
+    engine.docker("network", "connect", "one", "web")  # back: nothing changes for the others
+    assert "hello from" in fetch(daemon, "127.0.0.1", 8080)
+    routes = engine.docker("exec", "web", "ip", "route").splitlines()
+    metrics = [line.split()[-1] for line in routes if line.startswith("default")]
+    assert len(set(metrics)) == 3
+    assert f"via {before['two']['Gateway']} " in routes[metrics.index(min(metrics))]
+
+
 def test_host_gateway_is_a_name_where_no_gateway_is(engine: Engine):
     engine.docker("network", "create", "--internal", "closed")
     gateway = json.loads(engine.docker("network", "inspect", "bridge"))[0]["IPAM"]["Config"][0]["Gateway"]

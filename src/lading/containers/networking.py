@@ -5,7 +5,7 @@ What a container wants is kept with it (`Document.networks`); what it has lives 
 
 import contextlib
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import anyio
@@ -139,7 +139,7 @@ class Networking:
         ports = netmodes.published(container.config, container.host)
         for name, wish in container.document.networks.items():
             network = self.networks.find(name)
-            publishes = network.driver == BRIDGE and not network.internal
+            publishes = _publishes(network)
             await self._connect(container, network, wish, ports if publishes else [])
             if publishes:
                 ports = []
@@ -296,7 +296,7 @@ class Networking:
     def _unpublished(self, container: Container, network: Network) -> list[PortMapping]:
         """Ports that wait for a network to be published on."""
         sandbox = self.sandbox(container)
-        if network.driver != BRIDGE or network.internal or sandbox is None:
+        if sandbox is None or not _publishes(network):
             return []
         if any(each.ports for each in sandbox.endpoints):
             return []
@@ -309,10 +309,46 @@ class Networking:
             raise PermissionDeniedError(
                 f"container {container.id} is not connected to network {network.name}"
             )
-        if container.state.running:
-            await self.networks.disconnect(SandboxID(container.id), network.id)
-            self._tell("disconnect", network, container)
         del container.document.networks[key]
+        if not container.state.running:
+            return
+        sandbox = self.sandbox(container)
+        left = sandbox.endpoint(network.id) if sandbox else None
+        await self.networks.disconnect(SandboxID(container.id), network.id)
+        self._tell("disconnect", network, container)
+        if left is not None and left.ports:
+            await self._publish_elsewhere(container)
+
+    async def _publish_elsewhere(self, container: Container) -> None:
+        """Ports of a network that was left go to the next that can have them.
+
+        An endpoint has its ports from when it is made, so that one is made anew as it was; what goes through it waits.
+        """
+        sandbox = self.sandbox(container)
+        for endpoint in sandbox.endpoints if sandbox else ():
+            network = next(each for each in self.networks.list() if each.id == endpoint.network)
+            if not _publishes(network):
+                continue
+            id_ = SandboxID(container.id)
+            request = EndpointRequest(
+                names=endpoint.names,
+                ipv4=endpoint.ipv4,
+                ipv6=endpoint.ipv6,
+                mac=endpoint.mac,
+                interface=endpoint.interface,
+                resolvers=endpoint.resolvers,
+                priority=endpoint.priority,
+            )
+            await self.networks.disconnect(id_, network.id)
+            try:
+                ports = tuple(netmodes.published(container.config, container.host))
+                await self.networks.connect(id_, network.id, replace(request, ports=ports))
+            except LadingError as exc:
+                _log.warning(
+                    "ports_not_moved", container=container.id, network=network.name, reason=exc.message
+                )
+                await self.networks.connect(id_, network.id, request)
+            return
 
     # Showing.
 
@@ -336,6 +372,11 @@ class Networking:
             return self.networks.find(name)
         except LadingError:
             return None
+
+
+def _publishes(network: Network) -> bool:
+    """Whether ports of the machine can lead into it."""
+    return network.driver == BRIDGE and not network.internal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

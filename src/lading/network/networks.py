@@ -273,7 +273,8 @@ class NetavarkNetworks(networks.Networks):
             with anyio.CancelScope(shield=True):
                 is_lent = await self._is_lent(known)
                 endpoint = await self._publish(known, id, endpoint, request)
-                await self._make(record, Place(endpoint=endpoint, network=known, lent=is_lent))
+                place = Place(endpoint=endpoint, network=known, lent=is_lent, asked=request.priority)
+                await self._make(record, place)
             return endpoint
 
     async def _is_lent(self, network: Network) -> bool:

@@ -89,9 +89,14 @@ def choose(
         names=tuple(dict.fromkeys(request.names)),
         servers=(four.gateway,) if four and network.resolves_names else (),
         resolvers=tuple(request.resolvers),
-        # Of equals the first has the default route.
-        priority=request.priority - len(record.places),
+        priority=_priority(record, request.priority),
     )
+
+
+def _priority(record: Record, asked: int) -> int:
+    """Below all that asked for the same: of equals the first has the default route."""
+    equals = [place.endpoint.priority for place in record.places if place.asked == asked]
+    return min(equals, default=asked + 1) - 1
 
 
 def _prefix(subnet: Subnet | None) -> int:

@@ -30,6 +30,8 @@ class Place(msgspec.Struct, kw_only=True):
     settled: bool = False
     lent: bool = False
     """Whether the network's bridge is the administrator's, and is to stay."""
+    asked: int = 0
+    """The priority that was asked for; the endpoint's own tells equals apart."""
 
 
 class Record(msgspec.Struct, kw_only=True):
