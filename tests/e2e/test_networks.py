@@ -341,6 +341,33 @@ def test_a_running_container_is_connected_and_disconnected(engine: Engine):
     assert "hello" in engine.docker("exec", "other", "wget", "-qO-", "http://web/")
 
 
+def test_a_container_without_a_network_is_put_into_one(engine: Engine, daemon: NetnsDaemon):
+    engine.docker("network", "create", "net")
+    serve(engine, "web", "--network", "none", "-p", "8080:80")
+    places = "{{json .NetworkSettings.Networks}}"
+    refused = engine.run("network", "connect", "net", "web").stderr
+    assert (
+        "container cannot be connected to multiple networks with one of the networks in private (none)"
+        in refused
+    )
+    engine.docker("network", "disconnect", "none", "web")
+    assert look(engine, "web", places) == "{}"
+    assert "not connected" in engine.run("network", "disconnect", "none", "web").stderr
+    engine.docker("network", "connect", "net", "web")
+    assert list(json.loads(look(engine, "web", places))) == ["net"]
+    engine.restart()
+    for _ in range(2):
+        assert engine.docker("run", "--rm", "--network", "net", "box", "wget", "-qO-", "http://web/")
+        assert "hello from" in fetch(daemon, "127.0.0.1", 8080)
+        engine.docker("restart", "-t", "0", "web")
+        listening(engine, "web")
+    engine.docker("network", "disconnect", "net", "web")
+    engine.docker("network", "connect", "none", "web")
+    assert list(json.loads(look(engine, "web", places))) == ["none"]
+    engine.docker("restart", "-t", "0", "web")
+    assert "eth0" not in engine.docker("exec", "web", "ip", "link")
+
+
 def test_ports_move_when_their_network_is_left(engine: Engine, daemon: NetnsDaemon):
     for name in ("one", "two", "three"):
         engine.docker("network", "create", name)

@@ -115,11 +115,10 @@ class Networking:
     def _isolated(self, container: Container) -> bool:
         """Whether it has no network and can be given none: one that was taken out of all its networks can."""
         mode = netmodes.mode_of(container.host)
-        if mode.kind is not Kind.NETWORK or container.document.networks:
-            return mode.kind is Kind.NONE
-        return bool(container.config.network_disabled) or (
-            mode.name == BRIDGE and self._known(BRIDGE) is None
-        )
+        if container.document.networks or mode.kind not in (Kind.NETWORK, Kind.NONE):
+            return False
+        without_default = mode.name == BRIDGE and self._known(BRIDGE) is None
+        return mode.kind is Kind.NONE or bool(container.config.network_disabled) or without_default
 
     async def join(self, container: Container, entered: Joint) -> Joint:
         """Connect what `enter` gave to the container's networks; nothing of it stays if that fails.
@@ -270,21 +269,35 @@ class Networking:
     async def connect(self, container: Container, network: Network, raw: Mapping[str, Any] | None) -> None:
         """Put a container into one more network; at once if it runs, else at its next start. The caller stores it.
 
-        Raises as `Networks.connect`; `PermissionDeniedError` if it has no network of its own, or is in this one.
+        Raises as `Networks.connect`; `PermissionDeniedError` if it has no network of its own, or is in this one;
+        `InvalidArgumentError` if it is in ``none``.
         """
+        document = container.document
         wish = netmodes.read_wish(raw, network.name)
-        if network.name in container.document.networks:
+        if network.name in document.networks:
             raise PermissionDeniedError(
                 f"endpoint with name {container.name} already exists in network {network.name}"
             )
-        if netmodes.mode_of(container.host).kind is not Kind.NETWORK or not network.interface:
+        kind = netmodes.mode_of(container.host).kind
+        if kind is Kind.NONE and network.name == NONE and document.left_none and not document.networks:
+            document.left_none = False
+            return
+        if network.name == NONE or (kind is Kind.NONE and not document.left_none):
+            raise InvalidArgumentError(
+                "container cannot be connected to multiple networks with one of the networks in private (none) mode",
+                hint=f"docker network disconnect {NONE} {container.name}",
+            )
+        if kind not in (Kind.NETWORK, Kind.NONE) or not network.interface:
             raise PermissionDeniedError(
                 "container sharing network namespace with another container or host cannot be connected to any "
                 "other network"
             )
         if container.state.running:
+            # It may have begun without any network, in a namespace that the runtime made.
+            existing = f"/proc/{container.state.pid}/ns/net"
+            await self.networks.open_sandbox(SandboxID(container.id), existing=existing)
             await self._connect(container, network, wish, self._unpublished(container, network))
-        container.document.networks[network.name] = wish
+        document.networks[network.name] = wish
 
     async def rename(self, container: Container) -> None:
         """A container has another name: others find it by that from now on. Raises as `Networks.rename`."""
@@ -304,12 +317,20 @@ class Networking:
 
     async def disconnect(self, container: Container, network: Network) -> None:
         """Take a container out of a network. The caller stores it. Raises `PermissionDeniedError` if it is in none such."""
-        key = next((name for name in container.document.networks if name in (network.name, network.id)), None)
+        document = container.document
+        if (
+            network.name == NONE
+            and netmodes.mode_of(container.host).kind is Kind.NONE
+            and not document.left_none
+        ):
+            document.left_none = True
+            return
+        key = next((name for name in document.networks if name in (network.name, network.id)), None)
         if key is None:
             raise PermissionDeniedError(
                 f"container {container.id} is not connected to network {network.name}"
             )
-        del container.document.networks[key]
+        del document.networks[key]
         if not container.state.running:
             return
         sandbox = self.sandbox(container)
@@ -355,7 +376,7 @@ class Networking:
     def placed(self, container: Container) -> "list[Placed]":
         """The container's networks, in order, with what it has there."""
         mode = netmodes.mode_of(container.host)
-        if mode.kind is Kind.HOST or self._isolated(container):
+        if mode.kind is Kind.HOST or (self._isolated(container) and not container.document.left_none):
             name = HOST if mode.kind is Kind.HOST else NONE
             return [Placed(name=name, network=self._known(name))]
         sandbox = self.sandbox(container) if container.state.running else None

@@ -254,22 +254,32 @@ def make_network_namespace(path: str) -> None:
         FileExistsError: The file is there.
 
     """
-    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
 
     def enter() -> None:
         _check(_libc.unshare(_CLONE_NEWNET))
         bring_up("lo")
-        mount(f"/proc/self/task/{threading.get_native_id()}/ns/net", path, "", MS_BIND)
+        hold_network_namespace(path, f"/proc/self/task/{threading.get_native_id()}/ns/net")
 
+    _on_thread(enter)
+
+
+def hold_network_namespace(path: str, existing: str) -> None:
+    """Keep the network namespace at ``existing`` by a mount on the new file ``path``.
+
+    Raises:
+        FileExistsError: The file is there.
+
+    """
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
     try:
-        _on_thread(enter)
+        mount(existing, path, "", MS_BIND)
     except BaseException:
         os.unlink(path)
         raise
 
 
 def remove_network_namespace(path: str) -> None:
-    """Take away what `make_network_namespace` made; processes in it keep it alive. None is fine."""
+    """Take away what `make_network_namespace` or `hold_network_namespace` made; processes in it keep it alive. None is fine."""
     with contextlib.suppress(FileNotFoundError):
         try:
             unmount(path)

@@ -236,7 +236,7 @@ class NetavarkNetworks(networks.Networks):
     # Sandboxes.
 
     @override
-    async def open_sandbox(self, id: SandboxID, *, owner: str = "") -> Sandbox:
+    async def open_sandbox(self, id: SandboxID, *, owner: str = "", existing: str = "") -> Sandbox:
         check_id(id)
         live = self._live.get(id)
         if live is None:
@@ -244,7 +244,7 @@ class NetavarkNetworks(networks.Networks):
             async with live.lock:
                 with anyio.CancelScope(shield=True):
                     try:
-                        await aio.run(aio.DISK, self._state.make, live.record, owner)
+                        await aio.run(aio.DISK, self._state.make, live.record, owner, existing)
                     except OSError as exc:
                         del self._live[id]
                         await aio.run(aio.DISK, self._state.drop, id)
