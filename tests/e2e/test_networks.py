@@ -292,6 +292,26 @@ def test_a_container_that_is_made_anew_is_found_at_once(engine: Engine, daemon: 
         engine.docker("rm", "-f", "web")
 
 
+def test_published_ports_answer_on_the_ipv6_loopback(engine: Engine, daemon: NetnsDaemon):
+    engine.docker("network", "create", "--ipv6", "both")
+    serve(engine, "web", "--network", "both", "-p", "8080:80", "-p", "[0:0::1]:8081:80")
+    assert "[::1]:8081" in engine.docker("port", "web")
+    serve(engine, "other", "--network", "both", "-p", "[::]:8082:80")
+    engine.restart()
+    for port in (8080, 8081, 8082):
+        assert "hello from" in fetch(daemon, "::1", port)
+    with pytest.raises(ConnectionRefusedError):
+        fetch(daemon, "127.0.0.1", 8081)
+    engine.docker("rm", "-f", "other")
+    engine.docker("network", "create", "waits-until-it-left")
+    engine.docker("network", "rm", "waits-until-it-left")
+    with pytest.raises(ConnectionRefusedError):
+        fetch(daemon, "::1", 8082)
+    assert "hello from" in fetch(daemon, "::1", 8080)
+    refused = engine.run("run", "--rm", "--network", "both", "-p", "[::1]:8083:80/udp", "box", "true").stderr
+    assert "cannot publish port 80/udp on [::1]: only TCP is passed on" in refused
+
+
 @pytest.mark.proves("POST /networks/create")
 def test_options_of_a_network(engine: Engine):
     options = ["--opt", "com.docker.network.driver.mtu=1400", "--opt", "com.docker.network.bridge.name=mine0"]

@@ -23,6 +23,12 @@ _RULES: Final = {
     True: (_COMMON + "drop", 'iifname "{0}" oifname != "{0}" drop'),
 }
 """By whether the network is internal."""
+_LOCAL: Final = """chain local {{
+type nat hook output priority -110; policy accept;
+ip6 daddr ::1 tcp dport {{ {0} }} redirect
+}}
+"""
+"""Before netavark's rules: of several translations the first counts."""
 
 
 class Guard:
@@ -39,15 +45,20 @@ class Guard:
                 hint="install nftables",
             )
 
-    async def close(self, network: Network) -> None:
-        """Let in only what is published. Idempotent. Raises `UnavailableError` in nft's words."""
+    async def close(self, network: Network, local: Collection[int] = ()) -> None:
+        """Let in only what is published.
+
+        Connections to ``local`` ports of ``[::1]`` go to sockets of this machine, whatever netavark says (see `relay.py`).
+        Idempotent. Raises `UnavailableError` in nft's words.
+        """
         if network.driver != BRIDGE:
             return
         name = table_of(network)
         rules = "\n".join(rule.format(network.interface) for rule in _RULES[network.internal])
         await self._apply(
             f"add table inet {name}\ndelete table inet {name}\ntable inet {name} {{\n"
-            f"chain forward {{\ntype filter hook forward priority filter; policy accept;\n{rules}\n}}\n}}\n"
+            f"chain forward {{\ntype filter hook forward priority filter; policy accept;\n{rules}\n}}\n"
+            f"{_LOCAL.format(', '.join(map(str, sorted(local)))) if local else ''}}}\n"
         )
 
     async def open(self, network: Network) -> None:

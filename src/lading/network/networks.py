@@ -45,6 +45,7 @@ from lading.network.guard import Guard
 from lading.network.links import Link
 from lading.network.netavark import Netavark
 from lading.network.ports import Ports, Reservations
+from lading.network.relay import Relays, Way, open_relays
 from lading.network.rootlesskit import RootlessPorts
 from lading.network.state import Place, Record, State, check_id
 
@@ -83,12 +84,13 @@ class _Live:
 class NetavarkNetworks(networks.Networks):
     """See `lading.core.networks`. Make it with `open_networks`."""
 
-    def __init__(self, store: networks.Store, root: Path, settings: Settings) -> None:
+    def __init__(self, store: networks.Store, root: Path, settings: Settings, relays: Relays) -> None:
         self._store = store
         self._settings = settings
         self._state = State(root)
         self._program = Netavark(self._state.programs, program=settings.program, resolver=settings.resolver)
         self._guard = Guard(settings.nft)
+        self._relays = relays
         self._ports: Ports = RootlessPorts(settings.rootlesskit) if settings.rootlesskit else Reservations()
         self._networks: dict[NetworkID, Network] = {}
         self._locks: dict[NetworkID, anyio.Lock] = {}
@@ -310,20 +312,33 @@ class NetavarkNetworks(networks.Networks):
         record.places.append(place)
         try:
             await aio.run(aio.DISK, self._state.save, record)
-            if first:
-                await self._guard.close(place.network)
+            local = places.local_ports(place.endpoint)
+            if first or local:
+                await self._close_guard(place.network)
             async with self._runs:
                 await self._program.setup(
                     self._state.path(record.id), record.id, place.network, place.endpoint, rules=rules
                 )
             place.settled = True
             await aio.run(aio.DISK, self._state.save, record)
+            self._relay(record.id, place)
             await self._announce(record, place)
         except (LadingError, OSError) as exc:
             await self._take_away(record, place)
             if isinstance(exc, OSError):
                 raise places.refused("write down an endpoint", exc) from exc
             raise
+
+    def _relay(self, id: SandboxID, place: Place) -> None:
+        ports, holder = places.local_ports(place.endpoint), _holder(id, place.network.id)
+        sockets = [(each, ports.get(each.getsockname()[1])) for each in self._ports.local(holder)]
+        ways = [Way(listener, place.endpoint.ipv6, port) for listener, port in sockets if port]
+        if ways:
+            self._relays.start(holder, ways)
+
+    async def _close_guard(self, network: Network) -> None:
+        local = {port for _, each in self.endpoints(network.id) for port in places.local_ports(each)}
+        await self._guard.close(network, local)
 
     async def _announce(self, record: Record, place: Place) -> None:
         if place.network.driver == "ipvlan":  # its MAC address is the parent's, which stays
@@ -387,13 +402,16 @@ class NetavarkNetworks(networks.Networks):
                 await aio.run(aio.DISK, self._state.save, record)
         await self._tear_down(record, place)
         record.places.remove(place)
-        if not self.endpoints(network.id):
-            try:
+        try:
+            if not self.endpoints(network.id):
                 await self._guard.open(network)
                 if place.lent:
                     await self._guard.forget(network.interface)
-            except LadingError as exc:
-                _log.warning("rules_not_removed", network=network.name, reason=exc.message)
+            elif places.local_ports(place.endpoint):
+                await self._close_guard(network)
+        except LadingError as exc:
+            _log.warning("rules_not_removed", network=network.name, reason=exc.message)
+        self._relays.stop(_holder(record.id, network.id))
         await self._ports.release(_holder(record.id, network.id))
         with contextlib.suppress(OSError):
             await aio.run(aio.DISK, self._state.save, record)
@@ -472,6 +490,7 @@ class NetavarkNetworks(networks.Networks):
         endpoint = place.endpoint
         try:
             await self._ports.reserve(_holder(id, place.network.id), endpoint.ports, endpoint)
+            self._relay(id, place)
         except LadingError as exc:
             _log.warning("port_not_reserved_again", sandbox=id, reason=exc.message)
 
@@ -495,12 +514,13 @@ async def open_networks(
     store: networks.Store, root: Path, settings: Settings | None = None
 ) -> AsyncGenerator[NetavarkNetworks]:
     """Networks with their records in ``store`` and what goes with the boot below ``root``. Leaving leaves everything as it is."""
-    made = NetavarkNetworks(store, root, settings or Settings())
-    await made._open()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-    try:
-        yield made
-    finally:
-        made._close()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    async with open_relays() as relays:
+        made = NetavarkNetworks(store, root, settings or Settings(), relays)
+        await made._open()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        try:
+            yield made
+        finally:
+            made._close()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
 __all__ = ["HOST", "NONE", "NetavarkNetworks", "Settings", "Subnet", "open_networks"]

@@ -125,7 +125,7 @@ def ports_of(network: Network, request: EndpointRequest, *, default: str) -> tup
         return ()
     fallback = network.options.get(HOST_IP, default)
     plain = "" if fallback == "0.0.0.0" else fallback  # noqa: S104 - it means all addresses
-    made = tuple(port if port.host_ip else replace(port, host_ip=plain) for port in request.ports)
+    made = tuple(replace(port, host_ip=_plain(port.host_ip) or plain) for port in request.ports)
     if addresses.of_version(network.subnets, 6) is None:
         for port in made:
             if ":" in port.host_ip:  # nothing here leads from one version of IP to the other
@@ -137,9 +137,23 @@ def ports_of(network: Network, request: EndpointRequest, *, default: str) -> tup
     return made
 
 
+def _plain(address: str) -> str:
+    """As the machine writes it."""
+    return str(addresses.address(address, "host address")) if address else ""
+
+
 def with_ports(endpoint: Endpoint, ports: tuple[PortMapping, ...]) -> Endpoint:
     """The endpoint with its published ports."""
     return replace(endpoint, ports=ports)
+
+
+def local_ports(endpoint: Endpoint) -> dict[int, int]:
+    """TCP ports that are published on ``[::1]`` among others, with the endpoint's own."""
+    return {
+        each.host_port: each.port
+        for each in endpoint.ports
+        if endpoint.ipv6 and each.protocol == "tcp" and each.host_ip in ("", "::", "::1")
+    }
 
 
 def refused(what: str, exc: OSError) -> UnavailableError:
