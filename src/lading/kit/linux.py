@@ -51,8 +51,10 @@ _CLONE_NEWNS: Final = 0x20000
 _CLONE_NEWNET: Final = 0x40000000
 _SIOCGIFFLAGS: Final = 0x8913
 _SIOCSIFFLAGS: Final = 0x8914
+_SIOCSIFHWADDR: Final = 0x8924
 _IFF_UP: Final = 1
 _IFF_RUNNING: Final = 0x40
+_ARPHRD_ETHER: Final = 1
 _NSFS_MAGIC: Final = 0x6E736673
 _OPTIONS_MAX: Final = 4096 - 512
 """mount(2) takes one page of options; some room is left for what others may add."""
@@ -322,19 +324,21 @@ def bring_up_loopback(path: str) -> None:
 
 
 def wait_until_running(interface: str, seconds: float) -> None:
-    """Wait until an interface of this network namespace has carrier, and the other end of its pair knows. netdevice(7).
-
-    Both are told under one lock of the kernel; a call that takes it returns after them.
-    """
+    """Wait until an interface of this network namespace has carrier. netdevice(7)."""
     until = time.monotonic() + seconds
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        name = interface.encode()
         while time.monotonic() < until:
-            answer = fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("16s24x", name))
+            answer = fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("16s24x", interface.encode()))
             if struct.unpack_from("H", answer, 16)[0] & _IFF_RUNNING:
-                break
+                return
             time.sleep(0.001)
-    bring_up(interface)
+
+
+def set_mac(interface: str, mac: bytes) -> None:
+    """Give an interface of this network namespace a MAC address, which may be the one that it has. netdevice(7)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        asked = struct.pack("16sH6s16x", interface.encode(), _ARPHRD_ETHER, mac)
+        fcntl.ioctl(control, _SIOCSIFHWADDR, asked)
 
 
 def bring_up(interface: str) -> None:
