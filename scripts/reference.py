@@ -77,9 +77,9 @@ def configuration() -> str:
         (*option_cells(o), o.help, default_of(o), "yes" if o.reloadable else "")
         for o in sorted(options.USED, key=lambda o: o.flag or o.key)
     ]
-    accepted, refused = (
+    accepted, refused, kept = (
         [(*option_cells(o), o.kind.value) for o in sorted(group, key=lambda o: o.flag or o.key)]
-        for group in (options.IGNORED, options.REFUSED)
+        for group in (options.IGNORED, options.REFUSED, options.KEPT_ON)
     )
     return page(
         _MADE,
@@ -109,6 +109,12 @@ def configuration() -> str:
         "Ignoring one of these would silently weaken what the administrator asked for.",
         "",
         table(("flag", "key", "takes"), refused),
+        "",
+        "## Refused unless on",
+        "",
+        "What they turn off cannot be turned off here, and who does so relies on it.",
+        "",
+        table(("flag", "key", "takes"), kept),
     )
 
 

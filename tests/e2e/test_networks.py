@@ -80,6 +80,13 @@ def fetch_soon(engine: Engine, daemon: NetnsDaemon, address: str, port: int) -> 
             time.sleep(0.1)
 
 
+def post(daemon: NetnsDaemon, target: str, body: object) -> bytes:
+    """Post a body; the whole answer."""
+    text = json.dumps(body)
+    head = f"POST {target} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {len(text)}"
+    return daemon.raw(f"{head}\r\n\r\n{text}".encode())
+
+
 def look(engine: Engine, container: str, template: str) -> str:
     return engine.docker("inspect", "--format", template, container).strip()
 
@@ -265,6 +272,46 @@ def test_ports_on_addresses_of_the_other_version_are_refused_by_name(engine: Eng
         engine.docker("rm", "-f", "one")
 
 
+def test_a_container_that_is_made_anew_is_found_at_once(engine: Engine, daemon: NetnsDaemon):
+    """Others remember the MAC address that its addresses had before."""
+    # The IPv6 subnet first: netavark pairs addresses with subnets by their order.
+    body = {
+        "Name": "both",
+        "EnableIPv6": True,
+        "IPAM": {"Config": [{"Subnet": "fd00:85::/64"}, {"Subnet": "10.85.0.0/24"}]},
+    }
+    assert b" 201 " in post(daemon, "/networks/create", body)
+    engine.docker("run", "-d", "--name", "other", "--network", "both", "box", "sleep", "1000")
+    addresses = ("--ip", "10.85.0.9", "--ip6", "fd00:85::9")
+    for _ in range(3):
+        serve(engine, "web", "--network", "both", *addresses, "-p", "8080:80")
+        assert "hello from" in fetch(daemon, "127.0.0.1", 8080)
+        assert "hello from" in fetch(daemon, "fd00:85::9", 80)
+        for address in ("10.85.0.9", "fd00:85::9"):
+            assert engine.docker("exec", "other", "ping", "-c1", "-W2", address)
+        engine.docker("rm", "-f", "web")
+
+
+def test_published_ports_answer_on_the_ipv6_loopback(engine: Engine, daemon: NetnsDaemon):
+    engine.docker("network", "create", "--ipv6", "both")
+    serve(engine, "web", "--network", "both", "-p", "8080:80", "-p", "[0:0::1]:8081:80")
+    assert "[::1]:8081" in engine.docker("port", "web")
+    serve(engine, "other", "--network", "both", "-p", "[::]:8082:80")
+    engine.restart()
+    for port in (8080, 8081, 8082):
+        assert "hello from" in fetch(daemon, "::1", port)
+    with pytest.raises(ConnectionRefusedError):
+        fetch(daemon, "127.0.0.1", 8081)
+    engine.docker("rm", "-f", "other")
+    engine.docker("network", "create", "waits-until-it-left")
+    engine.docker("network", "rm", "waits-until-it-left")
+    with pytest.raises(ConnectionRefusedError):
+        fetch(daemon, "::1", 8082)
+    assert "hello from" in fetch(daemon, "::1", 8080)
+    refused = engine.run("run", "--rm", "--network", "both", "-p", "[::1]:8083:80/udp", "box", "true").stderr
+    assert "cannot publish port 80/udp on [::1]: only TCP is passed on" in refused
+
+
 @pytest.mark.proves("POST /networks/create")
 def test_options_of_a_network(engine: Engine):
     options = ["--opt", "com.docker.network.driver.mtu=1400", "--opt", "com.docker.network.bridge.name=mine0"]
@@ -312,6 +359,57 @@ def test_a_running_container_is_connected_and_disconnected(engine: Engine):
     engine.docker("network", "connect", "net", "other")
     engine.docker("start", "other")
     assert "hello" in engine.docker("exec", "other", "wget", "-qO-", "http://web/")
+
+
+def test_a_container_without_a_network_is_put_into_one(engine: Engine, daemon: NetnsDaemon):
+    engine.docker("network", "create", "net")
+    serve(engine, "web", "--network", "none", "-p", "8080:80")
+    places = "{{json .NetworkSettings.Networks}}"
+    refused = engine.run("network", "connect", "net", "web").stderr
+    assert (
+        "container cannot be connected to multiple networks with one of the networks in private (none)"
+        in refused
+    )
+    engine.docker("network", "disconnect", "none", "web")
+    assert look(engine, "web", places) == "{}"
+    assert "not connected" in engine.run("network", "disconnect", "none", "web").stderr
+    engine.docker("network", "connect", "net", "web")
+    assert list(json.loads(look(engine, "web", places))) == ["net"]
+    engine.restart()
+    for _ in range(2):
+        assert engine.docker("run", "--rm", "--network", "net", "box", "wget", "-qO-", "http://web/")
+        assert "hello from" in fetch(daemon, "127.0.0.1", 8080)
+        engine.docker("restart", "-t", "0", "web")
+        listening(engine, "web")
+    engine.docker("network", "disconnect", "net", "web")
+    engine.docker("network", "connect", "none", "web")
+    assert list(json.loads(look(engine, "web", places))) == ["none"]
+    engine.docker("restart", "-t", "0", "web")
+    assert "eth0" not in engine.docker("exec", "web", "ip", "link")
+
+
+def test_ports_move_when_their_network_is_left(engine: Engine, daemon: NetnsDaemon):
+    for name in ("one", "two", "three"):
+        engine.docker("network", "create", name)
+    serve(engine, "web", "--network", "one", "-p", "8080:80", "--network-alias", "www")
+    for name in ("two", "three"):
+        engine.docker("network", "connect", "--alias", "www", name, "web")
+    places = "{{json .NetworkSettings.Networks}}"
+    before = json.loads(look(engine, "web", places))
+    engine.docker("network", "disconnect", "one", "web")
+    after = json.loads(look(engine, "web", places))
+    assert sorted(after) == ["three", "two"]
+    for key in ("IPAddress", "MacAddress", "DNSNames"):
+        assert after["two"][key] == before["two"][key]
+    assert engine.docker("port", "web").splitlines()[0] == "80/tcp -> 0.0.0.0:8080"
+    assert "hello from" in fetch(daemon, "127.0.0.1", 8080)
+    assert engine.docker("run", "--rm", "--network", "two", "box", "wget", "-qO-", "http://www/")
+    engine.docker("network", "connect", "one", "web")  # back: nothing changes for the others
+    assert "hello from" in fetch(daemon, "127.0.0.1", 8080)
+    routes = engine.docker("exec", "web", "ip", "route").splitlines()
+    metrics = [line.split()[-1] for line in routes if line.startswith("default")]
+    assert len(set(metrics)) == 3
+    assert f"via {before['two']['Gateway']} " in routes[metrics.index(min(metrics))]
 
 
 def test_host_gateway_is_a_name_where_no_gateway_is(engine: Engine):
@@ -427,10 +525,64 @@ def test_every_exposed_port_and_a_resolver_of_its_own(engine: Engine, daemon: Ne
     [line] = engine.docker("port", "web").splitlines()
     assert "hello from" in fetch(daemon, "127.0.0.1", int(line.rpartition(":")[2]))
     assert "nameserver 192.0.2.53" in engine.docker("exec", "web", "cat", "/etc/resolv.conf")
-    body = json.dumps({"Image": "box", "Cmd": ["ip", "-o", "link"], "NetworkDisabled": True})
-    head = f"POST /containers/create?name=alone HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    assert b" 201 " in daemon.raw(f"{head}\r\n\r\n{body}".encode())
+    body = {"Image": "box", "Cmd": ["ip", "-o", "link"], "NetworkDisabled": True}
+    assert b" 201 " in post(daemon, "/containers/create?name=alone", body)
     assert len(engine.docker("start", "-a", "alone").splitlines()) == 1
+
+
+def test_a_bridge_of_the_administrator_stays_as_it_was(engine: Engine, daemon: NetnsDaemon):
+    machine = daemon.machine
+    option = "com.docker.network.bridge.name"
+    for name in ("lo", "port0"):
+        machine.run("ip", "link", "add", "port0", "type", "veth", "peer", "name", "port1", check=False)
+        refused = engine.run("network", "create", "-o", f"{option}={name}", "net").stderr
+        assert f"existing interface {name} is not a bridge" in refused
+    machine.run("ip", "link", "add", "mine1", "type", "bridge")
+    try:
+        refused = engine.run("network", "create", "-o", f"{option}=mine1", "--subnet", "10.86.0.0/24", "net")
+        assert "existing bridge mine1 has no address 10.86.0.1/24: ip addr add" in refused.stderr
+        machine.run("ip", "addr", "add", "10.86.0.1/24", "dev", "mine1")
+        for port in ("no port", "a port"):  # of the administrator's on it
+            engine.docker("network", "create", "-o", f"{option}=mine1", "net")
+            serve(engine, "web", "--network", "net", "-p", "8080:80")
+            serve(engine, "two", "--network", "net", "-p", "8081:80")
+            assert look(engine, "web", "{{.NetworkSettings.Networks.net.IPAddress}}") == "10.86.0.2"
+            assert "hello from" in fetch(daemon, "127.0.0.1", 8080)
+            assert engine.docker("exec", "two", "wget", "-qO-", "http://web/")
+            engine.restart()
+            engine.docker("rm", "-f", "two")
+            assert "hello from" in fetch(daemon, "127.0.0.1", 8080)
+            engine.docker("rm", "-f", "web")
+            engine.docker("network", "rm", "net")
+            [bridge] = [each for each in machine.links() if each["ifname"] == "mine1"]
+            assert [each["local"] for each in bridge["addr_info"] if each["scope"] == "global"] == [
+                "10.86.0.1"
+            ]
+            rules = machine.rules()
+            assert not [word for word in ("10.86.0.", "mine1", "lading-", "nv_", "sw-") if word in rules], (
+                port
+            )
+            machine.run("ip", "link", "set", "port0", "master", "mine1")
+    finally:
+        machine.run("ip", "link", "del", "port0")
+        machine.run("ip", "link", "del", "mine1")
+
+
+def test_the_default_network_on_a_bridge_of_the_administrator():
+    with daemon_in_netns() as daemon:
+        daemon.stop()
+        machine = daemon.machine
+        machine.run("ip", "link", "add", "mine2", "type", "bridge")
+        machine.run("ip", "addr", "add", "10.87.0.5/24", "dev", "mine2")
+        index = machine.links()[0]["ifindex"]
+        daemon.arguments.append("--bridge=mine2")
+        daemon.start()
+        said = boxed(daemon).docker("run", "--rm", "box", "ip", "route")
+        assert "default via 10.87.0.5 dev eth0" in said
+        daemon.stop()
+        [bridge] = machine.links()
+        assert (bridge["ifindex"], bridge["addr_info"][0]["local"]) == (index, "10.87.0.5")
+        machine.run("ip", "link", "del", "mine2")
 
 
 def outside(daemon: NetnsDaemon, stack: ExitStack) -> Netns:

@@ -170,7 +170,7 @@ def test_builds_run_their_steps_and_hide_what_they_delete(
 
 
 def test_networks_names_and_published_ports(daemon: RootlessDaemon, engine: Engine):
-    engine.docker("network", "create", "net")
+    engine.docker("network", "create", "--ipv6", "net")
     page = "mkdir /www; echo hello >/www/index.html; httpd -f -p 80 -h /www"
     ports = ("-p", "8080:80", "-p", f"{OUTSIDE}:8081:80", "-p", "80")
     engine.docker("run", "-d", "--name", "web", "--network", "net", *ports, "box", "sh", "-c", page)
@@ -187,6 +187,7 @@ def test_networks_names_and_published_ports(daemon: RootlessDaemon, engine: Engi
     engine.docker("rm", "-f", "web")
     engine.docker(*again)
     engine.docker("network", "rm", "net")
+    assert "addresses_not_announced" not in daemon.tail()
 
 
 def test_streams_files_figures_and_volumes(engine: Engine):

@@ -121,6 +121,7 @@ def test_other_users_networks_execs_and_terminals(engine: Engine):
     refused = fails(engine, "run", "--rm", "--network", "container:other", "box", "true")
     assert "different user namespaces" in refused
     assert engine.docker("run", "--rm", "-t", "--network", "none", "box", "id", "-u").strip() == "0"
+    assert "addresses_not_announced" not in engine.daemon.tail()
 
 
 def test_files_go_in_and_out_with_the_containers_owners(engine: Engine, tmp_path: Path):

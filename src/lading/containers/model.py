@@ -79,6 +79,8 @@ class Document(msgspec.Struct, kw_only=True, rename="pascal"):
     """Bind mounts of the containers that ``--volumes-from`` named."""
     networks: dict[str, Wish] = msgspec.field(default_factory=dict[str, Wish])
     """What it wants of each of its networks, by name; the first is that of ``NetworkMode``."""
+    left_none: bool = False
+    """Whether it was taken out of ``none``, which is still its ``NetworkMode``, so that it can be put into networks."""
 
 
 @dataclass(slots=True)

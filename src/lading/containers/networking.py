@@ -5,7 +5,7 @@ What a container wants is kept with it (`Document.networks`); what it has lives 
 
 import contextlib
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import anyio
@@ -115,11 +115,10 @@ class Networking:
     def _isolated(self, container: Container) -> bool:
         """Whether it has no network and can be given none: one that was taken out of all its networks can."""
         mode = netmodes.mode_of(container.host)
-        if mode.kind is not Kind.NETWORK or container.document.networks:
-            return mode.kind is Kind.NONE
-        return bool(container.config.network_disabled) or (
-            mode.name == BRIDGE and self._known(BRIDGE) is None
-        )
+        if container.document.networks or mode.kind not in (Kind.NETWORK, Kind.NONE):
+            return False
+        without_default = mode.name == BRIDGE and self._known(BRIDGE) is None
+        return mode.kind is Kind.NONE or bool(container.config.network_disabled) or without_default
 
     async def join(self, container: Container, entered: Joint) -> Joint:
         """Connect what `enter` gave to the container's networks; nothing of it stays if that fails.
@@ -139,7 +138,7 @@ class Networking:
         ports = netmodes.published(container.config, container.host)
         for name, wish in container.document.networks.items():
             network = self.networks.find(name)
-            publishes = network.driver == BRIDGE and not network.internal
+            publishes = _publishes(network)
             await self._connect(container, network, wish, ports if publishes else [])
             if publishes:
                 ports = []
@@ -270,21 +269,35 @@ class Networking:
     async def connect(self, container: Container, network: Network, raw: Mapping[str, Any] | None) -> None:
         """Put a container into one more network; at once if it runs, else at its next start. The caller stores it.
 
-        Raises as `Networks.connect`; `PermissionDeniedError` if it has no network of its own, or is in this one.
+        Raises as `Networks.connect`; `PermissionDeniedError` if it has no network of its own, or is in this one;
+        `InvalidArgumentError` if it is in ``none``.
         """
+        document = container.document
         wish = netmodes.read_wish(raw, network.name)
-        if network.name in container.document.networks:
+        if network.name in document.networks:
             raise PermissionDeniedError(
                 f"endpoint with name {container.name} already exists in network {network.name}"
             )
-        if netmodes.mode_of(container.host).kind is not Kind.NETWORK or not network.interface:
+        kind = netmodes.mode_of(container.host).kind
+        if kind is Kind.NONE and network.name == NONE and document.left_none and not document.networks:
+            document.left_none = False
+            return
+        if network.name == NONE or (kind is Kind.NONE and not document.left_none):
+            raise InvalidArgumentError(
+                "container cannot be connected to multiple networks with one of the networks in private (none) mode",
+                hint=f"docker network disconnect {NONE} {container.name}",
+            )
+        if kind not in (Kind.NETWORK, Kind.NONE) or not network.interface:
             raise PermissionDeniedError(
                 "container sharing network namespace with another container or host cannot be connected to any "
                 "other network"
             )
         if container.state.running:
+            # It may have begun without any network, in a namespace that the runtime made.
+            existing = f"/proc/{container.state.pid}/ns/net"
+            await self.networks.open_sandbox(SandboxID(container.id), existing=existing)
             await self._connect(container, network, wish, self._unpublished(container, network))
-        container.document.networks[network.name] = wish
+        document.networks[network.name] = wish
 
     async def rename(self, container: Container) -> None:
         """A container has another name: others find it by that from now on. Raises as `Networks.rename`."""
@@ -296,7 +309,7 @@ class Networking:
     def _unpublished(self, container: Container, network: Network) -> list[PortMapping]:
         """Ports that wait for a network to be published on."""
         sandbox = self.sandbox(container)
-        if network.driver != BRIDGE or network.internal or sandbox is None:
+        if sandbox is None or not _publishes(network):
             return []
         if any(each.ports for each in sandbox.endpoints):
             return []
@@ -304,22 +317,66 @@ class Networking:
 
     async def disconnect(self, container: Container, network: Network) -> None:
         """Take a container out of a network. The caller stores it. Raises `PermissionDeniedError` if it is in none such."""
-        key = next((name for name in container.document.networks if name in (network.name, network.id)), None)
+        document = container.document
+        if (
+            network.name == NONE
+            and netmodes.mode_of(container.host).kind is Kind.NONE
+            and not document.left_none
+        ):
+            document.left_none = True
+            return
+        key = next((name for name in document.networks if name in (network.name, network.id)), None)
         if key is None:
             raise PermissionDeniedError(
                 f"container {container.id} is not connected to network {network.name}"
             )
-        if container.state.running:
-            await self.networks.disconnect(SandboxID(container.id), network.id)
-            self._tell("disconnect", network, container)
-        del container.document.networks[key]
+        del document.networks[key]
+        if not container.state.running:
+            return
+        sandbox = self.sandbox(container)
+        left = sandbox.endpoint(network.id) if sandbox else None
+        await self.networks.disconnect(SandboxID(container.id), network.id)
+        self._tell("disconnect", network, container)
+        if left is not None and left.ports:
+            await self._publish_elsewhere(container)
+
+    async def _publish_elsewhere(self, container: Container) -> None:
+        """Ports of a network that was left go to the next that can have them.
+
+        An endpoint has its ports from when it is made, so that one is made anew as it was; what goes through it waits.
+        """
+        sandbox = self.sandbox(container)
+        for endpoint in sandbox.endpoints if sandbox else ():
+            network = next(each for each in self.networks.list() if each.id == endpoint.network)
+            if not _publishes(network):
+                continue
+            id_ = SandboxID(container.id)
+            request = EndpointRequest(
+                names=endpoint.names,
+                ipv4=endpoint.ipv4,
+                ipv6=endpoint.ipv6,
+                mac=endpoint.mac,
+                interface=endpoint.interface,
+                resolvers=endpoint.resolvers,
+                priority=endpoint.priority,
+            )
+            await self.networks.disconnect(id_, network.id)
+            try:
+                ports = tuple(netmodes.published(container.config, container.host))
+                await self.networks.connect(id_, network.id, replace(request, ports=ports))
+            except LadingError as exc:
+                _log.warning(
+                    "ports_not_moved", container=container.id, network=network.name, reason=exc.message
+                )
+                await self.networks.connect(id_, network.id, request)
+            return
 
     # Showing.
 
     def placed(self, container: Container) -> "list[Placed]":
         """The container's networks, in order, with what it has there."""
         mode = netmodes.mode_of(container.host)
-        if mode.kind is Kind.HOST or self._isolated(container):
+        if mode.kind is Kind.HOST or (self._isolated(container) and not container.document.left_none):
             name = HOST if mode.kind is Kind.HOST else NONE
             return [Placed(name=name, network=self._known(name))]
         sandbox = self.sandbox(container) if container.state.running else None
@@ -336,6 +393,11 @@ class Networking:
             return self.networks.find(name)
         except LadingError:
             return None
+
+
+def _publishes(network: Network) -> bool:
+    """Whether ports of the machine can lead into it."""
+    return network.driver == BRIDGE and not network.internal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ The first address of a subnet is its gateway unless one is named; network and br
 
 import ipaddress
 import secrets
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -219,11 +219,11 @@ def choose(subnet: Subnet, *, wanted: str = "", used: Collection[str]) -> str:
     held = {*used, subnet.gateway, *subnet.reserved.values()}
     if wanted:
         each = address(wanted, "IP address")
-        if each not in whole or str(each) == str(whole.network_address):
+        if each not in whole or each == whole.network_address:
             raise InvalidArgumentError(
                 f"invalid endpoint settings: no configured subnet contains IP address {each}"
             )
-        if str(each) in held:
+        if str(each) in held or each in _ends(whole):
             raise ConflictError(f"Address already in use: {each}", subject=str(each))
         return str(each)
     for each in _hosts(network(subnet.range) if subnet.range else whole, whole):
@@ -236,12 +236,13 @@ def choose(subnet: Subnet, *, wanted: str = "", used: Collection[str]) -> str:
 
 
 def _hosts(part: IPNetwork, whole: IPNetwork) -> Iterator[IPAddress]:
-    ends: Iterable[IPAddress] = (
-        whole.network_address,
-        *((whole.broadcast_address,) if whole.version == 4 else ()),
-    )
-    outside = set(ends)
+    outside = _ends(whole)
     return (each for each in part if each not in outside)
+
+
+def _ends(whole: IPNetwork) -> set[IPAddress]:
+    """What is never given out: the network's address, and of IPv4 the broadcast address."""
+    return {whole.network_address, *((whole.broadcast_address,) if whole.version == 4 else ())}
 
 
 def of_version(subnets: Sequence[Subnet], version: int) -> Subnet | None:

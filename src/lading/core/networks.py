@@ -225,10 +225,11 @@ class Networks(Protocol):
 
     # Sandboxes.
 
-    async def open_sandbox(self, id: SandboxID, *, owner: str = "") -> Sandbox:
+    async def open_sandbox(self, id: SandboxID, *, owner: str = "", existing: str = "") -> Sandbox:
         """The sandbox of that ID, made if need be.
 
-        Its network namespace belongs to the user namespace at the path ``owner``, else to the daemon's.
+        Its network namespace belongs to the user namespace at the path ``owner``, else to the daemon's; or it is that at the path
+        ``existing``, of a process that runs without any network.
 
         Raises `InvalidArgumentError` for an ID that is none; `UnavailableError` if the machine refuses.
         """

@@ -338,6 +338,11 @@ def _accepted(option: Option, value: Any) -> str:
             f"option {name!r} is not supported",
             hint="it protects something, so it is refused rather than ignored",
         )
+    if option.meaning is Meaning.KEPT_ON and not value:
+        raise UnsupportedError(
+            f"option {option.key!r} cannot be off",
+            hint="leave it out; --bridge=none makes no default network, and containers can run with --network none or host",
+        )
     name = f"--{option.flag}" if option.flag else option.key
     return f"option {name} has no meaning here and is ignored" if option.meaning is Meaning.IGNORED else ""
 

@@ -1,7 +1,8 @@
 """Every flag of dockerd and every key of its daemon.json, as one table (Docker Engine 28).
 
 A flag and a key are one option. Some have a meaning here. Most others are accepted and named in a warning, so that an existing
-command line or file starts this daemon. A few would silently weaken what the administrator asked for; those are refused.
+command line or file starts this daemon. A few would silently weaken what the administrator asked for; those are refused, unless
+they ask for what happens here anyway.
 """
 
 from collections.abc import Iterable, Iterator
@@ -27,6 +28,7 @@ class Meaning(Enum):
     USED = "used"
     IGNORED = "accepted with a warning"
     REFUSED = "refused unless off"
+    KEPT_ON = "refused unless on"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,9 +169,8 @@ def _ignored(kind: Kind, *names: str) -> Iterator[Option]:
 IGNORED: Final = (
     *_ignored(
         Kind.BOOL,
-        *("allow-direct-routing", "bridge-accept-fwmark", "cri-containerd", "experimental", "icc"),
-        *("ip-forward", "ip-forward-no-drop", "ip-masq", "ip6tables", "iptables", "ipv6", "live-restore"),
-        *("raw-logs", "userland-proxy"),
+        *("allow-direct-routing", "bridge-accept-fwmark", "cri-containerd", "experimental"),
+        *("ip-forward", "ip-forward-no-drop", "ipv6", "live-restore", "raw-logs", "userland-proxy"),
     ),
     *_ignored(
         Kind.INT,
@@ -215,7 +216,13 @@ _REFUSED: Final = (
 REFUSED: Final = tuple(
     Option(flag=flag, key=key, kind=kind, meaning=Meaning.REFUSED) for flag, key, kind in _REFUSED
 )
-ALL: Final = (*USED, *IGNORED, *REFUSED)
+KEPT_ON: Final = tuple(
+    Option(flag=name, key=name, kind=Kind.BOOL, meaning=Meaning.KEPT_ON)
+    for name in ("icc", "ip-masq", "ip6tables", "iptables")
+)
+"""Without its rules netavark's networks would neither reach anything nor be kept apart; and it has none between two containers
+of one network."""
+ALL: Final = (*USED, *IGNORED, *REFUSED, *KEPT_ON)
 BY_FLAG: Final = {option.flag: option for option in ALL if option.flag}
 BY_SHORT: Final = {option.short: option for option in ALL if option.short}
 BY_KEY: Final = {option.key: option for option in ALL if option.key}

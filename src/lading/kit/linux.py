@@ -14,6 +14,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
@@ -48,8 +49,12 @@ _X32_GETPID: Final = 0x40000000 | 39
 _CLONE_FS: Final = 0x200
 _CLONE_NEWNS: Final = 0x20000
 _CLONE_NEWNET: Final = 0x40000000
+_SIOCGIFFLAGS: Final = 0x8913
 _SIOCSIFFLAGS: Final = 0x8914
+_SIOCSIFHWADDR: Final = 0x8924
 _IFF_UP: Final = 1
+_IFF_RUNNING: Final = 0x40
+_ARPHRD_ETHER: Final = 1
 _NSFS_MAGIC: Final = 0x6E736673
 _OPTIONS_MAX: Final = 4096 - 512
 """mount(2) takes one page of options; some room is left for what others may add."""
@@ -251,22 +256,32 @@ def make_network_namespace(path: str) -> None:
         FileExistsError: The file is there.
 
     """
-    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
 
     def enter() -> None:
         _check(_libc.unshare(_CLONE_NEWNET))
-        _bring_up("lo")
-        mount(f"/proc/self/task/{threading.get_native_id()}/ns/net", path, "", MS_BIND)
+        bring_up("lo")
+        hold_network_namespace(path, f"/proc/self/task/{threading.get_native_id()}/ns/net")
 
+    _on_thread(enter)
+
+
+def hold_network_namespace(path: str, existing: str) -> None:
+    """Keep the network namespace at ``existing`` by a mount on the new file ``path``.
+
+    Raises:
+        FileExistsError: The file is there.
+
+    """
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
     try:
-        _on_thread(enter)
+        mount(existing, path, "", MS_BIND)
     except BaseException:
         os.unlink(path)
         raise
 
 
 def remove_network_namespace(path: str) -> None:
-    """Take away what `make_network_namespace` made; processes in it keep it alive. None is fine."""
+    """Take away what `make_network_namespace` or `hold_network_namespace` made; processes in it keep it alive. None is fine."""
     with contextlib.suppress(FileNotFoundError):
         try:
             unmount(path)
@@ -289,22 +304,45 @@ def is_namespace(path: str) -> bool:
     return ctypes.c_long.from_buffer(buffer).value == _NSFS_MAGIC
 
 
-def bring_up_loopback(path: str) -> None:
-    """Bring the loopback of the network namespace at ``path`` up. Man page: setns, section 2."""
+def in_network_namespace(path: str, function: Callable[[], T]) -> T:
+    """Call a function on a thread in the network namespace at ``path``. Man page: setns, section 2."""
 
-    def enter() -> None:
+    def enter() -> T:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             enter_network_namespace(fd)
         finally:
             os.close(fd)
-        _bring_up("lo")
+        return function()
 
-    _on_thread(enter)
+    return _on_thread(enter)
 
 
-def _bring_up(interface: str) -> None:
-    """netdevice(7)."""
+def bring_up_loopback(path: str) -> None:
+    """Bring the loopback of the network namespace at ``path`` up."""
+    in_network_namespace(path, functools.partial(bring_up, "lo"))
+
+
+def wait_until_running(interface: str, seconds: float) -> None:
+    """Wait until an interface of this network namespace has carrier. netdevice(7)."""
+    until = time.monotonic() + seconds
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        while time.monotonic() < until:
+            answer = fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("16s24x", interface.encode()))
+            if struct.unpack_from("H", answer, 16)[0] & _IFF_RUNNING:
+                return
+            time.sleep(0.001)
+
+
+def set_mac(interface: str, mac: bytes) -> None:
+    """Give an interface of this network namespace a MAC address, which may be the one that it has. netdevice(7)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        asked = struct.pack("16sH6s16x", interface.encode(), _ARPHRD_ETHER, mac)
+        fcntl.ioctl(control, _SIOCSIFHWADDR, asked)
+
+
+def bring_up(interface: str) -> None:
+    """Bring an interface of this network namespace up. netdevice(7)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh22x", interface.encode(), _IFF_UP))
 

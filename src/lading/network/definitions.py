@@ -58,9 +58,8 @@ def bridge_request(interface: str, bip: str, mtu: int) -> NetworkRequest:
     return NetworkRequest(name=BRIDGE, subnets=subnets, options=options)
 
 
-def is_bridge_of(network: Network, interface: str, bip: str, mtu: int) -> bool:
-    """Whether the predefined bridge is still what the settings ask for."""
-    wanted = bridge_request(interface, bip, mtu)
+def is_same(network: Network, wanted: NetworkRequest) -> bool:
+    """Whether the predefined bridge is still what is asked for."""
     same = all(
         (each.subnet, each.gateway) == (has.subnet, has.gateway)
         for each, has in zip(wanted.subnets, network.subnets, strict=False)

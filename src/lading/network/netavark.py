@@ -65,13 +65,21 @@ class Netavark:
         self._resolver_pid = await aio.run(aio.DISK, self._read_pid) or self._resolver_pid
 
     async def teardown(
-        self, path: str, sandbox: SandboxID, network: Network, endpoint: Endpoint, *, rules: bool = True
+        self,
+        path: str,
+        sandbox: SandboxID,
+        network: Network,
+        endpoint: Endpoint,
+        *,
+        rules: bool = True,
+        keep: bool = False,
     ) -> None:
         """Take away what there is of it. ``rules`` false: the firewall stays as it is, since others are in the network.
 
+        The bridge goes with the last endpoint, and with it the network's rules; ``keep``: it stays, as do all rules.
         Raises `UnavailableError` if something was missing; what was there may then not all be gone.
         """
-        await self._run("teardown", path, document(sandbox, network, endpoint), rules=rules)
+        await self._run("teardown", path, document(sandbox, network, endpoint, keep=keep), rules=rules)
         await self._collect_resolver()
 
     def rename(self, sandbox: SandboxID, network: Network, names: Sequence[str]) -> None:
@@ -202,8 +210,10 @@ def _others(directory: str) -> list[int]:
 # Documents.
 
 
-def document(sandbox: SandboxID, network: Network, endpoint: Endpoint) -> dict[str, Any]:
-    """What the program reads: one sandbox in one network."""
+def document(
+    sandbox: SandboxID, network: Network, endpoint: Endpoint, *, keep: bool = False
+) -> dict[str, Any]:
+    """What the program reads: one sandbox in one network. ``keep``: it leaves the bridge and the firewall as they are."""
     names = list(endpoint.names) or [sandbox]
     return {
         "container_id": sandbox,
@@ -218,27 +228,30 @@ def document(sandbox: SandboxID, network: Network, endpoint: Endpoint) -> dict[s
                 "aliases": names[1:],
             }
         },
-        "network_info": {network.name: _network(network, endpoint)},
+        "network_info": {network.name: _network(network, _options(network, endpoint, keep=keep))},
     }
 
 
-def _network(network: Network, endpoint: Endpoint) -> dict[str, Any]:
+def _network(network: Network, options: Mapping[str, str]) -> dict[str, Any]:
+    # Of each version the subnet in which the endpoint has its address, in the order of `static_ips`: the program pairs them by
+    # their place.
+    found = [subnet for version in (4, 6) if (subnet := addresses.of_version(network.subnets, version))]
     return {
         "name": network.name,
         "id": network.id,
         "driver": network.driver,
         "network_interface": network.interface,
         "created": "1970-01-01T00:00:00Z",  # must be there, and means nothing
-        "subnets": [{"subnet": each.subnet, "gateway": each.gateway} for each in network.subnets],
+        "subnets": [{"subnet": each.subnet, "gateway": each.gateway} for each in found],
         "ipv6_enabled": addresses.of_version(network.subnets, 6) is not None,
         "internal": network.internal,
         "dns_enabled": network.resolves_names,
         "ipam_options": {"driver": "host-local"},
-        "options": _options(network, endpoint),
+        "options": options,
     }
 
 
-def _options(network: Network, endpoint: Endpoint) -> dict[str, str]:
+def _options(network: Network, endpoint: Endpoint, *, keep: bool) -> dict[str, str]:
     given = network.options
     made: dict[str, str] = {}
     if mtu := given.get("com.docker.network.driver.mtu"):
@@ -246,6 +259,8 @@ def _options(network: Network, endpoint: Endpoint) -> dict[str, str]:
     if network.driver == "bridge":
         # As with Docker, no bridge reaches another one; and of several default routes the best endpoint's counts.
         made |= {"isolate": "true", "metric": str(max(1, _METRIC - endpoint.priority))}
+        if keep:
+            made["mode"] = "unmanaged"
     elif mode := given.get(f"{network.driver}_mode"):
         made["mode"] = mode
     return made

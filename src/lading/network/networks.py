@@ -7,7 +7,7 @@ Order makes it safe against ``kill -9``: an endpoint is written down before the 
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,10 +40,12 @@ from lading.errors import (
     PermissionDeniedError,
 )
 from lading.kit import aio
-from lading.network import definitions, places
+from lading.network import announcing, definitions, lent, links, places
 from lading.network.guard import Guard
+from lading.network.links import Link
 from lading.network.netavark import Netavark
 from lading.network.ports import Ports, Reservations
+from lading.network.relay import Relays, Way, open_relays
 from lading.network.rootlesskit import RootlessPorts
 from lading.network.state import Place, Record, State, check_id
 
@@ -82,12 +84,13 @@ class _Live:
 class NetavarkNetworks(networks.Networks):
     """See `lading.core.networks`. Make it with `open_networks`."""
 
-    def __init__(self, store: networks.Store, root: Path, settings: Settings) -> None:
+    def __init__(self, store: networks.Store, root: Path, settings: Settings, relays: Relays) -> None:
         self._store = store
         self._settings = settings
         self._state = State(root)
         self._program = Netavark(self._state.programs, program=settings.program, resolver=settings.resolver)
         self._guard = Guard(settings.nft)
+        self._relays = relays
         self._ports: Ports = RootlessPorts(settings.rootlesskit) if settings.rootlesskit else Reservations()
         self._networks: dict[NetworkID, Network] = {}
         self._locks: dict[NetworkID, anyio.Lock] = {}
@@ -109,13 +112,16 @@ class NetavarkNetworks(networks.Networks):
             (each for each in self._networks.values() if each.predefined and each.name == BRIDGE), None
         )
         settings = self._settings
-        if old is not None and definitions.is_bridge_of(old, settings.bridge, settings.bip, settings.mtu):
+        link = await _link(settings.bridge)
+        request = definitions.bridge_request(settings.bridge, settings.bip, settings.mtu)
+        if link is not None and not settings.bip:  # the bridge itself says
+            request = lent.completed(request, link)
+        if old is not None and definitions.is_same(old, request):
             return
         if old is not None:
             await self._store.delete(old.id)
             del self._networks[old.id]
         if settings.bridge:
-            request = definitions.bridge_request(settings.bridge, settings.bip, settings.mtu)
             await self._define(request, predefined=True)
 
     def _close(self) -> None:
@@ -134,6 +140,11 @@ class NetavarkNetworks(networks.Networks):
             return await self._define(request)
 
     async def _define(self, request: NetworkRequest, *, predefined: bool = False) -> Network:
+        id_ = NetworkID(secrets.token_hex(32))
+        interface = definitions.interface_of(request, id_)
+        link = await _link(interface) if request.driver == BRIDGE else None
+        if link is not None:
+            request = lent.completed(request, link)
         busy = await aio.run(aio.DISK, definitions.machine_subnets)
         others = [subnet for each in self._networks.values() for subnet in each.subnets]
         subnets = addresses.subnets_for(
@@ -142,8 +153,8 @@ class NetavarkNetworks(networks.Networks):
             busy=busy,
             pools=self._settings.pools,
         )
-        id_ = NetworkID(secrets.token_hex(32))
-        interface = definitions.interface_of(request, id_)
+        if link is not None and not (predefined and self._settings.bip):
+            lent.check(link, subnets)
         if interface and any(each.interface == interface for each in self._networks.values()):
             raise PermissionDeniedError(
                 f"the interface {interface} belongs to another network", subject=interface
@@ -212,6 +223,9 @@ class NetavarkNetworks(networks.Networks):
             if place.network.id == id
         ]
 
+    def _places(self, id: NetworkID) -> Iterator[Place]:
+        return (p for live in self._live.values() for p in live.record.places if p.network.id == id)
+
     def _known(self, id: NetworkID) -> Network:
         try:
             return self._networks[id]
@@ -224,7 +238,7 @@ class NetavarkNetworks(networks.Networks):
     # Sandboxes.
 
     @override
-    async def open_sandbox(self, id: SandboxID, *, owner: str = "") -> Sandbox:
+    async def open_sandbox(self, id: SandboxID, *, owner: str = "", existing: str = "") -> Sandbox:
         check_id(id)
         live = self._live.get(id)
         if live is None:
@@ -232,7 +246,7 @@ class NetavarkNetworks(networks.Networks):
             async with live.lock:
                 with anyio.CancelScope(shield=True):
                     try:
-                        await aio.run(aio.DISK, self._state.make, live.record, owner)
+                        await aio.run(aio.DISK, self._state.make, live.record, owner, existing)
                     except OSError as exc:
                         del self._live[id]
                         await aio.run(aio.DISK, self._state.drop, id)
@@ -259,9 +273,29 @@ class NetavarkNetworks(networks.Networks):
             places.check_joinable(known, record)
             endpoint = places.choose(known, record, request, self.endpoints(network))
             with anyio.CancelScope(shield=True):
+                is_lent = await self._is_lent(known)
                 endpoint = await self._publish(known, id, endpoint, request)
-                await self._make(record, Place(endpoint=endpoint, network=known))
+                place = Place(endpoint=endpoint, network=known, lent=is_lent, asked=request.priority)
+                await self._make(record, place)
             return endpoint
+
+    async def _is_lent(self, network: Network) -> bool:
+        """Whether the bridge is the administrator's: it was there before the network's first endpoint."""
+        if network.driver != BRIDGE:
+            return False
+        here = next((place for place in self._places(network.id)), None)
+        if here is not None:
+            return here.lent
+        link = await _link(network.interface)
+        if link is None:
+            return False
+        lent.check(link, network.subnets)
+        self._guard.check()
+        try:
+            await aio.run(aio.DISK, lent.prepare, network)
+        except OSError as exc:
+            raise places.refused(f"use the bridge {network.interface}", exc) from exc
+        return True
 
     async def _publish(
         self, network: Network, id: SandboxID, endpoint: Endpoint, request: EndpointRequest
@@ -278,19 +312,43 @@ class NetavarkNetworks(networks.Networks):
         record.places.append(place)
         try:
             await aio.run(aio.DISK, self._state.save, record)
-            if first:
-                await self._guard.close(place.network)
+            local = places.local_ports(place.endpoint)
+            if first or local:
+                await self._close_guard(place.network)
             async with self._runs:
                 await self._program.setup(
                     self._state.path(record.id), record.id, place.network, place.endpoint, rules=rules
                 )
             place.settled = True
             await aio.run(aio.DISK, self._state.save, record)
+            self._relay(record.id, place)
+            await self._announce(record, place)
         except (LadingError, OSError) as exc:
             await self._take_away(record, place)
             if isinstance(exc, OSError):
                 raise places.refused("write down an endpoint", exc) from exc
             raise
+
+    def _relay(self, id: SandboxID, place: Place) -> None:
+        ports, holder = places.local_ports(place.endpoint), _holder(id, place.network.id)
+        sockets = [(each, ports.get(each.getsockname()[1])) for each in self._ports.local(holder)]
+        ways = [Way(listener, place.endpoint.ipv6, port) for listener, port in sockets if port]
+        if ways:
+            self._relays.start(holder, ways)
+
+    async def _close_guard(self, network: Network) -> None:
+        local = {port for _, each in self.endpoints(network.id) for port in places.local_ports(each)}
+        await self._guard.close(network, local)
+
+    async def _announce(self, record: Record, place: Place) -> None:
+        if place.network.driver == "ipvlan":  # its MAC address is the parent's, which stays
+            return
+        try:
+            await aio.run(aio.DISK, announcing.announce, self._state.path(record.id), place.endpoint)
+        except OSError as exc:
+            _log.warning(
+                "addresses_not_announced", sandbox=record.id, network=place.network.name, reason=str(exc)
+            )
 
     @override
     async def rename(self, id: SandboxID, network: NetworkID, names: Sequence[str]) -> None:
@@ -342,43 +400,64 @@ class NetavarkNetworks(networks.Networks):
             place.settled = False
             with contextlib.suppress(OSError):  # a full disk: it is taken away all the same
                 await aio.run(aio.DISK, self._state.save, record)
-        path = self._state.path(record.id)
-        try:
-            async with self._runs:
-                await self._program.teardown(
-                    path, record.id, network, place.endpoint, rules=self._needs_rules(place)
-                )
-        except LadingError as exc:
-            _log.info("endpoint_was_incomplete", sandbox=record.id, network=network.name, reason=exc.message)
-            await self._sweep(record, place)
+        await self._tear_down(record, place)
         record.places.remove(place)
-        if not self.endpoints(network.id):
-            try:
+        try:
+            if not self.endpoints(network.id):
                 await self._guard.open(network)
-            except LadingError as exc:
-                _log.warning("rules_not_removed", network=network.name, reason=exc.message)
+                if place.lent:
+                    await self._guard.forget(network.interface)
+            elif places.local_ports(place.endpoint):
+                await self._close_guard(network)
+        except LadingError as exc:
+            _log.warning("rules_not_removed", network=network.name, reason=exc.message)
+        self._relays.stop(_holder(record.id, network.id))
         await self._ports.release(_holder(record.id, network.id))
         with contextlib.suppress(OSError):
             await aio.run(aio.DISK, self._state.save, record)
 
+    async def _tear_down(self, record: Record, place: Place) -> None:
+        # The program takes a network's rules away together with its bridge. A lent one stays: the rules go with a stand-in.
+        stays = place.lent and self._is_alone(place)
+        try:
+            async with self._runs:
+                await self._program.teardown(
+                    self._state.path(record.id),
+                    record.id,
+                    place.network,
+                    place.endpoint,
+                    rules=self._needs_rules(place),
+                    keep=stays,
+                )
+        except LadingError as exc:
+            _log.info(
+                "endpoint_was_incomplete", sandbox=record.id, network=place.network.name, reason=exc.message
+            )
+        else:
+            if not stays:
+                return
+        await self._sweep(record, place, f"sw-{place.network.id[:12]}" if stays else place.network.interface)
+
     def _needs_rules(self, place: Place) -> bool:
         """Whether the firewall changes with an endpoint: it publishes ports, or is the only one that is wholly there."""
-        return bool(place.endpoint.ports) or not any(
-            other.settled
-            for live in self._live.values()
-            for other in live.record.places
-            if other is not place and other.network.id == place.network.id
-        )
+        return bool(place.endpoint.ports) or self._is_alone(place)
 
-    async def _sweep(self, record: Record, place: Place) -> None:
-        """Something was missing, so the program stopped half-way: make the endpoint whole elsewhere, and take it away there."""
+    def _is_alone(self, place: Place) -> bool:
+        """Whether no other endpoint of its network is wholly there."""
+        return not any(other.settled for other in self._places(place.network.id) if other is not place)
+
+    async def _sweep(self, record: Record, place: Place, interface: str) -> None:
+        """Make an endpoint whole elsewhere, on the bridge ``interface``, and take it away there. For what the program did not
+        take away, because it stopped half-way where something was missing, or because the bridge stays.
+        """
+        network = replace(place.network, interface=interface)
         id_ = SandboxID(f"sweep-{secrets.token_hex(8)}")
         path = self._state.path(id_)
         await aio.run(aio.DISK, self._state.make, Record(id=id_))
         try:
             for run in (self._program.setup, self._program.teardown):
                 async with self._runs:
-                    await run(path, record.id, place.network, place.endpoint)
+                    await run(path, record.id, network, place.endpoint)
         except LadingError as exc:
             _log.warning(
                 "endpoint_not_swept", sandbox=record.id, network=place.network.name, reason=exc.message
@@ -411,8 +490,19 @@ class NetavarkNetworks(networks.Networks):
         endpoint = place.endpoint
         try:
             await self._ports.reserve(_holder(id, place.network.id), endpoint.ports, endpoint)
+            self._relay(id, place)
         except LadingError as exc:
             _log.warning("port_not_reserved_again", sandbox=id, reason=exc.message)
+
+
+async def _link(interface: str) -> Link | None:
+    """What the machine has under that name."""
+    if not interface:
+        return None
+    try:
+        return await aio.run(aio.DISK, links.find, interface)
+    except OSError as exc:
+        raise places.refused(f"look for the interface {interface}", exc) from exc
 
 
 def _holder(id: SandboxID, network: NetworkID) -> str:
@@ -424,12 +514,13 @@ async def open_networks(
     store: networks.Store, root: Path, settings: Settings | None = None
 ) -> AsyncGenerator[NetavarkNetworks]:
     """Networks with their records in ``store`` and what goes with the boot below ``root``. Leaving leaves everything as it is."""
-    made = NetavarkNetworks(store, root, settings or Settings())
-    await made._open()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-    try:
-        yield made
-    finally:
-        made._close()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    async with open_relays() as relays:
+        made = NetavarkNetworks(store, root, settings or Settings(), relays)
+        await made._open()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        try:
+            yield made
+        finally:
+            made._close()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
 __all__ = ["HOST", "NONE", "NetavarkNetworks", "Settings", "Subnet", "open_networks"]

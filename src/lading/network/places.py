@@ -89,9 +89,14 @@ def choose(
         names=tuple(dict.fromkeys(request.names)),
         servers=(four.gateway,) if four and network.resolves_names else (),
         resolvers=tuple(request.resolvers),
-        # Of equals the first has the default route.
-        priority=request.priority - len(record.places),
+        priority=_priority(record, request.priority),
     )
+
+
+def _priority(record: Record, asked: int) -> int:
+    """Below all that asked for the same: of equals the first has the default route."""
+    equals = [place.endpoint.priority for place in record.places if place.asked == asked]
+    return min(equals, default=asked + 1) - 1
 
 
 def _prefix(subnet: Subnet | None) -> int:
@@ -120,7 +125,7 @@ def ports_of(network: Network, request: EndpointRequest, *, default: str) -> tup
         return ()
     fallback = network.options.get(HOST_IP, default)
     plain = "" if fallback == "0.0.0.0" else fallback  # noqa: S104 - it means all addresses
-    made = tuple(port if port.host_ip else replace(port, host_ip=plain) for port in request.ports)
+    made = tuple(replace(port, host_ip=_plain(port.host_ip) or plain) for port in request.ports)
     if addresses.of_version(network.subnets, 6) is None:
         for port in made:
             if ":" in port.host_ip:  # nothing here leads from one version of IP to the other
@@ -132,9 +137,23 @@ def ports_of(network: Network, request: EndpointRequest, *, default: str) -> tup
     return made
 
 
+def _plain(address: str) -> str:
+    """As the machine writes it."""
+    return str(addresses.address(address, "host address")) if address else ""
+
+
 def with_ports(endpoint: Endpoint, ports: tuple[PortMapping, ...]) -> Endpoint:
     """The endpoint with its published ports."""
     return replace(endpoint, ports=ports)
+
+
+def local_ports(endpoint: Endpoint) -> dict[int, int]:
+    """TCP ports that are published on ``[::1]`` among others, with the endpoint's own."""
+    return {
+        each.host_port: each.port
+        for each in endpoint.ports
+        if endpoint.ipv6 and each.protocol == "tcp" and each.host_ip in ("", "::", "::1")
+    }
 
 
 def refused(what: str, exc: OSError) -> UnavailableError:

@@ -5,6 +5,7 @@ netavark leads packets on before they would reach a socket; a socket that is bou
 
 import contextlib
 import errno
+import ipaddress
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import Final, Protocol
 from typing_extensions import override
 
 from lading.core.networks import Endpoint, PortMapping
-from lading.errors import ConflictError, InvalidArgumentError
+from lading.errors import ConflictError, InvalidArgumentError, UnsupportedError
 
 _KINDS: Final = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 _TRIES: Final = 64
@@ -30,8 +31,13 @@ class Ports(Protocol):
         Raises:
             ConflictError: One is taken; none is kept then.
             InvalidArgumentError: An address is none of this machine's, or of a version of IP that it does not have.
+            UnsupportedError: Nothing leads from there into a container.
 
         """
+        ...
+
+    def local(self, holder: str) -> Sequence[socket.socket]:
+        """Of the holder's sockets those that TCP connections to ``[::1]`` can be taken from."""
         ...
 
     async def release(self, holder: str) -> None:
@@ -69,6 +75,14 @@ class Reservations(Ports):
         return tuple(sorted(got))
 
     @override
+    def local(self, holder: str) -> Sequence[socket.socket]:
+        return [
+            each
+            for each in self._held.get(holder, ())
+            if each.type == socket.SOCK_STREAM and each.getsockname()[0] in ("::", "::1")
+        ]
+
+    @override
     async def release(self, holder: str) -> None:
         _close(self._held.pop(holder, []))
 
@@ -89,6 +103,11 @@ def _take(mapping: PortMapping, *, ipv6: bool) -> tuple[int, list[socket.socket]
         if not mapping.host_port:
             raise InvalidArgumentError(f"a port of the machine must be named for {mapping.protocol}")
         return mapping.host_port, []
+    if mapping.protocol != "tcp" and addresses == ["::1"]:
+        raise UnsupportedError(
+            f"cannot publish port {mapping.port}/{mapping.protocol} on [::1]: only TCP is passed on from there",
+            hint="publish on 127.0.0.1, or on another IPv6 address",
+        )
     problem: OSError | None = None
     for port in _candidates(mapping):
         sockets: list[socket.socket] = []
@@ -124,7 +143,7 @@ def _candidates(mapping: PortMapping) -> Iterator[int]:
 
 def _addresses(mapping: PortMapping, *, ipv6: bool) -> list[str]:
     if mapping.host_ip:
-        return [mapping.host_ip]
+        return [str(ipaddress.ip_address(mapping.host_ip))]
     return ["0.0.0.0", *(["::"] if ipv6 else [])]  # noqa: S104 - all addresses were asked for
 
 

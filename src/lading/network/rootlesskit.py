@@ -69,6 +69,10 @@ class RootlessPorts(Ports):
         return tuple(sorted(got))
 
     @override
+    def local(self, holder: str) -> Sequence[socket.socket]:
+        return ()  # RootlessKit listens there itself
+
+    @override
     async def release(self, holder: str) -> None:
         await aio.run(aio.DISK, self._take_back, self._held.pop(holder, []))
 

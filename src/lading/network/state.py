@@ -28,6 +28,10 @@ class Place(msgspec.Struct, kw_only=True):
     endpoint: Endpoint
     network: Network
     settled: bool = False
+    lent: bool = False
+    """Whether the network's bridge is the administrator's, and is to stay."""
+    asked: int = 0
+    """The priority that was asked for; the endpoint's own tells equals apart."""
 
 
 class Record(msgspec.Struct, kw_only=True):
@@ -83,11 +87,15 @@ class State:
         temporary.write_bytes(msgspec.json.encode(record))
         temporary.replace(file)
 
-    def make(self, record: Record, owner: str = "") -> None:
-        """Write the record, then make the namespace, of the user namespace at ``owner`` if there is one. Blocking."""
+    def make(self, record: Record, owner: str = "", existing: str = "") -> None:
+        """Write the record, then make the namespace, of the user namespace at ``owner`` if there is one; or hold that at
+        ``existing``. Blocking.
+        """
         self.save(record)
         linux.remove_network_namespace(self.path(record.id))
-        if owner:
+        if existing:
+            linux.hold_network_namespace(self.path(record.id), existing)
+        elif owner:
             idmapping.make_network_namespace(self.path(record.id), owner)
         else:
             linux.make_network_namespace(self.path(record.id))

@@ -44,3 +44,13 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
 
 def test_a_bridge_has_one_subnet_of_each_version() -> None:
     assert "multiple subnets" in refusal(Subnet(subnet=NET), Subnet(subnet="10.9.2.0/24"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"), [("10.9.1.0", "no configured subnet"), ("10.9.1.255", "Address already in use")]
+)
+def test_network_and_broadcast_address_are_not_given_out(wanted: str, words: str) -> None:
+    with pytest.raises(LadingError, match=words):
+        addresses.choose(Subnet(subnet=NET, gateway="10.9.1.1"), wanted=wanted, used=())
+    last = addresses.choose(Subnet(subnet="fd00::/126", gateway="fd00::1"), wanted="fd00::3", used=())
+    assert last == "fd00::3"

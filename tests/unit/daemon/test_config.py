@@ -255,6 +255,17 @@ def test_an_option_that_protects_is_refused_and_off_is_accepted(option: options.
         assert run(f"--{option.flag}={'false' if option.kind is Kind.BOOL else ''}").warnings == ()
 
 
+@pytest.mark.parametrize("option", options.KEPT_ON)
+def test_an_option_that_cannot_be_off_is_refused_and_on_is_accepted(
+    option: options.Option, tmp_path: Path
+) -> None:
+    with pytest.raises(UnsupportedError, match=f"'{option.key}' cannot be off"):
+        run(f"--{option.flag}=false")
+    with pytest.raises(UnsupportedError, match=f"'{option.key}' cannot be off"):
+        run(file=written(tmp_path, {option.key: False}))
+    assert run(f"--{option.flag}=true").warnings == ()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

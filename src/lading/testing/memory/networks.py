@@ -126,7 +126,7 @@ class MemoryNetworks(networks.Networks):
         ]
 
     @override
-    async def open_sandbox(self, id: SandboxID, *, owner: str = "") -> Sandbox:
+    async def open_sandbox(self, id: SandboxID, *, owner: str = "", existing: str = "") -> Sandbox:
         await anyio.lowlevel.checkpoint()
         if not 0 < len(id) <= 128 or not all(c.isalnum() or c in "-_." for c in id) or not id[0].isalnum():
             raise InvalidArgumentError(f"invalid sandbox ID {id!r}")
