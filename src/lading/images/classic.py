@@ -179,10 +179,16 @@ class ClassicImageService(ImageService):
         if platforms:
             self.choose(await self.facts.target(found.image.target), platforms[0], name)
         answer: list[Removed] = []
-        if found.by_name is not None:
-            await self._remove_name(found, found.by_name, name, answer, force=force)
-        else:
-            await self._remove_id(found, answer, force=force)
+        try:
+            if found.by_name is not None:
+                await self._remove_name(found, found.by_name, name, answer, force=force)
+            else:
+                await self._remove_id(found, answer, force=force)
+        except NotFoundError:
+            if await self._records.by_target(found.image.target.digest):
+                raise
+            if not answer:  # another client was quicker
+                await self.find(name)
         self._collect()
         return answer
 
@@ -315,8 +321,8 @@ class ClassicImageService(ImageService):
         for row in going:
             try:
                 await self._delete(row.target, removed, force=True, quiet=False)
-            except ConflictError:
-                continue  # it came into use meanwhile
+            except (ConflictError, NotFoundError):
+                continue  # it came into use meanwhile, or went
         if not filters.keys() - {"dangling"}:
             reclaimed += await self._transfer.abandon()
         await self._collected()

@@ -12,6 +12,7 @@ row of ours names may be dockerd's: nothing is deleted here but what our rows le
 (`lading.formats.tarsplit`), written while the layer arrives. So a layer here is durable before it is acknowledged.
 """
 
+import contextlib
 import os
 import secrets
 from collections.abc import Sequence
@@ -134,7 +135,8 @@ class Overlay2Snapshotter(OverlaySnapshotter):
         _put(directory / "lower", ":".join(below), 0o644)
         mark = self.path(parents[0].id) / "committed"
         if not mark.exists():
-            _put(mark, "", 0o600)
+            with contextlib.suppress(FileExistsError):  # several may be made on one at a time
+                _put(mark, "", 0o600)
             fs.fsync_directory(mark.parent)
 
     @override

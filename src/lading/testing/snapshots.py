@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import anyio
 import pytest
 
 from lading.core.diff import Change, ChangeKind, Differ
@@ -202,6 +203,18 @@ class SnapshotterSuite:
             await snapshotter.remove(name)
             with pytest.raises(NotFoundError):
                 await snapshotter.remove(name)
+
+    async def test_many_are_made_on_one_at_a_time(self, snapshotter: Snapshotter) -> None:
+        for turn in range(6):
+            base = await unpack(snapshotter, f"base-{turn}", None, tar(file("a", str(turn).encode())))
+            async with anyio.create_task_group() as group:
+                for number in range(6):
+                    name = f"{turn}-{number}"
+                    group.start_soon(
+                        unpack, snapshotter, f"layer-{name}", base, tar(file("b", name.encode()))
+                    )
+                    group.start_soon(snapshotter.prepare, SnapshotKey(f"active-{name}"), base)
+        assert len([info async for info in snapshotter.walk()]) == 6 * 13
 
     async def test_walk_is_in_order(self, snapshotter: Snapshotter) -> None:
         for key in ("c", "a", "b"):

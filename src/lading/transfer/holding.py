@@ -103,7 +103,8 @@ class Holder:
         wanted: set[Resource] = set()
         for lease in leases_:
             if lease.id in self._active:
-                wanted.update(await self._leases.resources(lease.id))
+                with contextlib.suppress(NotFoundError):  # the transfer has ended meanwhile
+                    wanted.update(await self._leases.resources(lease.id))
         dropped = 0
         for lease in leases_:
             if lease.id not in self._active:

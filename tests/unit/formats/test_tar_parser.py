@@ -272,6 +272,12 @@ def test_names_at_the_limits():
     assert only(block(b"s", b"2", link=b"a\nb")).linkname == "a\nb"
 
 
+def test_a_whiteout_is_longer_than_the_longest_name_that_it_deletes():
+    assert only(pax((b"path", b"d/.wh." + b"x" * 255)) + file()).name == "d/.wh." + "x" * 255
+    for name in (b".wh." + b"x" * 256, b".wx." + b"x" * 252, b"x" * 256):
+        refused(pax((b"path", b"d/" + name)) + file(), "component", LadingError)
+
+
 def test_link_targets():
     refused(block(b"h", b"1"), "no target")
     refused(block(b"s", b"2"), "empty")

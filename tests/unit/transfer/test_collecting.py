@@ -4,6 +4,7 @@ import pytest
 from support.world import World
 
 from lading.core.content import IngestRef
+from lading.core.leases import Lease
 from lading.errors import LadingError
 from lading.testing import images as make
 from lading.transfer.holding import Holder
@@ -48,6 +49,22 @@ async def test_what_is_given_up_is_counted():
             raise OSError("interrupted")
     assert await holder.abandon() == 5
     assert await holder.abandon() == 0
+
+
+async def test_giving_up_goes_on_when_a_transfer_ends_meanwhile(monkeypatch: pytest.MonkeyPatch):
+    world = World()
+    holder = Holder(world.leases, world.content, collect=Collector().trigger, packed=True)
+    listed = world.leases.list
+
+    async def list_and_end() -> list[Lease]:
+        found = await listed()
+        await world.leases.delete(lease)
+        return found
+
+    async with holder.hold("pull it") as lease:
+        monkeypatch.setattr(world.leases, "list", list_and_end)
+        assert await holder.abandon() == 0
+        monkeypatch.setattr(world.leases, "list", listed)
 
 
 async def test_an_interrupted_pull_is_kept_until_it_is_given_up():

@@ -5,6 +5,8 @@ from typing import Final
 
 from lading.formats.tar.entry import Limits, TarError, TarLimitError
 
+_WHITEOUT: Final = b".wh."
+"""Before the name that a layer deletes; see ``formats/whiteouts.py``."""
 _IRREGULAR: Final = re.compile(r"(?:^|/)\.{0,2}(?:/|$)").search
 
 
@@ -38,10 +40,15 @@ def check(name: bytes, limits: Limits) -> None:
         raise TarError(f"name {shown(name)} in a tar archive contains NUL or newline")
     if len(name) > limits.path:
         raise TarError(f"name {shown(name)} in a tar archive is longer than {limits.path} bytes")
-    if len(name) > limits.component and len(max(name.split(b"/"), key=len)) > limits.component:
+    if len(name) > limits.component and any(_is_too_long(part, limits) for part in name.split(b"/")):
         raise TarError(f"a component of name {shown(name)} is longer than {limits.component} bytes")
     if name.count(b"/") >= limits.depth and len([part for part in name.split(b"/") if part]) > limits.depth:
         raise TarLimitError(f"name {shown(name)} in a tar archive has more than {limits.depth} components")
+
+
+def _is_too_long(component: bytes, limits: Limits) -> bool:
+    """A whiteout is longer than the name that it deletes, which may be as long as names can be."""
+    return len(component) > limits.component + (len(_WHITEOUT) if component.startswith(_WHITEOUT) else 0)
 
 
 def check_target(target: bytes, limits: Limits) -> None:
