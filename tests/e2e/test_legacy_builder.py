@@ -74,6 +74,23 @@ def test_it_builds_step_by_step_and_again_from_its_cache(shared_daemon: Daemon, 
     assert inspect(shared_daemon, "legacy:1")["Id"] == image["Id"]
 
 
+def test_projects_do_not_share_files(shared_daemon: Daemon, context: Path) -> None:
+    """A file of the same name, size and time, in whole seconds as tar has it, is another project's, or was edited."""
+    usage = ""
+    for text in ("one", "two", "six"):
+        (context / "file").write_text(text)
+        os.utime(context / "file", ns=(1_600_000_000_000_000_000 + ord(text[0]),) * 2)
+        done = build(shared_daemon, context, f"{FROM}COPY file /file\n", "-t", "legacy:shared")
+        assert done.returncode == 0, done.stderr
+        command = ("run", "--rm", "--network", "none", "legacy:shared", "/bin/busybox", "cat", "/file")
+        assert shared_daemon.docker(*command) == text
+        if text == "one":
+            usage = shared_daemon.docker("system", "df", "-v", "--format", "{{len .BuildCache}}")
+    # One layer more for each of the other two files, and no directory.
+    after = shared_daemon.docker("system", "df", "-v", "--format", "{{len .BuildCache}}")
+    assert int(after) - int(usage) == 2
+
+
 def test_every_stage_up_to_the_target_is_built(shared_daemon: Daemon, context: Path) -> None:
     dockerfile = (
         f"{FROM.replace('scratch', 'scratch AS one')}{RUN.format('echo 1 > /1')}"
