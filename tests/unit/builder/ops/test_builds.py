@@ -36,7 +36,7 @@ from lading.builder.pruning import default_policy
 from lading.builder.results import Compression, LayerForm, Ref
 from lading.core.content import IngestRef
 from lading.core.leases import BUILDS
-from lading.errors import LadingError
+from lading.errors import InvalidArgumentError, LadingError
 from lading.formats.llb import make, ops
 from lading.testing.registry import FakeRegistry
 
@@ -269,6 +269,32 @@ async def test_links_of_an_image_lead_nowhere_else(
     client.directories["context"].joinpath("evil").symlink_to("/etc/shadow")
     with pytest.raises(VertexError, match="not found"):
         await build(house, copy(image(name), local("context"), "/evil", "/evil"), client)
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("a/" * 5000, "file name too long"),
+        ("n" * 300, "file name too long"),
+        ("/loop", "too many levels of symbolic links"),
+        ("/loop/x", "too many levels of symbolic links"),
+    ],
+)
+async def test_paths_that_nothing_can_be_at(house: House, client: Client, path: str, problem: str) -> None:
+    client.directories["context"].joinpath("loop").symlink_to("/loop")
+    edge = copy(None, local("context"), "/", "/")
+
+    async def check(ref: Ref) -> None:
+        looks = (ref.read_file, ref.read_dir) if path == "/loop" else (ref.read_file, ref.read_dir, ref.stat)
+        for look in looks:
+            with pytest.raises(InvalidArgumentError, match=problem) as caught:
+                await look(path)
+            assert len(str(caught.value)) < 300
+        for offset, length in ((-1, 2), (0, -1)):
+            with pytest.raises(InvalidArgumentError):
+                await ref.read_file("/hello", offset=offset, length=length)
+
+    await build(house, edge, client, check)
 
 
 async def test_archives_are_unpacked_where_they_belong(
