@@ -6,6 +6,7 @@ import pty
 import select
 import shutil
 import subprocess
+import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -79,6 +80,30 @@ def test_it_may_ask_another_frontend(builder: Daemon, tmp_path: Path) -> None:
     failed = make(builder, context, f"{SYNTAX}forward\n", check=False)
     assert failed.returncode == 1
     assert "unknown instruction: COPPY" in failed.stderr
+
+
+def test_frontends_ask_for_each_other_to_some_depth_only(builder: Daemon, tmp_path: Path) -> None:
+    failed = make(builder, tmp_path / "c", f"{SYNTAX}again {FRONTEND}\n", check=False)
+    assert failed.returncode == 1
+    assert f"8 frontends have asked for each other already: {FRONTEND} > {FRONTEND} > " in failed.stderr
+
+
+@pytest.mark.parametrize("words", [["yes"], ["cat"], ["cat", "/dev/zero"]])
+def test_a_program_that_does_not_speak_grpc_is_ended_at_once(
+    builder: Daemon, tmp_path: Path, words: list[str]
+) -> None:
+    place = tmp_path / "image"
+    place.mkdir()
+    shutil.copy("/bin/busybox", place / "busybox")
+    entrypoint = json.dumps(["/busybox", *words])
+    (place / "Dockerfile").write_text(f"FROM scratch\nCOPY busybox /busybox\nENTRYPOINT {entrypoint}\n")
+    build(builder, place, "-t", "stranger")
+    before = time.monotonic()
+    failed = make(builder, tmp_path / "c", "# syntax=stranger\nFROM scratch\n", check=False)
+    assert failed.returncode == 1
+    assert "frontend stranger: its program does not speak gRPC on its standard output" in failed.stderr
+    # Nobody reads what it writes any more; it must not be waited for because of that.
+    assert time.monotonic() - before < 4
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -18,6 +18,7 @@ from contextlib import (
     suppress,
 )
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -308,15 +309,26 @@ async def _pump(fd: int, number: int, log: Callable[[int, bytes], None]) -> None
 
 @asynccontextmanager
 async def _attended(
-    streams: Mapping[int, int], log: Callable[[int, bytes], None], talk: Talk | None
+    streams: dict[int, int], log: Callable[[int, bytes], None], talk: Talk | None
 ) -> AsyncGenerator[None]:
-    """Have somebody at our ends of a process's standard streams, until all that was written is read."""
+    """Have somebody at our ends of a process's standard streams, until all that was written is read.
+
+    An end at which nobody is any more is closed: whoever writes to it, such as runc for a process, would wait for ever.
+    """
+
+    async def attend(work: Callable[[], Awaitable[None]], *numbers: int) -> None:
+        try:
+            await work()
+        finally:
+            for number in numbers:
+                os.close(streams.pop(number))
+
     async with task_group() as group:
-        group.start_soon(_pump, streams[2], 2, log)
+        group.start_soon(attend, partial(_pump, streams[2], 2, log), 2)
         if talk is not None:
-            group.start_soon(talk, _Pipes(streams[1], streams[0]))
+            group.start_soon(attend, partial(talk, _Pipes(streams[1], streams[0])), 0, 1)
         else:
-            group.start_soon(_pump, streams[1], 1, log)
+            group.start_soon(attend, partial(_pump, streams[1], 1, log), 1)
         yield
         # The pumps end with the last writer; one that left the container behind is not waited for.
         group.cancel_scope.deadline = anyio.current_time() + _DRAIN_SECONDS
