@@ -54,6 +54,9 @@ CHUNK: Final = 1 << 15
 _USER: Final = "user"
 _DRAIN_SECONDS: Final = 5.0
 _FILES: Final = ("/etc/hosts", "/etc/resolv.conf")
+LENT: Final = ("rbind", "ro", "nosuid", "nodev", "noexec")
+"""How files of ours are mounted into a process."""
+_FLAGS: Final = ("ro", "rw", "nosuid", "nodev", "noexec")
 
 
 class Networking(Protocol):
@@ -193,7 +196,11 @@ class Processes:
         )
         document = spec.build(plan)
         document["process"]["env"] = list(process.env)
-        document["mounts"] = _merged(document["mounts"], process.mounts)
+        usual = [
+            {**each, "options": list(LENT)} if each["destination"] in _FILES else each
+            for each in document["mounts"]
+        ]
+        document["mounts"] = _merged(usual, process.mounts)
         if namespace:
             for one in document["linux"]["namespaces"]:
                 if one["type"] == "network":
@@ -437,10 +444,10 @@ def _remapped_mount(entry: Mapping[str, Any], place: Path, remapping: Remapping)
         place.touch()
     else:
         place.mkdir()
-    write = [word for word in options if word in ("ro", "rw")]
-    kept = tuple(word for word in options if word not in ("ro", "rw"))
+    flags = [word for word in options if word in _FLAGS]
+    kept = tuple(word for word in options if word not in _FLAGS)
     remapping.mount([Mount(type=kind, source=source, options=kept)], place)
-    return {**entry, "type": "bind", "source": str(place), "options": ["rbind", *write[-1:]]}
+    return {**entry, "type": "bind", "source": str(place), "options": ["rbind", *flags]}
 
 
 def _fifos(directory: Path, talks: bool) -> Fifos:
