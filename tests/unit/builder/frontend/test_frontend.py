@@ -8,6 +8,9 @@ import pytest
 from support.gateways import AMD64, ARM64, MemoryGateway
 
 from lading.builder.errors import SourceError
+from lading.builder.frontend import options
+from lading.builder.frontend.bases import Images
+from lading.builder.frontend.contexts import Contexts
 from lading.builder.frontend.frontend import DockerfileFrontend
 from lading.builder.results import Result
 from lading.errors import InvalidArgumentError, LadingError, NotFoundError, UnsupportedError
@@ -106,6 +109,17 @@ async def test_a_base_for_another_machine_is_remarked() -> None:
             b'"linux/amd64" for current build (line 1)'
         )
     ]
+
+
+async def test_a_base_for_another_machine_is_none_where_they_must_be_exact() -> None:
+    name = "docker.io/library/only-arm:latest"
+    gateway = MemoryGateway({}, {name: ARM})
+    contexts = Contexts(gateway, options.parse({}))
+    images = Images(gateway, exact=True)
+    assert (await images.resolve(contexts, name, AMD64, "x", asked=False)).config == ARM
+    with pytest.raises(NotFoundError, match="does not provide the specified platform"):
+        await images.resolve(contexts, name, AMD64, "x", asked=True)
+    assert (await images.resolve(contexts, name, ARM64, "x", asked=True)).config == ARM
 
 
 async def test_remarks_may_be_errors_and_are_told_all_the_same() -> None:
