@@ -6,7 +6,6 @@ import pty
 import select
 import shutil
 import subprocess
-import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -98,12 +97,9 @@ def test_a_program_that_does_not_speak_grpc_is_ended_at_once(
     entrypoint = json.dumps(["/busybox", *words])
     (place / "Dockerfile").write_text(f"FROM scratch\nCOPY busybox /busybox\nENTRYPOINT {entrypoint}\n")
     build(builder, place, "-t", "stranger")
-    before = time.monotonic()
     failed = make(builder, tmp_path / "c", "# syntax=stranger\nFROM scratch\n", check=False)
     assert failed.returncode == 1
     assert "frontend stranger: its program does not speak gRPC on its standard output" in failed.stderr
-    # Nobody reads what it writes any more; it must not be waited for because of that.
-    assert time.monotonic() - before < 4
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ from lading.core.content import IngestRef
 from lading.core.leases import BUILDS
 from lading.errors import FailedPreconditionError, InvalidArgumentError, LadingError
 from lading.formats.llb import make, ops
+from lading.runtime import foreground
 from lading.testing.registry import FakeRegistry
 
 pytestmark = pytest.mark.anyio
@@ -178,6 +179,25 @@ async def test_a_cancelled_build_leaves_nothing(house: House, base: str, client:
     assert active == []
 
 
+async def test_a_cancelled_build_waits_for_nobody_who_writes(
+    house: House, base: str, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """runc passes on what its container writes, and would wait for a reader."""
+    monkeypatch.setattr(foreground, "_PATIENCE", 60.0)
+    screen = Screen()
+
+    async def going() -> None:
+        async with house.solver.open_job("b", session=client, progress=screen) as job:
+            await (await job.load(definition(run(image(base), "cat /dev/zero")))).evaluate()
+
+    with anyio.fail_after(40):
+        async with anyio.create_task_group() as group:
+            group.start_soon(going)
+            while not screen.output():
+                await anyio.sleep(0.01)
+            group.cancel_scope.cancel()
+
+
 async def test_mounts_of_a_process(house: House, base: str, client: Client) -> None:
     other = run(image(base), "mkdir /d; echo inside >/d/file")
 
@@ -228,7 +248,9 @@ async def test_what_is_lent_to_a_process_is_only_to_be_read(house: House, base: 
     secret = ops.Mount(
         dest="/secret", type=ops.MountType.SECRET, secret=ops.SecretOptions(id="s", mode=0o777)
     )
-    edge = run(image(base), "cat /proc/self/mounts; echo x >/etc/hosts || echo refused", extra=[secret])
+    edge = run(
+        image(base), "cat /proc/self/mounts; (echo x >/etc/hosts) 2>/dev/null || echo refused", extra=[secret]
+    )
     said = (await build(house, edge, client)).output()
     assert said.endswith("refused\n")
     options = {words[1]: set(words[3].split(",")) for words in map(str.split, said.splitlines()) if words[5:]}
