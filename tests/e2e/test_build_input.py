@@ -189,3 +189,14 @@ def test_files_that_change_while_they_are_sent_end_the_build_or_not_but_nothing_
 def build_in(daemon: Daemon, context: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """``docker build`` of a directory."""
     return buildx.build(daemon, context, *arguments, check=False)
+
+
+def test_a_config_that_could_not_be_read_again_is_not_named(builder: Daemon) -> None:
+    assert build(builder, b"FROM scratch\nENV A=b\n", "-t", "keep").returncode == 0
+    before = builder.docker("image", "inspect", "-f", "{{.Id}}", "keep")
+    grown = "".join(f"ENV A{number}=${{A{number - 1}:-x}}y\n" for number in range(1, 3000))
+    failed = build(builder, f"FROM scratch\n{grown}".encode(), "-t", "keep")
+    assert failed.returncode == 1
+    assert "the image's config has 9" in failed.stderr
+    assert "bytes, more than 8388608" in failed.stderr
+    assert builder.docker("image", "inspect", "-f", "{{.Id}}", "keep") == before

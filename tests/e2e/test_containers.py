@@ -176,7 +176,11 @@ def test_stop_asks_first(engine: Engine):
     assert engine.docker("logs", "polite") == "up\nbye\n"
     assert engine.docker("inspect", "-f", "{{.State.ExitCode}}", "polite") == "5\n"
     script = "trap 'exit 6' USR1; trap '' TERM; echo up; while true; do sleep 0.05; done"
-    for name, asked, code in (("by-name", "USR1", "6"), ("stubborn", "TERM", "137")):
+    for name, asked, code in (
+        ("by-name", "USR1", "6"),
+        ("by-no-name", "99", "137"),
+        ("stubborn", "TERM", "137"),
+    ):
         engine.background(name, script, "--stop-signal", asked, "--stop-timeout", "1")
         follow(engine, name, "up")
         engine.docker("stop", name)

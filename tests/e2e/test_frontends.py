@@ -81,6 +81,27 @@ def test_it_may_ask_another_frontend(builder: Daemon, tmp_path: Path) -> None:
     assert "unknown instruction: COPPY" in failed.stderr
 
 
+def test_frontends_ask_for_each_other_to_some_depth_only(builder: Daemon, tmp_path: Path) -> None:
+    failed = make(builder, tmp_path / "c", f"{SYNTAX}again {FRONTEND}\n", check=False)
+    assert failed.returncode == 1
+    assert f"8 frontends have asked for each other already: {FRONTEND} > {FRONTEND} > " in failed.stderr
+
+
+@pytest.mark.parametrize("words", [["yes"], ["cat"], ["cat", "/dev/zero"]])
+def test_a_program_that_does_not_speak_grpc_is_ended_at_once(
+    builder: Daemon, tmp_path: Path, words: list[str]
+) -> None:
+    place = tmp_path / "image"
+    place.mkdir()
+    shutil.copy("/bin/busybox", place / "busybox")
+    entrypoint = json.dumps(["/busybox", *words])
+    (place / "Dockerfile").write_text(f"FROM scratch\nCOPY busybox /busybox\nENTRYPOINT {entrypoint}\n")
+    build(builder, place, "-t", "stranger")
+    failed = make(builder, tmp_path / "c", "# syntax=stranger\nFROM scratch\n", check=False)
+    assert failed.returncode == 1
+    assert "frontend stranger: its program does not speak gRPC on its standard output" in failed.stderr
+
+
 @pytest.mark.parametrize(
     ("recipe", "said"),
     [

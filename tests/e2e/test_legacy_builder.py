@@ -15,6 +15,11 @@ FROM = "FROM scratch\nCOPY busybox /bin/busybox\n"
 RUN = 'RUN ["/bin/busybox", "sh", "-c", "{}"]\n'
 
 
+PASSWD = (
+    f"{FROM}{RUN.format('/bin/busybox mkdir /etc; echo me:x:5:6::: >/etc/passwd; echo us:x:7: >/etc/group')}"
+)
+
+
 @pytest.fixture
 def context(tmp_path: Path) -> Path:
     place = tmp_path / "context"
@@ -74,6 +79,23 @@ def test_it_builds_step_by_step_and_again_from_its_cache(shared_daemon: Daemon, 
     assert inspect(shared_daemon, "legacy:1")["Id"] == image["Id"]
 
 
+def test_projects_do_not_share_files(shared_daemon: Daemon, context: Path) -> None:
+    """A file of the same name, size and time, in whole seconds as tar has it, is another project's, or was edited."""
+    usage = ""
+    for text in ("one", "two", "six"):
+        (context / "file").write_text(text)
+        os.utime(context / "file", ns=(1_600_000_000_000_000_000 + ord(text[0]),) * 2)
+        done = build(shared_daemon, context, f"{FROM}COPY file /file\n", "-t", "legacy:shared")
+        assert done.returncode == 0, done.stderr
+        command = ("run", "--rm", "--network", "none", "legacy:shared", "/bin/busybox", "cat", "/file")
+        assert shared_daemon.docker(*command) == text
+        if text == "one":
+            usage = shared_daemon.docker("system", "df", "-v", "--format", "{{len .BuildCache}}")
+    # One layer more for each of the other two files, and no directory.
+    after = shared_daemon.docker("system", "df", "-v", "--format", "{{len .BuildCache}}")
+    assert int(after) - int(usage) == 2
+
+
 def test_every_stage_up_to_the_target_is_built(shared_daemon: Daemon, context: Path) -> None:
     dockerfile = (
         f"{FROM.replace('scratch', 'scratch AS one')}{RUN.format('echo 1 > /1')}"
@@ -107,6 +129,14 @@ def test_a_failed_command_passes_on_its_exit_code(shared_daemon: Daemon, context
         ("FROM scratch\nCOPY no*thing /x\n", "COPY failed: no source files were specified"),
         (f"{FROM}FROM scratch\nCOPY --from=0 /b?x /x\n", "COPY failed: no source files were specified"),
         ("FROM scratch\nCOPY ../escape /x\n", "escape"),
+        (
+            "FROM scratch\nCOPY --chown=nope busybox /x\n",
+            "can't find uid for user nope: open /etc/passwd: no such file or directory",
+        ),
+        (f"{PASSWD}COPY --chown=nope busybox /x\n", "can't find uid for user nope: no such user: nope"),
+        (f"{PASSWD}COPY --chown=me busybox /x\n", "can't find gid for group me: no such group: me"),
+        (f"{PASSWD}ADD --chown=me:nope busybox /x\n", "can't find gid for group nope: no such group: nope"),
+        (f"{PASSWD}COPY --chown=me:us:x busybox /x\n", "invalid chown string format"),
     ],
 )
 def test_what_it_cannot_do_is_refused(
@@ -141,6 +171,31 @@ def test_a_request_that_cannot_be_honoured_is_refused_by_name(
 def test_one_of_several_wildcards_may_fit_nothing(shared_daemon: Daemon, context: Path) -> None:
     done = build(shared_daemon, context, "FROM scratch\nCOPY busybox no*thing /x/\n", "-q")
     assert done.returncode == 0, done.stderr
+
+
+def test_an_owner_has_a_group_of_his_name(shared_daemon: Daemon, context: Path) -> None:
+    groups = RUN.format("echo me:x:8: >>/etc/group")
+    shown = RUN.format("/bin/busybox stat -c %u:%g /x /y /z")
+    copies = "COPY --chown=me busybox /x\nCOPY --chown=me:us busybox /y\nCOPY --chown=9 busybox /z\n"
+    done = build(shared_daemon, context, f"{PASSWD}{groups}{copies}{shown}")
+    assert "5:8\n5:7\n9:9\n" in done.stdout
+
+
+def test_a_command_that_is_not_there_is_told_once(shared_daemon: Daemon, context: Path) -> None:
+    failed = build(shared_daemon, context, f'{FROM}RUN ["nope"]\n')
+    said = "OCI runtime create failed: runc create failed: unable to start container process"
+    assert said in failed.stderr
+    assert (failed.stdout + failed.stderr).count("executable file not found") == 1
+
+
+def test_an_image_for_another_machine_is_none(shared_daemon: Daemon, context: Path, registry: str) -> None:
+    name = f"{registry}/machines:1"
+    assert build(shared_daemon, context, FROM, "-t", name).returncode == 0
+    asked = build(shared_daemon, context, f"FROM --platform=linux/s390x {name}\nENV A=b\n")
+    assert asked.returncode == 1
+    assert f"{name}" in asked.stdout + asked.stderr
+    assert "Successfully" not in asked.stdout
+    assert build(shared_daemon, context, f"FROM --platform=linux/amd64 {name}\nENV A=b\n").returncode == 0
 
 
 def test_unused_arguments_are_remarked(shared_daemon: Daemon, context: Path) -> None:

@@ -154,9 +154,11 @@ def test_builds_run_their_steps_and_hide_what_they_delete(
     (plugins / "cli-plugins").symlink_to(CLI_PLUGINS)
     (tmp_path / "Dockerfile").write_text(
         "FROM box\nRUN mkdir -p /d && echo old >/d/old && echo 1 >/one && chown 1000:50 /one\n"
+        "RUN --mount=type=secret,id=s cat /run/secrets/s >/dev/null\n"
         "RUN rm -r /d /etc/not-executable && mkdir /d && echo new >/d/new\nCOPY Dockerfile /d/\n"
     )
-    engine.docker("build", "-q", "-t", "built", str(tmp_path))
+    secret = tmp_path / "Dockerfile"
+    engine.docker("build", "-q", "-t", "built", "--secret", f"id=s,src={secret}", str(tmp_path))
     show = "ls /d /etc; stat -c %u:%g /one"
     shown = engine.docker("run", "--rm", "--network", "none", "built", "sh", "-c", show).split()
     assert shown == ["/d:", "Dockerfile", "new", "/etc:", "group", "hostname", "hosts", "passwd", "resolv.conf", "1000:50"]  # fmt: skip

@@ -280,8 +280,9 @@ def build(engine: Engine, context: Path, *, legacy: bool = False) -> None:
     (config / "cli-plugins").mkdir(parents=True)
     if not legacy:
         (config / "cli-plugins/docker-buildx").symlink_to(CLI_PLUGINS / "docker-buildx")
+    secret = () if legacy else ("--secret", f"id=s,src={context}/secret")
     done = subprocess.run(
-        ["docker", "build", "-t", "built", str(context)],
+        ["docker", "build", "-t", "built", *secret, str(context)],
         env={**engine.env, "DOCKER_CONFIG": str(config), "DOCKER_BUILDKIT": "0" if legacy else "1"},
         capture_output=True,
         text=True,
@@ -294,9 +295,11 @@ def build(engine: Engine, context: Path, *, legacy: bool = False) -> None:
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_build_runs_its_steps_remapped(engine: Engine, tmp_path: Path, *, legacy: bool):
     (tmp_path / "file").write_text("context\n")
+    (tmp_path / "secret").write_text("hidden\n")
     extra = (
         "RUN --mount=type=bind,from=one,target=/one --mount=type=cache,target=/cache "
-        "stat -c %u:%g /one/made >>/seen && touch /cache/kept && stat -c %u /cache/kept >>/seen\n"
+        "--mount=type=secret,id=s stat -c %u:%g /one/made >>/seen && touch /cache/kept && "
+        "stat -c %u /cache/kept >>/seen && cat /run/secrets/s >>/seen\n"
     )
     (tmp_path / "Dockerfile").write_text(
         "FROM box AS one\n"
@@ -310,6 +313,6 @@ def test_a_build_runs_its_steps_remapped(engine: Engine, tmp_path: Path, *, lega
     shown = run(engine, "cat /map /seen; stat -c %u:%g /made /seen", "--userns=host", image="built")
     assert shown.split() == [
         *("0", str(FIRST), "65536", "3:4"),
-        *(() if legacy else ("7:8", "0")),
+        *(() if legacy else ("7:8", "0", "hidden")),
         *("7:8", "0:0"),
     ]

@@ -1,7 +1,7 @@
 """A frontend as an image has it: it asks BuildKit's bridge over its standard input and output, with grpcio as an independent client.
 
 It reads a file ``recipe`` of the client: lines ``base <image>``, ``write <path> <text>``, ``say``, ``forward`` (leave it to the
-Dockerfile frontend), ``fail <text>`` and ``exit <code>``. Run in the image that `support.frontend_image` makes.
+Dockerfile frontend), ``again <image>`` (leave it to the image of a frontend, such as its own), ``fail <text>`` and ``exit <code>``. Run in the image that `support.frontend_image` makes.
 """
 
 import json
@@ -82,10 +82,10 @@ def recipe(bridge: Bridge) -> list[list[str]]:
     return [line.split(" ", 2) for line in text.splitlines() if line and not line.startswith("#")]
 
 
-def forward(bridge: Bridge) -> pb.BridgeResult:
+def forward(bridge: Bridge, frontend: str, **options: str) -> pb.BridgeResult:
     request = pb.BridgeSolveRequest(
-        frontend="dockerfile.v0",
-        frontend_opt={**bridge.options, "filename": "Dockerfile.inner"},
+        frontend=frontend,
+        frontend_opt={**bridge.options, **options},
         allow_result_return=True,
         allow_result_array_ref=True,
     )
@@ -113,7 +113,13 @@ def main() -> None:
             case "say":
                 config["config"]["Labels"] = {"said": bridge.options.get("build-arg:SAY", "nothing")}
             case "forward":
-                bridge.give_back(result=forward(bridge))
+                bridge.give_back(result=forward(bridge, "dockerfile.v0", filename="Dockerfile.inner"))
+                return
+            case "again":
+                try:
+                    bridge.give_back(result=forward(bridge, "gateway.v0", source=line[1]))
+                except grpc.RpcError as error:
+                    bridge.give_back(error=RpcStatus(code=3, message=error.details()))
                 return
             case "fail":
                 status = RpcStatus(code=3, message=" ".join(line[1:]))

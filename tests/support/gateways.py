@@ -90,6 +90,7 @@ class MemoryGateway(Gateway):
     program: Callable[[Program, Talk, Callable[[bytes], None]], Awaitable[int]] | None = None
     """Stands for whatever is run."""
     policies: Sequence[Policy] = ()
+    programs: Sequence[str] = ()  # pyright: ignore[reportIncompatibleMethodOverride] - a field
     ran: list[Program] = field(default_factory=list[Program])
     warnings: list[WarningEvent] = field(default_factory=list[WarningEvent])
     solved: list[Definition] = field(default_factory=list[Definition])
@@ -151,6 +152,10 @@ class MemoryGateway(Gateway):
     @override
     def derived(self, options: Mapping[str, str], inputs: Mapping[str, Definition]) -> Gateway:
         return replace(self, attributes=options, given=inputs)
+
+    @override
+    def within(self, program: str) -> Gateway:
+        return replace(self, programs=(*self.programs, program))
 
     @override
     def limited(self, policies: Sequence[Policy]) -> Gateway:

@@ -6,6 +6,7 @@ a client may ask that is its own frontend. Its options are variables of its envi
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -14,11 +15,13 @@ from typing_extensions import override
 from lading.builder.bridge import Bridge
 from lading.builder.errors import FrontendCapError
 from lading.builder.frontend.contexts import image_source, named, pinned
+from lading.builder.line import Line
 from lading.builder.model import Frontend, Gateway, Program, ResolvedImage, ResolveMode
 from lading.builder.results import Ref, Result
 from lading.errors import FailedPreconditionError, InvalidArgumentError, LadingError
 from lading.formats.llb import make
 from lading.kit.grpc.connection import Transport
+from lading.kit.tasks import task_group
 from lading.oci import config as oci_config
 from lading.oci import platform as platforms
 from lading.oci import reference
@@ -30,6 +33,8 @@ _INPUTS: Final = "moby.buildkit.frontend.inputs"
 _CAPS: Final = "moby.buildkit.frontend.caps"
 _NO_NETWORK: Final = "moby.buildkit.frontend.network.none"
 _PRODUCT: Final = "lading"
+NESTED: Final = 8
+"""How many programs may wait for each other, each having asked for the next as its frontend: ADR 0158."""
 _TAIL: Final = 2000
 """Bytes of what the program wrote to standard error that an error tells."""
 _log: Final = structlog.get_logger(__name__)
@@ -60,29 +65,57 @@ class ExternalFrontend(Frontend):
         source = gateway.options.get(SOURCE, "")
         if not source:
             raise InvalidArgumentError("no source specified for gateway")
+        if len(gateway.programs) >= NESTED:
+            raise FailedPreconditionError(
+                f"frontend {source}: {NESTED} frontends have asked for each other already: {' > '.join(gateway.programs)}",
+                hint="a frontend that asks for itself must come to an end",
+            )
         found = await self._resolve(gateway, source)
         config = oci_config.parse(found.config, what=f"config of {source}")
         _check_abilities(gateway, config)
         ref = await self._tree(gateway, found)
+        within = gateway.within(source)
         bridge = Bridge(
-            gateway.derived, self._frontends, gateway.options, gateway.inputs, asked=lambda _: None
+            within.derived, self._frontends, gateway.options, gateway.inputs, asked=lambda _: None
         )
-        tail = bytearray()
-
-        def log(data: bytes) -> None:
-            tail.extend(data)
-            del tail[:-_TAIL]
-            _log.debug("frontend_said", source=source, output=data.decode("utf-8", "replace"))
-
-        async def talk(transport: Transport) -> None:
-            await self._serve(transport, bridge)
-
         try:
             async with bridge.containers.serving():
-                status = await gateway.converse(await self._program(gateway, config, ref), talk, log)
+                end = await self._converse(gateway, await self._program(gateway, config, ref), bridge)
         finally:
             bridge.end()
-        return _outcome(bridge, source, status, bytes(tail))
+        return _outcome(bridge, source, end)
+
+    async def _converse(self, gateway: Gateway, program: Program, bridge: Bridge) -> "_End":
+        """Run a program until it ends, or there is no sense in waiting for it."""
+        source = gateway.options[SOURCE]
+        end = _End()
+        lines: list[Line] = []
+
+        def log(data: bytes) -> None:
+            end.said.extend(data)
+            del end.said[:-_TAIL]
+            _log.debug("frontend_said", source=source, output=data.decode("utf-8", "replace"))
+
+        async with task_group() as group:
+
+            async def watch(line: Line) -> None:
+                end.problem = await line.watch()
+                group.cancel_scope.cancel()
+
+            async def talk(transport: Transport) -> None:
+                line = Line(transport)
+                lines.append(line)
+                group.start_soon(watch, line)
+                try:
+                    await self._serve(line, bridge)
+                finally:
+                    line.end()
+
+            end.status = await gateway.converse(program, talk, log)
+            group.cancel_scope.cancel()
+        for line in lines:
+            end.problem = line.complaint or end.problem
+        return end
 
     async def _resolve(self, gateway: Gateway, source: str) -> ResolvedImage:
         name = reference.parse(source).with_default_tag()
@@ -141,14 +174,27 @@ def _abilities(text: str) -> set[str]:
     return names - {""}
 
 
-def _outcome(bridge: Bridge, source: str, status: int, said: bytes) -> Result:
+@dataclass(slots=True, kw_only=True)
+class _End:
+    """How a program ended: by itself, or because of a ``problem``."""
+
+    status: int = 0
+    problem: str = ""
+    said: bytearray = field(default_factory=bytearray)
+
+
+def _outcome(bridge: Bridge, source: str, end: _End) -> Result:
     """What it returned; its own error counts more than how its program ended, and that more than a result."""
     outcome = bridge.outcome
     if isinstance(outcome, LadingError):
         raise outcome
-    if status or outcome is None:
-        text = said.decode("utf-8", "replace").strip()
-        problem = f"exit code: {status}" if status else "it returned nothing"
+    problem = end.problem if outcome is None else ""
+    if end.status and not problem:
+        problem = f"exit code: {end.status}"
+    elif outcome is None and not problem:
+        problem = "it returned nothing"
+    if outcome is None or problem:
+        text = end.said.decode("utf-8", "replace").strip()
         raise FailedPreconditionError(
             f"frontend {source}: {problem}{f': {json.dumps(text)}' if text else ''}"
         )

@@ -56,12 +56,14 @@ class BuildGateway(Gateway):
         options: Mapping[str, str],
         inputs: Mapping[str, Definition],
         policies: Sequence[Policy] = (),
+        programs: Sequence[str] = (),
     ) -> None:
         self._tools = tools
         self._imports = _imports(options)
         self._options = options
         self._inputs = inputs
         self._policies = policies
+        self._programs = programs
 
     @property
     @override
@@ -82,6 +84,11 @@ class BuildGateway(Gateway):
     @override
     def platforms(self) -> Sequence[Platform]:
         return self._tools.platforms
+
+    @property
+    @override
+    def programs(self) -> Sequence[str]:
+        return self._programs
 
     @override
     async def solve(self, definition: Definition, *, evaluate: bool = False) -> Ref:
@@ -164,7 +171,19 @@ class BuildGateway(Gateway):
 
     @override
     def derived(self, options: Mapping[str, str], inputs: Mapping[str, Definition]) -> Gateway:
-        return BuildGateway(self._tools, options=options, inputs=inputs, policies=self._policies)
+        return BuildGateway(
+            self._tools, options=options, inputs=inputs, policies=self._policies, programs=self._programs
+        )
+
+    @override
+    def within(self, program: str) -> Gateway:
+        return BuildGateway(
+            self._tools,
+            options=self._options,
+            inputs=self._inputs,
+            policies=self._policies,
+            programs=(*self._programs, program),
+        )
 
     @override
     def limited(self, policies: Sequence[Policy]) -> Gateway:
@@ -175,6 +194,7 @@ class BuildGateway(Gateway):
             options=self._options,
             inputs=self._inputs,
             policies=(*self._policies, *policies),
+            programs=self._programs,
         )
 
     @override

@@ -101,6 +101,11 @@ class Gateway(Protocol):
         """What this worker can run; the first is the native one (``BUILDPLATFORM``)."""
         ...
 
+    @property
+    def programs(self) -> Sequence[str]:
+        """The images of the frontends whose programs wait for what is asked here, the outermost first."""
+        ...
+
     async def solve(self, definition: Definition, *, evaluate: bool = False) -> Ref:
         """A ref of the build for a graph. With ``evaluate`` it has been solved when the call returns.
 
@@ -132,6 +137,10 @@ class Gateway(Protocol):
 
     def derived(self, options: Mapping[str, str], inputs: Mapping[str, Definition]) -> "Gateway":
         """What another frontend of the same build may ask."""
+        ...
+
+    def within(self, program: str) -> "Gateway":
+        """The same, for the program of a frontend's image."""
         ...
 
     def limited(self, policies: Sequence[Policy]) -> "Gateway":

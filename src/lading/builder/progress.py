@@ -1,9 +1,10 @@
 """What happens in one build, told to everyone who asks, from the beginning."""
 
+import math
 import threading
 from collections.abc import AsyncIterator, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import anyio
@@ -17,17 +18,24 @@ from lading.kit.tasks import Signal
 from lading.oci.digest import Digest
 
 LOG_LIMIT: Final = 2 << 20
-"""Bytes of output that are kept of one vertex, as with BuildKit."""
-_CLIPPED: Final = b"\n[output clipped, log limit 2MiB reached]\n"
+"""Bytes of output that are kept of one stream of a vertex, as with BuildKit."""
+LOG_SPEED: Final = 200 << 10
+"""Bytes of it for each second that has begun since the vertex was started."""
+_NOTE: Final = "\n[output clipped, log limit {} reached]\n"
 _BATCH_SECONDS: Final = 0.03
 
 
 class ProgressLog(Progress):
-    """Every event of a build. Must be made, read and closed on the event loop; `tell` may be called from any thread."""
+    """Every event of a build. Must be made, read and closed on the event loop; `tell` may be called from any thread.
 
-    def __init__(self) -> None:
+    What processes write is clipped, also if it comes too fast unless ``hasty``.
+    """
+
+    def __init__(self, *, hasty: bool = False) -> None:
         self._events: list[Event] = []
-        self._written: dict[Digest, int] = {}
+        self._hasty = hasty
+        self._started: dict[Digest, int] = {}
+        self._outputs: dict[tuple[Digest, int], _Output] = {}
         self._lock = threading.Lock()
         self._token = current_token()
         self._loop_thread = threading.get_ident()
@@ -41,6 +49,8 @@ class ProgressLog(Progress):
         with self._lock:
             if self._closed:
                 return
+            if isinstance(event, VertexEvent) and event.started:
+                self._started[event.digest] = event.started
             if isinstance(event, LogEvent):
                 clipped = self._clip(event)
                 if clipped is None:
@@ -53,13 +63,14 @@ class ProgressLog(Progress):
         self._notify()
 
     def _clip(self, event: LogEvent) -> LogEvent | None:
-        written = self._written.get(event.vertex, 0)
-        self._written[event.vertex] = written + len(event.data)
-        if written > LOG_LIMIT:
-            return None
-        if written + len(event.data) > LOG_LIMIT:
-            return replace(event, data=event.data[: LOG_LIMIT - written] + _CLIPPED)
-        return event
+        output = self._outputs.setdefault((event.vertex, event.stream), _Output())
+        limit, words = LOG_LIMIT, "2MiB"
+        seconds = (event.timestamp - self._started.get(event.vertex, event.timestamp)) / 1e9
+        allowed = max(math.ceil(seconds), 1) * LOG_SPEED
+        if allowed <= LOG_LIMIT and not self._hasty:
+            limit, words = allowed, "200KiB/s"
+        data = output.clip(event.data, limit, _NOTE.format(words).encode())
+        return replace(event, data=data) if data else None
 
     def _notify(self) -> None:
         if threading.get_ident() == self._loop_thread:
@@ -105,6 +116,24 @@ class ProgressLog(Progress):
                 return
             else:
                 await self._changed.wait()
+
+
+@dataclass(slots=True)
+class _Output:
+    """One stream of a vertex: what was written, clipped or not, and whether the last of it was clipped."""
+
+    written: int = 0
+    clipping: bool = False
+
+    def clip(self, data: bytes, limit: int, note: bytes) -> bytes:
+        """What is shown of ``data``, if so much may be by now; the first that is clipped has a note."""
+        shown = data[: max(0, limit - self.written)]
+        self.written += len(data)
+        clipped = len(shown) < len(data)
+        if clipped and not self.clipping:
+            shown += note
+        self.clipping = clipped
+        return shown
 
 
 class Step:

@@ -1,5 +1,6 @@
 """`Ref`: an edge of a build that somebody may look into."""
 
+import errno
 import functools
 import os
 import posixpath
@@ -27,6 +28,8 @@ from lading.formats.llb.metadata import decode_locations
 T = TypeVar("T")
 READ_LIMIT: Final = 64 * 1024 * 1024
 """Bytes that `read_file` gives at most."""
+_PATH_ERRORS: Final = (errno.ENAMETOOLONG, errno.ELOOP)
+"""What is the fault of a path, or of links on its way, and not of the tree."""
 
 
 class SolvedRef(Ref):
@@ -109,7 +112,12 @@ class SolvedRef(Ref):
         try:
             return await self._trees.look(await self.tree(), function)
         except (FileNotFoundError, NotADirectoryError) as exc:
-            raise NotFoundError(f"{path}: no such file or directory", subject=path) from exc
+            raise NotFoundError(f"{_shown(path)}: no such file or directory", subject=_shown(path)) from exc
+        except OSError as exc:
+            if exc.errno not in _PATH_ERRORS:
+                raise
+            problem = os.strerror(exc.errno).lower()
+            raise InvalidArgumentError(f"{_shown(path)}: {problem}", subject=_shown(path)) from exc
 
     @override
     async def read_file(self, path: str, *, offset: int = 0, length: int | None = None) -> bytes:
@@ -124,14 +132,23 @@ class SolvedRef(Ref):
         return await self._look(path, functools.partial(_stat, path))
 
 
+def _shown(path: str) -> str:
+    """A path for an error: frontends choose it, and how long it is."""
+    return path[:200]
+
+
 def _read(path: str, offset: int, length: int | None, root: int) -> bytes:
+    if offset < 0 or (length or 0) < 0:
+        raise InvalidArgumentError(
+            f"{_shown(path)} has no {length} bytes from {offset}", subject=_shown(path)
+        )
     with paths.opened(root, path) as found:
         status = os.fstat(found)
         if not stat.S_ISREG(status.st_mode):
-            raise InvalidArgumentError(f"{path} is no regular file", subject=path)
+            raise InvalidArgumentError(f"{_shown(path)} is no regular file", subject=_shown(path))
         wanted = max(0, status.st_size - offset) if length is None else length
         if wanted > READ_LIMIT:
-            raise ResourceExhaustedError(f"{path} has over {READ_LIMIT} bytes", subject=path)
+            raise ResourceExhaustedError(f"{_shown(path)} has over {READ_LIMIT} bytes", subject=_shown(path))
         with open(f"/proc/self/fd/{found}", "rb", buffering=0) as file:
             parts: list[bytes] = []
             while wanted and (part := os.pread(file.fileno(), wanted, offset)):

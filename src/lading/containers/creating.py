@@ -156,7 +156,7 @@ class Creator:
                 "HostConfig.Init: there is no init program on this machine",
                 hint="install tini, or leave --init out",
             )
-        signals.parse(container.document.stop_signal)
+        signals.parse_stop(container.document.stop_signal)
 
     async def _store(self, container: Container, image: ContainerImage, making: Making) -> None:
         """Record, volumes and snapshot; nothing is left behind on failure.

@@ -39,6 +39,8 @@ from lading.kit import aio
 
 _DRAIN_SECONDS: Final = 10.0
 _KILL_SECONDS: Final = 10.0
+_UNSENT_SECONDS: Final = 2
+"""Until a container is killed whose stop signal this kernel has not; Docker's."""
 LOST_EXIT: Final = 255
 """Exit code of a container whose end nobody saw."""
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("lading.containers")
@@ -267,7 +269,7 @@ class Lifecycle:
             return
         try:
             task = container.running_task()
-            if signal in (2, 3, 9, 15) or signal == signals.parse(container.document.stop_signal):
+            if signal in (2, 3, 9, 15) or signal == signals.parse_stop(container.document.stop_signal):
                 container.stop_requested = True
                 container.document.manually_stopped |= manual
             await task.kill(signal)
@@ -299,8 +301,12 @@ class Lifecycle:
         container.stop_requested = True
         container.document.manually_stopped |= manual
         stopped = container.stopped
-        with contextlib.suppress(ConflictError):
-            await self.kill(container, signals.parse(signal or container.document.stop_signal), manual=manual)
+        wanted = signals.parse_stop(signal or container.document.stop_signal)
+        if wanted is None:
+            seconds = _UNSENT_SECONDS
+        else:
+            with contextlib.suppress(ConflictError):
+                await self.kill(container, wanted, manual=manual)
         with anyio.move_on_after(math.inf if seconds < 0 else seconds):
             await stopped.wait()
         if not stopped.is_set():

@@ -1,5 +1,6 @@
 """Signals by name or number, and exit codes of failed starts."""
 
+import re
 import signal
 from typing import Final
 
@@ -29,6 +30,15 @@ def parse(text: str) -> int:
     if found is None:
         raise InvalidArgumentError(f"invalid signal: {text[:40]}", subject=text[:40])
     return int(found)
+
+
+def parse_stop(text: str) -> int | None:
+    """As `parse`, for the signal that is to stop a container: Docker takes any number; ``None`` for one that none is here."""
+    found = re.fullmatch("([+-]?)0*([0-9]{1,19})", text)
+    number = int(found[1] + found[2]) if found else 0
+    if not 0 < abs(number) < 1 << 63:
+        return parse(text)
+    return number if 0 < number <= signal.SIGRTMAX else None
 
 
 def start_exit_code(words: str) -> int:

@@ -148,8 +148,10 @@ class Documents:
     ) -> bool:
         """Store a small blob; whether it was new. It is held by ``lease`` either way.
 
-        Its row is durable once something was written that is, such as the name of its image.
+        Its row is durable once something was written that is, such as the name of its image. Raises `InvalidArgumentError` for a
+        manifest or config that is over the limit up to which one is read.
         """
+        _check_new(descriptor, body)
         try:
             async with self._content.open_writer(
                 IngestRef(ingest_ref(descriptor)), expected=descriptor, lease=lease
@@ -244,10 +246,24 @@ class Pending:
     labels: dict[Digest, Mapping[str, str]] = field(default_factory=dict[Digest, Mapping[str, str]])
 
     def add(self, descriptor: Descriptor, body: bytes) -> None:
-        """Have a blob stored; one that is a manifest or an index keeps what it names."""
+        """Have a blob stored; one that is a manifest or an index keeps what it names. Raises as `Documents.put`."""
+        _check_new(descriptor, body)
         self.bodies[descriptor.digest] = body
         if is_document(descriptor):
             self.labels[descriptor.digest] = child_labels(parse(body, descriptor))
+
+
+def _check_new(descriptor: Descriptor, body: bytes) -> None:
+    """Refuse what could be stored, and named, but not be read again."""
+    kind, limit = "manifest", MANIFEST_LIMIT
+    if mediatypes.is_config(descriptor.media_type):
+        kind, limit = "config", CONFIG_LIMIT
+    elif not is_document(descriptor):
+        return
+    if len(body) > limit:
+        raise InvalidArgumentError(
+            f"the image's {kind} has {len(body)} bytes, more than {limit}", subject=descriptor.digest
+        )
 
 
 def _kept(index: Index, only: Collection[str] | None) -> dict[str, str]:

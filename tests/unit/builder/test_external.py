@@ -3,17 +3,20 @@
 import json
 from collections.abc import Awaitable, Callable
 
+import anyio
 import pytest
 from support.gateways import MemoryGateway
 
+from lading.builder import line
 from lading.builder.bridge import Bridge
 from lading.builder.errors import ClientError, FrontendCapError, SourceError
-from lading.builder.external import ExternalFrontend
+from lading.builder.external import NESTED, ExternalFrontend
 from lading.builder.frontend.frontend import DockerfileFrontend
-from lading.builder.model import Program, Talk
+from lading.builder.model import Frontend, Program, Talk
 from lading.builder.results import Result
 from lading.errors import FailedPreconditionError, InvalidArgumentError, LadingError, NotFoundError
 from lading.kit.grpc.connection import Transport
+from lading.kit.grpc.merging import PREFACE
 
 pytestmark = pytest.mark.anyio
 NAME = "docker.io/me/frontend:latest"
@@ -107,6 +110,95 @@ async def test_its_own_error_counts_most_and_a_bad_end_more_than_a_result(
     with pytest.raises(LadingError) as caught:
         await frontend(programs).build(gateway(programs))
     assert expected in str(caught.value)
+
+
+class Recursive(Programs):
+    """Programs that leave the build to the same image."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.frontends: dict[str, Frontend] = {}
+        self.frontends["gateway.v0"] = ExternalFrontend(
+            frontends=self.frontends, serve=self.serve, workers=workers
+        )
+
+    async def serve(self, transport: Transport, bridge: Bridge) -> None:
+        self.bridges.append(bridge)
+        options = {"source": "me/frontend"}
+        bridge.give_back(
+            await bridge.solve(
+                definition=None, frontend="gateway.v0", options=options, inputs={}, evaluate=False
+            )
+        )
+
+
+async def test_programs_ask_for_each_other_to_some_depth_only() -> None:
+    programs = Recursive()
+    with pytest.raises(FailedPreconditionError, match="8 frontends have asked for each other already: me/f"):
+        await programs.frontends["gateway.v0"].build(gateway(programs))
+    assert len(programs.bridges) == NESTED == 8
+
+
+class Silent(Transport):
+    """Says what it is told to, and then nothing."""
+
+    def __init__(self, said: list[bytes]) -> None:
+        self.said = said
+
+    async def read(self) -> bytes:
+        if not self.said:
+            await anyio.sleep_forever()
+        return self.said.pop(0)
+
+    async def write(self, data: bytes) -> None:
+        return
+
+
+class Lingering(Programs):
+    """Programs whose connection is served until they stop speaking, and that do not end by themselves."""
+
+    def __init__(self, said: list[bytes], outcome: Result | None = None) -> None:
+        super().__init__(outcome)
+        self.transport = Silent(said)
+
+    async def serve(self, transport: Transport, bridge: Bridge) -> None:
+        await super().serve(transport, bridge)
+        while await transport.read():
+            pass
+
+    async def run(self, program: Program, talk: Talk, log: Callable[[bytes], None]) -> int:
+        log(b"why")
+        async with anyio.create_task_group() as group:
+            group.start_soon(talk, self.transport)
+            await anyio.sleep_forever()
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        ([b"PRI * HT", b"usage: f"], "does not speak gRPC on its standard output, which begins with b'PRI"),
+        ([b"\xff"], r"begins with b'\\xff'"),
+        ([PREFACE, b"more", b""], "has ended its connection, but runs on"),
+        ([b""], "has ended its connection, but runs on"),
+        ([], "has said nothing for"),
+    ],
+)
+async def test_a_program_that_there_is_no_sense_in_waiting_for(
+    said: list[bytes], problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line, "SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr(line, "FAREWELL_SECONDS", 0.05)
+    programs = Lingering(said)
+    with pytest.raises(FailedPreconditionError, match=f'{problem}.*: "why"'), anyio.fail_after(5):
+        await frontend(programs).build(gateway(programs))
+
+
+async def test_what_a_program_returned_counts_though_it_runs_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line, "FAREWELL_SECONDS", 0.05)
+    programs = Lingering([PREFACE, b""], Result(metadata={"x": b"y"}))
+    with anyio.fail_after(5):
+        assert await frontend(programs).build(gateway(programs)) == Result(metadata={"x": b"y"})
 
 
 async def test_it_must_be_able_to_do_what_is_asked() -> None:

@@ -340,6 +340,29 @@ def test_bad_signals(text: str):
 
 
 @pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("TERM", 15),
+        ("09", 9),
+        ("+5", 5),
+        ("64", 64),
+        ("65", None),
+        ("99", None),
+        ("-9", None),
+        (str(2**62), None),
+    ],
+)
+def test_a_signal_to_stop_with_may_be_any_number(text: str, number: int | None):
+    assert signals.parse_stop(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "0", "-0", "000", "0x9", "1.5", "9" * 30, "SIGNOPE"])
+def test_bad_signals_to_stop_with(text: str):
+    with pytest.raises(InvalidArgumentError, match="invalid signal"):
+        signals.parse_stop(text)
+
+
+@pytest.mark.parametrize(
     ("words", "code"),
     [('exec: "x": executable file not found in $PATH', 127), ("permission denied", 126), ("no memory", 128)],
 )

@@ -8,8 +8,8 @@ from lading.builder.frontend.image import Draft
 from lading.builder.frontend.naming import step_name
 from lading.builder.frontend.plan import SCRATCH, Plan
 from lading.builder.frontend.state import StageNode, location, reachable
-from lading.builder.model import Gateway, ResolvedImage
-from lading.errors import InvalidArgumentError, LadingError
+from lading.builder.model import Gateway, ResolvedImage, ResolveMode
+from lading.errors import InvalidArgumentError, LadingError, NotFoundError
 from lading.formats.dockerfile import instructions as ins
 from lading.formats.dockerfile import rules
 from lading.formats.dockerfile.errors import DockerfileError
@@ -33,24 +33,40 @@ _COMMON = tuple(
 
 
 class Images:
-    """Image configs by name and platform, each looked up once; shared by the platforms of a build."""
+    """Image configs by name and platform, each looked up once; shared by the platforms of a build.
 
-    def __init__(self, gateway: Gateway) -> None:
+    An image that is for one platform only is taken for any, and that is remarked, unless they must be ``exact``.
+    """
+
+    def __init__(self, gateway: Gateway, *, exact: bool = False) -> None:
         self._gateway = gateway
+        self._exact = exact
         self._locks = KeyedLock()
-        self._known: dict[tuple[str, str], ResolvedImage] = {}
+        self._known: dict[tuple[str, str, bool], ResolvedImage] = {}
 
     async def resolve(
-        self, contexts: Contexts, name: str, platform: Platform, log_name: str
+        self, contexts: Contexts, name: str, platform: Platform, log_name: str, *, asked: bool
     ) -> ResolvedImage:
-        """As `Gateway.resolve_image`."""
-        key = (name, platforms.formatted(platform))
+        """As `Gateway.resolve_image`. ``asked`` tells whether somebody asked for the platform."""
+        exact = asked and self._exact
+        key = (name, platforms.formatted(platform), exact)
         async with self._locks.hold(key):
             if key not in self._known:
-                self._known[key] = await self._gateway.resolve_image(
-                    name, platform=platform, mode=contexts.options.resolve_mode, log_name=log_name
-                )
+                self._known[key] = await self._find(contexts, name, platform, log_name, exact=exact)
         return self._known[key]
+
+    async def _find(
+        self, contexts: Contexts, name: str, platform: Platform, log_name: str, *, exact: bool
+    ) -> ResolvedImage:
+        for mode in (contexts.options.resolve_mode, ResolveMode.FORCE_PULL):
+            found = await self._gateway.resolve_image(name, platform=platform, mode=mode, log_name=log_name)
+            have = image.parse(found.config, what=f"config of {name}").platform if exact else platform
+            if platforms.rank(platform, have) is not None:
+                return found
+        raise NotFoundError(
+            f"image with reference {name} was found but does not provide the specified platform "
+            f"({platforms.formatted(platform)})"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +134,8 @@ class Bases:
         shown = f"{platforms.formatted(platform)} " if self.contexts.options.multi_platform else ""
         log_name = f"[{shown}internal] load metadata for {full}"
         try:
-            found = await self.images.resolve(self.contexts, str(full), platform, log_name)
+            asked = node.platform is not None or not self.implicit
+            found = await self.images.resolve(self.contexts, str(full), platform, log_name, asked=asked)
         except LadingError as exc:
             others = [*(one.shown for one in plan.nodes if one.shown), *_COMMON]
             raise DockerfileError(suggested(f"{written}: {exc}", written, others)) from exc

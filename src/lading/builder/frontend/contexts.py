@@ -19,6 +19,7 @@ from lading.formats.dockerfile import values
 from lading.formats.dockerfile.gitref import GitRef, parse_git_ref
 from lading.formats.dockerfile.patterns import read_ignore
 from lading.formats.llb import make, ops
+from lading.formats.llb.definition import Definition
 from lading.formats.llb.make import Edge, Style
 from lading.formats.llb.metadata import CUSTOM_NAME, Metadata, SourceFile
 from lading.kit.text import printable
@@ -89,10 +90,11 @@ def image_source(name: str, mode: str, style: Style) -> Edge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entrypoint:
-    """The Dockerfile, and the vertex that loaded it, which remarks are hung on."""
+    """The Dockerfile, and the vertex that loaded it, which remarks are hung on, with its ``definition``."""
 
     file: SourceFile
     vertex: Digest
+    definition: Definition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +139,7 @@ class Contexts:
         if self.own_ignore:
             self._ignore = await _read(ref, f"{self._main.filename}.dockerignore")
         file = SourceFile(filename=self._main.filename, data=data)
-        return Entrypoint(file=file, vertex=tree.node.digest)
+        return Entrypoint(file=file, vertex=tree.node.digest, definition=definition)
 
     async def _find_main(self) -> _Main:
         attributes = self.gateway.options

@@ -56,6 +56,8 @@ class Converter:
     """Whether there are TARGETPLATFORM and its kin."""
     empty_wildcards: bool = True
     """`Scope.empty_wildcards`."""
+    own_groups: bool = True
+    """`Scope.own_groups`."""
     observe: Callable[[Work, Planned | None], None] | None = None
     """`Scope.observe`, of the round that counts."""
 
@@ -125,6 +127,7 @@ class Converter:
             context=self.contexts.main([], ignored),
             ignored=Matcher(ignored) if ignored else None,
             empty_wildcards=self.empty_wildcards,
+            own_groups=self.own_groups,
         )
 
     def _carry_out_with_paths(self, scope: Scope, plan: Plan, goal: StageNode) -> Scope:

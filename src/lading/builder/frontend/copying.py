@@ -71,7 +71,7 @@ class _Transfer:
         options = ops.Copy(
             src="",
             dest=self._dest(),
-            owner=owner(command.chown, None if base is None else 0),
+            owner=owner(self._chown(), None if base is None else 0),
             mode=_mode(command.chmod),
             create_dest_path=True,
             exclude=command.exclude,
@@ -89,6 +89,10 @@ class _Transfer:
             style = self.scope.style(self.work, command, label)
             self.work.tree = make.change(base, self._steps, style, *_caps(self._steps))
         self.scope.record(self.work, self._told(), layer=True)
+
+    def _chown(self) -> str:
+        chown = self.command.chown
+        return f"{chown}:{chown}" if chown and ":" not in chown and not self.scope.own_groups else chown
 
     def _dest(self) -> str:
         dest = self.command.dest

@@ -175,7 +175,7 @@ def _volume(work: Work, command: ins.Volume, scope: Scope) -> None:
 def _stop_signal(work: Work, command: ins.StopSignal, scope: Scope) -> None:
     signal = scope.expand(work, command.value, command.lines)
     try:
-        signals.parse(signal)
+        signals.parse_stop(signal)
     except InvalidArgumentError as exc:
         raise DockerfileError(exc.message) from exc
     work.draft.stop_signal = signal

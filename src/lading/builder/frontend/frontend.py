@@ -133,9 +133,7 @@ class _Run:
             case "":
                 return await self._build()
             case requests.OUTLINE:
-                dockerfile = await self._parse(rules.ignore)
-                converted = await self._converter(dockerfile, None, rules.ignore).convert()
-                return requests.outline(converted, self.entrypoint.file)
+                return await self._outline()
             case requests.TARGETS:
                 return requests.targets(await self._parse(rules.ignore), self.entrypoint.file)
             case requests.LINT:
@@ -202,6 +200,13 @@ class _Run:
             all_stages=all_stages,
         )
 
+    async def _outline(self) -> Result:
+        findings = rules.Findings(self._choice(), self._warn)
+        dockerfile = await self._parse(findings)
+        converted = await self._converter(dockerfile, None, findings).convert()
+        findings.check()
+        return requests.outline(converted, self.entrypoint.file)
+
     # Checks.
 
     async def _lint(self) -> Result:
@@ -216,7 +221,7 @@ class _Run:
             findings.check()
         except DockerfileError as exc:
             error = exc
-        return requests.lint(findings.all, self.entrypoint.file, error)
+        return requests.lint(findings.all, self.entrypoint, error)
 
     def _warn(self, finding: rules.Finding) -> None:
         self.gateway.warn(

@@ -8,13 +8,16 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from lading.builder.frontend.contexts import Entrypoint
 from lading.builder.frontend.convert import Converted
 from lading.builder.frontend.state import Wanted, Work, ranges, reachable
 from lading.builder.results import Result
 from lading.formats.dockerfile import instructions as ins
 from lading.formats.dockerfile.errors import DockerfileError, Lines
 from lading.formats.dockerfile.rules import Finding
-from lading.formats.llb.metadata import SourceFile
+from lading.formats.llb.definition import Definition
+from lading.formats.llb.metadata import SourceFile, decode_metadata
+from lading.oci.digest import Digest
 
 OUTLINE: Final = "frontend.outline"
 TARGETS: Final = "frontend.targets"
@@ -186,8 +189,9 @@ def _outline_text(
 # Lint.
 
 
-def lint(findings: Sequence[Finding], file: SourceFile, error: DockerfileError | None) -> Result:
+def lint(findings: Sequence[Finding], entrypoint: Entrypoint, error: DockerfileError | None) -> Result:
     """What the checks found, and what kept the Dockerfile from being built."""
+    file = entrypoint.file
     warnings = [
         {
             **_filled(
@@ -202,7 +206,12 @@ def lint(findings: Sequence[Finding], file: SourceFile, error: DockerfileError |
         }
         for one in findings
     ]
-    source = {"filename": file.filename, "data": _data(file), "language": file.language}
+    source = {
+        "filename": file.filename,
+        "data": _data(file),
+        "definition": _definition(entrypoint.definition),
+        "language": file.language,
+    }
     document: Json = {"warnings": warnings or None, "sources": [source]}
     if error is not None:
         place = _location(error.lines) if error.lines else {}
@@ -210,6 +219,25 @@ def lint(findings: Sequence[Finding], file: SourceFile, error: DockerfileError |
     ordered = sorted(findings, key=lambda one: one.lines.start)
     text = "".join(_warning_text(one, file) for one in ordered)
     return _answer(document, text, result_statuscode="1" if findings or error else "0")
+
+
+def _definition(definition: Definition) -> Json:
+    """A graph as BuildKit's Go types are in JSON. Where its operations stand is not known: it is what the file comes from."""
+    described: Json = {}
+    for digest, raw in sorted(definition.metadata.items()):
+        metadata = decode_metadata(raw)
+        described[digest] = _filled(
+            {
+                "ignore_cache": metadata.ignore_cache,
+                "description": dict(metadata.description),
+                "caps": dict.fromkeys(sorted(metadata.caps), True),
+            }
+        )
+    return {
+        "def": [base64.b64encode(raw).decode() for raw in definition.ops],
+        "metadata": described,
+        "Source": {"locations": {Digest.of(raw): {} for raw in definition.ops[:-1]}},
+    }
 
 
 def _warning_text(finding: Finding, file: SourceFile) -> str:

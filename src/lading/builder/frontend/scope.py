@@ -43,6 +43,8 @@ class Scope:
     """Hears of every stage that begins (``None``) and every instruction that was carried out."""
     empty_wildcards: bool = True
     """Whether the only source of a COPY or ADD may be a wildcard that fits nothing."""
+    own_groups: bool = True
+    """Whether files of a user who is given without a group are of his own, or else of the one of his name."""
     works: dict[StageNode, Work] = field(default_factory=dict[StageNode, Work])
     """Stages that are done."""
 

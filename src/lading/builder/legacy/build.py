@@ -69,7 +69,7 @@ class LegacyBuilder:
             try:
                 await self._receive(place, wish, body)
                 session = UploadSession(secrets.token_hex(12), place / "files", wish.credentials)
-                log = ProgressLog()
+                log = ProgressLog(hasty=True)
                 async with self._solver.open_job(
                     ref, session=session, progress=log, no_cache=wish.no_cache
                 ) as job:

@@ -20,8 +20,9 @@ from lading.builder.frontend.contexts import Contexts
 from lading.builder.frontend.convert import Converter
 from lading.builder.frontend.image import Draft
 from lading.builder.frontend.state import StageNode
+from lading.builder.legacy.owners import check_owner
 from lading.builder.legacy.session import UploadSession
-from lading.builder.legacy.steps import Step, failed, key_of, labelled, step_of, up_to
+from lading.builder.legacy.steps import REFUSED, Step, failed, key_of, labelled, step_of, up_to
 from lading.builder.legacy.wish import LegacyWish, checked, steps_of, unused_arguments
 from lading.builder.legacy.words import as_legacy
 from lading.builder.model import ExportContext, Gateway
@@ -73,6 +74,8 @@ class Run:
     _awaited: tuple[Digest, str] | None = None
     """The vertex whose beginning is to be told, and what its container is called."""
     _read: int = 0
+    _refusal: str = ""
+    """What looks like the runtime's own words, on the stream of the process: if it is, the error says it."""
     _cached: bool = True
     _lock: anyio.Lock = field(default_factory=anyio.Lock)
 
@@ -118,7 +121,7 @@ class Run:
             steps: list[Step] = []
             converter = Converter(
                 contexts=contexts,
-                images=Images(self.gateway),
+                images=Images(self.gateway, exact=True),
                 file=entrypoint.file,
                 dockerfile=dockerfile,
                 native=tuple(self.gateway.platforms) or (platforms.host(),),
@@ -127,6 +130,7 @@ class Run:
                 all_stages=True,
                 predefined=False,
                 empty_wildcards=False,
+                own_groups=False,
                 observe=lambda work, planned: steps.append(step_of(work, planned)),
             )
             converted = await converter.convert()
@@ -168,6 +172,8 @@ class Run:
     async def _change(self, step: Step, key: Digest) -> Digest:
         """An instruction that makes a layer. Whether it is known, the solver says."""
         container = key.short if isinstance(step.command, ins.Run | ins.Workdir) else ""
+        if isinstance(step.command, ins.Add | ins.Copy) and step.command.chown and step.tree is not None:
+            await check_owner(step.tree, self.gateway)
         ref = await self._solve(step, container)
         self._cached = self._cached and not self.wish.no_cache and self._was_cached(step)
         if self._cached:
@@ -222,8 +228,12 @@ class Run:
                 group.cancel_scope.cancel()
         except VertexError as exc:
             await self._flush()
+            if self._refusal.strip() != exc.message:
+                await self._show(self._refusal, 2)
             raise failed(step, exc) from exc
         await self._flush()
+        await self._show(self._refusal, 2)
+        self._refusal = ""
         if self._awaited is not None and not self._was_cached(step):
             await self._begun()  # another stage did the same
         return ref
@@ -240,7 +250,10 @@ class Run:
             for event in events:
                 if isinstance(event, LogEvent):
                     text = event.data.decode("utf-8", "replace")
-                    await self._say(f"\x1b[91m{text}\x1b[0m" if event.stream == 2 else text)
+                    if event.stream == 2 and text.startswith(REFUSED):
+                        self._refusal += text
+                    else:
+                        await self._show(text, event.stream)
                 elif self._begins(event):
                     await self._begun()
 
@@ -252,6 +265,10 @@ class Run:
             and bool(event.started)
             and not event.cached
         )
+
+    async def _show(self, text: str, stream: int) -> None:
+        if text:
+            await self._say(f"\x1b[91m{text}\x1b[0m" if stream == 2 else text)
 
     async def _begun(self) -> None:
         if self._awaited is not None:

@@ -47,7 +47,9 @@ class UploadSession(Session):
         told: Callable[[int], None] | None = None,
         memory: SyncMemory | None = None,
     ) -> Synced:
-        return await aio.run(aio.DISK, Mirror(self._root, Path(into), wish).run)
+        if memory is not None:
+            memory.entries = ()  # what another kind of client may have sent there is gone
+        return await aio.run(aio.DISK, Copy(self._root, Path(into), wish).run)
 
     @override
     async def send_tree(self, index: int, parts: Sequence[TreePart], *, epoch: int | None = None) -> None:
@@ -86,27 +88,31 @@ def _nothing(what: str) -> UnsupportedError:
     return UnsupportedError(f"a client of the legacy builder has no {what}", hint="build with BuildKit")
 
 
-class Mirror:
-    """Makes one directory equal to another, as far as it is wanted. Everything belongs to root. Blocking.
+class Copy:
+    """Puts what is wanted of one directory into another, and nothing else. Everything belongs to root. Blocking.
 
-    Both are ours: what stands in the one was unpacked by us, and the other is not reachable by anyone else.
+    What the other had goes first: it is of an earlier build, maybe of another project, and a file's name, size and time, which
+    tar tells in whole seconds, do not say whether it is the same. Both directories are ours: what stands in the one was unpacked
+    by us, and the other is not reachable by anyone else.
     """
 
     def __init__(self, source: Path, target: Path, wish: SyncWish) -> None:
         self._source = source
         self._target = target
         self._exclude = Matcher(wish.exclude)
-        self._files = self._bytes = self._moved_files = self._moved_bytes = 0
+        self._files = self._bytes = 0
         self._wanted = None if not wish.follow else self._followed(wish.follow)
 
     def run(self) -> Synced:
         """Do it."""
+        for name in os.listdir(self._target):
+            _remove(self._target / name)
         self._directory("")
         return Synced(
             files=self._files,
             bytes=self._bytes,
-            transferred_files=self._moved_files,
-            transferred_bytes=self._moved_bytes,
+            transferred_files=self._files,
+            transferred_bytes=self._bytes,
         )
 
     def _followed(self, paths: Sequence[str]) -> Matcher:
@@ -125,20 +131,14 @@ class Mirror:
         return Matcher(wanted)
 
     def _directory(self, path: str) -> None:
-        source, target = self._source / path, self._target / path
-        kept: set[str] = set()
-        with os.scandir(source) as entries:
+        with os.scandir(self._source / path) as entries:
             for entry in sorted(entries, key=lambda one: one.name):
                 inner = f"{path}/{entry.name}".lstrip("/")
                 if entry.is_dir(follow_symlinks=False):
                     if self._descends(inner):
-                        kept.add(entry.name)
                         self._enter(inner, entry.stat(follow_symlinks=False))
                 elif self._admits(inner):
-                    kept.add(entry.name)
-                    self._entry(entry, target / entry.name)
-        for name in set(os.listdir(target)) - kept:
-            _remove(target / name)
+                    self._entry(entry, self._target / inner)
 
     def _admits(self, path: str) -> bool:
         if self._exclude.matches(path):
@@ -152,9 +152,7 @@ class Mirror:
 
     def _enter(self, path: str, status: os.stat_result) -> None:
         target = self._target / path
-        if target.is_symlink() or (target.exists() and not target.is_dir()):
-            target.unlink()
-        target.mkdir(exist_ok=True)
+        target.mkdir()
         self._directory(path)
         if not self._admits(path) and not os.listdir(target):
             target.rmdir()
@@ -164,34 +162,18 @@ class Mirror:
 
     def _entry(self, entry: os.DirEntry[str], target: Path) -> None:
         status = entry.stat(follow_symlinks=False)
-        self._files += 1
-        self._bytes += status.st_size if stat.S_ISREG(status.st_mode) else 0
-        if _same(target, status, entry.path):
-            return
-        _remove(target)
         if stat.S_ISLNK(status.st_mode):
             target.symlink_to(os.readlink(entry.path))
         elif stat.S_ISREG(status.st_mode):
             shutil.copyfile(entry.path, target)
             target.chmod(stat.S_IMODE(status.st_mode))
-            self._moved_bytes += status.st_size
+            self._bytes += status.st_size
         elif stat.S_ISFIFO(status.st_mode):
             os.mkfifo(target, stat.S_IMODE(status.st_mode))
         else:
             return
-        self._moved_files += 1
+        self._files += 1
         os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns), follow_symlinks=False)
-
-
-def _same(target: Path, status: os.stat_result, source: str) -> bool:
-    try:
-        there = target.lstat()
-    except FileNotFoundError:
-        return False
-    if stat.S_ISLNK(status.st_mode) and stat.S_ISLNK(there.st_mode):
-        return os.readlink(source) == os.readlink(target)
-    alike = (there.st_mode, there.st_size, there.st_mtime_ns)
-    return alike == (status.st_mode, status.st_size, status.st_mtime_ns)
 
 
 def _remove(path: Path) -> None:

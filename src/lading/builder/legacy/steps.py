@@ -16,6 +16,9 @@ from lading.oci.digest import Digest
 _NOTHING: Final = re.compile(r"'/.*[*?\[].*': not found")
 """What `builder.ops.files.actions` says of a wildcard that fits nothing."""
 _MISSING: Final = re.compile(r'failed to calculate checksum of ref: "/(.*)": not found')
+_REFUSED: Final = "failed to create task for container: OCI runtime create failed: runc create failed: "
+REFUSED: Final = "runc run failed: "
+"""With which the runtime begins to say why it could not start a process."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -91,6 +94,8 @@ def failed(step: Step, error: VertexError) -> LadingError:
         message = _copy_failed(step.command, error.message)
     elif error.exit_code is not None and isinstance(step.command, ins.Run):
         message = _process_failed(step, step.command, error.exit_code)
+    elif error.message.startswith(REFUSED):
+        message = f"{_REFUSED}{error.message.removeprefix(REFUSED)}"
     else:
         return error
     return VertexError(message, vertex=error.vertex, exit_code=error.exit_code)

@@ -10,15 +10,16 @@ from typing import Any, Final, Protocol, TypeVar
 
 from lading.builder.ops import agents, contents
 from lading.builder.ops.files import paths
+from lading.builder.ops.files.hashing import Selector
 from lading.builder.ops.mutables import Mutable, Mutables, Sharing
-from lading.builder.ops.processes import Processes, Stub, find_stubs, remove_stubs
+from lading.builder.ops.processes import LENT, Processes, Stub, find_stubs, remove_stubs
 from lading.builder.ops.trees import NOTHING, Active, Room, Tree, Trees
 from lading.containers import users
 from lading.containers.rootfs import Root
 from lading.containers.users import User
 from lading.core.mounts import Mount
 from lading.core.session import Session
-from lading.errors import InvalidArgumentError, NotFoundError
+from lading.errors import InvalidArgumentError, LadingError, NotFoundError
 from lading.formats.llb import ops
 from lading.kit import aio
 
@@ -54,7 +55,8 @@ class Made:
     outputs: dict[int, tuple[Active, Tree]] = field(default_factory=dict[int, tuple[Active, Tree]])
     passed: dict[int, Tree] = field(default_factory=dict[int, Tree])
     """Outputs that are their read-only inputs."""
-    caches: dict[str, Mutable] = field(default_factory=dict[str, Mutable])
+    caches: dict[int, Mutable] = field(default_factory=dict[int, Mutable])
+    """By the number of the mount."""
 
     @property
     def destinations(self) -> list[str]:
@@ -112,8 +114,7 @@ class Mounting:
         if mount.type is ops.MountType.BIND:
             await self._bind(stack, made, mount, tree)
         elif mount.type is ops.MountType.CACHE:
-            assert mount.cache is not None
-            await self._add(stack, made, mount, list(made.caches[mount.cache.id].mounts))
+            await self._add(stack, made, mount, list(made.caches[number].mounts))
         elif mount.type is ops.MountType.TMPFS:
             options = ["nosuid", "nodev", "mode=1777"]
             if mount.tmpfs_size:
@@ -174,23 +175,34 @@ class Mounting:
 
     async def _take_caches(self, stack: AsyncExitStack, made: Made, inputs: Sequence[Tree]) -> None:
         """Take all caches, in one order for everybody, so that no two processes wait for each other."""
-        wanted = [mount for mount in self._mounts if mount.type is ops.MountType.CACHE]
-        for mount in wanted:
-            if mount.cache is None:
-                raise InvalidArgumentError(f"the cache mount at {mount.dest} has no options")
-        for mount in sorted(wanted, key=lambda one: one.cache.id if one.cache else ""):
-            options = mount.cache
-            if options is None or options.id in made.caches:
-                continue
+        wanted: dict[str, list[int]] = {}
+        for number, mount in enumerate(self._mounts):
+            if mount.type is ops.MountType.CACHE:
+                wanted.setdefault(await self._cache_name(mount, inputs), []).append(number)
+        for name, numbers in sorted(wanted.items()):
+            mount = self._mounts[numbers[0]]
+            assert mount.cache is not None
             mutable = await self._tools.mutables.take(
                 CACHE_KIND,
-                options.id,
-                sharing=_SHARING[options.sharing],
+                name,
+                sharing=_SHARING[mount.cache.sharing],
                 description=f"cached mount {mount.dest} from exec {self._name}",
                 seed=NOTHING if mount.input is None else inputs[mount.input],
             )
             stack.callback(self._tools.mutables.release, mutable)
-            made.caches[options.id] = mutable
+            made.caches |= dict.fromkeys(numbers, mutable)
+
+    async def _cache_name(self, mount: ops.Mount, inputs: Sequence[Tree]) -> str:
+        """A cache is one by its ID and what it begins with: BuildKit's by the record of that, ours by the content of the part
+        that is mounted, so that it outlives the same made once more.
+        """
+        if mount.cache is None:
+            raise InvalidArgumentError(f"the cache mount at {mount.dest} has no options")
+        seed = NOTHING if mount.input is None else inputs[mount.input]
+        if seed.empty:
+            return mount.cache.id
+        selectors = [Selector(path=mount.selector, follow=True)] if paths.parts_of(mount.selector) else []
+        return f"{mount.cache.id}@{await self._tools.contents.digest(selectors, seed)}"
 
     async def _lend(self, stack: AsyncExitStack, made: Made, mount: ops.Mount, path: Path) -> None:
         """A secret as a file, or an agent as a socket; nothing if it is optional and the client has none."""
@@ -201,16 +213,27 @@ class Mounting:
             if mount.type is ops.MountType.SECRET:
                 data = await self._clients.with_session(lambda session: session.secret(options.id))
                 await aio.run(aio.DISK, agents.write_secret, path, data, options)
-            else:
-                await self._clients.with_session(lambda session: session.check_agent(options.id))
+            elif await self._offered(options):
                 session = self._clients.sessions()[0]
                 await stack.enter_async_context(agents.agent_socket(path, session, options))
+            else:
+                return
         except NotFoundError as exc:
             if options.optional:
                 return
             kind = "secret" if mount.type is ops.MountType.SECRET else "ssh agent"
             raise NotFoundError(f"{kind} {options.id}: not found: {exc.message}", subject=options.id) from exc
-        made.mounts.append(_entry(mount.dest, "bind", str(path), ["rbind", "ro"]))
+        made.mounts.append(_entry(mount.dest, "bind", str(path), LENT))
+
+    async def _offered(self, options: ops.SecretOptions) -> bool:
+        """Whether the client has an agent; one that need not be there is not, whatever the client says of it, as in BuildKit."""
+        try:
+            await self._clients.with_session(lambda session: session.check_agent(options.id))
+        except LadingError:
+            if not options.optional:
+                raise
+            return False
+        return True
 
 
 def _entry(destination: str, kind: str, source: str, options: Sequence[str]) -> dict[str, Any]:

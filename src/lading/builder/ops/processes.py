@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -18,6 +18,7 @@ from contextlib import (
     suppress,
 )
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -53,6 +54,9 @@ CHUNK: Final = 1 << 15
 _USER: Final = "user"
 _DRAIN_SECONDS: Final = 5.0
 _FILES: Final = ("/etc/hosts", "/etc/resolv.conf")
+LENT: Final = ("rbind", "ro", "nosuid", "nodev", "noexec")
+"""How files of ours are mounted into a process."""
+_FLAGS: Final = ("ro", "rw", "nosuid", "nodev", "noexec")
 
 
 class Networking(Protocol):
@@ -192,7 +196,11 @@ class Processes:
         )
         document = spec.build(plan)
         document["process"]["env"] = list(process.env)
-        document["mounts"] = _merged(document["mounts"], process.mounts)
+        usual = [
+            {**each, "options": list(LENT)} if each["destination"] in _FILES else each
+            for each in document["mounts"]
+        ]
+        document["mounts"] = _merged(usual, process.mounts)
         if namespace:
             for one in document["linux"]["namespaces"]:
                 if one["type"] == "network":
@@ -308,15 +316,26 @@ async def _pump(fd: int, number: int, log: Callable[[int, bytes], None]) -> None
 
 @asynccontextmanager
 async def _attended(
-    streams: Mapping[int, int], log: Callable[[int, bytes], None], talk: Talk | None
+    streams: dict[int, int], log: Callable[[int, bytes], None], talk: Talk | None
 ) -> AsyncGenerator[None]:
-    """Have somebody at our ends of a process's standard streams, until all that was written is read."""
+    """Have somebody at our ends of a process's standard streams, until all that was written is read.
+
+    An end at which nobody is any more is closed: whoever writes to it, such as runc for a process, would wait for ever.
+    """
+
+    async def attend(work: Callable[[], Awaitable[None]], *numbers: int) -> None:
+        try:
+            await work()
+        finally:
+            for number in numbers:
+                os.close(streams.pop(number))
+
     async with task_group() as group:
-        group.start_soon(_pump, streams[2], 2, log)
+        group.start_soon(attend, partial(_pump, streams[2], 2, log), 2)
         if talk is not None:
-            group.start_soon(talk, _Pipes(streams[1], streams[0]))
+            group.start_soon(attend, partial(talk, _Pipes(streams[1], streams[0])), 0, 1)
         else:
-            group.start_soon(_pump, streams[1], 1, log)
+            group.start_soon(attend, partial(_pump, streams[1], 1, log), 1)
         yield
         # The pumps end with the last writer; one that left the container behind is not waited for.
         group.cancel_scope.deadline = anyio.current_time() + _DRAIN_SECONDS
@@ -425,10 +444,10 @@ def _remapped_mount(entry: Mapping[str, Any], place: Path, remapping: Remapping)
         place.touch()
     else:
         place.mkdir()
-    write = [word for word in options if word in ("ro", "rw")]
-    kept = tuple(word for word in options if word not in ("ro", "rw"))
+    flags = [word for word in options if word in _FLAGS]
+    kept = tuple(word for word in options if word not in _FLAGS)
     remapping.mount([Mount(type=kind, source=source, options=kept)], place)
-    return {**entry, "type": "bind", "source": str(place), "options": ["rbind", *write[-1:]]}
+    return {**entry, "type": "bind", "source": str(place), "options": ["rbind", *flags]}
 
 
 def _fifos(directory: Path, talks: bool) -> Fifos:

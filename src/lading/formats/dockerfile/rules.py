@@ -231,6 +231,6 @@ class Findings:
 
     def check(self) -> None:
         """Raises `DockerfileError` if there are findings and these are to be errors."""
-        names = sorted({finding.rule.name for finding in self._found})
+        names = dict.fromkeys(finding.rule.name for finding in self._found)
         if self._choice.error and names:
             raise DockerfileError(f"lint violation found for rules: {', '.join(names)}")

@@ -8,11 +8,15 @@ import pytest
 from support.gateways import AMD64, ARM64, MemoryGateway
 
 from lading.builder.errors import SourceError
+from lading.builder.frontend import options
+from lading.builder.frontend.bases import Images
+from lading.builder.frontend.contexts import Contexts
 from lading.builder.frontend.frontend import DockerfileFrontend
 from lading.builder.results import Result
 from lading.errors import InvalidArgumentError, LadingError, NotFoundError, UnsupportedError
 from lading.formats.llb import graph, make, ops
 from lading.formats.llb.decode import DecodedOp
+from lading.oci.digest import Digest
 
 pytestmark = pytest.mark.anyio
 BASE = json.dumps(
@@ -105,6 +109,17 @@ async def test_a_base_for_another_machine_is_remarked() -> None:
             b'"linux/amd64" for current build (line 1)'
         )
     ]
+
+
+async def test_a_base_for_another_machine_is_none_where_they_must_be_exact() -> None:
+    name = "docker.io/library/only-arm:latest"
+    gateway = MemoryGateway({}, {name: ARM})
+    contexts = Contexts(gateway, options.parse({}))
+    images = Images(gateway, exact=True)
+    assert (await images.resolve(contexts, name, AMD64, "x", asked=False)).config == ARM
+    with pytest.raises(NotFoundError, match="does not provide the specified platform"):
+        await images.resolve(contexts, name, AMD64, "x", asked=True)
+    assert (await images.resolve(contexts, name, ARM64, "x", asked=True)).config == ARM
 
 
 async def test_remarks_may_be_errors_and_are_told_all_the_same() -> None:
@@ -285,6 +300,24 @@ async def test_the_outline() -> None:
     assert named.metadata["result.txt"].decode().startswith("TARGET:      build\nDESCRIPTION: makes\n")
 
 
+async def test_remarks_that_are_errors_leave_no_outline() -> None:
+    asked = door(
+        "# check=error=true\nFROM base AS foo\nMAINTAINER x\nENV a b\n", requestid="frontend.outline"
+    )
+    order = "MaintainerDeprecated, LegacyKeyValueFormat"
+    with pytest.raises(InvalidArgumentError, match=f"lint violation found for rules: {order}"):
+        await build(asked)
+    assert len(asked.warnings) == 2
+    assert await build(door("FROM base AS foo\nMAINTAINER x\n", requestid="frontend.outline"))
+
+
+async def test_a_stop_signal_may_be_any_number() -> None:
+    result = await build(door("FROM base\nSTOPSIGNAL 99\n"))
+    assert json.loads(result.metadata["containerimage.config"])["config"]["StopSignal"] == "99"
+    with pytest.raises(InvalidArgumentError, match="invalid signal: 0"):
+        await build(door("FROM base\nSTOPSIGNAL 0\n"))
+
+
 async def test_the_targets() -> None:
     result = await build(door(QUESTIONED, requestid="frontend.targets"))
     document = json.loads(result.metadata["result.json"])
@@ -300,6 +333,12 @@ async def test_the_checks() -> None:
     document = json.loads(result.metadata["result.json"])
     assert [one["ruleName"] for one in document["warnings"]] == ["StageNameCasing", "JSONArgsRecommended"]
     assert result.metadata["result.statuscode"] == b"1"
+    (source,) = document["sources"]
+    assert list(source) == ["filename", "data", "definition", "language"]
+    digest = Digest.of(base64.b64decode(source["definition"]["def"][0]))
+    description = {"llb.customname": "[internal] load build definition from Dockerfile"}
+    assert source["definition"]["metadata"][digest]["description"] == description
+    assert source["definition"]["Source"] == {"locations": {digest: {}}}
     text = result.metadata["result.txt"].decode()
     assert text.startswith(
         "\nWARNING: StageNameCasing - https://docs.docker.com/go/dockerfile/rule/stage-name-casing/\n"

@@ -10,7 +10,7 @@ from lading.builder.legacy.session import UploadSession
 from lading.builder.legacy.wish import checked, names_of, steps_of, unused_arguments
 from lading.builder.legacy.words import as_legacy
 from lading.core.remotes import Credentials
-from lading.core.session import SyncWish
+from lading.core.session import SyncMemory, SyncWish
 from lading.errors import InvalidArgumentError, NotFoundError, UnsupportedError
 from lading.formats.dockerfile import instructions as ins
 from lading.formats.dockerfile.errors import DockerfileError
@@ -113,14 +113,22 @@ async def test_everything_but_what_is_excluded(places: tuple[Path, Path]) -> Non
     assert listed(target) == {"a", "dir/b", "dir/sub/c", "skipped/kept", "real", "link", "out", "pipe"}
     assert first.transferred_files == 8
     assert os.readlink(target / "out") == "/etc/passwd"
-    again = await session.sync(wish, str(target))
-    assert (again.files, again.transferred_files) == (8, 0)
-    (source / "a").write_text("changed")
+
+
+async def test_nothing_of_an_earlier_build_is_left(places: tuple[Path, Path]) -> None:
+    source, target = places
+    wish = SyncWish(name="context")
+    os.utime(source / "a", (1, 1))
+    await UploadSession("id", source, {}).sync(wish, str(target))
+    # Another project's file of the same name, size and time.
+    (source / "a").write_text("b")
+    os.utime(source / "a", (1, 1))
     (source / "real").unlink()
-    changed = await session.sync(wish, str(target))
-    assert changed.transferred_files == 1
-    assert (target / "a").read_text() == "changed"
+    memory = SyncMemory(entries=[b"of another client"])
+    assert (await UploadSession("other", source, {}).sync(wish, str(target), memory=memory)).changed
+    assert (target / "a").read_text() == "b"
     assert "real" not in listed(target)
+    assert not memory.entries
 
 
 async def test_what_is_followed_comes_with_what_it_points_to(places: tuple[Path, Path]) -> None:

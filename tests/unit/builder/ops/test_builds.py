@@ -36,8 +36,9 @@ from lading.builder.pruning import default_policy
 from lading.builder.results import Compression, LayerForm, Ref
 from lading.core.content import IngestRef
 from lading.core.leases import BUILDS
-from lading.errors import LadingError
+from lading.errors import FailedPreconditionError, InvalidArgumentError, LadingError
 from lading.formats.llb import make, ops
+from lading.runtime import foreground
 from lading.testing.registry import FakeRegistry
 
 pytestmark = pytest.mark.anyio
@@ -178,6 +179,25 @@ async def test_a_cancelled_build_leaves_nothing(house: House, base: str, client:
     assert active == []
 
 
+async def test_a_cancelled_build_waits_for_nobody_who_writes(
+    house: House, base: str, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """runc passes on what its container writes, and would wait for a reader."""
+    monkeypatch.setattr(foreground, "_PATIENCE", 60.0)
+    screen = Screen()
+
+    async def going() -> None:
+        async with house.solver.open_job("b", session=client, progress=screen) as job:
+            await (await job.load(definition(run(image(base), "cat /dev/zero")))).evaluate()
+
+    with anyio.fail_after(40):
+        async with anyio.create_task_group() as group:
+            group.start_soon(going)
+            while not screen.output():
+                await anyio.sleep(0.01)
+            group.cancel_scope.cancel()
+
+
 async def test_mounts_of_a_process(house: House, base: str, client: Client) -> None:
     other = run(image(base), "mkdir /d; echo inside >/d/file")
 
@@ -221,6 +241,67 @@ async def test_mounts_of_a_process(house: House, base: str, client: Client) -> N
     records = await house.solver.disk_usage()
     assert [one.record_type for one in records].count("exec.cachemount") == 1
     assert b"hidden" not in b"".join(path.read_bytes() for path in house.root.rglob("lading.db*"))
+
+
+async def test_what_is_lent_to_a_process_is_only_to_be_read(house: House, base: str, client: Client) -> None:
+    client.secrets["s"] = b"hidden"
+    secret = ops.Mount(
+        dest="/secret", type=ops.MountType.SECRET, secret=ops.SecretOptions(id="s", mode=0o777)
+    )
+    edge = run(
+        image(base), "cat /proc/self/mounts; (echo x >/etc/hosts) 2>/dev/null || echo refused", extra=[secret]
+    )
+    said = (await build(house, edge, client)).output()
+    assert said.endswith("refused\n")
+    options = {words[1]: set(words[3].split(",")) for words in map(str.split, said.splitlines()) if words[5:]}
+    for path in ("/etc/hosts", "/etc/resolv.conf", "/secret"):
+        assert {"ro", "nosuid", "nodev", "noexec"} <= options[path]
+
+
+async def test_a_cache_is_one_by_what_it_begins_with(house: House, base: str, client: Client) -> None:
+    def used(command: str, seed: make.Edge | None = None, *, selector: str = "", id: str = "c") -> make.Edge:
+        mount = ops.Mount(
+            dest="/c", selector=selector, type=ops.MountType.CACHE, cache=ops.CacheOptions(id=id)
+        )
+        return run(image(base), command, mounts=[make.MountWish(mount=mount, source=seed)])
+
+    async def said(edge: make.Edge) -> str:
+        return (await build(house, edge, client, no_cache=True)).output()
+
+    def seeded(text: str) -> make.Edge:
+        made = ops.MakeDirectory(path="/d", mode=0o755)
+        file = ops.MakeFile(path="/d/file", mode=0o644, data=text.encode())
+        return make.change(None, [(made, None), (file, None)], make.Style(metadata=named(f"seed {text}")))
+
+    look = "cat /c/file; echo kept >>/c/file; ls /c"
+    assert await said(used(look, seeded("one\n"), selector="/d")) == "one\nfile\n"
+    # The same seed, though it is made once more; another one; none.
+    assert await said(used(look, seeded("one\n"), selector="/d")) == "one\nkept\nfile\n"
+    assert await said(used(look, seeded("two\n"), selector="/d")) == "two\nfile\n"
+    assert await said(used("ls -A /c; touch /c/plain")) == ""
+    assert await said(used("ls -A /c")) == "plain\n"
+    names = {record.extra["name"] for record in await house.solver.records._cache.list() if record.mutable}
+    assert "c" in names  # that of a cache without a seed is as it ever was
+    assert len(names) == 3
+
+
+@pytest.mark.parametrize("optional", [True, False])
+async def test_an_agent_that_need_not_be_there(
+    house: House, base: str, client: Client, optional: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(id: str) -> None:
+        raise FailedPreconditionError(f"unset ssh forward key {id}")
+
+    monkeypatch.setattr(client, "check_agent", refuse)
+    agent = ops.Mount(
+        dest="/agent", type=ops.MountType.SSH, ssh=ops.SecretOptions(id="default", optional=optional)
+    )
+    edge = run(image(base), "ls -d /agent || echo none", extra=[agent])
+    if optional:
+        assert "none\n" in (await build(house, edge, client)).output()
+        return
+    with pytest.raises(LadingError, match="unset ssh forward key default"):
+        await build(house, edge, client)
 
 
 async def test_users_are_the_images_own(house: House, registry: FakeRegistry, client: Client) -> None:
@@ -269,6 +350,32 @@ async def test_links_of_an_image_lead_nowhere_else(
     client.directories["context"].joinpath("evil").symlink_to("/etc/shadow")
     with pytest.raises(VertexError, match="not found"):
         await build(house, copy(image(name), local("context"), "/evil", "/evil"), client)
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("a/" * 5000, "file name too long"),
+        ("n" * 300, "file name too long"),
+        ("/loop", "too many levels of symbolic links"),
+        ("/loop/x", "too many levels of symbolic links"),
+    ],
+)
+async def test_paths_that_nothing_can_be_at(house: House, client: Client, path: str, problem: str) -> None:
+    client.directories["context"].joinpath("loop").symlink_to("/loop")
+    edge = copy(None, local("context"), "/", "/")
+
+    async def check(ref: Ref) -> None:
+        looks = (ref.read_file, ref.read_dir) if path == "/loop" else (ref.read_file, ref.read_dir, ref.stat)
+        for look in looks:
+            with pytest.raises(InvalidArgumentError, match=problem) as caught:
+                await look(path)
+            assert len(str(caught.value)) < 300
+        for offset, length in ((-1, 2), (0, -1)):
+            with pytest.raises(InvalidArgumentError):
+                await ref.read_file("/hello", offset=offset, length=length)
+
+    await build(house, edge, client, check)
 
 
 async def test_archives_are_unpacked_where_they_belong(
