@@ -275,6 +275,28 @@ def test_a_nested_index_is_loaded(shared_daemon: Daemon, tmp_path: Path) -> None
     assert run(shared_daemon, "either/nested:1", "cat", "/nested") == "inside"
 
 
+def test_what_is_being_saved_may_be_removed_meanwhile(daemon: Daemon, tmp_path: Path) -> None:
+    tree = layer_tar({"much": File(os.urandom(60 << 20))})
+    daemon.docker("import", "-", "either/going", input=tree)
+    environment = {**os.environ, "DOCKER_HOST": daemon.host}
+    with subprocess.Popen(
+        ["docker", "save", "either/going"], stdout=subprocess.PIPE, env=environment
+    ) as saving:
+        assert saving.stdout is not None
+        if daemon.classic:  # the layer is made again before anything is sent
+            while not list(daemon.data_root.glob("content/ingest/*/data")):
+                assert saving.poll() is None
+            begin = b""
+        else:
+            begin = saving.stdout.read(1)
+        daemon.docker("rmi", "-f", "either/going")
+        assert daemon.lading("gc").returncode == 0
+        archive = tmp_path / "going.tar"
+        archive.write_bytes(begin + saving.stdout.read())
+        assert saving.wait() == 0
+    assert daemon.docker("load", "-i", str(archive)) == "Loaded image: either/going:latest\n"
+
+
 def test_one_platform_of_an_archive_is_loaded(daemon: Daemon, tmp_path: Path) -> None:
     layout = Layout(tmp_path / "two")
     parts = [layout.manifest([busybox_layer()]), layout.manifest([{"f": File(b"f")}], architecture="s390x")]

@@ -279,8 +279,13 @@ class LocalClassicStore(ClassicStore):
         packed: bool,
         present: Mapping[DiffID, Descriptor] | None = None,
     ) -> Descriptor:
+        # Who removes the image meanwhile does not take away what is read.
+        await self._leases.add(lease, Resource(kind="content", id=image.digest))
         body = await self._content.read(image.digest, limit=CONFIG_LIMIT)
         config = oci_config.parse(body, what=f"config {image.digest}")
+        if config.chain:
+            top = Resource(kind="snapshot", id=config.chain[-1], snapshotter=DRIVER)
+            await self._leases.add(lease, top)
         layers: list[Descriptor] = []
         for diff_id, chain_id in zip(config.rootfs.diff_ids, config.chain, strict=True):
             known = (present or {}).get(diff_id)
