@@ -47,6 +47,8 @@ class Holder:
         self._collect = collect
         self._packed = packed
         self._active: set[LeaseID] = set()
+        self._cut_off: set[str] = set()
+        """Purposes of which a lease is left."""
 
     @contextlib.asynccontextmanager
     async def hold(self, purpose: str, *, resumable: bool = True) -> AsyncGenerator[LeaseID]:
@@ -71,6 +73,7 @@ class Holder:
                     await self._discard(lease)
                     self._collect()
                 else:
+                    self._cut_off.add(purpose)
                     await self._end_empty(lease)
             raise
         finally:
@@ -89,6 +92,7 @@ class Holder:
         wanted: set[Resource] = set()
         for lease in ours:
             if RESUMABLE in lease.labels:
+                self._cut_off.add(lease.labels[PURPOSE])
                 wanted.update(await self._leases.resources(lease.id))
         for lease in ours:
             if RESUMABLE not in lease.labels:
@@ -138,7 +142,13 @@ class Holder:
         with contextlib.suppress(NotFoundError):  # expired and collected, or removed by hand
             await self._leases.delete(lease)
 
+    async def need_nothing(self, purpose: str) -> None:
+        """There is nothing to do for a purpose: an attempt that was cut off had done it all, but for its end."""
+        if purpose in self._cut_off:
+            await self._end_earlier(purpose)
+
     async def _end_earlier(self, purpose: str) -> None:
+        self._cut_off.discard(purpose)
         for lease in await self._leases.list():
             if lease.labels.get(PURPOSE) == purpose and lease.id not in self._active:
                 await self._end(lease.id)

@@ -139,12 +139,14 @@ class Puller:
         reference = reference.with_default_tag()
         name = name or _record_name(reference)
         progress = progress or Progress()
+        purpose = f"pull {reference}"
         resolver = self._registries.resolver(credentials, headers=headers)
         document = await resolver.resolve(reference, known=self._documents.known)
         check_size(document.descriptor)
         if platforms is None and not labels:
             standing = await self._standing.find(name, reference, document)
             if standing is not None:
+                await self._holder.need_nothing(purpose)
                 nodes, snapshot = standing
                 return PullResult(
                     name=name,
@@ -155,7 +157,7 @@ class Puller:
                     snapshot=snapshot,
                     updated=False,
                 )
-        async with self._holder.hold(f"pull {reference}") as lease:
+        async with self._holder.hold(purpose) as lease:
             run = self._run(reference, resolver.fetcher(reference), lease, progress)
             unpack = await self._choose(run, document, platforms)
             snapshot = await self._transfer(run, unpack)

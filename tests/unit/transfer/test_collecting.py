@@ -4,10 +4,10 @@ import pytest
 from support.world import World
 
 from lading.core.content import IngestRef
-from lading.core.leases import Lease
+from lading.core.leases import Lease, LeaseID
 from lading.errors import LadingError
 from lading.testing import images as make
-from lading.transfer.holding import Holder
+from lading.transfer.holding import PURPOSE, RESUMABLE, Holder
 
 pytestmark = pytest.mark.anyio
 
@@ -77,3 +77,17 @@ async def test_an_interrupted_pull_is_kept_until_it_is_given_up():
     assert collector.asked == 0
     await world.make_service(collect=collector.trigger).abandon()
     assert collector.asked == 1
+
+
+async def test_a_pull_that_was_killed_at_its_very_end_is_ended_by_the_next_one():
+    """It had named the image, so the next one finds nothing to do."""
+    world = World()
+    make.publish(world.repository, make.image([make.layer({"a": b"a"})]), "latest")
+    await world.make_service().pull(world.reference)
+    left = LeaseID("left")
+    await world.leases.create(left, labels={PURPOSE: f"pull {world.reference}", RESUMABLE: "true"})
+    service = world.make_service()
+    await service.recover()
+    assert [lease.id for lease in await world.leases.list()] == [left]
+    await service.pull(world.reference)
+    assert await world.leases.list() == []
