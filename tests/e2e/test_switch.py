@@ -191,7 +191,13 @@ def test_images_migrate_and_keep_their_digests(daemon: Daemon, images: MakeImage
     assert use(daemon, "containerd").returncode == 0
     done = daemon.lading("store", "migrate", "--offline", "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"Migrated": 2, "DigestsKept": 1, "Present": 0, "Failed": []}
+    assert json.loads(done.stdout) == {
+        "Migrated": 2,
+        "DigestsKept": 1,
+        "Present": 0,
+        "Failed": [],
+        "NamesTaken": [],
+    }
     assert daemon.docker("images", "--no-trunc", "-q", known).strip() == pulled.partition("@")[2]
     assert daemon.docker("run", "--rm", "--network", "none", local, "cat", "/grown") == "grown\n"
     assert daemon.run("run", "--rm", "--network", "none", local, "ls", "/layer-0").returncode
@@ -217,3 +223,42 @@ def test_images_migrate_and_keep_their_digests(daemon: Daemon, images: MakeImage
     assert use(daemon, "classic").returncode == 0
     assert listed(daemon) == before
     assert config in {line.split()[0] for line in before}
+
+
+def test_images_whose_names_are_taken_migrate_without_them(daemon: Daemon, images: MakeImage) -> None:
+    pulled, other, own = images("taken:pulled", layers=2), images("taken:other"), "own:1"
+    assert use(daemon, "classic").returncode == 0
+    daemon.docker("pull", pulled)
+    daemon.docker("tag", pulled, "solo:1")
+    daemon.docker("tag", pulled, "solo:2")
+    tree = subprocess.run(["tar", "-c", "-C", "/etc", "hostname"], check=True, capture_output=True).stdout
+    local = daemon.run("import", "-", own, input=tree).stdout.decode().strip()
+    config = daemon.docker("images", "--no-trunc", "-q", "solo:1").strip()
+
+    assert use(daemon, "containerd").returncode == 0
+    daemon.docker("pull", other)
+    for name in ("solo:1", pulled, own):
+        daemon.docker("tag", other, name)
+    done = daemon.lading("store", "migrate")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(
+        "2 images migrated: 1 with the registry's digests, 1 with a new manifest; 0 were"
+    )
+    target = daemon.docker("images", "--no-trunc", "-q", "solo:2").strip()
+    assert (
+        f"name not given: solo:1 means another image here; the one of the classic store is {target[7:19]}"
+        in done.stderr
+    )
+    # An image that kept no name is here all the same: a pulled one by its digest, another one dangling.
+    (dangling,) = daemon.docker("images", "--no-trunc", "-q", "--filter", "dangling=true").split()
+    assert f"docker tag {dangling[7:19]} NAME" in done.stderr
+    daemon.docker("tag", dangling, "own:2")
+    daemon.docker("rmi", "solo:2")
+    assert daemon.docker("images", "--no-trunc", "-q", "solo:1").strip() != target
+
+    again = json.loads(daemon.lading("store", "migrate", "--json").stdout)
+    assert (again["Migrated"], again["Present"]) == (1, 1)  # solo:2 is gone, and comes back
+    daemon.docker("rmi", "solo:2")
+    assert json.loads(daemon.lading("store", "migrate", "--json").stdout)["Failed"] == []
+    taken = {(each["Name"], each["ClassicID"], each["ID"]) for each in again["NamesTaken"]}
+    assert taken == {("solo:1", config, target), (pulled, config, target), (own, local, dangling)}

@@ -103,6 +103,13 @@ def migrate(context: click.Context, host: str, *, offline: bool, fetch: bool, as
                 "Layers of images with the registry's digests are here unpacked only. They run, and go back to where they came "
                 "from. Before they can be saved or pushed elsewhere, pull them again; with --fetch that is done at once."
             )
+        for each in result["NamesTaken"]:
+            short = each["ID"].partition(":")[2][:12]
+            click.echo(
+                f"name not given: {each['Name']} means another image here; the one of the classic store is {short}, "
+                f"which docker tag {short} NAME names",
+                err=True,
+            )
         for each in result["Failed"]:
             click.echo(f"not migrated: {each}", err=True)
     return 1 if result["Failed"] else 0
