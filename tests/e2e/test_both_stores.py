@@ -635,3 +635,25 @@ def test_a_mirror_serves_docker_hub(store: str) -> None:
         assert f"http://{registry.host}" in daemon.docker(
             "info", "--format", "{{json .RegistryConfig.Mirrors}}"
         )
+
+
+def test_an_import_of_nothing_and_of_an_empty_command(shared_daemon: Daemon) -> None:
+    daemon = shared_daemon
+    daemon.docker("import", "-c", "CMD", "/dev/null", "nothing:1")
+    shown = json.loads(daemon.docker("image", "inspect", "nothing:1"))[0]
+    assert shown["Config"]["Cmd"] == ["/bin/sh", "-c"]
+    assert len(shown["RootFS"]["Layers"]) == 1
+    daemon.docker("create", "--name", "nothing", "nothing:1", "/x")
+    daemon.docker("rm", "nothing")
+    saved = daemon.directory / "nothing.tar"
+    daemon.docker("save", "-o", str(saved), "nothing:1")
+    daemon.docker("rmi", "nothing:1")
+    assert "Loaded image: nothing:1" in daemon.docker("load", "-i", str(saved))
+    daemon.docker("rmi", "nothing:1")
+
+
+def test_no_registry_is_asked_for_scratch(shared_daemon: Daemon) -> None:
+    refused = shared_daemon.run("pull", "scratch")
+    assert refused.returncode
+    assert b"'scratch' is a reserved name" in refused.stderr
+    assert shared_daemon.api("POST", "/images/create?fromImage=scratch&tag=latest")[0] == 403
