@@ -10,6 +10,10 @@ import pytest
 from e2e.conftest import MakeImage
 from support.browser import browser, page_server
 from support.daemon import Daemon, running_daemon
+from support.images import busybox_image
+from support.registry import docker_registry
+
+from lading.testing.registry import FakeRegistry
 
 pytestmark = [pytest.mark.e2e, pytest.mark.stores("containerd", "classic", itself=True)]
 BUSY = ("sh", "-c", "trap exit TERM; while :; do sleep 0.1; done")
@@ -262,3 +266,36 @@ def test_images_whose_names_are_taken_migrate_without_them(daemon: Daemon, image
     assert json.loads(daemon.lading("store", "migrate", "--json").stdout)["Failed"] == []
     taken = {(each["Name"], each["ClassicID"], each["ID"]) for each in again["NamesTaken"]}
     assert taken == {("solo:1", config, target), (pulled, config, target), (own, local, dangling)}
+
+
+def test_a_migrated_image_outlives_its_registry(daemon: Daemon) -> None:
+    with FakeRegistry() as registry, docker_registry() as other:
+        name = f"{registry.host}/app:1"
+        busybox_image(daemon.directory / "app", name, layers=2)
+        assert use(daemon, "classic").returncode == 0
+        daemon.docker("pull", name)
+        config = json.loads(daemon.docker("image", "inspect", name))[0]
+        assert use(daemon, "containerd").returncode == 0
+        assert daemon.lading("store", "migrate").returncode == 0
+        registry.repository("app").blobs.clear()
+        daemon.docker("run", "--name", "work", "--network", "none", name, "sh", "-c", "echo done > /work")
+        daemon.docker("commit", "work", "work:1")
+        daemon.docker("rm", "work")
+        for each in (name, "work:1"):
+            saved = daemon.directory / "saved.tar"
+            daemon.docker("save", "-o", str(saved), each)
+            copy = f"{other}/{each.rpartition('/')[2]}"
+            daemon.docker("tag", each, copy)
+            assert "layers were packed anew" in daemon.docker("push", copy)
+            daemon.docker("rmi", each, copy)
+            assert f"Loaded image: {each}" in daemon.docker("load", "-i", str(saved))
+            look = ("run", "--rm", "--network", "none")
+            assert daemon.docker(*look, each, "ls", "/layer-0") == "/layer-0\n"
+            daemon.docker("rmi", each)
+            daemon.docker("pull", copy)
+            assert daemon.docker(*look, copy, "ls", "/layer-0") == "/layer-0\n"
+            if each == name:
+                layers = json.loads(daemon.docker("image", "inspect", copy))[0]["RootFS"]["Layers"]
+                assert layers == config["RootFS"]["Layers"]
+            else:
+                assert daemon.docker(*look, copy, "cat", "/work") == "done\n"

@@ -262,6 +262,9 @@ class ImageRoutes:
         said.append(
             {"progressDetail": {}, "aux": {"Tag": ref.tag, "Digest": str(pushed.digest), "Size": pushed.size}}
         )
+        if result.repacked:
+            note = f"layers were packed anew, since no registry has them any more: {result.target.digest} has a new digest"
+            said.insert(0, {"status": note})
         if result.missing:  # so that a manifest was pushed in place of the index
             note = {
                 "manifestPushedInsteadOfIndex": True,
