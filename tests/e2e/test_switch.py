@@ -268,8 +268,13 @@ def test_images_whose_names_are_taken_migrate_without_them(daemon: Daemon, image
     assert taken == {("solo:1", config, target), (pulled, config, target), (own, local, dangling)}
 
 
-def test_a_migrated_image_outlives_its_registry(daemon: Daemon) -> None:
-    with FakeRegistry() as registry, docker_registry() as other:
+@pytest.mark.parametrize("driver", ["erofs", "overlayfs"])
+def test_a_migrated_image_outlives_its_registry(driver: str) -> None:
+    with (
+        FakeRegistry() as registry,
+        docker_registry() as other,
+        running_daemon(f"--storage-driver={driver}") as daemon,
+    ):
         name = f"{registry.host}/app:1"
         busybox_image(daemon.directory / "app", name, layers=2)
         assert use(daemon, "classic").returncode == 0
@@ -294,8 +299,8 @@ def test_a_migrated_image_outlives_its_registry(daemon: Daemon) -> None:
             daemon.docker("rmi", each)
             daemon.docker("pull", copy)
             assert daemon.docker(*look, copy, "ls", "/layer-0") == "/layer-0\n"
-            if each == name:
+            if each == name and driver == "erofs":  # which keeps the streams, byte for byte
                 layers = json.loads(daemon.docker("image", "inspect", copy))[0]["RootFS"]["Layers"]
                 assert layers == config["RootFS"]["Layers"]
-            else:
+            if each != name:
                 assert daemon.docker(*look, copy, "cat", "/work") == "done\n"

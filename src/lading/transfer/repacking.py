@@ -3,11 +3,12 @@
 Layers come without their blobs where a registry was trusted to keep those: a migration out of the classic store packs nothing
 that has a digest elsewhere, and what is committed on such an image names the same blobs. When no place has them any more, the
 snapshots still have every byte of the tar streams. They are packed in gzip, the same bytes each time. The config, and so what is
-run, stays as it is; the manifest cannot, since it names the blobs.
+run, stays as it is; the manifest cannot, since it names the blobs. A snapshotter that keeps trees and no streams gives the same
+files in another tar: then the config is a new one too, with that tar's diff ID in it.
 """
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Final
 
 import anyio
@@ -15,8 +16,8 @@ import msgspec
 import structlog
 
 from lading.core import content
-from lading.core.content import IngestRef, Writer
-from lading.core.labels import UNCOMPRESSED
+from lading.core.content import Info, IngestRef, Writer
+from lading.core.diff import Differ
 from lading.core.leases import LeaseID
 from lading.core.remotes import Document, Registries
 from lading.core.snapshots import SnapshotName, Snapshotter
@@ -35,7 +36,7 @@ from lading.kit import aio
 from lading.oci import mediatypes, platform
 from lading.oci.config import ImageConfig
 from lading.oci.descriptor import Descriptor, Platform
-from lading.oci.digest import ChainID, DiffID
+from lading.oci.digest import DiffID, Hasher
 from lading.oci.document import encode
 from lading.oci.manifest import descriptor_of, is_attestation
 from lading.oci.reference import Reference
@@ -60,12 +61,14 @@ class Repacker:
         store: content.Store,
         documents: Documents,
         snapshotter: Snapshotter,
+        differ: Differ | None,
         registries: Registries,
         host: Platform,
     ) -> None:
         self._content = store
         self._documents = documents
         self._snapshotter = snapshotter
+        self._differ = differ
         self._registries = registries
         self._host = host
 
@@ -90,16 +93,28 @@ class Repacker:
             return None
         config = survey.config(node)
         layers: list[Descriptor] = []
+        diff_ids: list[DiffID] = []
         try:
             for layer, chain, diff_id in zip(
                 node.manifest.layers, config.chain, config.rootfs.diff_ids, strict=True
             ):
-                packed = survey.present(layer)
-                layers.append(layer if packed else await self._layer(node, chain, diff_id, lease))
+                packed, unpacked = (
+                    (layer, diff_id)
+                    if survey.present(layer)
+                    else await self._layer(node, SnapshotName(chain), diff_id, lease)
+                )
+                layers.append(packed)
+                diff_ids.append(unpacked)
         except (NotFoundError, UnsupportedError, FailedPreconditionError) as exc:
             _log.info("image_not_repacked", image=str(target.digest), reason=str(exc))
             return None
-        body = encode(msgspec.structs.replace(node.manifest, layers=tuple(layers)))
+        described = node.manifest.config
+        if tuple(diff_ids) != config.rootfs.diff_ids:
+            rootfs = msgspec.structs.replace(config.rootfs, diff_ids=tuple(diff_ids))
+            written = encode(msgspec.structs.replace(config, rootfs=rootfs))
+            described = descriptor_of(written, described.media_type)
+            await self._documents.put(described, written, lease=lease)
+        body = encode(msgspec.structs.replace(node.manifest, config=described, layers=tuple(layers)))
         made = descriptor_of(body, node.descriptor.media_type)
         await self._documents.keep(Document(descriptor=made, body=body), lease=lease)
         _log.warning("image_repacked", image=str(target.digest), manifest=str(made.digest))
@@ -137,20 +152,33 @@ class Repacker:
     async def _seen_in(self, document: Descriptor) -> Sequence[Reference]:
         return repositories(await self._content.info(document.digest))
 
-    async def _layer(self, node: ManifestNode, chain: ChainID, diff_id: DiffID, lease: LeaseID) -> Descriptor:
-        docker = node.descriptor.media_type == mediatypes.DOCKER_MANIFEST
-        name = SnapshotName(chain)
+    async def _layer(
+        self, node: ManifestNode, name: SnapshotName, diff_id: DiffID, lease: LeaseID
+    ) -> tuple[Descriptor, DiffID]:
+        """A layer in gzip, and its diff ID: the one that it had, unless there is only the tree."""
         await self._wait_until_durable(name)
-        async with self._snapshotter.open_stream(name) as fd:
-            length = await _length(fd, name, diff_id)
-            async with self._content.open_writer(IngestRef(f"repack-{lease}-{chain}"), lease=lease) as writer:
-                await _each(_packed(fd, length, writer))
-                info = await writer.commit(labels={UNCOMPRESSED: diff_id})
-        return Descriptor(
-            media_type=mediatypes.DOCKER_LAYER_GZIP if docker else mediatypes.OCI_LAYER_GZIP,
-            digest=info.digest,
-            size=info.size,
-        )
+        try:
+            async with self._snapshotter.open_stream(name) as fd:
+                length = await _length(fd, name, diff_id)
+                info = await self._pack(_file(fd, length), name, diff_id.hasher(), lease)
+        except UnsupportedError:
+            if self._differ is None:
+                raise
+            hasher = diff_id.hasher()
+            async with self._differ.open_diff(name) as chunks:
+                info = await self._pack(chunks, name, hasher, lease)
+            diff_id = DiffID.from_hasher(hasher, diff_id.algorithm)
+        docker = node.descriptor.media_type == mediatypes.DOCKER_MANIFEST
+        kind = mediatypes.DOCKER_LAYER_GZIP if docker else mediatypes.OCI_LAYER_GZIP
+        return Descriptor(media_type=kind, digest=info.digest, size=info.size), diff_id
+
+    async def _pack(
+        self, chunks: Iterator[bytes], name: SnapshotName, hasher: Hasher, lease: LeaseID
+    ) -> Info:
+        ref = IngestRef(f"repack-{lease}-{name}")
+        async with self._content.open_writer(ref, lease=lease) as writer:
+            await _each(_packed(chunks, writer, hasher))
+            return await writer.commit()
 
     async def _wait_until_durable(self, name: SnapshotName) -> None:
         """Layers are flushed in the background, moments after they were unpacked."""
@@ -159,6 +187,8 @@ class Repacker:
                 try:
                     async with self._snapshotter.open_stream(name):
                         return
+                except UnsupportedError:
+                    return
                 except FailedPreconditionError:
                     await anyio.sleep(0.1)
 
@@ -220,14 +250,23 @@ def _end_of_content(fd: int, whole: int) -> int:
     return 0
 
 
-def _packed(fd: int, length: int, writer: Writer) -> Generator[int]:
-    """Compress ``length`` bytes of a file, step by step."""
-    if writer.offset:
-        writer.truncate()
+def _file(fd: int, length: int) -> Iterator[bytes]:
+    """The first ``length`` bytes of a file."""
+    for at in range(0, length, _STEP):
+        yield os.pread(fd, min(_STEP, length - at), at)
+
+
+def _packed(chunks: Iterator[bytes], writer: Writer, hasher: Hasher) -> Generator[int]:
+    """Compress a tar stream step by step, and hash what goes in; yields how much that was."""
     packer = compression.compressor(Compression.GZIP)
-    for start in range(0, length, _BATCH):
-        for at in range(start, min(start + _BATCH, length), _STEP):
-            for chunk in packer.feed(os.pread(fd, min(_STEP, length - at), at)):
-                writer.write(chunk)
-        yield start
+    done = step = 0
+    for chunk in chunks:
+        hasher.update(chunk)
+        for packed in packer.feed(chunk):
+            writer.write(packed)
+        done += len(chunk)
+        if done - step >= _BATCH:
+            step = done
+            yield done
     writer.write(packer.finish())
+    yield done

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from lading.core import content, events, facts, images, leases
+from lading.core.diff import Differ
 from lading.core.labels import PARENT
 from lading.core.leases import LeaseID
 from lading.core.progress import Progress
@@ -65,6 +66,7 @@ class TransferService:
         bus: events.Bus,
         host: Platform,
         naming: images.Naming | None = None,
+        differ: Differ | None = None,
         packed: bool = True,
         collect: Callable[[], None] = _nothing,
         max_downloads: int = limits.MAX_DOWNLOADS,
@@ -72,8 +74,9 @@ class TransferService:
     ) -> None:
         """Build the services of a store.
 
-        ``naming`` gives names, by default as the containerd store does. Without ``packed`` the store keeps one platform of an
-        image, unpacked, and no blob of a layer for longer than a transfer takes. ``collect`` asks the collector to come.
+        ``naming`` gives names, by default as the containerd store does. ``differ`` packs layers anew of which the snapshotter has
+        the tree alone. Without ``packed`` the store keeps one platform of an image, unpacked, and no blob of a layer for longer
+        than a transfer takes. ``collect`` asks the collector to come.
         """
         self._images = image_store
         self._bus = bus
@@ -113,7 +116,12 @@ class TransferService:
         self._saver = Saver(store=store, documents=self._documents, host=host)
         self._loader = Loader(store=store, documents=self._documents, host=host, packed=packed)
         self._repacker = Repacker(
-            store=store, documents=self._documents, snapshotter=snapshotter, registries=registries, host=host
+            store=store,
+            documents=self._documents,
+            snapshotter=snapshotter,
+            differ=differ,
+            registries=registries,
+            host=host,
         )
         self._importer = Importer(store=store, documents=self._documents)
         self._committer = Committer(store=store, documents=self._documents)
@@ -242,16 +250,23 @@ class TransferService:
                 await self._saver.save(images, sink, platforms=platforms)
             except NotFoundError:  # also of a platform that is not complete
                 wanted = platforms[0] if platforms and len(platforms) == 1 else None
-                complete = [await self._repacked(image, lease, wanted) for image in images]
+                complete = await self._repacked(images, lease, wanted)
                 if complete == list(images):
                     raise
                 await self._saver.save(complete, sink, platforms=platforms)
         for image in images:
             await self._publish("save", image.target.digest, image.target.digest, image.target)
 
-    async def _repacked(self, image: SavedImage, lease: LeaseID, wanted: Platform | None) -> SavedImage:
-        made = await self._repacker.repack(image.target, lease=lease, wanted=wanted)
-        return image if made is None else replace(image, target=made)
+    async def _repacked(
+        self, images: Sequence[SavedImage], lease: LeaseID, wanted: Platform | None
+    ) -> list[SavedImage]:
+        """The images, with manifests that were made for those of which nobody has all layers."""
+        targets = {image.target.digest: image.target for image in images}
+        made = {
+            digest: await self._repacker.repack(target, lease=lease, wanted=wanted)
+            for digest, target in targets.items()
+        }
+        return [replace(image, target=made[image.target.digest] or image.target) for image in images]
 
     async def load(
         self,
