@@ -10,6 +10,10 @@ import pytest
 from e2e.conftest import MakeImage
 from support.browser import browser, page_server
 from support.daemon import Daemon, running_daemon
+from support.images import busybox_image
+from support.registry import docker_registry
+
+from lading.testing.registry import FakeRegistry
 
 pytestmark = [pytest.mark.e2e, pytest.mark.stores("containerd", "classic", itself=True)]
 BUSY = ("sh", "-c", "trap exit TERM; while :; do sleep 0.1; done")
@@ -191,7 +195,13 @@ def test_images_migrate_and_keep_their_digests(daemon: Daemon, images: MakeImage
     assert use(daemon, "containerd").returncode == 0
     done = daemon.lading("store", "migrate", "--offline", "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"Migrated": 2, "DigestsKept": 1, "Present": 0, "Failed": []}
+    assert json.loads(done.stdout) == {
+        "Migrated": 2,
+        "DigestsKept": 1,
+        "Present": 0,
+        "Failed": [],
+        "NamesTaken": [],
+    }
     assert daemon.docker("images", "--no-trunc", "-q", known).strip() == pulled.partition("@")[2]
     assert daemon.docker("run", "--rm", "--network", "none", local, "cat", "/grown") == "grown\n"
     assert daemon.run("run", "--rm", "--network", "none", local, "ls", "/layer-0").returncode
@@ -217,3 +227,80 @@ def test_images_migrate_and_keep_their_digests(daemon: Daemon, images: MakeImage
     assert use(daemon, "classic").returncode == 0
     assert listed(daemon) == before
     assert config in {line.split()[0] for line in before}
+
+
+def test_images_whose_names_are_taken_migrate_without_them(daemon: Daemon, images: MakeImage) -> None:
+    pulled, other, own = images("taken:pulled", layers=2), images("taken:other"), "own:1"
+    assert use(daemon, "classic").returncode == 0
+    daemon.docker("pull", pulled)
+    daemon.docker("tag", pulled, "solo:1")
+    daemon.docker("tag", pulled, "solo:2")
+    tree = subprocess.run(["tar", "-c", "-C", "/etc", "hostname"], check=True, capture_output=True).stdout
+    local = daemon.run("import", "-", own, input=tree).stdout.decode().strip()
+    config = daemon.docker("images", "--no-trunc", "-q", "solo:1").strip()
+
+    assert use(daemon, "containerd").returncode == 0
+    daemon.docker("pull", other)
+    for name in ("solo:1", pulled, own):
+        daemon.docker("tag", other, name)
+    done = daemon.lading("store", "migrate")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(
+        "2 images migrated: 1 with the registry's digests, 1 with a new manifest; 0 were"
+    )
+    target = daemon.docker("images", "--no-trunc", "-q", "solo:2").strip()
+    assert (
+        f"name not given: solo:1 means another image here; the one of the classic store is {target[7:19]}"
+        in done.stderr
+    )
+    # An image that kept no name is here all the same: a pulled one by its digest, another one dangling.
+    (dangling,) = daemon.docker("images", "--no-trunc", "-q", "--filter", "dangling=true").split()
+    assert f"docker tag {dangling[7:19]} NAME" in done.stderr
+    daemon.docker("tag", dangling, "own:2")
+    daemon.docker("rmi", "solo:2")
+    assert daemon.docker("images", "--no-trunc", "-q", "solo:1").strip() != target
+
+    again = json.loads(daemon.lading("store", "migrate", "--json").stdout)
+    assert (again["Migrated"], again["Present"]) == (1, 1)  # solo:2 is gone, and comes back
+    daemon.docker("rmi", "solo:2")
+    assert json.loads(daemon.lading("store", "migrate", "--json").stdout)["Failed"] == []
+    taken = {(each["Name"], each["ClassicID"], each["ID"]) for each in again["NamesTaken"]}
+    assert taken == {("solo:1", config, target), (pulled, config, target), (own, local, dangling)}
+
+
+@pytest.mark.parametrize("driver", ["erofs", "overlayfs"])
+def test_a_migrated_image_outlives_its_registry(driver: str) -> None:
+    with (
+        FakeRegistry() as registry,
+        docker_registry() as other,
+        running_daemon(f"--storage-driver={driver}") as daemon,
+    ):
+        name = f"{registry.host}/app:1"
+        busybox_image(daemon.directory / "app", name, layers=2)
+        assert use(daemon, "classic").returncode == 0
+        daemon.docker("pull", name)
+        config = json.loads(daemon.docker("image", "inspect", name))[0]
+        assert use(daemon, "containerd").returncode == 0
+        assert daemon.lading("store", "migrate").returncode == 0
+        registry.repository("app").blobs.clear()
+        daemon.docker("run", "--name", "work", "--network", "none", name, "sh", "-c", "echo done > /work")
+        daemon.docker("commit", "work", "work:1")
+        daemon.docker("rm", "work")
+        for each in (name, "work:1"):
+            saved = daemon.directory / "saved.tar"
+            daemon.docker("save", "-o", str(saved), each)
+            copy = f"{other}/{each.rpartition('/')[2]}"
+            daemon.docker("tag", each, copy)
+            assert "layers were packed anew" in daemon.docker("push", copy)
+            daemon.docker("rmi", each, copy)
+            assert f"Loaded image: {each}" in daemon.docker("load", "-i", str(saved))
+            look = ("run", "--rm", "--network", "none")
+            assert daemon.docker(*look, each, "ls", "/layer-0") == "/layer-0\n"
+            daemon.docker("rmi", each)
+            daemon.docker("pull", copy)
+            assert daemon.docker(*look, copy, "ls", "/layer-0") == "/layer-0\n"
+            if each == name and driver == "erofs":  # which keeps the streams, byte for byte
+                layers = json.loads(daemon.docker("image", "inspect", copy))[0]["RootFS"]["Layers"]
+                assert layers == config["RootFS"]["Layers"]
+            if each != name:
+                assert daemon.docker(*look, copy, "cat", "/work") == "done\n"

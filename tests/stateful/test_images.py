@@ -380,32 +380,37 @@ class ImageMachine(RuleBasedStateMachine):
         report = self.portal.call(run)
         assert report["Failed"] == []
         migrated = kept = 0
-        for image in sorted(self.classic.names.targets):
-            free = self._free(image)
-            if free is None:
+        for image, here in self._here().items():
+            named = sorted(self.classic.names.named(image))
+            tags = list(filter(tagged, named))
+            free = [name for name in tags if name not in self.containerd.names.of]
+            if here and not free:
                 continue
-            digests = [name for name in self.classic.names.named(image) if not tagged(name)]
+            digests = [name for name in named if not tagged(name)]
             target = digests[0].partition("@")[2] if digests else self._made(image)
             part = next(p for p in self.containerd.targets[target].parts.values() if p.config == image)
             self.containerd.present |= {target, part.digest, image}
             self.containerd.dropped.pop(target, None)
             if not digests:
                 self.containerd.present |= part.blobs
-            for name in free or [dangling_name(target)]:
+            if not free and target not in map(self.names.of.get, tags):
+                free = digests[:1] or [dangling_name(target)]
+            for name in free:
                 self.names.point(name, target)
             migrated += 1
             kept += bool(digests)
         assert (report["Migrated"], report["DigestsKept"]) == (migrated, kept)
         steps["migrate"] += 1
 
-    def _free(self, image: str) -> list[str] | None:
-        """The names that a classic image gets here; ``None`` if it is here under its own already."""
-        named = sorted(self.classic.names.named(image))
-        wanted = [name for name in named if tagged(name)] or named[:1]
-        free = [name for name in wanted if name not in self.containerd.names.of]
-        if named:
-            return free or None
-        return None if image in self.made and self.made[image] in self.containerd.names.targets else []
+    def _here(self) -> dict[str, bool]:
+        """Whether each classic image is in the containerd store, under whatever name."""
+        targets = [(digest, self.containerd.targets[digest]) for digest in self.containerd.names.targets]
+        here = {
+            target.parts[arch].config
+            for digest, target in targets
+            for arch in self.containerd.readable(digest)
+        }
+        return {image: image in here for image in sorted(self.classic.names.targets)}
 
     def _made(self, image: str) -> str:
         """The manifest that the migration made of an image, read once."""

@@ -1,5 +1,6 @@
 """A store, registries and a transfer service over them, all in memory."""
 
+import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -10,6 +11,7 @@ from lading.core.leases import LeaseID
 from lading.core.metadata import Namespace
 from lading.core.snapshots import NO_LABELS, Labels, LayerWriter, SnapshotName
 from lading.daemon.events import EventBus
+from lading.errors import FailedPreconditionError, UnsupportedError
 from lading.oci import reference
 from lading.oci.digest import DiffID
 from lading.testing import images as make
@@ -67,6 +69,33 @@ class _WatchedLayer(LayerWriter):
     @override
     async def commit(self, *, labels: Labels = NO_LABELS) -> None:
         await self._inner.commit(labels=labels)
+
+
+class Keeping(WatchedSnapshotter):
+    """Keeps the tar streams that it is told."""
+
+    def __init__(self, rows: metadata.Snapshots) -> None:
+        super().__init__(rows)
+        self.streams: dict[str, bytes] = {}
+        self.durable = True
+
+    @override
+    def open_stream(self, name: SnapshotName) -> AbstractAsyncContextManager[int]:
+        return self._open(name)
+
+    @asynccontextmanager
+    async def _open(self, name: SnapshotName) -> AsyncGenerator[int]:
+        await self.stat(name)
+        if name not in self.streams:
+            raise UnsupportedError("no stream")
+        if not self.durable:
+            raise FailedPreconditionError("not yet")
+        fd = os.memfd_create("stream")
+        os.write(fd, self.streams[name])
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
 
 class World:

@@ -101,7 +101,15 @@ def migrate(context: click.Context, host: str, *, offline: bool, fetch: bool, as
         if result["DigestsKept"] and not fetch:
             click.echo(
                 "Layers of images with the registry's digests are here unpacked only. They run, and go back to where they came "
-                "from. Before they can be saved or pushed elsewhere, pull them again; with --fetch that is done at once."
+                "from. Before they can be saved or pushed elsewhere, pull them again; with --fetch that is done at once. "
+                "If no registry has them any more, a save or a push packs them anew, under a new digest."
+            )
+        for each in result["NamesTaken"]:
+            short = each["ID"].partition(":")[2][:12]
+            click.echo(
+                f"name not given: {each['Name']} means another image here; the one of the classic store is {short}, "
+                f"which docker tag {short} NAME names",
+                err=True,
             )
         for each in result["Failed"]:
             click.echo(f"not migrated: {each}", err=True)

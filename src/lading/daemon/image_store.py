@@ -133,6 +133,7 @@ async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses
         bus=bus,
         host=machine,
         naming=classic.store if classic else None,
+        differ=snapshotter,
         packed=classic is None,
         collect=collector.trigger,
         max_downloads=config.max_concurrent_downloads,

@@ -17,15 +17,16 @@ from lading.images.listing import (
     by_target,
     check_filters,
     containers_of,
+    kept_since,
     manifest_row,
     matches_labels,
     matches_reference,
     names,
     parent,
     parse_flag,
+    parse_until,
 )
 from lading.images.removal import Use
-from lading.kit import times
 from lading.transfer.facts import FactReader
 
 _ROWS_AT_ONCE: Final = 256
@@ -133,8 +134,8 @@ class Lister:
         dangling = parse_flag(filters, "dangling")
         newer = max([await self._created_of(n) for n in filters.get("since", ())], default=None)
         older = [await self._created_of(n) for n in filters.get("before", ())]
-        older += [times.parse_moment(t, times.now_nano()) for t in filters.get("until", ())]
         oldest = min(older, default=None)
+        until = parse_until(filters)
         kept: list[ImageRow] = []
         for row in rows:
             if newer is not None and row.created <= newer:
@@ -145,14 +146,15 @@ class Lister:
                 continue
             if not matches_labels(row.labels, filters):
                 continue
-            patterns = filters.get("reference", ())
-            if patterns:
-                matching = [r for r in records[row.target.digest] if matches_reference(r, patterns)]
-                if not matching:
-                    continue
-                kept.append(_with_names(row, matching))
-                continue
-            kept.append(row)
+            group = records[row.target.digest]
+            matching = [
+                r
+                for r in group
+                if matches_reference(r, filters.get("reference", ()))
+                and (until is None or kept_since(r, row.created) < until)
+            ]
+            if matching:
+                kept.append(row if len(matching) == len(group) else _with_names(row, matching))
         return kept
 
     async def _created_of(self, name: str) -> int:

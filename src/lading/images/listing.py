@@ -12,7 +12,8 @@ from lading.core.facts import ListedManifest, ManifestSummary
 from lading.core.labels import PARENT
 from lading.errors import InvalidArgumentError
 from lading.images.removal import Use
-from lading.oci import reference
+from lading.kit import times
+from lading.oci import mediatypes, reference
 from lading.oci.descriptor import Descriptor
 
 _NAMES: Final = 32_768
@@ -147,6 +148,18 @@ def _path_match(pattern: str, text: str) -> bool:
     """``*`` does not cross a slash, ``[^`` begins what must not be; linear in the number of components."""
     wanted, parts = pattern.replace("[^", "[!").split("/"), text.split("/")
     return len(wanted) == len(parts) and all(fnmatchcase(p, w) for w, p in zip(wanted, parts, strict=True))
+
+
+def kept_since(record: images.Image, created: int) -> int:
+    """The moment that ``until`` goes by: when the record was made, in the classic store when the image was (``created``)."""
+    return created if mediatypes.is_config(record.target.media_type) else times.of_datetime(record.created_at)
+
+
+def parse_until(filters: Mapping[str, Sequence[str]]) -> int | None:
+    """The earliest of the ``until`` filters, nanoseconds since the epoch; ``None`` if there is none."""
+    return min(
+        (times.parse_moment(text, times.now_nano()) for text in filters.get("until", ())), default=None
+    )
 
 
 def parse_flag(filters: Mapping[str, Sequence[str]], key: str) -> bool | None:

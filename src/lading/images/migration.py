@@ -4,11 +4,13 @@ Trees are copied layer by layer, out of the classic tree through its tar stream 
 diff ID. The config, and so the classic image ID, is always kept. The manifest and the index above it are kept where they can be
 known: they were kept here when Lading pulled the image, or a registry still has what the image was pulled as. Of such an image no
 layer is packed anew: the blobs are the registry's, and are fetched if that is wished for, or when the image is pulled again.
-Where nobody knows the manifest, one is made, with layers in gzip. The classic store is not changed, and a name that is taken is
-left alone.
+Where nobody knows the manifest, one is made, with layers in gzip. The classic store is not changed.
+
+A name that means another image here is left alone, and reported. Its image comes without it: under its other names, else under
+the digest that a registry knows it by, else dangling.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -28,6 +30,7 @@ from lading.oci import manifest as oci_manifest
 from lading.oci import mediatypes
 from lading.oci.config import ImageConfig
 from lading.oci.descriptor import Descriptor
+from lading.oci.digest import Digest
 from lading.oci.document import encode
 from lading.oci.manifest import Manifest, descriptor_of
 from lading.oci.reference import Reference
@@ -37,14 +40,24 @@ from lading.transfer.service import TransferService
 _log: Final = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """A name that means another image here: ``image`` had it, by its classic ID, and is here as ``target`` now."""
+
+    name: str
+    image: Digest
+    target: Digest
+
+
 @dataclass(slots=True)
 class Report:
-    """What a migration did. ``kept`` images have the digests that a registry knows them by."""
+    """What a migration did. ``kept`` images have digests that a registry knows them by, ``present`` ones were here already."""
 
     migrated: int = 0
     kept: int = 0
     present: int = 0
     failed: list[str] = field(default_factory=list[str])
+    taken: list[Taken] = field(default_factory=list[Taken])
 
     def shape(self) -> dict[str, Any]:
         """As JSON."""
@@ -53,6 +66,9 @@ class Report:
             "DigestsKept": self.kept,
             "Present": self.present,
             "Failed": self.failed,
+            "NamesTaken": [
+                {"Name": each.name, "ClassicID": each.image, "ID": each.target} for each in self.taken
+            ],
         }
 
 
@@ -94,23 +110,44 @@ class Migrator:
         ``offline`` asks no registry; ``fetch`` downloads the layers' blobs of images whose manifest is known.
         """
         report = Report()
+        here = await self._here()
         found = await self._source.images()
         for number, image in enumerate(found):
             shown = image.names[0].familiar if image.names else image.id.short
             yield {"status": f"migrating {shown}", "current": number, "total": len(found)}
             try:
-                await self._migrate(image, report, offline=offline, fetch=fetch)
+                await self._migrate(
+                    image, report, here.get(image.id, frozenset()), offline=offline, fetch=fetch
+                )
             except LadingError as exc:
                 _log.warning("image_not_migrated", image=image.id, error=str(exc))
                 report.failed.append(f"{shown}: {exc}")
         yield {"current": len(found), "total": len(found)}
         yield {"result": report.shape()}
 
-    async def _migrate(self, image: ClassicImage, report: Report, *, offline: bool, fetch: bool) -> None:
+    async def _here(self) -> Mapping[Digest, Collection[Digest]]:
+        """The targets in this store that are an image of the classic store too, by its classic ID: the config's digest."""
+        found: dict[Digest, set[Digest]] = {}
+        for target in {record.target.digest: record.target for record in await self._records.list()}.values():
+            try:
+                facts = await self._transfer.facts.target(target)
+            except LadingError as exc:
+                _log.info("image_not_compared", image=target.digest, reason=str(exc))
+                continue
+            for manifest in facts.manifests:
+                if manifest.config is not None:
+                    found.setdefault(manifest.config, set()).add(target.digest)
+        return found
+
+    async def _migrate(
+        self, image: ClassicImage, report: Report, here: Collection[Digest], *, offline: bool, fetch: bool
+    ) -> None:
+        """Migrate an image that is in the targets ``here`` already."""
         config = oci_config.parse(image.config, what=f"config {image.id}")
-        names = await self._free_names(image)
-        if not names:
+        free, taken = await self._names(image)
+        if here and not free:
             report.present += 1
+            _report_taken(report, image, taken, here)
             return
         async with self._transfer.holding(f"migrate {image.id}") as lease:
             await self._put(_config_descriptor(image), image.config, lease)
@@ -123,26 +160,29 @@ class Migrator:
             else:
                 manifest, target = known.manifest, known.target
             await self._transfer.ensure_unpacked(manifest, lease=lease)
-            if names == [None] and await self._records.by_target(target.digest):
-                report.present += 1
-                return
+            names: Sequence[Reference | None] = free
+            if not free and target.digest not in taken.values():
+                names = [_digest_name(image, target)]
             for name in names:
                 await self._transfer.point(None if name is None else str(name), target)
+        _report_taken(report, image, taken, {*here, target.digest})
         if known is not None and fetch:
             await self._transfer.pull(known.source, platforms=[config.platform])
         report.migrated += 1
         report.kept += known is not None
 
-    async def _free_names(self, image: ClassicImage) -> Sequence[Reference | None]:
-        """The names that the image is to get here: its tags, else a digest, else none at all; without those that are taken."""
-        tags = [name for name in image.names if name.digest is None]
-        free: list[Reference | None] = []
-        for name in tags or image.names[:1]:
+    async def _names(self, image: ClassicImage) -> tuple[Sequence[Reference], Mapping[Reference, Digest]]:
+        """The image's tags that mean nothing here, and the others with the target that they mean."""
+        free: list[Reference] = []
+        taken: dict[Reference, Digest] = {}
+        for name in image.names:
+            if name.digest is not None:
+                continue
             try:
-                await self._records.get(str(name))
+                taken[name] = (await self._records.get(str(name))).target.digest
             except NotFoundError:
                 free.append(name)
-        return free if image.names else [None]
+        return free, taken
 
     # What a registry knows.
 
@@ -252,6 +292,21 @@ class Migrator:
 
 def _config_descriptor(image: ClassicImage) -> Descriptor:
     return Descriptor(media_type=mediatypes.OCI_CONFIG, digest=image.id, size=len(image.config))
+
+
+def _digest_name(image: ClassicImage, target: Descriptor) -> Reference | None:
+    """What a registry calls the target, if it is known to have it."""
+    return next((name for name in image.names if name.digest == target.digest), None)
+
+
+def _report_taken(
+    report: Report, image: ClassicImage, taken: Mapping[Reference, Digest], own: Collection[Digest]
+) -> None:
+    """Note which names mean something else than ``own``, the targets that the image is."""
+    for name, means in taken.items():
+        if means not in own:
+            report.taken.append(Taken(name=name.familiar, image=image.id, target=min(own)))
+            _log.warning("name_taken", name=str(name), image=image.id, target=min(own), means=means)
 
 
 def _may_be(child: Descriptor) -> bool:

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from lading.core import images
 from lading.core.facts import Summary
 from lading.errors import InvalidArgumentError
-from lading.images.listing import check_filters, matches_labels, parse_flag
+from lading.images.listing import check_filters, kept_since, matches_labels, parse_flag, parse_until
 from lading.images.removal import Removed, Use
-from lading.kit import times
 from lading.oci import reference
 from lading.oci.digest import Digest
 
@@ -28,14 +27,14 @@ class Pruned:
     reclaimed: int
 
 
-def accepts(filters: Mapping[str, Sequence[str]]) -> Callable[[Summary], bool]:
-    """Whether an image passes ``until``, ``label`` and ``label!``. Raises `InvalidArgumentError` for an unknown filter."""
+def accepts(filters: Mapping[str, Sequence[str]]) -> Callable[[images.Image, Summary], bool]:
+    """Whether a record of an image passes ``until`` and the labels. Raises `InvalidArgumentError` for an unknown filter."""
     check_filters(filters, FILTERS)
-    limits = [times.parse_moment(text, times.now_nano()) for text in filters.get("until", ())]
-    oldest = min(limits, default=None)
+    until = parse_until(filters)
 
-    def accept(summary: Summary) -> bool:
-        return (oldest is None or summary.created < oldest) and matches_labels(summary.labels, filters)
+    def accept(record: images.Image, summary: Summary) -> bool:
+        young = until is not None and kept_since(record, summary.created) >= until
+        return not young and matches_labels(summary.labels, filters)
 
     return accept
 

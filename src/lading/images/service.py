@@ -1,5 +1,6 @@
 """The image service: what an edge asks about images, over whichever stores are active."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -346,19 +347,21 @@ class ImageService:
         summaries = await self._lister.summaries(by_target(records))
 
         def accept(record: images.Image) -> bool:
-            return passes(summaries[record.target.digest])
+            return passes(record, summaries[record.target.digest])
 
         going = pruning.choose(records, await self._uses(), accept=accept, dangling=dangling)
         gone = pruning.gone(records, going)
         freed, before = await self._fact_rows.exclusive(gone), await self.total()
         documents = {d: [x for x in await self._documents(d) if x in freed.blobs] for d in gone}
         removed: list[Removed] = []
+        left = Counter(record.target.digest for record in going)
         for record in going:
             await self._delete_record(record)
             digest = record.target.digest
+            left[digest] -= 1
             removed += removal.lines([record], target=digest, gone=False)
             self._publish("untag", digest, _shown(record))
-            if deleted := documents.pop(digest, None):
+            if not left[digest] and (deleted := documents.get(digest)):
                 removed += [Removed(change=removal.Change.DELETED, subject=each) for each in deleted]
                 self._publish("delete", digest, _shown(record))
         dropped = 0 if filters.keys() - {"dangling"} else await self._transfer.abandon()

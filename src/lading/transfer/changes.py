@@ -64,7 +64,9 @@ def _applied(config: RunConfig, command: ins.Command, lexer: Lexer) -> RunConfig
         case ins.Cmd():
             return change(config, cmd=_words(config, command.command))
         case ins.Entrypoint():
-            return change(config, entrypoint=_words(config, command.command))
+            return change(
+                config, entrypoint=_words(config, command.command) if command.command.args else None
+            )
         case ins.Env():
             variables |= _pairs(command.expanded(expand))
             return change(config, env=tuple(f"{key}={value}" for key, value in variables.items()))
@@ -95,8 +97,7 @@ def _applied(config: RunConfig, command: ins.Command, lexer: Lexer) -> RunConfig
 
 
 def _words(config: RunConfig, command: ins.CommandLine) -> tuple[str, ...]:
-    if not any(command.args):
-        raise InvalidArgumentError("a command of a change must not be empty")
+    """The words of a command, which may be none: ``CMD`` alone gives the bare shell, ``CMD []`` nothing, as in a build."""
     return (*(config.shell or _DEFAULT_SHELL), *command.args) if command.shell else command.args
 
 

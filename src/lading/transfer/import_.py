@@ -13,7 +13,6 @@ from lading.core.content import IngestRef, Writer
 from lading.core.leases import LeaseID
 from lading.core.progress import Item, Phase, Progress
 from lading.core.remotes import Document
-from lading.errors import InvalidArgumentError
 from lading.formats import compression
 from lading.formats.compression import Compression
 from lading.kit import aio
@@ -62,7 +61,7 @@ class Importer:
         """Store layer, config and manifest under ``lease``. That the tar can be unpacked shows when it is.
 
         Raises:
-            InvalidArgumentError: The input is empty, or its compression is damaged.
+            InvalidArgumentError: The compression is damaged.
 
         """
         item = (progress or Progress()).item("import")
@@ -87,14 +86,12 @@ class Importer:
             self._content.open_writer(ref, lease=lease) as writer,
             aclosing(pieces(source)) as incoming,
         ):
-            intake: _Intake | None = None
-            async for piece in incoming:
-                if intake is None:
-                    intake = _Intake(writer, piece)
+            piece = await anext(incoming, b"")  # without a byte it is an empty tree, as it is for Docker
+            intake = _Intake(writer, piece)
+            while piece:
                 await aio.run(aio.COMPRESS, intake.feed, piece)
                 item.current += len(piece)
-            if intake is None:
-                raise InvalidArgumentError("the archive to import is empty")
+                piece = await anext(incoming, b"")
             diff_id = await aio.run(aio.COMPRESS, intake.finish)
             info = await writer.commit()
         item.phase = Phase.COMPLETE

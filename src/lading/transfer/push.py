@@ -68,6 +68,8 @@ class PushResult:
     target: Descriptor
     pushed: Descriptor
     missing: tuple[Descriptor, ...] = ()
+    repacked: bool = False
+    """Whether ``pushed`` is a manifest that was made for this, because nobody has the blobs of the image's own any more."""
 
 
 @dataclass(slots=True, kw_only=True)

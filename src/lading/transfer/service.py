@@ -5,12 +5,13 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from lading.core import content, events, facts, images, leases
+from lading.core.diff import Differ
 from lading.core.labels import PARENT
 from lading.core.leases import LeaseID
 from lading.core.progress import Progress
 from lading.core.remotes import Credentials, Registries
 from lading.core.snapshots import SnapshotName, Snapshotter
-from lading.errors import InvalidArgumentError, UnsupportedError
+from lading.errors import InvalidArgumentError, NotFoundError, UnsupportedError
 from lading.kit.tasks import map_tasks
 from lading.oci import mediatypes
 from lading.oci.config import ImageConfig
@@ -30,7 +31,8 @@ from lading.transfer.import_ import Importer, ImportOptions
 from lading.transfer.labels import Sources
 from lading.transfer.naming import TargetNaming
 from lading.transfer.pull import Puller, PullResult
-from lading.transfer.push import Pusher, PushResult
+from lading.transfer.push import ContentMissingError, Pusher, PushResult
+from lading.transfer.repacking import Repacker
 from lading.transfer.selection import Platforms
 from lading.transfer.standing import Standing
 from lading.unpack.unpacker import Unpacker
@@ -64,6 +66,7 @@ class TransferService:
         bus: events.Bus,
         host: Platform,
         naming: images.Naming | None = None,
+        differ: Differ | None = None,
         packed: bool = True,
         collect: Callable[[], None] = _nothing,
         max_downloads: int = limits.MAX_DOWNLOADS,
@@ -71,8 +74,9 @@ class TransferService:
     ) -> None:
         """Build the services of a store.
 
-        ``naming`` gives names, by default as the containerd store does. Without ``packed`` the store keeps one platform of an
-        image, unpacked, and no blob of a layer for longer than a transfer takes. ``collect`` asks the collector to come.
+        ``naming`` gives names, by default as the containerd store does. ``differ`` packs layers anew of which the snapshotter has
+        the tree alone. Without ``packed`` the store keeps one platform of an image, unpacked, and no blob of a layer for longer
+        than a transfer takes. ``collect`` asks the collector to come.
         """
         self._images = image_store
         self._bus = bus
@@ -111,6 +115,14 @@ class TransferService:
         )
         self._saver = Saver(store=store, documents=self._documents, host=host)
         self._loader = Loader(store=store, documents=self._documents, host=host, packed=packed)
+        self._repacker = Repacker(
+            store=store,
+            documents=self._documents,
+            snapshotter=snapshotter,
+            differ=differ,
+            registries=registries,
+            host=host,
+        )
         self._importer = Importer(store=store, documents=self._documents)
         self._committer = Committer(store=store, documents=self._documents)
 
@@ -198,28 +210,63 @@ class TransferService:
         headers: dict[str, str] | None = None,
         progress: Progress | None = None,
     ) -> PushResult:
-        """Push what is stored under ``target``, whether or not it has a name; raises as `push`."""
-        result = await self._pusher.push(
-            target,
-            reference,
-            wanted=platform,
-            credentials=credentials,
-            headers=headers,
-            progress=progress,
-        )
+        """Push what is stored under ``target``, whether or not it has a name; raises as `push`.
+
+        Layers that are here unpacked only, and nowhere else any more, are packed anew: then another manifest is ``pushed``.
+        """
+
+        async def push(manifest: Descriptor) -> PushResult:
+            return await self._pusher.push(
+                manifest,
+                reference,
+                wanted=platform,
+                credentials=credentials,
+                headers=headers,
+                progress=progress,
+            )
+
+        try:
+            result = await push(target)
+        except ContentMissingError:
+            async with self._holder.hold(f"repack {target.digest}", resumable=False) as lease:
+                repacked = await self._repacker.repack(target, lease=lease, wanted=platform)
+                if repacked is None:
+                    raise
+                result = replace(await push(repacked), target=target, repacked=True)
         await self._publish("push", reference.familiar, reference.familiar_name, target)
         return result
 
     async def save(
         self, images: Sequence[SavedImage], sink: Sink, *, platforms: Sequence[Platform] | None = None
     ) -> None:
-        """Write images as a tar to ``sink``; see `lading.transfer.archive_out.Saver.save`."""
+        """Write images as a tar to ``sink``; see `lading.transfer.archive_out.Saver.save`.
+
+        Layers that are here unpacked only, and nowhere else any more, are packed anew: then another manifest is in the archive.
+        """
         async with self._holder.hold("save", resumable=False) as lease:
             for image in images:
                 await self._holder.add(lease, image.target.digest)
-            await self._saver.save(images, sink, platforms=platforms)
+            try:
+                await self._saver.save(images, sink, platforms=platforms)
+            except NotFoundError:  # also of a platform that is not complete
+                wanted = platforms[0] if platforms and len(platforms) == 1 else None
+                complete = await self._repacked(images, lease, wanted)
+                if complete == list(images):
+                    raise
+                await self._saver.save(complete, sink, platforms=platforms)
         for image in images:
             await self._publish("save", image.target.digest, image.target.digest, image.target)
+
+    async def _repacked(
+        self, images: Sequence[SavedImage], lease: LeaseID, wanted: Platform | None
+    ) -> list[SavedImage]:
+        """The images, with manifests that were made for those of which nobody has all layers."""
+        targets = {image.target.digest: image.target for image in images}
+        made = {
+            digest: await self._repacker.repack(target, lease=lease, wanted=wanted)
+            for digest, target in targets.items()
+        }
+        return [replace(image, target=made[image.target.digest] or image.target) for image in images]
 
     async def load(
         self,

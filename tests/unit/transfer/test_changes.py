@@ -15,6 +15,14 @@ def test_command_in_both_forms():
     )
 
 
+def test_an_empty_command_is_one():
+    config = RunConfig(cmd=("old",), entrypoint=("old",))
+    assert apply(config, ["CMD"]).cmd == ("/bin/sh", "-c")
+    assert apply(config, ["CMD []"]).cmd == ()
+    assert apply(config, ["ENTRYPOINT"]).entrypoint is None
+    assert apply(config, ["ENTRYPOINT []"]).entrypoint is None
+
+
 def test_environment_is_replaced_by_key_and_keeps_its_order():
     config = RunConfig(env=("PATH=/bin", "A=1"))
     changed = apply(config, ['ENV A=2 B="two words" C=back\\ slash', "ENV OLD form of it"])
@@ -53,7 +61,6 @@ def test_the_other_instructions():
     [
         "RUN rm -rf /",
         "FROM x",
-        "CMD",
         "EXPOSE http",
         "USER a b",
         "ENV A",

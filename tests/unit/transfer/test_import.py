@@ -50,7 +50,15 @@ async def test_without_a_name_it_is_dangling(world: World):
     assert [i.name for i in await world.images.list()] == [f"moby-dangling@{target.digest}"]
 
 
-async def test_nothing_is_refused(world: World):
-    with pytest.raises(InvalidArgumentError, match="empty"):
-        await world.service.import_(stream(b""), ImportOptions(platform=make.AMD64))
+async def test_nothing_is_an_empty_tree(world: World):
+    target = await world.service.import_(stream(b""), ImportOptions(platform=make.AMD64))
+    manifest = json.loads(await world.content.read(target.digest, limit=1 << 20))
+    config = json.loads(await world.content.read(Digest(manifest["config"]["digest"]), limit=1 << 20))
+    assert config["rootfs"]["diff_ids"] == [str(Digest.of(b""))]
+    assert await world.snapshot_names() == set(config["rootfs"]["diff_ids"])
+
+
+async def test_what_is_no_tar_is_refused(world: World):
+    with pytest.raises(InvalidArgumentError):
+        await world.service.import_(stream(b"no tar"), ImportOptions(platform=make.AMD64))
     assert await world.images.list() == []

@@ -2,14 +2,13 @@
 
 import gzip
 import os
-from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
-from support.world import NAMESPACE, WatchedSnapshotter, World
+from support.world import NAMESPACE, Keeping, World
 
 from lading.core.labels import GC_REF_SNAPSHOT, LAYER_BLOB, RECIPE
-from lading.errors import DataLossError, FailedPreconditionError, UnavailableError, UnsupportedError
+from lading.errors import DataLossError, UnavailableError
 from lading.kit import aio
 from lading.oci import mediatypes
 from lading.oci.manifest import descriptor_of
@@ -20,32 +19,6 @@ pytestmark = pytest.mark.anyio
 
 FILES = [{f"{n}/{m}": b"content %d " % m * 500 for m in range(40)} for n in range(3)]
 BLOCK = make.layer({"block": os.urandom(3000)})
-
-
-class Keeping(WatchedSnapshotter):
-    """Keeps the tar streams that it is told."""
-
-    def __init__(self, rows) -> None:
-        super().__init__(rows)
-        self.streams: dict[str, bytes] = {}
-        self.durable = True
-
-    def open_stream(self, name):
-        return self._open(name)
-
-    @asynccontextmanager
-    async def _open(self, name):
-        await self.stat(name)
-        if name not in self.streams:
-            raise UnsupportedError("no stream")
-        if not self.durable:
-            raise FailedPreconditionError("not yet")
-        fd = os.memfd_create("stream")
-        os.write(fd, self.streams[name])
-        try:
-            yield fd
-        finally:
-            os.close(fd)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from lading.api.engine.streams import (
     write,
 )
 from lading.core.progress import Progress
-from lading.errors import InvalidArgumentError, NotFoundError, UnsupportedError
+from lading.errors import InvalidArgumentError, NotFoundError, PermissionDeniedError, UnsupportedError
 from lading.images.exchange import SEARCH_FILTERS, ImageExchange, Login
 from lading.images.listing import FILTERS, ImageRow
 from lading.images.pruning import FILTERS as PRUNE_FILTERS
@@ -35,6 +35,8 @@ from lading.transfer.selection import Platforms
 
 Json = dict[str, Any]
 TAR: Final = "application/x-tar"
+_NO_BASE: Final = "scratch"
+"""What a Dockerfile calls no image at all; no registry is asked for it."""
 
 
 def add_routes(router: Router, service: ImageService, exchange: ImageExchange, *, driver: str) -> None:
@@ -190,6 +192,8 @@ class ImageRoutes:
 
     async def _pull(self, request: Request) -> web.StreamResponse:
         ref = _reference(request.text("fromImage"), request.text("tag"))
+        if ref.familiar_name == _NO_BASE:
+            raise PermissionDeniedError(f"'{_NO_BASE}' is a reserved name", subject=_NO_BASE)
         wanted = _platforms(request.query.getall("platform", []))
         login = _login(request)
         async with ProgressStream(request) as stream:
@@ -258,6 +262,9 @@ class ImageRoutes:
         said.append(
             {"progressDetail": {}, "aux": {"Tag": ref.tag, "Digest": str(pushed.digest), "Size": pushed.size}}
         )
+        if result.repacked:
+            note = f"layers were packed anew, since no registry has them any more: {result.target.digest} has a new digest"
+            said.insert(0, {"status": note})
         if result.missing:  # so that a manifest was pushed in place of the index
             note = {
                 "manifestPushedInsteadOfIndex": True,
