@@ -10,6 +10,8 @@ import pytest
 from e2e.conftest import MakeImage
 from support.daemon import SOURCE, Daemon, running_daemon
 
+from lading.kit.sqlite import connect
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 PAGE = 4096
 
@@ -116,14 +118,11 @@ def test_a_database_of_garbage(used: tuple[Daemon, str]) -> None:
 def test_rows_that_can_be_read_come_along(used: tuple[Daemon, str]) -> None:
     """A table of which nothing is left takes only what it alone knew."""
     daemon, name = used
-    import apsw
-
-    connection = apsw.Connection(str(daemon.data_root / "lading.db"))
-    ((page,),) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'blob'").fetchall()
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    connection = connect(daemon.data_root / "lading.db")
+    (row,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'blob'").fetchall()
     connection.close()
     with (daemon.data_root / "lading.db").open("r+b") as file:
-        file.seek((int(page) - 1) * PAGE)
+        file.seek((int(row[0]) - 1) * PAGE)
         file.write(b"\xa5" * PAGE)
     told = rebuild(daemon)
     assert "table blob could be read" in told
@@ -148,6 +147,29 @@ def test_a_sound_database_loses_nothing(used: tuple[Daemon, str]) -> None:
     assert name in daemon.docker("ps", "-a", "--format", "{{.Image}}")
     assert daemon.docker("cp", "worker:/mine", "-")
     assert daemon.lading("fsck").returncode == 0
+
+
+def test_the_choice_of_a_store_is_lost_and_nothing_of_either(images: MakeImage) -> None:
+    """Classic images hide the others again, and neither these nor what a container wrote on them are swept."""
+    name = images("rebuild/both")
+    with running_daemon() as daemon:
+        assert daemon.lading("store", "use", "classic").returncode == 0
+        daemon.docker("pull", "-q", name)
+        assert daemon.lading("store", "use", "containerd").returncode == 0
+        daemon.docker("pull", "-q", name)
+        daemon.docker("run", "--name=worker", "--network=none", name, "sh", "-c", "echo mine >/mine")
+        assert daemon.stop() == 0
+        lose(daemon)
+        assert "lading.db is lost" in refused(daemon)
+        rebuild(daemon)
+        daemon.start()
+        assert name.rpartition(":")[0] in daemon.docker("images", "--format", "{{.Repository}}")
+        assert "1 image of the containerd image store is hidden" in daemon.tail()
+        assert daemon.lading("gc").returncode == 0
+        assert daemon.lading("store", "use", "containerd").returncode == 0
+        (image,) = daemon.docker("images", "-aq", "--no-trunc").split()
+        assert daemon.docker("run", "--rm", "--network=none", image, "echo", "again") == "again\n"
+        assert b"mine\n" in files(daemon.data_root / "lost")
 
 
 def test_a_running_daemon_keeps_its_database(daemon: Daemon) -> None:

@@ -250,7 +250,7 @@ class _Rebuild:
                     await images.put(dangling_name(digest), found[digest].descriptor)
                     self._report.dangling += 1
             self._report.images += len(targets)
-        referred = set().union(*pointed.values(), *documents.values())
+        referred = {digest for each in (*pointed.values(), *documents.values()) for digest in each}
         self._aside += [("blob", self._files.blob(digest)) for digest in left.keys() - referred]
 
     async def _add_blobs(

@@ -91,16 +91,10 @@ def recover(source: Path, target: Path, *, last_snapshot: int) -> Recovered:
 
 def _open(source: Path, found: Recovered) -> Connection | None:
     try:
-        connection = connect(source)
-        connection.execute("SELECT name FROM sqlite_schema").fetchall()
+        return connect(source)
     except DataLossError as exc:
         found.damaged["all"] = exc.message
-    except apsw.Error as exc:
-        connection.close()
-        found.damaged["all"] = str(exc)
-    else:
-        return connection
-    return None
+        return None
 
 
 def _version(old: Connection, source: Path, newest: int, found: Recovered) -> int:
