@@ -64,6 +64,8 @@ class Report:
     volumes: int = 0
     aside: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     """What was set aside: paths below `lost`, by what they are."""
+    running: list[str] = field(default_factory=list[str])
+    """Containers that were set aside and run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,10 @@ class _Rebuild:
             self._report.containers += len(here)
             gone = [path for each, path in held.containers if each is kind and path.name not in here]
             self._aside += [("container", path) for path in gone]
+            tasks = self._config.exec_root / "tasks" / base
+            self._report.running += [
+                path.name for path in gone if await aio.run(aio.DISK, stores.lives, tasks / path.name)
+            ]
         await self._volumes(database, held)
         await self._blobs(database, base, namespaces, held)
 
@@ -360,6 +366,10 @@ def words(report: Report) -> list[str]:
         )
     for what, paths in sorted(report.aside.items()):
         said += [f"set aside: {what} {path}" for path in sorted(paths)]
+    said += [
+        f"container {each} still runs, and no daemon will know it: end its processes"
+        for each in report.running
+    ]
     said.append(f"the old database, and what the new one does not know, is in {report.lost}")
     return said
 
@@ -374,5 +384,6 @@ def as_json(report: Report) -> dict[str, Any]:
         "Volumes": report.volumes,
         "Dangling": report.dangling,
         "SetAside": report.aside,
+        "Running": report.running,
         "Lost": str(report.lost),
     }

@@ -1,6 +1,9 @@
 """A new database out of a damaged one and of what the disk has; nothing is deleted."""
 
+import json
 import shutil
+import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -175,6 +178,20 @@ async def test_a_writable_snapshot_goes_with_its_container(config: Config) -> No
     (config.data_root / f"snapshots/erofs/moby/snapshots/{number}").mkdir(parents=True)
     report = await rebuild(config)
     assert report.aside == {"snapshot": [f"snapshots/erofs/moby/snapshots/{number}"]}
+
+
+async def test_a_container_that_runs_on_is_named(config: Config, tmp_path: Path) -> None:
+    (config.data_root / "containers" / ID).mkdir(parents=True)
+    bundle = tmp_path / "run" / "tasks" / "moby" / ID
+    bundle.mkdir(parents=True)
+    address = tmp_path / "shim"
+    with socket.socket(socket.AF_UNIX) as shim:
+        shim.bind(str(address))
+        shim.listen()
+        (bundle / "bootstrap.json").write_text(json.dumps({"address": f"unix://{address}"}))
+        report = await rebuild(replace(config, exec_root=tmp_path / "run"))
+    assert report.running == [ID]
+    assert f"container {ID} still runs, and no daemon will know it: end its processes" in words(report)
 
 
 async def test_an_older_database_is_brought_up(config: Config) -> None:
