@@ -17,7 +17,7 @@ Commands:
   desktop    Show images, containers and settings in a browser
   gc         Collect garbage now
   why        Tell what keeps a blob alive
-  fsck       Check every blob, and repair what can be repaired
+  fsck       Check every blob, and repair what can be repaired, the database too
   version    Show the version
   publish    Report a shim's event (run by shims, not by people)
 

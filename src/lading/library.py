@@ -77,6 +77,7 @@ async def open_store(
 
     Raises:
         LockedError: Another process has this data root open.
+        DataLossError: Its database is damaged, or lost while what it knew is there (``lading fsck --rebuild`` makes a new one).
 
     """
     root = await aio.run(aio.DISK, _directory, path)

@@ -174,9 +174,33 @@ def gc(context: click.Context, host: str, *, dry_run: bool, without: tuple[str, 
 @_HOST
 @_JSON
 @click.option("--repair", is_flag=True, help="Repair what can be repaired.")
+@click.option(
+    "--rebuild",
+    is_flag=True,
+    help="Without a daemon: make a new database, out of what can be read of the old one and of what is on the disk.",
+)
+@click.option("--data-root", default="", metavar="DIR", help="With --rebuild: as the daemon has it.")
+@click.option("--config-file", default="", metavar="FILE", help="With --rebuild: as the daemon has it.")
 @click.pass_context
-def fsck(context: click.Context, host: str, *, repair: bool, as_json: bool) -> int:
-    """Check every blob and every layer that was unpacked from one."""
+def fsck(
+    context: click.Context,
+    host: str,
+    *,
+    repair: bool,
+    rebuild: bool,
+    data_root: str,
+    config_file: str,
+    as_json: bool,
+) -> int:
+    """Check every blob and every layer that was unpacked from one.
+
+    A daemon whose database is damaged or lost does not start. Then --rebuild makes a new one. It deletes nothing: the
+    old database, and what the new one does not know, is set aside in the directory "lost" of the data-root.
+    """
+    if rebuild:
+        return _rebuild(data_root, config_file, as_json=as_json)
+    if data_root or config_file:
+        raise click.UsageError("--data-root and --config-file are for --rebuild; a daemon knows its own")
     findings: list[dict[str, Any]] = []
 
     def note(found: dict[str, Any]) -> None:
@@ -193,6 +217,22 @@ def fsck(context: click.Context, host: str, *, repair: bool, as_json: bool) -> i
     if left and not as_json:
         click.echo("run 'lading fsck --repair'" if not repair else "pull the named images again")
     return FOUND_DAMAGE if left else 0
+
+
+def _rebuild(data_root: str, config_file: str, *, as_json: bool) -> int:
+    import anyio
+
+    from lading.daemon import config, rebuild
+
+    given = {"--data-root": data_root, "--config-file": config_file}
+    loaded = config.load([f"{flag}={value}" for flag, value in given.items() if value]).config
+    report = anyio.run(rebuild.rebuild, loaded)
+    if as_json:
+        _print_json(rebuild.as_json(report))
+    else:
+        for line in rebuild.words(report):
+            click.echo(line)
+    return 0
 
 
 @group.command()

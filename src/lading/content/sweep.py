@@ -1,5 +1,6 @@
 """The sweep at start: what a crash left behind, and what it took away."""
 
+import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lading.content.files import LocalFiles
+from lading.content.writer import trim
 from lading.core.labels import RECIPE
 from lading.core.metadata import Blobs, Database, Namespace
 from lading.errors import InvalidArgumentError
@@ -73,11 +75,25 @@ async def _sweep_ingests(files: LocalFiles, database: Database) -> int:
         live.update(files.ingest(namespace, row.ref) for row in await database.blobs(namespace).ingests())
     swept = 0
     for directory in there:
-        if directory not in live and not files.ingests.held(directory):
-            async with files.ingests.hold(directory):
+        if files.ingests.held(directory):
+            continue
+        async with files.ingests.hold(directory):
+            if directory in live:  # its writer was killed before it could let go
+                await aio.run(aio.DISK, _trim, directory)
+            else:
                 await files.discard_ingest(directory)
-            swept += 1
+                swept += 1
     return swept
+
+
+def _trim(directory: Path) -> None:
+    with suppress(FileNotFoundError, BlockingIOError):  # another process may be writing it
+        fd = os.open(directory / "data", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            trim(fd)
+        finally:
+            os.close(fd)
 
 
 def _blob_files(root: Path) -> Iterator[tuple[Digest, int]]:

@@ -4,6 +4,7 @@ write → verify size and digest → mode 0444 → fsync → rename without repl
 fsync poisons the file: the kernel may have dropped the pages and will say "ok" the next time, so it is discarded.
 """
 
+import contextlib
 import fcntl
 import os
 import threading
@@ -40,6 +41,12 @@ from lading.oci.digest import Digest, Hasher, new_hasher
 
 _WRITEBACK: Final = 8 * 1024 * 1024
 """Bytes after which the kernel is asked to begin writing."""
+
+
+def trim(fd: int) -> None:
+    """Let go of the space that is reserved behind the end of an ingest's data."""
+    with contextlib.suppress(OSError):  # what stays reserved goes with the ingest
+        os.ftruncate(fd, os.fstat(fd).st_size)
 
 
 class LocalWriter(content.Writer):
@@ -129,9 +136,11 @@ class LocalWriter(content.Writer):
             ) from exc
 
     def close(self) -> None:
-        """Let go of the data, but for `pread`; idempotent."""
+        """Let go of the data, but for `pread`, and of space for bytes that did not come; idempotent."""
         with self._busy:
             if self._fd >= 0:
+                if self._expected is not None and self._offset < self._expected.size:
+                    trim(self._fd)
                 os.close(self._fd)
                 self._fd = -1
 

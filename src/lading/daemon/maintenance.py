@@ -68,6 +68,7 @@ class StoreMaintenance(Maintenance):
     async def status(self) -> dict[str, Any]:
         rows = self.database.blobs(self.namespace)
         blobs, away = await rows.list(), await rows.away()
+        ingests = await self.content.statuses()
         snapshots = await self.database.snapshots(self.namespace, self.driver).list()
         committed = [row for row in snapshots if row.info.kind is Kind.COMMITTED]
         disk = await aio.run(aio.DISK, os.statvfs, self.data_root)
@@ -81,7 +82,8 @@ class StoreMaintenance(Maintenance):
             "Layers": len(committed),
             "LayerBytes": sum(row.usage.size for row in committed),
             "Snapshots": len(snapshots) - len(committed),
-            "Ingests": len(await rows.ingests()),
+            "Ingests": len(ingests),
+            "IngestBytes": sum(each.offset for each in ingests),
             "FreeBytes": disk.f_bavail * disk.f_frsize,
         }
 

@@ -177,7 +177,7 @@ async def refuse_orphans(config: Config, database: metadata.Database, kind: Stor
     records = await database.containers(namespace_of(config, kind.other)).list()
     state = config.exec_root / "tasks" / config.containerd_namespace
     running = [
-        record.name or record.id for record in records if await aio.run(aio.DISK, _lives, state / record.id)
+        record.name or record.id for record in records if await aio.run(aio.DISK, lives, state / record.id)
     ]
     if running:
         raise FailedPreconditionError(
@@ -187,8 +187,8 @@ async def refuse_orphans(config: Config, database: metadata.Database, kind: Stor
         )
 
 
-def _lives(bundle: Path) -> bool:
-    """Whether the shim of a bundle answers."""
+def lives(bundle: Path) -> bool:
+    """Whether the shim of a bundle answers. Blocking."""
     try:
         address = msgspec.json.decode((bundle / "bootstrap.json").read_bytes(), type=_Bootstrap).address
         with socket.socket(socket.AF_UNIX) as probe:

@@ -142,9 +142,7 @@ def translate(exc: apsw.Error, what: object) -> LadingError:
             f"no space left for the database {what}", hint="remove images or free disk space"
         )
     if isinstance(exc, apsw.CorruptError | apsw.NotADBError):
-        return DataLossError(
-            f"the database {what} is damaged: {exc}", hint="check the disk, then run lading fsck --repair"
-        )
+        return DataLossError(f"the database {what} is damaged: {exc}", hint=_rebuild(what))
     if isinstance(exc, apsw.BusyError | apsw.LockedError):
         return UnavailableError(f"the database {what} is locked by another program", hint="end that program")
     if isinstance(exc, apsw.ReadOnlyError | apsw.CantOpenError | apsw.PermissionsError):
@@ -155,6 +153,12 @@ def translate(exc: apsw.Error, what: object) -> LadingError:
     if isinstance(exc, apsw.IOError):
         return DataLossError(f"reading or writing the database {what} failed: {exc}", hint="check the disk")
     return InternalError(f"the database {what} refused a statement: {exc}")
+
+
+def _rebuild(what: object) -> str:
+    """What helps against damage; it needs no daemon, and none may be running."""
+    root = Path(str(what)).parent
+    return f"check the disk, stop the daemon, then run lading fsck --rebuild --data-root {root}"
 
 
 class _Job:
@@ -376,6 +380,4 @@ def checked(path: Path, connection: Connection) -> None:
     with mapped(path):
         faults = [str(row[0]) for row in connection.execute("PRAGMA quick_check(10)")]
     if faults != ["ok"]:
-        raise DataLossError(
-            f"the database {path} is damaged: {'; '.join(faults)}", hint="run lading fsck --repair"
-        )
+        raise DataLossError(f"the database {path} is damaged: {'; '.join(faults)}", hint=_rebuild(path))

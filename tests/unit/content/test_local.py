@@ -51,6 +51,36 @@ async def test_reserved_space_is_given_back(stores):
     assert status.st_blocks * 512 < 100_000
 
 
+async def test_an_interrupted_ingest_takes_the_space_of_what_has_come(stores):
+    """The rest would be taken from the disk for hours, and no command shows or counts it."""
+    body = b"x" * 1_000_000
+    data = stores.content.files.ingest(MOBY, REF) / "data"
+    async with stores.content.open_writer(REF, expected=describe(body)) as writer:
+        await aio.run(aio.DATA, writer.write, body[:10])
+        assert data.stat().st_blocks * 512 >= len(body)
+    assert (data.stat().st_size, data.stat().st_blocks * 512 < 100_000) == (10, True)
+    async with stores.content.open_writer(REF, expected=describe(body)) as writer:
+        assert (writer.offset, data.stat().st_blocks * 512 >= len(body)) == (10, True)
+        await aio.run(aio.DATA, writer.write, body[10:])
+        assert (await writer.commit()).size == len(body)
+
+
+async def test_the_sweep_gives_back_what_a_killed_writer_had_reserved(stores):
+    async with stores.content.open_writer(REF, expected=describe(b"x" * 1_000_000)) as writer:
+        await aio.run(aio.DATA, writer.write, b"x" * 10)
+    data = stores.content.files.ingest(MOBY, REF) / "data"
+    fd = os.open(data, os.O_RDWR)
+    try:
+        fs.allocate(fd, 1_000_000, offset=10, keep_size=True)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        await sweep(stores.content.files, stores.database)
+        assert data.stat().st_blocks * 512 >= 1_000_000  # another process writes it
+    finally:
+        os.close(fd)
+    assert (await sweep(stores.content.files, stores.database)).ingests == 0
+    assert (data.stat().st_size, data.stat().st_blocks * 512 < 100_000) == (10, True)
+
+
 async def test_an_ingest_of_another_process_is_left_alone(stores):
     async with stores.content.open_writer(REF) as writer:
         writer.write(b"data")
