@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lading.classic.layerdb import LayerDatabase, MountRecord
@@ -74,7 +74,10 @@ def refuse_new_database(root: Path, database: str) -> None:
     with suppress(FileNotFoundError):
         if (root / database).stat().st_size:
             return
-    words = holdings(root).words()
+    held, configs = holdings(root), Layout(root).configs
+    # A config that is among Docker's own files comes back from there.
+    blobs = {digest: size for digest, size in held.blobs.items() if not (configs / digest.hex).is_file()}
+    words = replace(held, blobs=blobs).words()
     if words:
         raise DataLossError(
             f"the database {root / database} is lost, and the data-root holds {words}, which a new one would not know",
