@@ -224,16 +224,22 @@ async def test_a_budget_is_kept_while_several_containers_read(tmp_path, database
             mounts = await world.snapshotter.view(SnapshotKey(f"box-{number}"), world.tops[number])
             containers.start_soon(inside, mounts, read_on(number))
         try:
-            for step in range(6):
+            for step in range(
+                60
+            ):  # what the kernel still has of a mount need not be fetched: six are enough as a rule
+                if step >= 6 and evicted >= 3:
+                    break
                 number = 2 + step % 3
                 before = world.taken()
                 mounts = await world.snapshotter.view(SnapshotKey("short"), world.tops[number])
                 assert await inside(mounts, read_all) == list(layer(number)[0].values())
+                fetched = world.taken()[number]
                 await world.snapshotter.remove("short")
                 await world.snapshotter.settle()
                 after = world.taken()
                 assert sum(after) <= budget
-                assert after[number] > SIZE  # it was used last
+                assert after[number] == fetched  # it was used last
+                assert fetched > SIZE or not before[number]
                 evicted += sum(now < then for now, then in zip(after[2:], before[2:], strict=True))
         finally:
             stop.set()
