@@ -6,13 +6,13 @@ was killed. Nothing of them stays on the machine after ``down``.
 
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from support.compose import Compose, load
 from support.daemon import NetnsDaemon, daemon_in_netns, is_idle_shim, left_mounts
+from support.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -141,14 +141,6 @@ def fetch(daemon: NetnsDaemon, path: str) -> str:
             return b"".join(iter(lambda: client.recv(4096), b"")).decode()
 
     return daemon.machine.call(get)
-
-
-def eventually(check: Callable[[], bool], what: str, seconds: float = 30) -> None:
-    """Programs in containers take their time; no event tells of it."""
-    deadline = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
 
 
 def served(daemon: NetnsDaemon, words: str) -> bool:

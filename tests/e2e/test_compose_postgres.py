@@ -9,13 +9,14 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from support.compose import Compose
 from support.daemon import NetnsDaemon, daemon_in_netns
 from support.subids import FIRST, subordinate_ids
+from support.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.nightly, pytest.mark.timeout(900)]
 
@@ -98,14 +99,6 @@ def compose(daemon: NetnsDaemon, tmp_path: Path) -> Generator[Compose]:
     made.run("down", "-v", "-t", "10")
 
 
-def eventually(check: Callable[[], bool], what: str) -> None:
-    """Programs in containers take their time; no event tells of it."""
-    deadline = time.monotonic() + 60
-    while not check():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
-
-
 def test_a_database_survives_what_happens_to_it(compose: Compose, daemon: NetnsDaemon):
     def query(words: str) -> str:
         done = compose.run("exec", "-T", "db", "psql", "-h", "127.0.0.1", "-Atc", words)
@@ -116,14 +109,14 @@ def test_a_database_survives_what_happens_to_it(compose: Compose, daemon: NetnsD
 
     def goes_on(what: str) -> None:
         before = rows()
-        eventually(lambda: rows() > before, what)
+        eventually(lambda: rows() > before, what, seconds=60)
 
     def pid(service: str) -> int:
         return int(daemon.docker("inspect", "-f", "{{.State.Pid}}", f"shop-{service}-1"))
 
     compose("up", "-d", "--wait", "db", timeout=200)
     compose("up", "-d", timeout=200)
-    eventually(lambda: rows() > 3, "the writer writes")
+    eventually(lambda: rows() > 3, "the writer writes", seconds=60)
     owner = os.stat(f"/proc/{pid('db')}").st_uid
     assert (owner > FIRST) is any("userns-remap" in each for each in daemon.arguments)
     assert query("show shared_buffers") == "128MB"
@@ -146,7 +139,7 @@ def test_a_database_survives_what_happens_to_it(compose: Compose, daemon: NetnsD
     for each in gone:
         os.kill(each, signal.SIGKILL)
     daemon.start()
-    eventually(lambda: rows() >= acknowledged, "what was acknowledged is there")
+    eventually(lambda: rows() >= acknowledged, "what was acknowledged is there", seconds=60)
     goes_on("the writer writes again")
     assert {name: row["ID"] for name, row in compose.ps().items()} == {
         name: id_ for name, id_ in before.items() if name != "shop-idle-1"

@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.daemon import Daemon, is_idle_shim
 from support.engine import Engine, boxed
+from support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 COUNTER = "n=0; while test $n -lt 1000000; do echo $n; n=$((n+1)); sleep 0.02; done"
@@ -91,12 +92,12 @@ def test_health_pause_and_restart_policies_survive(engine: Engine):
 def test_a_commit_that_is_cut_short_leaves_the_container_running(engine: Engine):
     """It is frozen meanwhile, which nobody asked for: only a pause that was acknowledged outlives the daemon."""
     engine.background("kept", "busybox dd if=/dev/urandom of=/much bs=1M count=300; echo >/done; sleep 1000")
-    wait_for(lambda: engine.run("exec", "kept", "grep", "-q", "^", "/done").returncode == 0)
+    eventually(lambda: engine.run("exec", "kept", "grep", "-q", "^", "/done").returncode == 0)
     status = ("inspect", "-f", "{{.State.Status}}", "kept")
     with subprocess.Popen(
         ["docker", "commit", "kept", "never"], env=engine.env, stderr=subprocess.DEVNULL
     ) as commit:
-        wait_for(lambda: engine.docker(*status) == "paused\n")
+        eventually(lambda: engine.docker(*status) == "paused\n")
         engine.restart()
         assert commit.wait(10) != 0
     assert engine.docker(*status) == "running\n"
@@ -112,14 +113,7 @@ def test_what_is_to_be_removed_with_its_end_does_not_outlive_the_daemon_unstarte
     for name, *options in (("removed", "--rm"), ("stays",)):
         engine.docker("create", "--name", name, "--network", "none", *options, "box", "true")
     engine.restart()
-    wait_for(lambda: engine.docker("ps", "-a", "--format", "{{.Names}}") == "stays\n")
-
-
-def wait_for(found: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not found():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    eventually(lambda: engine.docker("ps", "-a", "--format", "{{.Names}}") == "stays\n")
 
 
 def leftovers(engine: Engine) -> tuple[int, int, list[str]]:

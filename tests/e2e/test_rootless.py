@@ -8,8 +8,7 @@ import json
 import os
 import subprocess
 import tarfile
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from support.images import File, busybox_image, layer_tar
 from support.newer import CLI_PLUGINS
 from support.registry import docker_registry
 from support.rootless import OUTSIDE, RootlessDaemon, gone, rootless_daemon
+from support.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.stores("containerd", "classic", itself=True)]
 engines.APPLETS += ("chmod", "chown", "cp", "httpd", "id", "ls", "rm", "stat", "wget")
@@ -47,13 +47,6 @@ def engine(daemon: RootlessDaemon) -> Engine:
 def get(daemon: RootlessDaemon, address: str) -> str:
     """What a client on the machine is answered."""
     return daemon.machine.run("curl", "-sS", "--max-time", "10", f"http://{address}/", check=False)
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def fails(engine: Engine, *words: str) -> str:
@@ -265,12 +258,12 @@ def test_a_stop_lets_containers_end_first(daemon: RootlessDaemon, engine: Engine
     for name, policy in (("tidy", "no"), ("again", "unless-stopped")):
         engine.background(name, script, "-v", f"{name}:/data", "--restart", policy)
     files = {name: daemon.data_root / f"lading/volumes/moby/{name}/_data/f" for name in ("tidy", "again")}
-    until(lambda: all(file.exists() for file in files.values()))
+    eventually(lambda: all(file.exists() for file in files.values()))
     assert daemon.stop() == 0
     gone(daemon)
     assert {file.read_text() for file in files.values()} == {"begun\nended\n"}
     daemon.start()
-    until(lambda: files["again"].read_text() == "begun\nended\nbegun\n")
+    eventually(lambda: files["again"].read_text() == "begun\nended\nbegun\n")
     assert engine.docker("inspect", "--format", "{{.State.ExitCode}}", "tidy") == "3\n"
     assert files["tidy"].read_text() == "begun\nended\n"
     engine.docker("rm", "-f", "tidy", "again")
@@ -280,11 +273,11 @@ def test_a_kill_ends_all_and_the_next_daemon_goes_on(daemon: RootlessDaemon, eng
     """For containers it is as if the machine had gone down: those that are always to run, run again, with what they wrote."""
     engine.docker("run", "-d", "--name", "always", "--restart", "always", "-p", "8090:80", "box", "sh", "-c", "echo run >>/runs; mkdir -p /www; cp /runs /www/index.html; httpd -f -p 80 -h /www")  # fmt: skip
     engine.background("once", "sleep 600")
-    until(lambda: get(daemon, "127.0.0.1:8090") == "run\n")
+    eventually(lambda: get(daemon, "127.0.0.1:8090") == "run\n")
     daemon.kill()
     gone(daemon)
     assert left_mounts(daemon.directory) == []
     daemon.start()
     assert engine.docker("inspect", "--format", "{{.State.Status}} {{.State.Pid}}", "once") == "exited 0\n"
-    until(lambda: get(daemon, "127.0.0.1:8090") == "run\nrun\n")
+    eventually(lambda: get(daemon, "127.0.0.1:8090") == "run\nrun\n")
     engine.docker("rm", "-f", "always", "once")

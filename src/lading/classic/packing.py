@@ -9,10 +9,8 @@ from lading.core import content
 from lading.core.content import Info, IngestRef
 from lading.core.leases import LeaseID
 from lading.errors import DataLossError
-from lading.formats import compression
-from lading.formats.compression import Compression
+from lading.formats.packing import LayerPacker
 from lading.kit import aio
-from lading.oci.digest import DiffID
 
 
 async def pack(layout: Layout, record: LayerRecord, blobs: content.Store, *, lease: LeaseID) -> Info:
@@ -22,8 +20,7 @@ async def pack(layout: Layout, record: LayerRecord, blobs: content.Store, *, lea
         DataLossError: The tree does not give the bytes that the layer had; nothing is stored.
 
     """
-    packer = compression.compressor(Compression.GZIP)
-    hasher = record.diff_id.hasher()
+    packer = LayerPacker(algorithm=record.diff_id.algorithm)
     split = LayerDatabase(layout).directory(record.chain_id) / SPLIT
     stream = assemble.stream(layout.trees / record.tree / "diff", split)
     async with blobs.open_writer(IngestRef(f"classic-gzip-{record.chain_id}"), lease=lease) as writer:
@@ -31,7 +28,6 @@ async def pack(layout: Layout, record: LayerRecord, blobs: content.Store, *, lea
             await aio.run(aio.DISK, writer.truncate)
 
         def feed(data: bytes) -> None:
-            hasher.update(data)
             for packed in packer.feed(data):
                 writer.write(packed)
 
@@ -39,7 +35,7 @@ async def pack(layout: Layout, record: LayerRecord, blobs: content.Store, *, lea
             async for data in pieces:
                 await aio.run(aio.COMPRESS, feed, data)
         await aio.run(aio.COMPRESS, lambda: writer.write(packer.finish()))
-        if DiffID.from_hasher(hasher, record.diff_id.algorithm) != record.diff_id:
+        if packer.diff_id() != record.diff_id:
             raise DataLossError(
                 f"the tree of layer {record.chain_id} does not give its bytes", subject=record.chain_id
             )

@@ -53,9 +53,7 @@ class ExecService:
             InvalidArgumentError: A field is wrong, or the container knows no such user.
 
         """
-        container.running_task().expect_exec()
-        if container.state.paused:
-            raise ConflictError(f"container {container.id} is paused, unpause the container before exec")
+        container.task_for_exec().expect_exec()
         asked = ExecRequest.parse(body)
         if asked.user:
             await execs.user_of(asked, container.state.pid)
@@ -206,10 +204,7 @@ class ExecService:
         self, container: Container, exec_: Exec, process: Mapping[str, Any], streams: execs.ExecStreams
     ) -> None:
         async with container.starting.shared():
-            task = container.running_task()
-            if container.state.paused:
-                raise ConflictError(f"container {container.id} is paused, unpause the container before exec")
-            await self._start_process(task, exec_, process, streams)
+            await self._start_process(container.task_for_exec(), exec_, process, streams)
         exec_.running = True
         exec_.up.set()
         action = f"exec_start: {' '.join(exec_.request.cmd or ())}"

@@ -7,6 +7,7 @@ from lading.containers import netmodes, patterns
 from lading.containers.model import Container
 from lading.errors import InvalidArgumentError
 from lading.kit import times
+from lading.kit.text import truth
 
 LIST_FILTERS: Final = frozenset(
     {
@@ -27,7 +28,6 @@ LIST_FILTERS: Final = frozenset(
 PRUNE_FILTERS: Final = frozenset({"label", "label!", "until"})
 _STATUSES: Final = frozenset({"created", "restarting", "running", "removing", "paused", "exited", "dead"})
 _HEALTH: Final = frozenset({"starting", "healthy", "unhealthy", "none"})
-_TRUTHS: Final = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -68,14 +68,12 @@ def check_names(filters: Mapping[str, Sequence[str]]) -> None:
 def flag(filters: Mapping[str, Sequence[str]], key: str) -> bool | None:
     """A filter that is true or false; ``None`` if it is not given. Raises `InvalidArgumentError`."""
     values = filters.get(key, ())
-    if not values:
-        return None
-    found = {_TRUTHS.get(value.lower()) for value in values}
-    if len(found) > 1 or None in found:
+    try:
+        return truth(values)
+    except ValueError as exc:
         raise InvalidArgumentError(
             f"invalid filter '{key}={', '.join(values)[:80]}'", hint="use true or false", subject=key
-        )
-    return found.pop()
+        ) from exc
 
 
 def matches(

@@ -142,6 +142,13 @@ class Container:
             raise ConflictError(f"container {self.id} is not running", subject=self.id)
         return self.task
 
+    def task_for_exec(self) -> Task:
+        """Its task, if a further process can start in it. Raises `ConflictError`."""
+        task = self.running_task()
+        if self.state.paused:
+            raise ConflictError(f"container {self.id} is paused, unpause the container before exec")
+        return task
+
     def log_subject(self) -> Subject:
         """What its log may tell of it."""
         document = self.document

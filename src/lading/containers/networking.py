@@ -347,7 +347,7 @@ class Networking:
         """
         sandbox = self.sandbox(container)
         for endpoint in sandbox.endpoints if sandbox else ():
-            network = next(each for each in self.networks.list() if each.id == endpoint.network)
+            network = self.networks.find(endpoint.network)
             if not _publishes(network):
                 continue
             id_ = SandboxID(container.id)

@@ -70,10 +70,7 @@ def holdings(root: Path) -> Holdings:
 
 
 def refuse_new_database(root: Path, database: str) -> None:
-    """Raise `DataLossError` if there is no database, and a new one would have what the data-root holds deleted. Blocking."""
-    with suppress(FileNotFoundError):
-        if (root / database).stat().st_size:
-            return
+    """Raise `DataLossError` if a new database, where there is none, would have what the data-root holds deleted. Blocking."""
     held, configs = holdings(root), Layout(root).configs
     # A config that is among Docker's own files comes back from there.
     blobs = {digest: size for digest, size in held.blobs.items() if not (configs / digest.hex).is_file()}

@@ -22,7 +22,6 @@ from lading.core.metadata import Namespace
 from lading.daemon import stores
 from lading.daemon.config import Config, LadingSettings
 from lading.daemon.fsck import Checker
-from lading.daemon.holdings import refuse_new_database
 from lading.daemon.maintenance import StoreMaintenance
 from lading.daemon.registries import ReloadableRegistries
 from lading.daemon.selection import SETTING, Selection, StoreKind, messages
@@ -76,13 +75,24 @@ class Store:
 Uses = Callable[[], Sequence[Use]]
 
 
+def _has_database(root: Path) -> bool:
+    """Whether there is one; an empty file is as good as none."""
+    try:
+        return (root / DATABASE).stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
 async def open_store(stack: AsyncExitStack, config: Config, bus: Bus, uses: Uses) -> Store:
     """Open the store of a data root for this process alone; ``stack`` closes it, in reverse.
 
     Raises `LockedError` if another process has it; `FailedPreconditionError` if no snapshotter works here; `DataLossError` if the
     database is damaged, or is lost while what it knew is there.
     """
-    await aio.run(aio.DISK, refuse_new_database, config.data_root, DATABASE)
+    if not await aio.run(aio.DISK, _has_database, config.data_root):
+        from lading.daemon.holdings import refuse_new_database  # noqa: PLC0415 - a usual start needs none of it
+
+        await aio.run(aio.DISK, refuse_new_database, config.data_root, DATABASE)
     database = await stack.enter_async_context(SqliteDatabase.open(config.data_root / DATABASE))
     selection = await stores.selected(config, database)
     namespace = stores.namespace_of(config, selection.kind)

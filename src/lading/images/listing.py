@@ -13,12 +13,12 @@ from lading.core.labels import PARENT
 from lading.errors import InvalidArgumentError
 from lading.images.removal import Use
 from lading.kit import times
+from lading.kit.text import truth
 from lading.oci import mediatypes, reference
 from lading.oci.descriptor import Descriptor
 
 _NAMES: Final = 32_768
 """Parsed names that are remembered: a list shows the same ones again and again."""
-_TRUTHS: Final = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
 FILTERS: Final = frozenset({"dangling", "label", "label!", "before", "since", "reference", "until"})
 
 
@@ -164,10 +164,11 @@ def parse_until(filters: Mapping[str, Sequence[str]]) -> int | None:
 
 def parse_flag(filters: Mapping[str, Sequence[str]], key: str) -> bool | None:
     """A boolean filter, or ``None`` if it is not given. Raises `InvalidArgumentError` for a contradiction."""
-    values = {_TRUTHS.get(value.lower()) for value in filters.get(key, ())}
-    if None in values or len(values) > 1:
+    values = filters.get(key, ())
+    try:
+        return truth(values)
+    except ValueError as exc:
         # As Go prints a list.
         raise InvalidArgumentError(
-            f"invalid filter '{key}=[{' '.join(filters[key])[:80]}]'", hint="use true or false", subject=key
-        )
-    return values.pop() if values else None
+            f"invalid filter '{key}=[{' '.join(values)[:80]}]'", hint="use true or false", subject=key
+        ) from exc

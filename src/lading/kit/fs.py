@@ -5,7 +5,7 @@ import ctypes
 import fcntl
 import os
 import secrets
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from errno import EDQUOT, EINVAL, ENOSPC, ENOSYS, ESPIPE
 from pathlib import Path
 from typing import Final
@@ -55,24 +55,15 @@ def fsync_directory(path: str | Path) -> None:
 
 def make_directories(path: str | Path, *, mode: int = 0o777) -> None:
     """Make a directory of this mode, and those above it as need be; the entries of the new ones are durable."""
-    place = Path(path)
-    missing: list[Path] = []
-    while not place.is_dir():
-        missing.append(place)
-        place = place.parent
-    for directory in reversed(missing):
-        directory.mkdir(mode=mode if directory is missing[0] else 0o777, exist_ok=True)
+    missing = _missing(Path(path), Path.is_dir)
+    for directory in missing:
+        directory.mkdir(mode=mode if directory is missing[-1] else 0o777, exist_ok=True)
         fsync_directory(directory.parent)
 
 
 def make_open_directories(path: str | Path, *, mode: int, owner: tuple[int, int] | None = None) -> None:
     """Make a directory that others go through, and those above it as need be: new ones of this mode, whatever the umask."""
-    place = Path(path)
-    missing: list[Path] = []
-    while not os.path.lexists(place):
-        missing.append(place)
-        place = place.parent
-    for directory in reversed(missing):
+    for directory in _missing(Path(path), os.path.lexists):
         try:
             directory.mkdir()
         except FileExistsError:
@@ -80,6 +71,15 @@ def make_open_directories(path: str | Path, *, mode: int, owner: tuple[int, int]
         directory.chmod(mode)
         if owner is not None:
             os.chown(directory, *owner)
+
+
+def _missing(place: Path, is_there: Callable[[Path], bool]) -> list[Path]:
+    """A directory and those above it that are not there, the outermost first."""
+    missing: list[Path] = []
+    while not is_there(place):
+        missing.insert(0, place)
+        place = place.parent
+    return missing
 
 
 def write_atomic(path: str | Path, data: Buffer, *, mode: int = 0o600) -> None:

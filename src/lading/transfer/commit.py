@@ -12,14 +12,13 @@ from lading.core.content import IngestRef, Writer
 from lading.core.leases import LeaseID
 from lading.core.remotes import Document
 from lading.errors import InvalidArgumentError
-from lading.formats import compression
-from lading.formats.compression import Compression
+from lading.formats.packing import LayerPacker
 from lading.formats.tar import writer as tar
 from lading.kit import aio
 from lading.oci import mediatypes
 from lading.oci.config import History, ImageConfig, RunConfig
 from lading.oci.descriptor import Descriptor
-from lading.oci.digest import DiffID, Digest, new_hasher
+from lading.oci.digest import DiffID, Digest
 from lading.oci.document import encode
 from lading.oci.manifest import Manifest, descriptor_of
 from lading.transfer.documents import Documents, ManifestNode
@@ -95,14 +94,15 @@ class Committer:
             if first == tar.END:
                 return None, None
             async with self._content.open_writer(ref, lease=lease) as writer:
-                packer = _Packer(writer)
+                packer = LayerPacker()
                 piece = first
                 while piece:
-                    await aio.run(aio.COMPRESS, packer.feed, piece)
+                    await aio.run(aio.COMPRESS, _feed, packer, piece, writer)
                     piece = await aio.run(aio.DATA, _piece, chunks)
-                diff_id = await aio.run(aio.COMPRESS, packer.finish)
+                await aio.run(aio.COMPRESS, lambda: writer.write(packer.finish()))
                 info = await writer.commit()
-        return Descriptor(media_type=mediatypes.OCI_LAYER_GZIP, digest=info.digest, size=info.size), diff_id
+        layer = Descriptor(media_type=mediatypes.OCI_LAYER_GZIP, digest=info.digest, size=info.size)
+        return layer, packer.diff_id()
 
 
 def _piece(chunks: Iterator[bytes]) -> bytes:
@@ -115,22 +115,9 @@ def _piece(chunks: Iterator[bytes]) -> bytes:
     return bytes(held)
 
 
-class _Packer:
-    """Packs a tar, and computes its diff ID on the way. Blocking."""
-
-    def __init__(self, writer: Writer) -> None:
-        self._writer = writer
-        self._compressor = compression.compressor(Compression.GZIP)
-        self._hasher = new_hasher()
-
-    def feed(self, data: bytes) -> None:
-        self._hasher.update(data)
-        for packed in self._compressor.feed(data):
-            self._writer.write(packed)
-
-    def finish(self) -> DiffID:
-        self._writer.write(self._compressor.finish())
-        return DiffID.from_hasher(self._hasher)
+def _feed(packer: LayerPacker, piece: bytes, writer: Writer) -> None:
+    for packed in packer.feed(piece):
+        writer.write(packed)
 
 
 def _config(old: ImageConfig, options: CommitOptions, diff_id: DiffID | None) -> ImageConfig:

@@ -9,6 +9,7 @@ files in another tar: then the config is a new one too, with that tar's diff ID 
 
 import os
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import aclosing
 from typing import Final
 
 import anyio
@@ -30,13 +31,12 @@ from lading.errors import (
     UnauthenticatedError,
     UnsupportedError,
 )
-from lading.formats import compression
-from lading.formats.compression import Compression
+from lading.formats.packing import LayerPacker
 from lading.kit import aio
 from lading.oci import mediatypes, platform
 from lading.oci.config import ImageConfig
 from lading.oci.descriptor import Descriptor, Platform
-from lading.oci.digest import DiffID, Hasher
+from lading.oci.digest import DiffID
 from lading.oci.document import encode
 from lading.oci.manifest import descriptor_of, is_attestation
 from lading.oci.reference import Reference
@@ -160,25 +160,23 @@ class Repacker:
         try:
             async with self._snapshotter.open_stream(name) as fd:
                 length = await _length(fd, name, diff_id)
-                info = await self._pack(_file(fd, length), name, diff_id.hasher(), lease)
+                info, _ = await self._pack(_file(fd, length), name, diff_id.algorithm, lease)
         except UnsupportedError:
             if self._differ is None:
                 raise
-            hasher = diff_id.hasher()
             async with self._differ.open_diff(name) as chunks:
-                info = await self._pack(chunks, name, hasher, lease)
-            diff_id = DiffID.from_hasher(hasher, diff_id.algorithm)
+                info, diff_id = await self._pack(chunks, name, diff_id.algorithm, lease)
         docker = node.descriptor.media_type == mediatypes.DOCKER_MANIFEST
         kind = mediatypes.DOCKER_LAYER_GZIP if docker else mediatypes.OCI_LAYER_GZIP
         return Descriptor(media_type=kind, digest=info.digest, size=info.size), diff_id
 
     async def _pack(
-        self, chunks: Iterator[bytes], name: SnapshotName, hasher: Hasher, lease: LeaseID
-    ) -> Info:
-        ref = IngestRef(f"repack-{lease}-{name}")
-        async with self._content.open_writer(ref, lease=lease) as writer:
-            await _each(_packed(chunks, writer, hasher))
-            return await writer.commit()
+        self, chunks: Iterator[bytes], name: SnapshotName, algorithm: str, lease: LeaseID
+    ) -> tuple[Info, DiffID]:
+        packer = LayerPacker(algorithm=algorithm)
+        async with self._content.open_writer(IngestRef(f"repack-{lease}-{name}"), lease=lease) as writer:
+            await _last(_packed(chunks, packer, writer))
+            return await writer.commit(), packer.diff_id()
 
     async def _wait_until_durable(self, name: SnapshotName) -> None:
         """Layers are flushed in the background, moments after they were unpacked."""
@@ -193,24 +191,18 @@ class Repacker:
                     await anyio.sleep(0.1)
 
 
-async def _each(steps: Generator[int]) -> int:
-    """Take blocking steps on a thread; the last one's value."""
+async def _last(steps: Generator[int]) -> int:
+    """Take blocking steps on a thread; what the last one gives."""
     last = 0
-    try:
-        while (value := await aio.run(aio.COMPRESS, _next, steps)) is not None:
+    async with aclosing(aio.each(aio.COMPRESS, steps)) as given:
+        async for value in given:
             last = value
-    finally:
-        steps.close()
     return last
-
-
-def _next(steps: Generator[int]) -> int | None:
-    return next(steps, None)
 
 
 async def _length(fd: int, name: SnapshotName, diff_id: DiffID) -> int:
     """How many bytes of a file are the tar stream with this diff ID: all but zeros at the end, as many as fit."""
-    length = await _each(_matches(fd, diff_id))
+    length = await _last(_matches(fd, diff_id))
     if length < 0:
         raise DataLossError(
             f"the snapshot {name} does not give the bytes of its layer",
@@ -256,12 +248,10 @@ def _file(fd: int, length: int) -> Iterator[bytes]:
         yield os.pread(fd, min(_STEP, length - at), at)
 
 
-def _packed(chunks: Iterator[bytes], writer: Writer, hasher: Hasher) -> Generator[int]:
-    """Compress a tar stream step by step, and hash what goes in; yields how much that was."""
-    packer = compression.compressor(Compression.GZIP)
+def _packed(chunks: Iterator[bytes], packer: LayerPacker, writer: Writer) -> Generator[int]:
+    """Compress a tar stream step by step; yields how much went in."""
     done = step = 0
     for chunk in chunks:
-        hasher.update(chunk)
         for packed in packer.feed(chunk):
             writer.write(packed)
         done += len(chunk)

@@ -11,7 +11,7 @@ from lading.containers import views
 from lading.containers.execs import Exec
 from lading.containers.service import ContainerService
 from lading.containers.streams import STALL_SECONDS, Peer, frame
-from lading.errors import CancelledError, ConflictError, InvalidArgumentError, LadingError
+from lading.errors import CancelledError, InvalidArgumentError, LadingError
 
 
 class ExecRoutes:
@@ -34,10 +34,7 @@ class ExecRoutes:
         """
         body = await request.json()
         exec_ = self._execs.find(request.param("id"))
-        container = self._service.find(exec_.container)
-        container.running_task()
-        if container.state.paused:
-            raise ConflictError(f"container {container.id} is paused, unpause the container before exec")
+        self._service.find(exec_.container).task_for_exec()
         raw = bool(body.get("Tty"))
         size = _console_size(body) if raw else None
         if body.get("Detach"):

@@ -18,11 +18,12 @@ from lading.core.leases import LeaseID, Manager, Resource
 from lading.core.snapshots import SnapshotName
 from lading.errors import DataLossError, NotFoundError
 from lading.formats import compression, estargz
+from lading.formats.packing import LayerPacker
 from lading.kit import aio
 from lading.kit.tasks import KeyedLock, task_group
 from lading.oci import mediatypes
 from lading.oci.descriptor import Descriptor
-from lading.oci.digest import ChainID, DiffID, Digest, chain_id, new_hasher
+from lading.oci.digest import ChainID, DiffID, Digest, chain_id
 
 _READ: Final = 1 << 20
 _INGESTS: Final = "build-layer-"
@@ -176,14 +177,12 @@ def _packed(
     chunks: Iterable[bytes], form: LayerForm, write: Callable[[bytes], object]
 ) -> tuple[DiffID, dict[str, str]]:
     """Compress a tar stream; its diff ID, and no annotations. Blocking."""
-    hasher = new_hasher()
-    compressor = compression.compressor(_TYPES[form.compression][0], form.level)
+    packer = LayerPacker(_TYPES[form.compression][0], form.level)
     for chunk in chunks:
-        hasher.update(chunk)
-        for out in compressor.feed(chunk):
+        for out in packer.feed(chunk):
             write(out)
-    write(compressor.finish())
-    return DiffID.from_hasher(hasher), {}
+    write(packer.finish())
+    return packer.diff_id(), {}
 
 
 def _indexed(
