@@ -269,7 +269,7 @@ def main() -> int:
     parser.add_argument("--builds", default=",".join(builds.KINDS), help="what the build phase builds")
     parser.add_argument(
         "--scratch",
-        help="where the file systems of the run are made (default bench/work); memory, say /dev/shm, for what should not wait for the disk",
+        help="where the file systems of the run are made (default bench/scratch); memory, say /dev/shm, for what should not wait for the disk",
     )
     parser.add_argument(
         "--kept",
@@ -278,7 +278,7 @@ def main() -> int:
     )
     parser.add_argument(
         "--corpus",
-        default=str(HERE / "work" / "corpus"),
+        default=str(HERE / "scratch" / "corpus"),
         help="where the images that are pulled are made, and kept for the next run",
     )
     options = parser.parse_args()
@@ -293,9 +293,9 @@ def main() -> int:
     )
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is mounted is unmounted
-    (HERE / "work").mkdir(exist_ok=True)
+    (HERE / "scratch").mkdir(exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix="bench-", dir=options.scratch or HERE / "work") as scratch,
+        tempfile.TemporaryDirectory(prefix="bench-", dir=options.scratch or HERE / "scratch") as scratch,
         Registry(pathlib.Path(scratch)) as registry,
     ):
         run = Run(options, pathlib.Path(scratch), registry)
